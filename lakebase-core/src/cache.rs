@@ -1,0 +1,403 @@
+//! Holds the current credential, renews it ahead of expiry, mints once for all who wait.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::clock::{Clock, Now};
+use crate::error::Kind;
+use crate::provider::SharedProvider;
+use crate::refresh::{Backoff, Refresh, Schedule, Validity};
+use crate::{Credential, Error};
+
+/// Upper bound for one mint, so that a provider that never answers cannot block renewal for ever.
+const MINT_LIMIT: Duration = Duration::from_secs(60);
+/// The refresh task looks at the clocks at least this often: timers stand still while a machine
+/// is suspended, wall time does not.
+const MAX_NAP: Duration = Duration::from_secs(15);
+/// A credential minted because the one before was refused, and refused itself without ever having
+/// been accepted, is not the problem. It is replaced at most this often.
+const REFUSAL_FLOOR: Duration = Duration::from_secs(60);
+
+type Outcome = Result<Credential, Error>;
+
+/// Cheap to clone; clones share one state. Touches no runtime until a credential is asked for.
+#[derive(Clone)]
+pub(crate) struct CredentialCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    provider: SharedProvider,
+    clock: Arc<dyn Clock>,
+    refresh: Refresh,
+    /// Generation of the held credential, zero for none: the lock-free look.
+    generation: AtomicU64,
+    /// Told whenever the held credential or the outcome of a mint changed.
+    changed: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    minted: u64,
+    flight: Option<Flight>,
+    failure: Option<Failure>,
+    refresher: Option<AbortHandle>,
+    /// The next credential replaces a refused one.
+    after_refusal: bool,
+}
+
+struct Held {
+    credential: Credential,
+    schedule: Schedule,
+    minted_at: Now,
+    replaced_refused: bool,
+}
+
+struct Flight {
+    outcome: watch::Receiver<Option<Outcome>>,
+    task: AbortHandle,
+}
+
+impl Flight {
+    /// False once the task is gone without an outcome: its runtime was dropped, or it panicked.
+    fn is_alive(&self) -> bool {
+        self.outcome.has_changed().is_ok()
+    }
+}
+
+struct Failure {
+    error: Error,
+    count: u32,
+    backoff: Backoff,
+}
+
+impl CredentialCache {
+    pub(crate) fn new(provider: SharedProvider, clock: Arc<dyn Clock>, refresh: Refresh) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                provider,
+                clock,
+                refresh,
+                generation: AtomicU64::new(0),
+                changed: watch::Sender::new(0),
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The current credential; waits only when nothing valid is held (or, lazily, when it is due).
+    ///
+    /// Cancel safe: the mint runs on a task of its own.
+    pub(crate) async fn get(&self) -> Outcome {
+        loop {
+            let (mut outcome, fallback) = {
+                let mut state = self.shared.lock();
+                let now = self.shared.now();
+                let runtime = Handle::try_current().map_err(|_| no_runtime())?;
+                let held = state.usable(now);
+                if self.shared.refresh == Refresh::Ahead {
+                    self.shared.ensure_refresher(&mut state, &runtime);
+                }
+                if let Some(held) = &held {
+                    let due = self.shared.is_renewal_due(&state, now);
+                    match self.shared.refresh {
+                        _ if !due => return Ok(held.clone()),
+                        Refresh::Ahead => {
+                            self.shared.join_flight(&mut state, &runtime);
+                            return Ok(held.clone());
+                        }
+                        Refresh::Lazy => {}
+                    }
+                } else if let Some(failure) = state.failure.as_ref()
+                    && !failure.backoff.left_for_callers(now).is_zero()
+                    && !state.flight.as_ref().is_some_and(Flight::is_alive)
+                {
+                    return Err(failure.error.clone());
+                }
+                (self.shared.join_flight(&mut state, &runtime), held)
+            };
+            let landed = outcome.wait_for(Option::is_some).await;
+            match (landed.ok().and_then(|outcome| outcome.clone()), fallback) {
+                (Some(Ok(credential)), _) => return Ok(credential),
+                // A failed renewal never takes away a credential that is still valid.
+                (Some(Err(_)), Some(held)) => return Ok(held),
+                (Some(Err(error)), None) => return Err(error),
+                // The runtime that minted is gone; mint on ours.
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Generation of the held credential, zero for none. One atomic read.
+    pub(crate) fn generation(&self) -> u64 {
+        self.shared.generation.load(Ordering::Acquire)
+    }
+
+    /// Follows the generations. Ends (errors) when the last handle of the cache is dropped.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Still the held credential, and still good for a login. Takes no lock.
+    pub(crate) fn is_current(&self, credential: &Credential) -> bool {
+        credential.generation() == self.generation()
+            && credential
+                .validity
+                .is_none_or(|validity| validity.is_usable(self.shared.now()))
+    }
+
+    /// Postgres refused a login with `credential`. Returns whether another one is worth trying.
+    pub(crate) fn reject(&self, credential: &Credential) -> bool {
+        let mut state = self.shared.lock();
+        let now = self.shared.now();
+        let Some(held) = &state.held else {
+            return true;
+        };
+        if held.credential.generation() != credential.generation() {
+            return true;
+        }
+        let age = now
+            .monotonic
+            .saturating_duration_since(held.minted_at.monotonic);
+        if held.replaced_refused && !held.credential.was_accepted() && age < REFUSAL_FLOOR {
+            return false;
+        }
+        state.held = None;
+        state.after_refusal = true;
+        self.shared.generation.store(0, Ordering::Release);
+        tracing::debug!(
+            generation = credential.generation(),
+            "dropped a refused credential"
+        );
+        true
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change leaves the state consistent, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        Now::read(&*self.clock)
+    }
+
+    fn is_renewal_due(&self, state: &State, now: Now) -> bool {
+        let due = |held: &Held| held.schedule.until_renewal(now).is_zero();
+        let waiting = |failure: &Failure| !failure.backoff.left(now).is_zero();
+        state.held.as_ref().is_none_or(due) && !state.failure.as_ref().is_some_and(waiting)
+    }
+
+    /// The mint under way, or a new one.
+    fn join_flight(
+        self: &Arc<Self>,
+        state: &mut State,
+        runtime: &Handle,
+    ) -> watch::Receiver<Option<Outcome>> {
+        if let Some(flight) = state.flight.as_ref().filter(|flight| flight.is_alive()) {
+            return flight.outcome.clone();
+        }
+        let (landed, outcome) = watch::channel(None);
+        let shared = Arc::downgrade(self);
+        let provider = Arc::clone(&self.provider);
+        let task = runtime.spawn(async move {
+            let Some(sent) = shared.upgrade().map(|shared| shared.now()) else {
+                return;
+            };
+            let minted = match tokio::time::timeout(MINT_LIMIT, provider.mint()).await {
+                Ok(minted) => minted,
+                Err(_) => Err(Error::new(
+                    Kind::Timeout,
+                    format!("no credential within {} s", MINT_LIMIT.as_secs()),
+                )),
+            };
+            if let Some(shared) = shared.upgrade() {
+                landed.send_replace(Some(shared.land(minted, sent)));
+                shared
+                    .changed
+                    .send_replace(shared.generation.load(Ordering::Acquire));
+            }
+        });
+        state.flight = Some(Flight {
+            outcome: outcome.clone(),
+            task: task.abort_handle(),
+        });
+        outcome
+    }
+
+    /// Stores the outcome of a mint and hands it on.
+    fn land(&self, minted: Outcome, sent: Now) -> Outcome {
+        let mut state = self.lock();
+        state.flight = None;
+        let now = self.now();
+        match minted.and_then(|credential| self.accept_new(&mut state, credential, sent, now)) {
+            Ok(credential) => {
+                state.failure = None;
+                self.generation
+                    .store(credential.generation(), Ordering::Release);
+                tracing::debug!(
+                    generation = credential.generation(),
+                    "holds a new credential"
+                );
+                Ok(credential)
+            }
+            Err(error) => {
+                let count = state
+                    .failure
+                    .as_ref()
+                    .map_or(1, |failure| failure.count.saturating_add(1));
+                let lifetime = state.held.as_ref().map(|held| held.schedule.lifetime());
+                let random = fastrand::f64();
+                tracing::warn!(%error, attempt = count, "could not renew the database credential");
+                state.failure = Some(Failure {
+                    backoff: Backoff::new(
+                        now.monotonic,
+                        count,
+                        lifetime,
+                        error.retry_after(),
+                        random,
+                    ),
+                    error: error.clone(),
+                    count,
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn accept_new(
+        &self,
+        state: &mut State,
+        credential: Credential,
+        sent: Now,
+        now: Now,
+    ) -> Outcome {
+        let measured = match (credential.validity, credential.expires_at()) {
+            (Some(validity), _) => validity,
+            (None, Some(expires_at)) => {
+                Validity::measure(expires_at, None, sent, now).ok_or_else(|| {
+                    Error::new(
+                        Kind::Provider,
+                        "the provider returned a credential that has expired",
+                    )
+                })?
+            }
+            (None, None) => {
+                return Err(Error::new(
+                    Kind::Provider,
+                    "the provider returned a credential without an expiry",
+                ));
+            }
+        };
+        state.minted += 1;
+        let credential = credential
+            .with_validity(measured)
+            .with_generation(state.minted);
+        state.held = Some(Held {
+            credential: credential.clone(),
+            schedule: Schedule::new(measured, fastrand::f64()),
+            minted_at: now,
+            replaced_refused: std::mem::take(&mut state.after_refusal),
+        });
+        Ok(credential)
+    }
+
+    /// Starts the refresh task on the caller's runtime, unless one runs.
+    fn ensure_refresher(self: &Arc<Self>, state: &mut State, runtime: &Handle) {
+        if state
+            .refresher
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
+            return;
+        }
+        let task = refresh_ahead(Arc::downgrade(self), self.changed.subscribe());
+        state.refresher = Some(runtime.spawn(task).abort_handle());
+    }
+
+    /// What the refresh task does at each look: renews if due, says how long to sleep.
+    fn renew_or_nap(self: &Arc<Self>) -> Duration {
+        let Ok(runtime) = Handle::try_current() else {
+            return MAX_NAP;
+        };
+        let mut state = self.lock();
+        let now = self.now();
+        let flying = state.flight.as_ref().is_some_and(Flight::is_alive);
+        let Some(held) = state.held.as_ref().filter(|_| !flying) else {
+            return MAX_NAP;
+        };
+        let due = held.schedule.until_renewal(now);
+        let pause = state
+            .failure
+            .as_ref()
+            .map(|failure| failure.backoff.left(now));
+        let nap = due.max(pause.unwrap_or_default());
+        if nap.is_zero() {
+            self.join_flight(&mut state, &runtime);
+            return MAX_NAP;
+        }
+        nap.min(MAX_NAP)
+    }
+}
+
+impl State {
+    fn usable(&self, now: Now) -> Option<Credential> {
+        let held = self
+            .held
+            .as_ref()
+            .filter(|held| held.schedule.is_usable(now))?;
+        Some(held.credential.clone())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for task in [
+            state.refresher.take(),
+            state.flight.take().map(|flight| flight.task),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for CredentialCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialCache")
+            .field("provider", &self.shared.provider)
+            .field("refresh", &self.shared.refresh)
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Renews ahead of expiry until the last handle of the cache is dropped.
+async fn refresh_ahead(shared: Weak<Shared>, mut changed: watch::Receiver<u64>) {
+    loop {
+        let Some(nap) = shared.upgrade().map(|shared| shared.renew_or_nap()) else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(nap) => {}
+            alive = changed.changed() => if alive.is_err() { return },
+        }
+    }
+}
+
+fn no_runtime() -> Error {
+    Error::config("no tokio runtime is running on this thread")
+        .with_hint("Ask for credentials from async code, or enter a runtime first")
+}

@@ -1,0 +1,42 @@
+//! One raw value and where it came from, so that errors can name it.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use crate::Error;
+
+#[derive(Clone)]
+pub(super) struct Setting {
+    pub(super) value: String,
+    /// The variable, URL part or builder method, as the user knows it.
+    pub(super) from: String,
+}
+
+impl Setting {
+    pub(super) fn new(value: impl Into<String>, from: impl Into<String>) -> Self {
+        Self {
+            value: value.into(),
+            from: from.into(),
+        }
+    }
+
+    /// Parses a value that is no secret; the error quotes it.
+    pub(super) fn parse<T>(&self, expected: &str) -> Result<T, Error>
+    where
+        T: FromStr,
+    {
+        self.value.trim().parse().map_err(|_| self.wrong(expected))
+    }
+
+    pub(super) fn wrong(&self, expected: impl Display) -> Error {
+        Error::config(format!("{}: {:?} is not {expected}", self.from, self.value))
+    }
+
+    /// A value that must not be empty once it was given explicitly.
+    pub(super) fn not_empty(self) -> Result<Self, Error> {
+        if self.value.trim().is_empty() {
+            return Err(Error::config(format!("{} is empty", self.from)));
+        }
+        Ok(self)
+    }
+}

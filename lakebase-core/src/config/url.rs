@@ -1,0 +1,79 @@
+//! Reads Postgres URLs into settings.
+
+use url::Url;
+
+use super::builder::Raw;
+use super::setting::Setting;
+use crate::Error;
+
+const SHAPE: &str = "postgresql://user@host:port/database?key=value";
+
+/// `source` names where the URL came from. The URL itself is never repeated: it may hold a
+/// password.
+pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
+    let url = Url::parse(text).map_err(|error| {
+        Error::config(format!(
+            "{source} is not a URL of the form {SHAPE}: {error}"
+        ))
+    })?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err(Error::config(format!(
+            "{source}: the scheme {:?} is not postgres or postgresql",
+            url.scheme()
+        )));
+    }
+    let part = |name: &str, value: &str| -> Result<Option<Setting>, Error> {
+        if value.is_empty() {
+            return Ok(None);
+        }
+        let value = decode(value).ok_or_else(|| {
+            Error::config(format!("{source}: the {name} is not percent-encoded UTF-8"))
+                .with_hint("Write @ as %40 and % as %25")
+        })?;
+        Ok(Some(Setting::new(value, format!("{source} ({name})"))))
+    };
+    let mut raw = Raw {
+        user: part("user", url.username())?,
+        password: part("password", url.password().unwrap_or_default())?,
+        host: part(
+            "host",
+            url.host_str().unwrap_or_default().trim_matches(['[', ']']),
+        )?,
+        port: url
+            .port()
+            .map(|port| Setting::new(port.to_string(), format!("{source} (port)"))),
+        database: part("database", url.path().trim_start_matches('/'))?,
+        ..Raw::default()
+    };
+    for (key, value) in url.query_pairs() {
+        let field = match &*key {
+            "sslmode" => &mut raw.sslmode,
+            "sslrootcert" => &mut raw.sslrootcert,
+            "hostaddr" => &mut raw.hostaddr,
+            "application_name" => &mut raw.application_name,
+            "connect_timeout" => &mut raw.connect_timeout,
+            "endpoint" => &mut raw.endpoint,
+            "host" => &mut raw.host,
+            "port" => &mut raw.port,
+            "dbname" => &mut raw.database,
+            "user" => &mut raw.user,
+            "password" => &mut raw.password,
+            // Tokens go as a clear-text password inside TLS; a wish for more cannot be met.
+            "channel_binding" if value != "require" => continue,
+            _ => {
+                return Err(Error::config(format!("{source}: the parameter {key:?} is not supported"))
+                    .with_hint("Supported are sslmode, sslrootcert, hostaddr, application_name, connect_timeout, endpoint, host, port, dbname, user and password"));
+            }
+        };
+        *field =
+            (!value.is_empty()).then(|| Setting::new(value.as_ref(), format!("{source} ({key})")));
+    }
+    Ok(raw)
+}
+
+fn decode(text: &str) -> Option<String> {
+    // `form_urlencoded` would turn a plus sign into a space; protect it.
+    let pair = format!("v={}", text.replace('+', "%2B").replace('&', "%26"));
+    let (_, value) = url::form_urlencoded::parse(pair.as_bytes()).next()?;
+    (!value.contains('\u{FFFD}')).then(|| value.into_owned())
+}

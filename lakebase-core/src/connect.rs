@@ -1,0 +1,109 @@
+//! Connections of tokio-postgres.
+
+use std::time::Duration;
+
+use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::login::{Login, LoginFailure};
+use crate::tls::Roots;
+use crate::{Error, Lakebase, Target};
+
+/// The other half of a [`Client`]: drives the socket, has to be spawned.
+pub type Connection =
+    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+/// Per address, so that one that swallows packets does not eat the budget.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 5;
+/// Written data that nobody acknowledges for this long ends the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Lakebase {
+    /// Opens one connection: verified TLS, a current token, one renewal if it is refused.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lakebase = lakebase_core::Lakebase::from_env()?;
+    /// let (client, connection) = lakebase.connect().await?;
+    /// tokio::spawn(connection);
+    /// let row = client.query_one("SELECT current_user::text", &[]).await?;
+    /// println!("logged in as {}", row.get::<_, String>(0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`login`](Self::login).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn connect(&self) -> Result<(Client, Connection), Error> {
+        self.login(open).await
+    }
+}
+
+async fn open(login: Login) -> Result<(Client, Connection), LoginFailure> {
+    let tls = match login.target.tls_config() {
+        Some(tls) => tls.clone(),
+        // Never used: the mode below is `Disable`.
+        None => Roots::system()
+            .client_config()
+            .map_err(LoginFailure::permanent)?,
+    };
+    driver_config(&login.target, login.credential.expose())
+        .connect(MakeRustlsConnect::new(tls))
+        .await
+        .map_err(judge)
+}
+
+fn driver_config(target: &Target, password: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(target.host())
+        .port(target.port())
+        .user(target.user())
+        .password(password)
+        .dbname(target.database())
+        .application_name(target.application_name())
+        .ssl_mode(if target.uses_tls() {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        })
+        // A token goes as a clear-text password, which has nothing to bind to.
+        .channel_binding(ChannelBinding::Disable)
+        .connect_timeout(ADDRESS_LIMIT)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_PROBES)
+        .tcp_user_timeout(USER_TIMEOUT);
+    if let Some(address) = target.hostaddr() {
+        config.hostaddr(address);
+    }
+    config
+}
+
+fn judge(error: tokio_postgres::Error) -> LoginFailure {
+    if let Some(db) = error.as_db_error() {
+        let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
+        return LoginFailure::postgres(code, message, error);
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if error.is::<std::io::Error>() {
+            break;
+        }
+        cause = error.source();
+    }
+    if cause.is_some() || error.is_closed() {
+        return LoginFailure::transport(error);
+    }
+    LoginFailure::permanent(error)
+}

@@ -1,0 +1,90 @@
+//! What Postgres takes as a password.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::refresh::Validity;
+
+/// A database credential: an OAuth token with its expiry, or a native password without one.
+///
+/// Cloning shares the secret; it is wiped from memory when the last clone is dropped. `Debug`
+/// never shows it.
+#[derive(Clone)]
+pub struct Credential {
+    secret: Arc<SecretString>,
+    expires_at: Option<SystemTime>,
+    /// Measured by a provider that knows the server's clock; else the cache measures it.
+    pub(crate) validity: Option<Validity>,
+    generation: u64,
+    accepted: Arc<AtomicBool>,
+}
+
+impl Credential {
+    /// A token that Postgres accepts until `expires_at`, as the issuer states it.
+    pub fn new(token: impl Into<SecretString>, expires_at: SystemTime) -> Self {
+        Self::build(token.into(), Some(expires_at))
+    }
+
+    /// A native Postgres password: it does not expire.
+    pub fn password(password: impl Into<SecretString>) -> Self {
+        Self::build(password.into(), None)
+    }
+
+    fn build(secret: SecretString, expires_at: Option<SystemTime>) -> Self {
+        Self {
+            secret: Arc::new(secret),
+            expires_at,
+            validity: None,
+            generation: 0,
+            accepted: Arc::default(),
+        }
+    }
+
+    pub(crate) fn with_validity(mut self, validity: Validity) -> Self {
+        self.validity = Some(validity);
+        self
+    }
+
+    pub(crate) fn with_generation(mut self, generation: u64) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// The secret itself. Give it to a driver and to nothing else.
+    pub fn expose(&self) -> &str {
+        self.secret.expose_secret()
+    }
+
+    /// When the issuer says the token expires; `None` for a native password.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// Counts the credentials a [`Lakebase`](crate::Lakebase) has held; each renewal is one more.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A login with this credential succeeded, so a later refusal means it was revoked.
+    pub(crate) fn mark_accepted(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("secret", &"***")
+            .field("expires_at", &self.expires_at)
+            .field("generation", &self.generation)
+            .finish()
+    }
+}

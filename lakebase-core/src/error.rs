@@ -1,0 +1,261 @@
+//! The one error type of the crate.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What went wrong between a configuration and a logged-in connection.
+///
+/// The error is opaque: ask it questions ([`is_transient`](Error::is_transient),
+/// [`is_auth`](Error::is_auth), [`is_config`](Error::is_config)) instead of matching variants.
+/// It is cheap to clone, because one failure is handed to every task that waited for it.
+///
+/// `Display` states what failed, where (endpoint, identity, HTTP status, error code, request id,
+/// SQLSTATE, whatever is known), what to do next and whether trying again can help. Causes are in
+/// [`source`](StdError::source). No secret is ever part of either.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    endpoint: Option<String>,
+    identity: Option<String>,
+    status: Option<u16>,
+    error_code: Option<String>,
+    request_id: Option<String>,
+    sqlstate: Option<String>,
+    retry_after: Option<Duration>,
+    transient: bool,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// Who has to act. Private: callers ask questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The configuration is wrong; nothing was sent.
+    Config,
+    /// The workspace refused our identity or its rights.
+    SignIn,
+    /// The workspace answered something that is not a credential.
+    Platform,
+    /// The workspace or the database could not be reached.
+    Network,
+    /// Time ran out.
+    Timeout,
+    /// Postgres refused the login.
+    Login,
+    /// Postgres (or its gateway) failed for another reason.
+    Database,
+    /// A caller-supplied provider failed.
+    Provider,
+}
+
+impl Error {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let transient = matches!(kind, Kind::Network | Kind::Timeout);
+        Self(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            hint: None,
+            endpoint: None,
+            identity: None,
+            status: None,
+            error_code: None,
+            request_id: None,
+            sqlstate: None,
+            retry_after: None,
+            transient,
+            source: None,
+        }))
+    }
+
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::new(Kind::Config, message)
+    }
+
+    /// An error for a caller-supplied [`CredentialProvider`](crate::CredentialProvider).
+    ///
+    /// `transient` says whether asking the provider again later can help. The message is shown to
+    /// people as it is: keep secrets out of it.
+    pub fn provider(message: impl Into<String>, transient: bool) -> Self {
+        Self::new(Kind::Provider, message).with_transient(transient)
+    }
+
+    /// Attaches the cause, which becomes [`source`](StdError::source).
+    #[must_use]
+    pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.edit(|inner| inner.source = Some(Arc::from(source.into())))
+    }
+
+    pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
+        self.edit(|inner| inner.hint = Some(hint.into()))
+    }
+
+    pub(crate) fn with_transient(self, transient: bool) -> Self {
+        self.edit(|inner| inner.transient = transient)
+    }
+
+    pub(crate) fn with_sqlstate(self, sqlstate: Option<&str>) -> Self {
+        self.edit(|inner| inner.sqlstate = sqlstate.map(str::to_owned))
+    }
+
+    pub(crate) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+        self.edit(|inner| inner.retry_after = retry_after)
+    }
+
+    pub(crate) fn with_response(
+        self,
+        status: u16,
+        error_code: Option<String>,
+        request_id: Option<String>,
+    ) -> Self {
+        self.edit(|inner| {
+            inner.status = Some(status);
+            inner.error_code = error_code;
+            inner.request_id = request_id;
+        })
+    }
+
+    /// Names the endpoint and the identity unless a deeper layer already did.
+    pub(crate) fn with_context(self, endpoint: Option<&str>, identity: Option<&str>) -> Self {
+        self.edit(|inner| {
+            if inner.endpoint.is_none() {
+                inner.endpoint = endpoint.map(str::to_owned);
+            }
+            if inner.identity.is_none() {
+                inner.identity = identity.map(str::to_owned);
+            }
+        })
+    }
+
+    /// Names the variable or field that a value came from.
+    pub(crate) fn with_setting(self, from: &str) -> Self {
+        self.edit(|inner| inner.message = format!("{from}: {}", inner.message))
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Trying again, unchanged, can help: an outage, a rate limit, a compute that wakes up.
+    pub fn is_transient(&self) -> bool {
+        self.0.transient
+    }
+
+    /// The workspace refused the sign-in or the right to mint, or Postgres refused the login.
+    pub fn is_auth(&self) -> bool {
+        matches!(self.0.kind, Kind::SignIn | Kind::Login)
+    }
+
+    /// The configuration is wrong; the message names the variable or field.
+    pub fn is_config(&self) -> bool {
+        self.0.kind == Kind::Config
+    }
+
+    /// A time limit ran out.
+    pub fn is_timeout(&self) -> bool {
+        self.0.kind == Kind::Timeout
+    }
+
+    /// HTTP status of the workspace's answer, if there was one.
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// `error_code` of the workspace's answer, for example `PERMISSION_DENIED`.
+    pub fn error_code(&self) -> Option<&str> {
+        self.0.error_code.as_deref()
+    }
+
+    /// Request id of the workspace's answer, for a support case.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// SQLSTATE of the refused login, if Postgres (or its gateway) sent one.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.0.sqlstate.as_deref()
+    }
+
+    /// How long the workspace asked us to wait before the next attempt.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The message and all causes in one line, for hosts that keep only text.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &*self.0;
+        f.write_str(&inner.message)?;
+        let mut facts = Vec::new();
+        if let Some(endpoint) = &inner.endpoint {
+            facts.push(format!("endpoint {endpoint}"));
+        }
+        if let Some(identity) = &inner.identity {
+            facts.push(format!("identity {identity}"));
+        }
+        match (inner.status, &inner.error_code) {
+            (Some(status), Some(code)) => facts.push(format!("HTTP {status} {code}")),
+            (Some(status), None) => facts.push(format!("HTTP {status}")),
+            (None, Some(code)) => facts.push(code.clone()),
+            (None, None) => {}
+        }
+        if let Some(id) = &inner.request_id {
+            facts.push(format!("request id {id}"));
+        }
+        if let Some(sqlstate) = &inner.sqlstate {
+            facts.push(format!("SQLSTATE {sqlstate}"));
+        }
+        if !facts.is_empty() {
+            write!(f, " ({})", facts.join(", "))?;
+        }
+        if let Some(hint) = &inner.hint {
+            write!(f, ". {hint}")?;
+        }
+        match (inner.kind, inner.transient, inner.retry_after) {
+            (Kind::Config, ..) => Ok(()),
+            (_, true, Some(wait)) => write!(f, " [trying again in {} s can help]", wait.as_secs()),
+            (_, true, None) => f.write_str(" [trying again can help]"),
+            (_, false, _) => f.write_str(" [trying again unchanged will not help]"),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("transient", &self.0.transient)
+            .field("text", &format_args!("{}", self.chain()))
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,292 @@
+//! The handle.
+
+use std::fmt;
+use std::future::pending;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OnceCell, watch};
+
+use crate::cache::CredentialCache;
+use crate::config::{LoginKind, Plaintext, SignIn, Workspace};
+use crate::endpoint::{is_loopback, is_pooled_host};
+use crate::error::Kind;
+use crate::retry::{Retry, retrying};
+use crate::target::Tls;
+use crate::tls::Roots;
+use crate::workspace::{Auth, Client, WorkspaceProvider};
+use crate::{Config, Credential, Error, Target};
+
+/// One Lakebase database and the identity we log in with.
+///
+/// A cheap clone over shared state: make one, clone it into every pool. Making it touches no
+/// network, needs no runtime and starts nothing, so it may live in a `static` or in a program
+/// without async. The task that renews credentials starts on the runtime of the first caller who
+/// needs one; if that runtime goes away, the next caller starts it again. Dropping the last clone
+/// ends it.
+#[derive(Clone)]
+pub struct Lakebase {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    client: Option<Arc<Client>>,
+    source: Source,
+    target: OnceCell<Arc<Target>>,
+    last_failure: Mutex<Option<Error>>,
+}
+
+/// Where passwords come from.
+enum Source {
+    Native(Credential),
+    Minted(CredentialCache),
+}
+
+impl Lakebase {
+    /// From the environment; see [`Config::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`], naming the variable.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::new(Config::from_env()?)
+    }
+
+    /// From a configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] if TLS or HTTP cannot be set up.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let cache =
+            |provider| CredentialCache::new(provider, Arc::clone(&config.clock), config.refresh);
+        let (client, source) = match &config.login {
+            LoginKind::Password(password) => {
+                (None, Source::Native(Credential::password(password.clone())))
+            }
+            LoginKind::Provider(provider) => (None, Source::Minted(cache(Arc::clone(provider)))),
+            LoginKind::Workspace(Workspace {
+                host,
+                workspace_id,
+                sign_in,
+            }) => {
+                let auth = match sign_in {
+                    SignIn::Pat(token) => Auth::Pat(token.clone()),
+                    SignIn::M2m {
+                        client_id,
+                        client_secret,
+                    } => Auth::m2m(client_id.clone(), client_secret.clone()),
+                };
+                let clock = Arc::clone(&config.clock);
+                let client = Client::new(host.clone(), auth, workspace_id.as_deref(), clock)?;
+                let client = Arc::new(client);
+                let endpoint = config
+                    .endpoint
+                    .clone()
+                    .ok_or_else(|| Error::config("LAKEBASE_ENDPOINT is not set"))?;
+                let provider = WorkspaceProvider {
+                    client: Arc::clone(&client),
+                    endpoint,
+                };
+                (
+                    Some(client),
+                    Source::Minted(cache(Arc::new(Retry(provider)))),
+                )
+            }
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                client,
+                source,
+                target: OnceCell::new(),
+                last_failure: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The current credential, from the cache. Waits only when nothing valid is held; one mint
+    /// serves everybody who waits, and so does its failure.
+    ///
+    /// # Errors
+    ///
+    /// What kept the credential from being minted: see [`Error`]'s questions.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future disturbs nobody: the mint runs on a task of its own.
+    pub async fn credential(&self) -> Result<Credential, Error> {
+        match &self.inner.source {
+            Source::Native(credential) => Ok(credential.clone()),
+            Source::Minted(cache) => cache.get().await,
+        }
+    }
+
+    /// Host, port, database and user. Asks the workspace, once, for what was not configured.
+    ///
+    /// # Errors
+    ///
+    /// The workspace's refusal, or the network's.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe; another caller takes the look-up over.
+    pub async fn target(&self) -> Result<Arc<Target>, Error> {
+        let target = self
+            .inner
+            .target
+            .get_or_try_init(async || self.resolve().await.map(Arc::new))
+            .await?;
+        Ok(Arc::clone(target))
+    }
+
+    async fn resolve(&self) -> Result<Target, Error> {
+        let config = &self.inner.config;
+        let unset = |name: &str| Error::config(format!("{name} is not set"));
+        let host = match (&config.host, &self.inner.client, &config.endpoint) {
+            (Some(host), ..) => host.clone(),
+            (None, Some(client), Some(endpoint)) => {
+                retrying(|| client.endpoint_host(endpoint)).await?
+            }
+            (None, ..) => return Err(unset("PGHOST")),
+        };
+        if matches!(self.inner.source, Source::Minted(_)) && is_pooled_host(&host) {
+            return Err(Error::new(
+                Kind::Platform,
+                format!("the endpoint's host {host:?} is a pooled one, which takes no tokens"),
+            ));
+        }
+        let user = match (&config.user, &self.inner.client) {
+            (Some(user), _) => user.clone(),
+            (None, Some(client)) => retrying(|| client.user_name()).await?,
+            (None, None) => return Err(unset("PGUSER")),
+        };
+        let plaintext = match config.plaintext {
+            Plaintext::Never => false,
+            Plaintext::OnLoopback => {
+                is_loopback(&host) && config.hostaddr.is_none_or(|address| address.is_loopback())
+            }
+            Plaintext::Always => true,
+        };
+        let tls = if plaintext {
+            None
+        } else {
+            let roots = config.roots.clone().unwrap_or_else(Roots::system);
+            Some(Arc::new(Tls {
+                client_config: roots.client_config()?,
+                extra_roots_pem: roots.extra_pem().map(<[u8]>::to_vec),
+            }))
+        };
+        let target = Target {
+            host,
+            hostaddr: config.hostaddr,
+            port: config.port,
+            database: config.database.clone(),
+            user,
+            application_name: config.application_name.clone(),
+            tls,
+        };
+        tracing::debug!(%target, "resolved");
+        Ok(target)
+    }
+
+    /// Whether `credential` is still the one to log in with: the newest, and not about to expire.
+    /// Reads an atomic and the clock; takes no lock.
+    pub fn is_current(&self, credential: &Credential) -> bool {
+        match &self.inner.source {
+            Source::Native(_) => true,
+            Source::Minted(cache) => cache.is_current(credential),
+        }
+    }
+
+    /// Reports that Postgres refused a login with `credential`, so that the next
+    /// [`credential`](Self::credential) is a new one. Adapters that log in through
+    /// [`login`](Self::login) need not.
+    ///
+    /// Returns whether another credential is worth trying: a role that can never log in must not
+    /// turn into a storm of mints, so a replacement that was refused as well is kept for a minute.
+    pub fn reject(&self, credential: &Credential) -> bool {
+        match &self.inner.source {
+            Source::Native(_) => false,
+            Source::Minted(cache) => cache.reject(credential),
+        }
+    }
+
+    /// Reports that a login with `credential` succeeded. A refusal after that means it was revoked.
+    pub fn accept(&self, credential: &Credential) {
+        credential.mark_accepted();
+    }
+
+    /// Follows the renewals, for pools that have to be fed.
+    pub fn credential_updates(&self) -> CredentialUpdates {
+        CredentialUpdates {
+            generations: match &self.inner.source {
+                Source::Native(_) => None,
+                Source::Minted(cache) => Some(cache.subscribe()),
+            },
+        }
+    }
+
+    /// Why the last login (or the mint before it) failed; `None` since the last success.
+    pub fn last_failure(&self) -> Option<Error> {
+        self.last_failure_slot().clone()
+    }
+
+    pub(crate) fn set_last_failure(&self, failure: Option<Error>) {
+        *self.last_failure_slot() = failure;
+    }
+
+    fn last_failure_slot(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
+        self.inner
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Budget for one connection, from the configuration.
+    pub fn connect_timeout(&self) -> Duration {
+        self.inner.config.connect_timeout
+    }
+
+    /// Logs in with minted tokens, not with a native password.
+    pub fn uses_tokens(&self) -> bool {
+        matches!(self.inner.source, Source::Minted(_))
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+}
+
+impl fmt::Debug for Lakebase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Lakebase");
+        debug.field("config", &self.inner.config);
+        if let Source::Minted(cache) = &self.inner.source {
+            debug.field("cache", cache);
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// Tells when a [`Lakebase`] holds another credential. Does not keep it alive.
+#[derive(Debug)]
+pub struct CredentialUpdates {
+    generations: Option<watch::Receiver<u64>>,
+}
+
+impl CredentialUpdates {
+    /// Waits for the next change. False once the last handle is gone. A native password never
+    /// changes: then this waits for ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn changed(&mut self) -> bool {
+        match &mut self.generations {
+            Some(generations) => generations.changed().await.is_ok(),
+            None => pending().await,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+#![doc = include_str!("../README.md")]
+
+mod cache;
+mod clock;
+pub mod config;
+#[cfg(feature = "tokio-postgres")]
+mod connect;
+mod credential;
+mod endpoint;
+mod error;
+mod lakebase;
+mod login;
+mod provider;
+mod refresh;
+mod retry;
+mod target;
+mod tls;
+mod workspace;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{Config, ConfigBuilder, TlsMode};
+#[cfg(feature = "tokio-postgres")]
+pub use connect::Connection;
+pub use credential::Credential;
+pub use endpoint::EndpointPath;
+pub use error::Error;
+pub use lakebase::{CredentialUpdates, Lakebase};
+pub use login::{Login, LoginFailure};
+pub use provider::CredentialProvider;
+pub use refresh::Refresh;
+pub use target::Target;

@@ -1,0 +1,360 @@
+//! The one login loop: every adapter logs in through it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::Kind;
+use crate::{Credential, Error, Lakebase, Target, tls};
+
+/// One attempt is cut off here, so that a server that accepts and stays silent costs one attempt
+/// and not the whole budget.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What an attempt logs in with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Login {
+    /// Where to.
+    pub target: Arc<Target>,
+    /// With what.
+    pub credential: Credential,
+}
+
+/// How an attempt failed, in the words of whatever driver made it.
+#[derive(Debug)]
+pub struct LoginFailure {
+    kind: FailureKind,
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+#[derive(Debug)]
+enum FailureKind {
+    Postgres { sqlstate: String, message: String },
+    Transport,
+    Permanent,
+}
+
+impl LoginFailure {
+    /// Postgres, or the gateway in front of it, answered with an error.
+    pub fn postgres(
+        sqlstate: impl Into<String>,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self {
+            kind: FailureKind::Postgres {
+                sqlstate: sqlstate.into(),
+                message: message.into(),
+            },
+            source: source.into(),
+        }
+    }
+
+    /// The connection failed: refused, reset, closed in the middle, no TLS.
+    pub fn transport(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self {
+            kind: FailureKind::Transport,
+            source: source.into(),
+        }
+    }
+
+    /// Anything that trying again cannot change.
+    pub fn permanent(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self {
+            kind: FailureKind::Permanent,
+            source: source.into(),
+        }
+    }
+}
+
+/// What to do about a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The credential was refused: renew once, then give up.
+    Refused,
+    /// Worth trying again within the budget.
+    Transient,
+    /// Not worth it.
+    Permanent,
+}
+
+/// Texts by which the gateway refuses a token, whatever SQLSTATE comes with them.
+const REFUSALS: &[&str] = &[
+    "authentication failed",
+    "authentication token",
+    "invalid authorization",
+    "failed to decode token",
+    "jwt token",
+    "security label",
+];
+
+/// The platform documents no SQLSTATEs for errors of its gateway, so class 28 or one of the known
+/// texts counts as a refusal.
+fn judge(sqlstate: &str, message: &str) -> Verdict {
+    let message = message.to_lowercase();
+    if sqlstate.starts_with("28") || REFUSALS.iter().any(|text| message.contains(text)) {
+        return Verdict::Refused;
+    }
+    match sqlstate {
+        // Shutting down, crashed, starting up; out of connections, memory or disk; lost contact.
+        "57P01" | "57P02" | "57P03" => Verdict::Transient,
+        _ if sqlstate.starts_with("53") || sqlstate.starts_with("08") => Verdict::Transient,
+        // A gateway's own trouble: the compute cannot be reached, or not yet.
+        "XX000" | "58000" => Verdict::Transient,
+        _ => Verdict::Permanent,
+    }
+}
+
+/// What to do next, for the person who reads the error.
+fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Option<String> {
+    let message = message.to_lowercase();
+    let user = target.user();
+    let hint = match sqlstate {
+        "3D000" => "Check PGDATABASE".to_owned(),
+        "42501" => format!(
+            "Run: GRANT CONNECT ON DATABASE \"{}\" TO \"{user}\"",
+            target.database()
+        ),
+        "53300" => {
+            "The compute's connection limit is reached: use smaller pools or a larger compute"
+                .to_owned()
+        }
+        _ if message.contains("does not exist") => format!(
+            "Create the role (SELECT databricks_create_role('{user}', ...)), or check PGUSER"
+        ),
+        _ if message.contains("security label") || message.contains("identity") => format!(
+            "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"
+        ),
+        _ if judge(sqlstate, &message) != Verdict::Refused => return None,
+        _ if uses_tokens => format!(
+            "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"
+        ),
+        _ => "Check PGPASSWORD, and that native login is enabled for the endpoint".to_owned(),
+    };
+    Some(hint)
+}
+
+impl Lakebase {
+    /// Logs in: resolves the target, takes the current credential, runs `attempt` with both.
+    ///
+    /// A refused token is renewed once and the login tried once more; what is transient (a compute
+    /// that wakes, a workspace that is down while nothing valid is held) is tried again with
+    /// growing pauses. All of it fits into [`connect_timeout`](Self::connect_timeout). Only the
+    /// login is ever repeated, so `attempt` must do nothing else that matters.
+    ///
+    /// This is what adapters are built on; applications use those, or `connect`.
+    ///
+    /// # Errors
+    ///
+    /// The cause, with a hint. [`Error::is_timeout`] if the budget ran out; its source is the last
+    /// cause.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe as far as `attempt` is: nothing else is lost.
+    pub async fn login<T, F>(&self, mut attempt: impl FnMut(Login) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, LoginFailure>>,
+    {
+        let budget = self.connect_timeout();
+        let deadline = Instant::now() + budget;
+        let mut pause = FIRST_PAUSE;
+        let mut renewed = false;
+        let mut last = None;
+        loop {
+            let step = self.step(&mut attempt, &mut renewed);
+            let failure = match timeout_at(deadline, step).await {
+                Ok(Ok(Some(connection))) => {
+                    self.set_last_failure(None);
+                    return Ok(connection);
+                }
+                Ok(Ok(None)) => continue,
+                Ok(Err(failure)) => failure,
+                Err(_) => return Err(self.out_of_time(last)),
+            };
+            self.set_last_failure(Some(failure.clone()));
+            if !failure.is_transient() {
+                return Err(failure);
+            }
+            let wait = pause
+                .mul_f64(0.5 + fastrand::f64())
+                .max(failure.retry_after().unwrap_or_default());
+            tracing::debug!(error = %failure, ?wait, "login failed, tries again");
+            last = Some(failure);
+            if Instant::now() + wait >= deadline {
+                return Err(self.out_of_time(last));
+            }
+            sleep(wait).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// One attempt. `None` asks for another one at once, with a renewed credential.
+    async fn step<T, F>(
+        &self,
+        attempt: &mut impl FnMut(Login) -> F,
+        renewed: &mut bool,
+    ) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<T, LoginFailure>>,
+    {
+        let target = self.target().await?;
+        let credential = self.credential().await?;
+        let login = Login {
+            target: Arc::clone(&target),
+            credential: credential.clone(),
+        };
+        let until = Instant::now() + ATTEMPT_LIMIT;
+        let failure = match timeout_at(until, attempt(login)).await {
+            Ok(Ok(connection)) => {
+                self.accept(&credential);
+                return Ok(Some(connection));
+            }
+            Ok(Err(failure)) => failure,
+            Err(elapsed) => LoginFailure::transport(elapsed),
+        };
+        let (verdict, error) = self.explain(failure, &target);
+        if verdict == Verdict::Refused && !*renewed && self.reject(&credential) {
+            tracing::info!(%error, "login refused, renews the credential");
+            *renewed = true;
+            return Ok(None);
+        }
+        Err(error)
+    }
+
+    /// Judges a failed attempt and puts it into words.
+    fn explain(&self, failure: LoginFailure, target: &Target) -> (Verdict, Error) {
+        let endpoint = self
+            .config()
+            .endpoint
+            .as_ref()
+            .map(|endpoint| endpoint.as_str());
+        let (verdict, error) = match &failure.kind {
+            FailureKind::Postgres { sqlstate, message } => {
+                let verdict = judge(sqlstate, message);
+                let (kind, what) = match verdict {
+                    Verdict::Refused => (Kind::Login, "refused the login"),
+                    Verdict::Transient | Verdict::Permanent => {
+                        (Kind::Database, "did not open a session")
+                    }
+                };
+                let error = Error::new(kind, format!("Postgres {what} as {target}"))
+                    .with_sqlstate(Some(sqlstate))
+                    .with_transient(verdict == Verdict::Transient);
+                match hint(sqlstate, message, target, self.uses_tokens()) {
+                    Some(hint) => (verdict, error.with_hint(hint)),
+                    None => (verdict, error),
+                }
+            }
+            FailureKind::Transport if tls::find_failure(&*failure.source).is_some() => {
+                let error = Error::new(Kind::Network, format!("no trusted TLS connection to {target}"))
+                    .with_hint("The certificate must match the host name and chain to a trusted root: check PGHOST and PGSSLROOTCERT")
+                    .with_transient(false);
+                (Verdict::Permanent, error)
+            }
+            FailureKind::Transport => (
+                Verdict::Transient,
+                Error::new(Kind::Network, format!("no connection to {target}")),
+            ),
+            FailureKind::Permanent => (
+                Verdict::Permanent,
+                Error::new(Kind::Database, format!("cannot log in as {target}")),
+            ),
+        };
+        (
+            verdict,
+            error
+                .with_context(endpoint, None)
+                .with_source(failure.source),
+        )
+    }
+
+    fn out_of_time(&self, last: Option<Error>) -> Error {
+        let error = Error::new(
+            Kind::Timeout,
+            format!("no login within {} s", self.connect_timeout().as_secs_f64()),
+        );
+        match last {
+            Some(last) => error.with_source(last),
+            None => error,
+        }
+    }
+}
+
+impl fmt::Display for LoginFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_by_class_28_or_by_text_and_the_rest_by_what_can_change() {
+        for (sqlstate, message, verdict) in [
+            (
+                "28P01",
+                "password authentication failed for user \"x\"",
+                Verdict::Refused,
+            ),
+            ("28000", "role \"x\" does not exist", Verdict::Refused),
+            (
+                "XX000",
+                "password authentication failed for user 'x'",
+                Verdict::Refused,
+            ),
+            (
+                "XX000",
+                "Provided authentication token is not a valid JWT encoding",
+                Verdict::Refused,
+            ),
+            (
+                "XX000",
+                "Invalid authorization for databricks identity login",
+                Verdict::Refused,
+            ),
+            ("XX000", "JWT token has expired (exp=1)", Verdict::Refused),
+            ("XX000", "Failed to decode token for role", Verdict::Refused),
+            (
+                "28P01",
+                "token's identity did not match the security label configured for role x",
+                Verdict::Refused,
+            ),
+            ("XX000", "Control plane request failed", Verdict::Transient),
+            (
+                "57P03",
+                "the database system is starting up",
+                Verdict::Transient,
+            ),
+            (
+                "57P01",
+                "terminating connection due to administrator command",
+                Verdict::Transient,
+            ),
+            (
+                "53300",
+                "sorry, too many clients already",
+                Verdict::Transient,
+            ),
+            ("08006", "connection failure", Verdict::Transient),
+            (
+                "42501",
+                "permission denied for database \"x\"",
+                Verdict::Permanent,
+            ),
+            ("3D000", "database \"x\" does not exist", Verdict::Permanent),
+            ("0A000", "unsupported frontend protocol", Verdict::Permanent),
+        ] {
+            assert_eq!(judge(sqlstate, message), verdict, "{sqlstate} {message}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Readings relative to one start, so that both clocks can be moved apart.
+struct Start {
+    wall: SystemTime,
+    monotonic: Instant,
+}
+
+impl Start {
+    fn new() -> Self {
+        Self {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            monotonic: tokio::time::Instant::now().into_std(),
+        }
+    }
+
+    fn after(&self, both: Duration) -> Now {
+        self.apart(both, both)
+    }
+
+    fn apart(&self, wall: Duration, monotonic: Duration) -> Now {
+        Now {
+            wall: self.wall + wall,
+            monotonic: self.monotonic + monotonic,
+        }
+    }
+}
+
+fn validity(start: &Start, lifetime: Duration) -> Validity {
+    let now = start.after(Duration::ZERO);
+    Validity::measure(start.wall + lifetime, None, now, now).expect("in the future")
+}
+
+#[test]
+fn renewal_is_due_at_three_quarters_of_the_lifetime_give_or_take_the_jitter() {
+    let start = Start::new();
+    for (lifetime, random, expected) in [
+        (HOUR, 0.5, 2700.0),
+        (HOUR, 0.0, 2520.0),
+        (HOUR, 1.0, 2880.0),
+        (Duration::from_secs(300), 0.5, 225.0),
+        (SECOND, 0.5, 0.75),
+        (HOUR, f64::INFINITY, 2880.0),
+    ] {
+        let schedule = Schedule::new(validity(&start, lifetime), random);
+        let due = schedule.until_renewal(start.after(Duration::ZERO));
+        assert!(
+            (due.as_secs_f64() - expected).abs() < 1e-6,
+            "{lifetime:?} with {random}: due after {due:?}, expected {expected} s"
+        );
+    }
+}
+
+#[test]
+fn a_token_is_usable_until_a_margin_before_its_end_on_either_clock() {
+    let start = Start::new();
+    let hour = validity(&start, HOUR);
+    let margin = Duration::from_secs(30);
+    for (now, usable, why) in [
+        (start.after(Duration::ZERO), true, "fresh"),
+        (
+            start.after(HOUR - margin - SECOND),
+            true,
+            "before the margin",
+        ),
+        (start.after(HOUR - margin), false, "at the margin"),
+        (
+            start.apart(HOUR, Duration::ZERO),
+            false,
+            "suspended: only the wall clock moved",
+        ),
+        (
+            start.apart(Duration::ZERO, HOUR),
+            false,
+            "wall clock set back: only the monotonic moved",
+        ),
+    ] {
+        assert_eq!(hour.is_usable(now), usable, "{why}");
+    }
+    assert!(validity(&start, SECOND).is_usable(start.after(Duration::from_millis(899))));
+    assert!(!validity(&start, SECOND).is_usable(start.after(Duration::from_millis(900))));
+}
+
+#[test]
+fn clock_skew_against_the_server_does_not_lengthen_the_lifetime() {
+    let start = Start::new();
+    let quarter = Duration::from_secs(900);
+    let now = start.after(Duration::ZERO);
+    for (server, why) in [
+        (start.wall + quarter, "our clock is 15 minutes slow"),
+        (start.wall - quarter, "our clock is 15 minutes fast"),
+    ] {
+        let validity = Validity::measure(server + HOUR, Some(server), now, now).expect("valid");
+        let lifetime = validity.lifetime();
+        assert!(
+            lifetime <= HOUR && lifetime >= HOUR - SECOND,
+            "{why}: measured {lifetime:?}"
+        );
+    }
+}
+
+#[test]
+fn a_date_header_within_its_own_resolution_costs_no_lifetime() {
+    let start = Start::new();
+    let sent = start.after(Duration::from_millis(400));
+    let received = start.after(Duration::from_millis(450));
+    let validity =
+        Validity::measure(sent.wall + SECOND, Some(start.wall), sent, received).expect("valid");
+    assert_eq!(validity.lifetime(), SECOND);
+}
+
+#[test]
+fn an_expiry_in_the_past_is_no_validity_and_a_far_one_is_capped() {
+    let start = Start::new();
+    let now = start.after(Duration::ZERO);
+    assert!(Validity::measure(start.wall, None, now, now).is_none());
+    assert!(Validity::measure(start.wall - HOUR, None, now, now).is_none());
+    let far = Validity::measure(start.wall + 9000 * HOUR, None, now, now).expect("valid");
+    assert_eq!(far.lifetime(), MAX_LIFETIME);
+}
+
+#[test]
+fn the_pause_after_failures_grows_is_bounded_and_never_zero() {
+    let start = Start::new();
+    let now = start.after(Duration::ZERO);
+    let left = |failures, lifetime, asked| {
+        Backoff::new(start.monotonic, failures, lifetime, asked, 0.5).left(now)
+    };
+    assert_eq!(left(1, Some(HOUR), None), SECOND);
+    assert_eq!(left(2, Some(HOUR), None), 2 * SECOND);
+    assert_eq!(left(40, Some(HOUR), None), Duration::from_secs(30));
+    assert_eq!(left(1, Some(SECOND), None), Duration::from_millis(50));
+    assert_eq!(left(40, Some(SECOND), None), Duration::from_millis(250));
+    assert_eq!(left(1, None, Some(7 * SECOND)), 7 * SECOND);
+    assert!(left(1, Some(Duration::ZERO), None) > Duration::ZERO);
+}
+
+#[test]
+fn callers_with_nothing_valid_wait_at_most_half_a_second_unless_the_server_asked_for_more() {
+    let start = Start::new();
+    let now = start.after(Duration::ZERO);
+    let long = Backoff::new(start.monotonic, 9, Some(HOUR), None, 0.5);
+    assert_eq!(long.left_for_callers(now), MAX_CALLER_WAIT);
+    let asked = Backoff::new(start.monotonic, 1, Some(HOUR), Some(5 * SECOND), 0.5);
+    assert_eq!(asked.left_for_callers(now), 5 * SECOND);
+    assert_eq!(long.left_for_callers(start.after(SECOND)), Duration::ZERO);
+}

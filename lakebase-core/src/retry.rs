@@ -1,0 +1,47 @@
+//! Tries again what can be worth trying again, for a short while.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+
+use crate::{Credential, CredentialProvider, Error};
+
+/// Attempts beyond the first. The cache and the login loop above come back later on their own.
+const RETRIES: usize = 2;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A longer `Retry-After` is handed up instead of being slept through here.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A provider around a provider.
+#[derive(Debug)]
+pub(crate) struct Retry<P>(pub(crate) P);
+
+impl<P: CredentialProvider> CredentialProvider for Retry<P> {
+    async fn credential(&self) -> Result<Credential, Error> {
+        retrying(|| self.0.credential()).await
+    }
+}
+
+/// Runs `call` until it succeeds, fails for good, or has been tried often enough.
+pub(crate) async fn retrying<T, F>(call: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    call.retry(
+        ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_max_times(RETRIES)
+            .with_jitter(),
+    )
+    .when(Error::is_transient)
+    .adjust(|error: &Error, pause| match error.retry_after() {
+        Some(asked) if asked > LONGEST_RETRY_AFTER => None,
+        Some(asked) => pause.map(|pause| pause.max(asked)),
+        None => pause,
+    })
+    .notify(|error, pause| tracing::debug!(%error, ?pause, "tries again"))
+    .await
+}

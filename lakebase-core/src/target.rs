@@ -1,0 +1,92 @@
+//! The database as resolved: what a driver needs besides the credential.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+
+/// Host, port, database, user and TLS of one Lakebase.
+#[derive(Clone)]
+pub struct Target {
+    pub(crate) host: String,
+    pub(crate) hostaddr: Option<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) database: String,
+    pub(crate) user: String,
+    pub(crate) application_name: String,
+    pub(crate) tls: Option<Arc<Tls>>,
+}
+
+pub(crate) struct Tls {
+    pub(crate) client_config: ClientConfig,
+    pub(crate) extra_roots_pem: Option<Vec<u8>>,
+}
+
+impl Target {
+    /// Host name; TLS verifies it.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Address to connect to instead of resolving the name.
+    pub fn hostaddr(&self) -> Option<IpAddr> {
+        self.hostaddr
+    }
+
+    /// Port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Postgres role.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// `application_name` for the startup packet.
+    pub fn application_name(&self) -> &str {
+        &self.application_name
+    }
+
+    /// Whether the connection goes through (verified) TLS. False on loopback only, unless plaintext
+    /// was allowed dangerously.
+    pub fn uses_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Roots to trust beyond Mozilla's, in PEM, for drivers that bring those themselves.
+    pub fn extra_roots_pem(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.extra_roots_pem.as_deref()
+    }
+
+    /// The TLS configuration: verifies chain and name, on a crypto provider of its own.
+    pub fn tls_config(&self) -> Option<&ClientConfig> {
+        Some(&self.tls.as_ref()?.client_config)
+    }
+}
+
+/// `user@host:port/database`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            user,
+            host,
+            port,
+            database,
+            ..
+        } = self;
+        write!(f, "{user}@{host}:{port}/{database}")
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({self}, tls: {})", self.uses_tls())
+    }
+}

@@ -1,0 +1,321 @@
+//! Reads what the workspace answers, whatever its shape.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use crate::Error;
+use crate::clock::Now;
+use crate::error::Kind;
+
+/// Longest piece of foreign text an error repeats.
+const LONGEST_QUOTE: usize = 300;
+
+/// One HTTP reply, read to its end.
+pub(super) struct Reply {
+    base: String,
+    pub(super) status: u16,
+    /// The server's clock when it answered.
+    pub(super) date: Option<SystemTime>,
+    pub(super) sent: Now,
+    pub(super) received: Now,
+    retry_after: Option<Duration>,
+    request_id: Option<String>,
+    location: Option<String>,
+    is_html: bool,
+    body: Vec<u8>,
+    secrets: Vec<SecretString>,
+}
+
+impl Reply {
+    pub(super) fn new(
+        base: &str,
+        status: u16,
+        headers: &HeaderMap,
+        body: Vec<u8>,
+        sent: Now,
+        received: Now,
+    ) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let date = text(DATE.as_str()).and_then(http_date);
+        let retry_after = text(RETRY_AFTER.as_str())
+            .and_then(|value| retry_after(value, date.unwrap_or(received.wall)));
+        Self {
+            base: base.to_owned(),
+            status,
+            date,
+            sent,
+            received,
+            retry_after,
+            request_id: text("x-request-id").map(str::to_owned),
+            location: text(LOCATION.as_str()).map(str::to_owned),
+            is_html: text(CONTENT_TYPE.as_str()).is_some_and(|kind| kind.contains("html")),
+            body,
+            secrets: Vec::new(),
+        }
+    }
+
+    /// What this request carried is blotted out wherever the reply repeats it.
+    pub(super) fn scrubbed(mut self, secrets: &[&str]) -> Self {
+        self.secrets = secrets
+            .iter()
+            .map(|&secret| SecretString::from(secret))
+            .collect();
+        self
+    }
+
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as JSON. The error never quotes it: it may hold a token.
+    pub(super) fn json(&self) -> Result<Value, Error> {
+        serde_json::from_slice(&self.body).map_err(|_| {
+            let what = if self.is_html || self.body.trim_ascii_start().starts_with(b"<") {
+                "an HTML page"
+            } else if self.body.is_empty() {
+                "nothing"
+            } else {
+                "malformed JSON"
+            };
+            self.error(
+                Kind::Platform,
+                format!("{} answered {what} where JSON was expected", self.base),
+            )
+            .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces")
+        })
+    }
+
+    /// An error about this reply.
+    pub(super) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
+        Error::new(kind, message).with_response(self.status, None, self.request_id.clone())
+    }
+
+    /// The error that a reply without success stands for.
+    pub(super) fn failure(&self, what: &str) -> Error {
+        let (code, detail, body_request_id) = self.explain();
+        let request_id = self.request_id.clone().or(body_request_id);
+        let rate_limited = self.status == 429
+            || matches!(
+                code.as_deref(),
+                Some("RESOURCE_EXHAUSTED" | "REQUEST_LIMIT_EXCEEDED")
+            );
+        let transient = rate_limited || matches!(self.status, 408 | 500 | 502 | 503 | 504);
+        let kind = match self.status {
+            401 | 403 => Kind::SignIn,
+            _ if is_oauth_refusal(code.as_deref()) => Kind::SignIn,
+            _ => Kind::Platform,
+        };
+        let mut message = what.to_owned();
+        if !detail.is_empty() {
+            message.push_str(": ");
+            message.push_str(&detail);
+        }
+        let error = Error::new(kind, message)
+            .with_response(self.status, code, request_id)
+            .with_retry_after(self.retry_after.filter(|_| transient))
+            .with_transient(transient);
+        match self.status {
+            300..=399 => error.with_hint("Redirects are not followed: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces"),
+            401 => error.with_hint("The sign-in is not valid (any more): check DATABRICKS_TOKEN, or the service principal's id and secret"),
+            403 => error.with_hint("Check that the identity has the workspace-access entitlement and may use the project, and that no IP access list or Private Link rule blocks this network"),
+            404 => error.with_hint("Check LAKEBASE_ENDPOINT (does it exist in this workspace?) and DATABRICKS_HOST"),
+            _ => error,
+        }
+    }
+
+    /// Error code, text for people and request id, from any of the documented shapes.
+    fn explain(&self) -> (Option<String>, String, Option<String>) {
+        if let Some(location) = self
+            .location
+            .as_ref()
+            .filter(|_| (300..=399).contains(&self.status))
+        {
+            let target = location.split(['?', '#']).next().unwrap_or_default();
+            return (None, format!("redirected to {}", self.quote(target)), None);
+        }
+        if let Ok(Value::Object(body)) = serde_json::from_slice(&self.body) {
+            let text = |keys: &[&str]| {
+                keys.iter().find_map(|key| match body.get(*key)? {
+                    Value::String(text) => Some(self.quote(text)),
+                    Value::Number(number) => Some(number.to_string()),
+                    _ => None,
+                })
+            };
+            let is_oauth = body.contains_key("error_description");
+            let code = text(&["error_code", "errorCode", "scimType"])
+                .or_else(|| text(&["error"]).filter(|_| is_oauth));
+            let detail = text(&["message", "detail", "error_description", "errorSummary"])
+                .or_else(|| text(&["error"]))
+                .unwrap_or_default();
+            let request_id = body
+                .get("details")
+                .and_then(Value::as_array)
+                .and_then(|details| {
+                    details
+                        .iter()
+                        .find_map(|detail| detail.get("request_id")?.as_str())
+                });
+            return (code, detail, request_id.map(|id| self.quote(id)));
+        }
+        let text = String::from_utf8_lossy(&self.body);
+        if let Some(inner) =
+            between(&text, "<pre>", "</pre>").or_else(|| between(&text, "<title>", "</title>"))
+        {
+            return (None, self.quote(inner), None);
+        }
+        match text.split_once(": ") {
+            Some((code, detail))
+                if !code.is_empty()
+                    && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') =>
+            {
+                (Some(code.to_owned()), self.quote(detail), None)
+            }
+            _ if self.is_html => (None, "an HTML page".to_owned(), None),
+            _ => (None, self.quote(&text), None),
+        }
+    }
+
+    /// Foreign text, cut to length, without control characters and without our secrets.
+    fn quote(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.secrets {
+            text = text.replace(secret.expose_secret(), "***");
+        }
+        let mut quoted: String = text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(LONGEST_QUOTE)
+            .collect();
+        if text.chars().count() > LONGEST_QUOTE {
+            quoted.push_str("...");
+        }
+        quoted.trim().to_owned()
+    }
+}
+
+/// RFC 6749 codes that mean "not you", whatever status they come with.
+fn is_oauth_refusal(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some("invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied")
+    )
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(start)?;
+    Some(rest.split_once(end)?.0)
+}
+
+/// Protobuf JSON time: RFC 3339 with or without fraction, `Z` or an offset.
+pub(super) fn timestamp(text: &str) -> Option<SystemTime> {
+    Some(text.parse::<jiff::Timestamp>().ok()?.into())
+}
+
+/// RFC 9110 dates are RFC 2822 dates in GMT.
+fn http_date(text: &str) -> Option<SystemTime> {
+    let date = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(date.timestamp().into())
+}
+
+/// `Retry-After` in seconds or as a date, relative to the server's own clock.
+fn retry_after(value: &str, server_now: SystemTime) -> Option<Duration> {
+    match value.trim().parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(
+            http_date(value)?
+                .duration_since(server_now)
+                .unwrap_or_default(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn timestamps_come_with_any_fraction_and_any_offset() {
+        for (text, seconds) in [
+            ("2026-09-14T10:30:00Z", Some(1_789_381_800)),
+            ("2026-09-14T12:30:00.000+02:00", Some(1_789_381_800)),
+            ("2026-09-14T10:30:00.000000000Z", Some(1_789_381_800)),
+            ("NaN", None),
+            ("1789381800", None),
+            ("", None),
+        ] {
+            assert_eq!(timestamp(text), seconds.map(at), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_comes_in_seconds_or_as_a_date_by_the_servers_clock() {
+        let now = http_date("Mon, 14 Sep 2026 10:30:00 GMT").expect("a date");
+        for (value, expected) in [
+            ("7", Some(7)),
+            ("Mon, 14 Sep 2026 10:30:09 GMT", Some(9)),
+            ("Mon, 14 Sep 2026 10:29:00 GMT", Some(0)),
+            ("1.58", None),
+            ("soon", None),
+        ] {
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(retry_after(value, now), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn every_documented_shape_of_an_error_body_is_explained() {
+        let now = Now {
+            wall: at(0),
+            monotonic: tokio::time::Instant::now().into_std(),
+        };
+        for (body, code, detail) in [
+            (
+                r#"{"error_code":"NOT_FOUND","message":"endpoint id not found"}"#,
+                Some("NOT_FOUND"),
+                "endpoint id not found",
+            ),
+            (r#"{"error_code":500,"message":"m"}"#, Some("500"), "m"),
+            (
+                r#"{"schemas":[],"detail":"no such user","status":"404"}"#,
+                None,
+                "no such user",
+            ),
+            (
+                r#"{"error":"invalid_client","error_description":"Client authentication failed"}"#,
+                Some("invalid_client"),
+                "Client authentication failed",
+            ),
+            (r#"{"errorCode":"E1","errorSummary":"s"}"#, Some("E1"), "s"),
+            (r#"{"error":"legacy"}"#, None, "legacy"),
+            ("MALFORMED_REQUEST: vpc", Some("MALFORMED_REQUEST"), "vpc"),
+            (
+                "<html><pre>Worker environment not ready</pre></html>",
+                None,
+                "Worker environment not ready",
+            ),
+            (
+                "<html><title>502 Bad Gateway</title></html>",
+                None,
+                "502 Bad Gateway",
+            ),
+            ("", None, ""),
+            (r#"{"message":"you sent hush-hush"}"#, None, "you sent ***"),
+        ] {
+            let reply = Reply::new("https://w", 400, &HeaderMap::new(), body.into(), now, now)
+                .scrubbed(&["hush-hush"]);
+            let (got_code, got_detail, _) = reply.explain();
+            assert_eq!(
+                (got_code.as_deref(), got_detail.as_str()),
+                (code, detail),
+                "{body}"
+            );
+        }
+    }
+}
