@@ -1,1 +1,21 @@
-//! x
+#![doc = include_str!("../README.md")]
+
+mod certs;
+mod clock;
+mod compute;
+mod error;
+mod events;
+mod faults;
+mod gateway;
+mod issuer;
+mod local;
+mod postgres;
+mod protocol;
+mod roles;
+mod workspace;
+
+pub use compute::{Cut, Wake};
+pub use error::Error;
+pub use events::{Call, Counters, Event, EventKind, Login};
+pub use faults::Fault;
+pub use local::{Builder, LocalLakebase, find_postgres};

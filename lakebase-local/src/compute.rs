@@ -1,0 +1,135 @@
+//! The compute: awake, suspended or waking.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::events::{EventKind, EventLog};
+
+/// How a suspended compute treats those who connect while it wakes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wake {
+    /// Keeps them waiting until it is awake. The default.
+    #[default]
+    SlowAccept,
+    /// Answers `57P03` (starting up).
+    StartingUp,
+    /// Closes the connection.
+    Close,
+}
+
+/// How a suspend or a restart ends open connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cut {
+    /// Postgres says `57P01` first, as at an orderly shutdown. The default.
+    #[default]
+    Message,
+    /// The connection is closed without a word.
+    Close,
+    /// The connection is reset.
+    Reset,
+}
+
+/// What a client that connects now gets.
+pub(crate) enum Admission {
+    Enter,
+    StartingUp,
+    Close,
+}
+
+#[derive(Debug)]
+pub(crate) struct Compute {
+    events: Arc<EventLog>,
+    state: Mutex<State>,
+    awake: watch::Sender<bool>,
+    cuts: watch::Sender<Option<Cut>>,
+}
+
+#[derive(Debug)]
+struct State {
+    wake_delay: Duration,
+    wake: Wake,
+    waking: bool,
+}
+
+impl Compute {
+    pub(crate) fn new(events: Arc<EventLog>) -> Self {
+        Self {
+            events,
+            state: Mutex::new(State {
+                wake_delay: Duration::ZERO,
+                wake: Wake::default(),
+                waking: false,
+            }),
+            awake: watch::Sender::new(true),
+            cuts: watch::Sender::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_awake(&self) -> bool {
+        *self.awake.borrow()
+    }
+
+    pub(crate) fn suspend(&self, wake_delay: Duration, wake: Wake) {
+        *self.lock() = State {
+            wake_delay,
+            wake,
+            waking: false,
+        };
+        self.awake.send_replace(false);
+        self.events.record(EventKind::Suspended);
+    }
+
+    /// Ends open sessions without help of Postgres.
+    pub(crate) fn cut(&self, cut: Cut) {
+        self.cuts.send_replace(Some(cut));
+    }
+
+    /// Resolves when the session that holds it has to be cut.
+    pub(crate) fn cut_signal(&self) -> watch::Receiver<Option<Cut>> {
+        let mut signal = self.cuts.subscribe();
+        signal.mark_unchanged();
+        signal
+    }
+
+    /// A client knocks: wakes the compute if need be.
+    pub(crate) async fn admit(self: &Arc<Self>) -> Admission {
+        if self.is_awake() {
+            return Admission::Enter;
+        }
+        let wake = self.start_waking();
+        match wake {
+            Wake::StartingUp => Admission::StartingUp,
+            Wake::Close => Admission::Close,
+            Wake::SlowAccept => {
+                let mut awake = self.awake.subscribe();
+                match awake.wait_for(|awake| *awake).await {
+                    Ok(_) => Admission::Enter,
+                    Err(_) => Admission::Close,
+                }
+            }
+        }
+    }
+
+    fn start_waking(self: &Arc<Self>) -> Wake {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.waking, true) {
+            let delay = state.wake_delay;
+            let compute = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                compute.lock().waking = false;
+                compute.events.record(EventKind::Awake);
+                compute.awake.send_replace(true);
+            });
+        }
+        state.wake
+    }
+}

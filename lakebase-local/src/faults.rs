@@ -1,0 +1,121 @@
+//! How the workspace API misbehaves on demand.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::events::Call;
+
+/// What happens to a call instead of (or before) its proper answer.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Answers properly, but late.
+    Slow(Duration),
+    /// Answers with an error.
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// `error_code` of the body.
+        error_code: String,
+        /// `message` of the body.
+        message: String,
+        /// `Retry-After` header, seconds or a date.
+        retry_after: Option<String>,
+    },
+    /// Answers 200 with this body and content type.
+    Body {
+        /// Content type.
+        content_type: String,
+        /// Body.
+        body: String,
+    },
+    /// Redirects to a login page.
+    LoginPage,
+    /// Sends half of an answer, then breaks the connection.
+    HalfReply,
+    /// Breaks the connection without an answer.
+    Reset,
+    /// Never answers.
+    Silence,
+}
+
+impl Fault {
+    /// An error with the platform's usual body.
+    pub fn status(status: u16, error_code: &str, message: &str) -> Self {
+        Self::Status {
+            status,
+            error_code: error_code.to_owned(),
+            message: message.to_owned(),
+            retry_after: None,
+        }
+    }
+
+    /// 429 with `Retry-After`.
+    pub fn rate_limited(retry_after: &str) -> Self {
+        Self::Status {
+            status: 429,
+            error_code: "RESOURCE_EXHAUSTED".to_owned(),
+            message: "too many requests".to_owned(),
+            retry_after: Some(retry_after.to_owned()),
+        }
+    }
+
+    /// 200 with a JSON body of your own.
+    pub fn json(body: &str) -> Self {
+        Self::Body {
+            content_type: "application/json".to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
+    /// 200 with an HTML page.
+    pub fn html() -> Self {
+        Self::Body {
+            content_type: "text/html; charset=utf-8".to_owned(),
+            body: "<!doctype html><title>Sign in</title>".to_owned(),
+        }
+    }
+}
+
+/// Faults by call: a few to use up first, then a lasting one.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    by_call: Mutex<HashMap<Call, Planned>>,
+}
+
+#[derive(Debug, Default)]
+struct Planned {
+    next: Vec<Fault>,
+    lasting: Option<Fault>,
+}
+
+impl Faults {
+    pub(crate) fn set(&self, call: Call, fault: Option<Fault>) {
+        self.with(call, |planned| {
+            planned.next.clear();
+            planned.lasting = fault;
+        });
+    }
+
+    pub(crate) fn push(&self, call: Call, times: usize, fault: Fault) {
+        self.with(call, |planned| {
+            planned.next.extend(std::iter::repeat_n(fault, times));
+        });
+    }
+
+    pub(crate) fn take(&self, call: Call) -> Option<Fault> {
+        self.with(call, |planned| {
+            if planned.next.is_empty() {
+                planned.lasting.clone()
+            } else {
+                Some(planned.next.remove(0))
+            }
+        })
+    }
+
+    fn with<T>(&self, call: Call, change: impl FnOnce(&mut Planned) -> T) -> T {
+        let mut by_call = self.by_call.lock().unwrap_or_else(PoisonError::into_inner);
+        change(by_call.entry(call).or_default())
+    }
+}

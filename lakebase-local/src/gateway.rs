@@ -1,0 +1,406 @@
+//! The TLS front: judges a login as Lakebase does, then copies bytes to the real Postgres.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::compute::{Admission, Compute, Cut};
+use crate::events::{EventKind, EventLog, Login};
+use crate::issuer::{Issuer, TokenState};
+use crate::postgres::Server;
+use crate::protocol::{self, AuthStep, First, Startup};
+use crate::roles::{RoleKind, Roles};
+
+/// Everything before the session must be over by then: slow clients must not pile up.
+const STARTUP_LIMIT: Duration = Duration::from_secs(15);
+/// Connections that have not logged in yet.
+const MOST_STRANGERS: usize = 500;
+
+pub(crate) struct Gateway {
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) roles: Arc<Roles>,
+    pub(crate) compute: Arc<Compute>,
+    pub(crate) postgres: Server,
+    pub(crate) events: Arc<EventLog>,
+    pub(crate) rules: Rules,
+}
+
+/// What can be changed while it runs.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// SQLSTATE and severity of refused logins; the platform's are not documented.
+    pub(crate) refusal: Mutex<(String, String)>,
+    pub(crate) connection_limit: AtomicUsize,
+    pub(crate) native_login: AtomicBool,
+    pub(crate) open: AtomicUsize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            refusal: Mutex::new(("28P01".to_owned(), "FATAL".to_owned())),
+            connection_limit: AtomicUsize::new(200),
+            native_login: AtomicBool::new(true),
+            open: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// A login that is turned down, in words for the client.
+struct Refusal {
+    severity: String,
+    sqlstate: String,
+    message: String,
+}
+
+impl Refusal {
+    fn fatal(sqlstate: &str, message: impl Into<String>) -> Self {
+        Self {
+            severity: "FATAL".to_owned(),
+            sqlstate: sqlstate.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Accepts until the handle is dropped.
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) {
+    let strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok((socket, _)) = accepted else {
+            // Out of file descriptors, most likely: give others time to close some.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+            continue;
+        };
+        let gateway = Arc::clone(&gateway);
+        let mut stop = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                result = gateway.client(socket, permit) => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "client went away");
+                    }
+                }
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+    }
+}
+
+impl Gateway {
+    async fn client(
+        &self,
+        mut socket: TcpStream,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        let _ = socket.set_nodelay(true);
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "too slow to log in");
+        let encrypted = async {
+            loop {
+                match protocol::read_first(&mut socket).await? {
+                    First::GssEnc => socket.write_all(b"N").await?,
+                    First::Ssl => break,
+                    First::Cancel(packet) => {
+                        self.cancel(&packet).await?;
+                        return Ok(None);
+                    }
+                    // What the platform answers to plaintext.
+                    First::Startup(_) => {
+                        let refusal = protocol::error_response(
+                            "FATAL",
+                            "08P01",
+                            "Invalid protocol version: 196608",
+                        );
+                        socket.write_all(&refusal).await?;
+                        return Ok(None);
+                    }
+                    First::Unknown(version) => {
+                        let text = format!("Invalid protocol version: {version}");
+                        let refusal = protocol::error_response("FATAL", "08P01", &text);
+                        socket.write_all(&refusal).await?;
+                        return Ok(None);
+                    }
+                }
+            }
+            socket.write_all(b"S").await?;
+            io::Result::Ok(Some(self.tls.accept(socket).await?))
+        };
+        let encrypted = tokio::time::timeout(STARTUP_LIMIT, encrypted).await;
+        let Some(mut stream) = encrypted.map_err(|_| late())?? else {
+            return Ok(());
+        };
+        let host = stream.get_ref().1.server_name().map(str::to_owned);
+        let first = tokio::time::timeout(STARTUP_LIMIT, protocol::read_first(&mut stream))
+            .await
+            .map_err(|_| late())??;
+        match first {
+            First::Startup(startup) => self.login(stream, startup, host, permit).await,
+            First::Cancel(packet) => self.cancel(&packet).await,
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no startup message",
+            )),
+        }
+    }
+
+    async fn cancel(&self, packet: &[u8]) -> io::Result<()> {
+        let mut server = self.postgres.open().await?;
+        server.write_all(packet).await?;
+        server.shutdown().await
+    }
+
+    async fn login(
+        &self,
+        mut stream: TlsStream<TcpStream>,
+        mut startup: Startup,
+        host: Option<String>,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        let user = startup.get("user").unwrap_or_default().to_owned();
+        let mut login = Login {
+            database: startup.get("database").unwrap_or(&user).to_owned(),
+            application_name: startup
+                .get("application_name")
+                .unwrap_or_default()
+                .to_owned(),
+            user,
+            host,
+            token: None,
+        };
+        match self.compute.admit().await {
+            Admission::Enter => {}
+            Admission::Close => return Ok(()),
+            Admission::StartingUp => {
+                let refusal = Refusal::fatal("57P03", "the database system is starting up");
+                return self.refuse(&mut stream, login, refusal).await;
+            }
+        }
+        let signal = self.compute.cut_signal();
+        let kind = self.roles.kind(&login.user);
+        let label = login
+            .host
+            .as_deref()
+            .and_then(|host| host.split('.').next());
+        let label = label.unwrap_or_default().to_owned();
+        let verdict = match kind {
+            RoleKind::Native if !self.rules.native_login.load(Ordering::Relaxed) => {
+                // The platform hangs up without a word.
+                self.events.record(EventKind::Refused {
+                    login,
+                    sqlstate: String::new(),
+                    message: "native login is disabled".to_owned(),
+                });
+                return stream.shutdown().await;
+            }
+            RoleKind::Native => Ok(()),
+            _ if label.ends_with("-pooler") => Err(Refusal::fatal(
+                "28000",
+                "the connection pooler takes native passwords only",
+            )),
+            RoleKind::OAuth | RoleKind::Group(_) | RoleKind::Unknown => {
+                stream.write_all(protocol::ask_cleartext_password()).await?;
+                stream.flush().await?;
+                let password =
+                    tokio::time::timeout(STARTUP_LIMIT, protocol::read_password(&mut stream));
+                let password = password
+                    .await
+                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no password"))??;
+                self.judge(&mut login, &kind, &password).await
+            }
+        };
+        if let Err(refusal) = verdict {
+            return self.refuse(&mut stream, login, refusal).await;
+        }
+        if label.trim_end_matches("-pooler").ends_with("-ro") {
+            startup.add_setting("default_transaction_read_only=on");
+        }
+        let Some(_place) = Place::take(&self.rules) else {
+            let refusal = Refusal::fatal("53300", "sorry, too many clients already");
+            return self.refuse(&mut stream, login, refusal).await;
+        };
+        drop(permit);
+        let mut server = self.postgres.open().await?;
+        server.write_all(&startup.encode()).await?;
+        let user = login.user.clone();
+        if let AuthStep::Refused { sqlstate, message } =
+            pass_login(&mut stream, &mut server).await?
+        {
+            self.events.record(EventKind::Refused {
+                login,
+                sqlstate,
+                message,
+            });
+            return stream.shutdown().await;
+        }
+        self.events.record(EventKind::LoggedIn(login));
+        let result = relay(&mut stream, &mut server, signal).await;
+        self.events.record(EventKind::Ended { user });
+        result
+    }
+
+    /// Lakebase's rules for a clear-text password. Looked at only here, never again.
+    async fn judge(
+        &self,
+        login: &mut Login,
+        kind: &RoleKind,
+        password: &str,
+    ) -> Result<(), Refusal> {
+        let (sqlstate, severity) = self
+            .rules
+            .refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let refuse = |message: String| {
+            Err(Refusal {
+                severity: severity.clone(),
+                sqlstate: sqlstate.clone(),
+                message,
+            })
+        };
+        let user = login.user.clone();
+        let identity = match self.issuer.judge(password) {
+            TokenState::Valid { serial, identity } => {
+                login.token = Some(serial);
+                identity
+            }
+            TokenState::Expired { serial } | TokenState::Revoked { serial } => {
+                login.token = Some(serial);
+                return refuse("Invalid authorization for databricks identity login".to_owned());
+            }
+            TokenState::Foreign => {
+                return refuse("Invalid authorization for databricks identity login".to_owned());
+            }
+            TokenState::Garbage => {
+                return refuse(
+                    "Provided authentication token is not a valid JWT encoding".to_owned(),
+                );
+            }
+        };
+        match kind {
+            RoleKind::OAuth if identity == user => Ok(()),
+            RoleKind::Group(members) if members.contains(&identity) => Ok(()),
+            RoleKind::Unknown if self.exists(&user).await => refuse(format!(
+                "password authentication failed for user \"{user}\""
+            )),
+            RoleKind::Unknown => Err(Refusal::fatal(
+                "28000",
+                format!("role \"{user}\" does not exist"),
+            )),
+            _ => refuse(format!(
+                "token's identity \"{identity}\" did not match the security label configured for role \"{user}\""
+            )),
+        }
+    }
+
+    async fn exists(&self, role: &str) -> bool {
+        let Ok(admin) = self.postgres.admin("postgres").await else {
+            return false;
+        };
+        let found = admin
+            .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&role])
+            .await;
+        matches!(found, Ok(Some(_)))
+    }
+
+    async fn refuse(
+        &self,
+        stream: &mut TlsStream<TcpStream>,
+        login: Login,
+        refusal: Refusal,
+    ) -> io::Result<()> {
+        let Refusal {
+            severity,
+            sqlstate,
+            message,
+        } = refusal;
+        let packet = protocol::error_response(&severity, &sqlstate, &message);
+        self.events.record(EventKind::Refused {
+            login,
+            sqlstate,
+            message,
+        });
+        stream.write_all(&packet).await?;
+        stream.shutdown().await
+    }
+}
+
+/// A place among the open connections.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(rules: &'a Rules) -> Option<Self> {
+        let limit = rules.connection_limit.load(Ordering::Relaxed);
+        rules
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+                (open < limit).then_some(open + 1)
+            })
+            .ok()?;
+        Some(Self(&rules.open))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Passes on what Postgres itself has to say about the login.
+async fn pass_login(
+    client: &mut TlsStream<TcpStream>,
+    server: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> io::Result<AuthStep> {
+    loop {
+        let message = protocol::read_message(server).await?;
+        client.write_all(&message).await?;
+        client.flush().await?;
+        match protocol::auth_step(&message) {
+            AuthStep::PassOn => {}
+            AuthStep::Answer => {
+                server
+                    .write_all(&protocol::read_message(client).await?)
+                    .await?
+            }
+            end => return Ok(end),
+        }
+    }
+}
+
+/// Copies both ways until one side ends or the session is cut.
+async fn relay(
+    client: &mut TlsStream<TcpStream>,
+    server: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    mut cut: watch::Receiver<Option<Cut>>,
+) -> io::Result<()> {
+    tokio::select! {
+        copied = copy_bidirectional(client, server) => copied.map(|_| ()),
+        _ = cut.changed() => {
+            if *cut.borrow() == Some(Cut::Reset) {
+                client.get_ref().0.set_zero_linger()?;
+            }
+            Ok(())
+        }
+    }
+}

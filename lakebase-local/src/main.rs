@@ -1,0 +1,203 @@
+//! Runs a local Lakebase, alone or around another program.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use lakebase_local::{Builder, LocalLakebase};
+use lexopt::{Arg, Parser, ValueExt as _};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+const HELP: &str = "\
+A Databricks Lakebase on this machine: workspace API, TLS gateway, real Postgres.
+
+Usage: lakebase-local [OPTIONS]               prints export lines, serves until Ctrl-C
+       lakebase-local [OPTIONS] CMD [ARGS]..  runs CMD with the variables set, passes its
+                                              exit status on
+
+Options:
+  --token-lifetime SECONDS            lifetime of database tokens [default: 3600]
+  --workspace-token-lifetime SECONDS  lifetime of workspace tokens [default: 3600]
+  --api-port PORT                     port of the workspace API [default: a free one]
+  --postgres-port PORT                port of Postgres [default: a free one]
+  --postgres-bin DIR                  folder with `initdb` and `postgres` [default: looked for]
+  -h, --help                          this text
+  -V, --version                       the version
+
+The Postgres programs are looked for with LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the
+usual folders. RUST_LOG=lakebase_local=debug shows what happens.
+";
+
+struct Options {
+    builder: Builder,
+    command: Vec<OsString>,
+}
+
+enum Wish {
+    Run(Box<Options>),
+    Print(String),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
+    let options = match parse(Parser::from_env()) {
+        Ok(Wish::Run(options)) => options,
+        Ok(Wish::Print(text)) => {
+            say(&text);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            complain(&format!("{error}\nTry --help."));
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(*options)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            complain(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
+    let mut builder = LocalLakebase::builder();
+    let mut command = Vec::new();
+    let seconds = |parser: &mut Parser, name: &str| -> Result<Duration, lexopt::Error> {
+        let seconds: f64 = parser.value()?.parse()?;
+        Duration::try_from_secs_f64(seconds)
+            .map_err(|_| format!("--{name}: not a number of seconds").into())
+    };
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Wish::Print(HELP.to_owned())),
+            Arg::Short('V') | Arg::Long("version") => {
+                return Ok(Wish::Print(format!(
+                    "lakebase-local {}\n",
+                    env!("CARGO_PKG_VERSION")
+                )));
+            }
+            Arg::Long("token-lifetime") => {
+                builder = builder.token_lifetime(seconds(&mut parser, "token-lifetime")?);
+            }
+            Arg::Long("workspace-token-lifetime") => {
+                builder = builder
+                    .workspace_token_lifetime(seconds(&mut parser, "workspace-token-lifetime")?);
+            }
+            Arg::Long("api-port") => builder = builder.api_port(parser.value()?.parse()?),
+            Arg::Long("postgres-port") => builder = builder.postgres_port(parser.value()?.parse()?),
+            Arg::Long("postgres-bin") => builder = builder.postgres_bin_dir(parser.value()?),
+            Arg::Value(program) => {
+                command.push(program);
+                command.extend(parser.raw_args()?);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Wish::Run(Box::new(Options { builder, command })))
+}
+
+async fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
+    let local = options.builder.start().await?;
+    let code = match options.command.split_first() {
+        Some((program, args)) => around(&local, program, args).await,
+        None => alone(&local).await,
+    };
+    local.stop().await;
+    code
+}
+
+/// Serves until somebody says stop.
+async fn alone(local: &LocalLakebase) -> Result<u8, Box<dyn std::error::Error>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut text = String::new();
+    for (name, value) in local.env() {
+        text.push_str(&format!(
+            "export {name}='{}'\n",
+            value.replace('\'', r"'\''")
+        ));
+    }
+    say(&text);
+    complain("a local Lakebase is ready; Ctrl-C stops it");
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(0)
+}
+
+/// Runs a program with the variables set.
+async fn around(
+    local: &LocalLakebase,
+    program: &OsString,
+    args: &[OsString],
+) -> Result<u8, Box<dyn std::error::Error>> {
+    // A Ctrl-C reaches the program as well, which decides what to do; we outlive it.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut child = Command::new(program)
+        .args(args)
+        .envs(local.env())
+        .spawn()
+        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .map(Pid::from_raw);
+    let pass_on = |wanted: Signal| {
+        if let Some(pid) = pid {
+            let _ = kill(pid, wanted);
+        }
+    };
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(exit_code(status?)),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => pass_on(Signal::SIGTERM),
+            _ = hangup.recv() => pass_on(Signal::SIGHUP),
+        }
+    }
+}
+
+/// As shells do: the code, or 128 plus the signal.
+fn exit_code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let code = status.code().or_else(|| Some(128 + status.signal()?));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+fn say(text: &str) {
+    // A closed pipe on the other side is no reason to fail.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "lakebase-local: {text}");
+}

@@ -1,0 +1,34 @@
+//! Which Postgres roles log in how.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+/// How a role logs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RoleKind {
+    /// With a token of the identity of the same name.
+    OAuth,
+    /// With a token of any of these identities.
+    Group(HashSet<String>),
+    /// With a native password, which Postgres itself checks.
+    Native,
+    /// Not made for logins through Lakebase, or not there at all.
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Roles {
+    kinds: Mutex<HashMap<String, RoleKind>>,
+}
+
+impl Roles {
+    pub(crate) fn set(&self, role: &str, kind: RoleKind) {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.insert(role.to_owned(), kind);
+    }
+
+    pub(crate) fn kind(&self, role: &str) -> RoleKind {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.get(role).cloned().unwrap_or(RoleKind::Unknown)
+    }
+}

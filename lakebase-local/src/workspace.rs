@@ -1,0 +1,152 @@
+//! The workspace API: sign-in, credentials, endpoints, who am I.
+
+mod api;
+mod listener;
+mod oidc;
+mod reply;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, Uri};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use tokio::sync::watch;
+
+use crate::clock::PlatformClock;
+use crate::compute::Compute;
+use crate::events::{Call, EventKind, EventLog};
+use crate::faults::{Fault, Faults};
+use crate::issuer::Issuer;
+pub(crate) use listener::Switch;
+use reply::Failure;
+
+pub(crate) struct Workspace {
+    pub(crate) base_url: String,
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) clock: Arc<PlatformClock>,
+    pub(crate) compute: Arc<Compute>,
+    pub(crate) events: Arc<EventLog>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) place: Place,
+}
+
+/// What the platform knows about the one compute there is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) project: String,
+    pub(crate) branch: String,
+    pub(crate) endpoint: String,
+    pub(crate) instance: String,
+    pub(crate) host: String,
+    pub(crate) pooled_host: String,
+    pub(crate) read_only_host: String,
+}
+
+impl Place {
+    pub(crate) fn branch_path(&self) -> String {
+        format!("projects/{}/branches/{}", self.project, self.branch)
+    }
+
+    pub(crate) fn endpoint_path(&self) -> String {
+        format!("{}/endpoints/{}", self.branch_path(), self.endpoint)
+    }
+}
+
+type Shared = State<Arc<Workspace>>;
+
+pub(crate) async fn serve(
+    workspace: Arc<Workspace>,
+    listener: tokio::net::TcpListener,
+    switch: Arc<Switch>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let router = Router::new()
+        .route("/.well-known/databricks-config", get(oidc::host_metadata))
+        .route(
+            "/oidc/.well-known/oauth-authorization-server",
+            get(oidc::server_metadata),
+        )
+        .route("/oidc/v1/token", post(oidc::token))
+        .route("/api/2.0/postgres/credentials", post(api::credentials))
+        .route(
+            "/api/2.0/database/credentials",
+            post(api::instance_credentials),
+        )
+        .route("/api/2.0/database/instances/{name}", get(api::instance))
+        .route(
+            "/api/2.0/postgres/projects/{project}/branches/{branch}/endpoints",
+            get(api::endpoints),
+        )
+        .route(
+            "/api/2.0/postgres/projects/{project}/branches/{branch}/endpoints/{endpoint}",
+            get(api::endpoint),
+        )
+        .route("/api/2.0/preview/scim/v2/Me", get(api::me))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&workspace),
+            misbehave,
+        ))
+        .with_state(workspace);
+    let listener = listener::Gated::new(listener, switch);
+    let end = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    // Not gracefully: a fault may keep a request open for ever.
+    tokio::select! {
+        _ = axum::serve(listener, router).into_future() => {}
+        () = end => {}
+    }
+}
+
+async fn unknown(uri: Uri) -> Failure {
+    Failure::new(
+        404,
+        "ENDPOINT_NOT_FOUND",
+        format!("No API found for '{}'", uri.path()),
+    )
+}
+
+fn call_of(method: &Method, path: &str) -> Call {
+    match path {
+        "/oidc/v1/token" => Call::Token,
+        "/api/2.0/preview/scim/v2/Me" => Call::Me,
+        _ if path.contains("/.well-known/") => Call::Discovery,
+        _ if path.ends_with("/credentials") && method == Method::POST => Call::Credential,
+        _ if path.contains("/endpoints") || path.contains("/instances") => Call::Endpoint,
+        _ => Call::Other,
+    }
+}
+
+/// Applies faults, stamps replies as the platform does, and writes the log.
+async fn misbehave(State(workspace): Shared, request: Request, next: Next) -> Response {
+    let call = call_of(request.method(), request.uri().path());
+    let fault = workspace.faults.take(call);
+    let mut status = None;
+    let response = match fault {
+        None => next.run(request).await,
+        Some(Fault::Slow(delay)) => {
+            tokio::time::sleep(delay).await;
+            next.run(request).await
+        }
+        Some(Fault::Silence) => {
+            workspace.events.record(EventKind::Api { call, status: 0 });
+            std::future::pending().await
+        }
+        Some(Fault::HalfReply) => {
+            status = Some(0);
+            reply::broken(Some("{\"token\":\"eyJra"))
+        }
+        Some(Fault::Reset) => {
+            status = Some(0);
+            reply::broken(None)
+        }
+        Some(other) => reply::faulty(other),
+    };
+    let status = status.unwrap_or(response.status().as_u16());
+    workspace.events.record(EventKind::Api { call, status });
+    reply::stamped(response, workspace.clock.now())
+}

@@ -1,0 +1,117 @@
+//! Answers in the platform's shapes, proper and broken.
+
+use std::io;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::faults::Fault;
+
+/// An error of the workspace API.
+pub(crate) struct Failure {
+    status: u16,
+    error_code: String,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: u16, error_code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            error_code: error_code.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "error_code": self.error_code,
+            "message": self.message,
+            "details": [{
+                "@type": "type.googleapis.com/google.rpc.RequestInfo",
+                "request_id": Uuid::new_v4().to_string(),
+            }],
+        });
+        (status(self.status), Json(body)).into_response()
+    }
+}
+
+pub(crate) fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The answer that a fault stands for.
+pub(crate) fn faulty(fault: Fault) -> Response {
+    match fault {
+        Fault::Status {
+            status,
+            error_code,
+            message,
+            retry_after,
+        } => {
+            let mut response = Failure::new(status, &error_code, message).into_response();
+            if let Some(Ok(value)) = retry_after.map(|value| HeaderValue::from_str(&value)) {
+                response.headers_mut().insert(RETRY_AFTER, value);
+            }
+            response
+        }
+        Fault::Body { content_type, body } => {
+            ([(CONTENT_TYPE, content_type)], body).into_response()
+        }
+        Fault::LoginPage => (StatusCode::FOUND, [(LOCATION, "/login.html?next=x")]).into_response(),
+        Fault::Slow(_) | Fault::HalfReply | Fault::Reset | Fault::Silence => {
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// An answer whose body breaks off: after `start`, or before the first byte.
+pub(crate) fn broken(start: Option<&'static str>) -> Response {
+    let part = start.map(|text| Ok(Bytes::from_static(text.as_bytes())));
+    let broken = Err(io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        "broken on purpose",
+    ));
+    let body = Body::from_stream(stream::iter(part.into_iter().chain([broken])));
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Adds what the platform sends with every reply.
+pub(crate) fn stamped(mut response: Response, now: SystemTime) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(date) = HeaderValue::from_str(&http_date(now)) {
+        headers.insert(DATE, date);
+    }
+    if let Ok(id) = HeaderValue::from_str(&Uuid::new_v4().to_string()) {
+        headers.insert("x-request-id", id);
+    }
+    response
+}
+
+fn http_date(at: SystemTime) -> String {
+    let Ok(at) = jiff::Timestamp::try_from(at) else {
+        return String::new();
+    };
+    at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// RFC 3339, as protobuf JSON prints times.
+pub(crate) fn rfc3339(at: SystemTime) -> String {
+    match jiff::Timestamp::try_from(at) {
+        Ok(at) => format!("{at:.6}"),
+        Err(_) => String::new(),
+    }
+}
+
+/// Lets handlers end with `?` on both kinds of refusal.
+pub(crate) type Answer = Result<Response, Failure>;
