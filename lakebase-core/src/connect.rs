@@ -45,22 +45,29 @@ impl Lakebase {
     ///
     /// Safe.
     pub async fn connect(&self) -> Result<(Client, Connection), Error> {
-        self.login(open).await
+        self.login(|login| async move { login.open().await }).await
     }
 }
 
-async fn open(login: Login) -> Result<(Client, Connection), LoginFailure> {
-    let tls = match login.target.tls_config() {
-        Some(tls) => tls.clone(),
-        // Never used: the mode below is `Disable`.
-        None => Roots::system()
-            .client_config()
-            .map_err(LoginFailure::permanent)?,
-    };
-    driver_config(&login.target, login.credential.expose())
-        .connect(MakeRustlsConnect::new(tls))
-        .await
-        .map_err(judge)
+impl Login {
+    /// Makes the attempt with tokio-postgres.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says, sorted for the login loop.
+    pub async fn open(&self) -> Result<(Client, Connection), LoginFailure> {
+        let tls = match self.target.tls_config() {
+            Some(tls) => tls.clone(),
+            // Never used: the mode below is `Disable`.
+            None => Roots::system()
+                .client_config()
+                .map_err(LoginFailure::permanent)?,
+        };
+        driver_config(&self.target, self.credential.expose())
+            .connect(MakeRustlsConnect::new(tls))
+            .await
+            .map_err(judge)
+    }
 }
 
 fn driver_config(target: &Target, password: &str) -> tokio_postgres::Config {

@@ -73,7 +73,8 @@ impl Error {
         }))
     }
 
-    pub(crate) fn config(message: impl Into<String>) -> Self {
+    /// A mistake in the configuration. For adapters; the message names the field.
+    pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message)
     }
 

@@ -25,7 +25,7 @@ pub use credential::Credential;
 pub use endpoint::EndpointPath;
 pub use error::Error;
 pub use lakebase::{CredentialUpdates, Lakebase};
-pub use login::{Login, LoginFailure};
+pub use login::{Login, LoginFailure, MIGRATION_LOCK};
 pub use provider::CredentialProvider;
 pub use refresh::Refresh;
 pub use target::Target;

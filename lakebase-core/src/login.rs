@@ -17,6 +17,10 @@ const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Key of the Postgres advisory lock under which the adapters run migrations, so that replicas that
+/// start together do not run them twice. One key for all adapters: schemas may overlap.
+pub const MIGRATION_LOCK: i64 = 0x6c61_6b65_6261_7365;
+
 /// What an attempt logs in with.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -25,6 +29,13 @@ pub struct Login {
     pub target: Arc<Target>,
     /// With what.
     pub credential: Credential,
+}
+
+impl Login {
+    /// A login to `target` with `credential`.
+    pub fn new(target: Arc<Target>, credential: Credential) -> Self {
+        Self { target, credential }
+    }
 }
 
 /// How an attempt failed, in the words of whatever driver made it.
@@ -63,6 +74,11 @@ impl LoginFailure {
             kind: FailureKind::Transport,
             source: source.into(),
         }
+    }
+
+    /// The driver's own error.
+    pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
+        self.source
     }
 
     /// Anything that trying again cannot change.
@@ -207,10 +223,7 @@ impl Lakebase {
     {
         let target = self.target().await?;
         let credential = self.credential().await?;
-        let login = Login {
-            target: Arc::clone(&target),
-            credential: credential.clone(),
-        };
+        let login = Login::new(Arc::clone(&target), credential.clone());
         let until = Instant::now() + ATTEMPT_LIMIT;
         let failure = match timeout_at(until, attempt(login)).await {
             Ok(Ok(connection)) => {

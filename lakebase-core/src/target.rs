@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
+use crate::endpoint::is_pooled_host;
+
 /// Host, port, database, user and TLS of one Lakebase.
 #[derive(Clone)]
 pub struct Target {
@@ -52,6 +54,12 @@ impl Target {
     /// `application_name` for the startup packet.
     pub fn application_name(&self) -> &str {
         &self.application_name
+    }
+
+    /// Whether the host is the built-in PgBouncer, which pools by transaction: nothing may be kept
+    /// on a session, prepared statements included.
+    pub fn is_pooled(&self) -> bool {
+        is_pooled_host(&self.host)
     }
 
     /// Whether the connection goes through (verified) TLS. False on loopback only, unless plaintext

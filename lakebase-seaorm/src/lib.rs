@@ -1,1 +1,14 @@
-//! x
+#![doc = include_str!("../README.md")]
+
+mod connect;
+mod connection;
+mod error;
+mod feed;
+pub mod migrations;
+mod options;
+
+pub use connect::{connect, connect_with};
+pub use connection::LakebaseConnection;
+pub use error::cause;
+pub use lakebase_core::{self, Config, Error, Lakebase};
+pub use options::options;

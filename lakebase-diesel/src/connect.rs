@@ -1,0 +1,34 @@
+//! One connection.
+
+use diesel::connection::CacheSize;
+use diesel_async::{AsyncConnection as _, AsyncPgConnection};
+use lakebase_core::{Error, Lakebase, LoginFailure};
+
+use crate::activity::Activity;
+
+/// Opens one connection, outside of any pool: verified TLS, a current token, one renewal if it is
+/// refused.
+///
+/// # Errors
+///
+/// See [`Lakebase::login`].
+///
+/// # Cancel safety
+///
+/// Safe.
+pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
+    lakebase
+        .login(|login| async move {
+            let (client, connection) = login.open().await?;
+            let mut connection =
+                AsyncPgConnection::try_from_client_and_connection(client, connection)
+                    .await
+                    .map_err(LoginFailure::transport)?;
+            if login.target.is_pooled() {
+                connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+            }
+            Activity::install(&mut connection);
+            Ok(connection)
+        })
+        .await
+}

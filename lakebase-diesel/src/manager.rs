@@ -1,0 +1,94 @@
+//! diesel-async's own manager, filled in.
+
+use std::time::Duration;
+
+use diesel::QueryResult;
+use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use lakebase_core::{Error, Lakebase};
+
+use crate::activity::Activity;
+use crate::connect::connect;
+
+/// A connection nobody has heard from for this long is asked before it is handed out. Younger ones
+/// are looked at locally, which costs no round trip: a server that hung up is noticed that way.
+const PING_AFTER: Duration = Duration::from_secs(30);
+/// One that does not answer is replaced.
+const PING_LIMIT: Duration = Duration::from_secs(5);
+
+/// The connection manager of diesel-async with every login going through `lakebase`.
+///
+/// This is the one line an application swaps: its pool keeps its type.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use diesel_async::AsyncPgConnection;
+/// use diesel_async::pooled_connection::bb8::Pool;
+///
+/// let lakebase = lakebase_diesel::Lakebase::from_env()?;
+/// // before: AsyncDieselConnectionManager::new(database_url)
+/// let pool: Pool<AsyncPgConnection> =
+///     Pool::builder().build(lakebase_diesel::manager(&lakebase)).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// bb8 itself hides why a connection could not be made behind a `TimedOut`; the pool of
+/// [`bb8`](crate::bb8) tells, and causes are logged through `tracing` in any case.
+pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
+    manager_with(lakebase, |_| {})
+}
+
+/// `on_failure` hears why a login failed for good, before diesel reduces it to text.
+pub(crate) fn manager_with(
+    lakebase: &Lakebase,
+    on_failure: impl Fn(&Error) + Clone + Send + Sync + 'static,
+) -> AsyncDieselConnectionManager<AsyncPgConnection> {
+    let lakebase = lakebase.clone();
+    let mut config = ManagerConfig::default();
+    config.custom_setup = Box::new(move |_| {
+        let lakebase = lakebase.clone();
+        let on_failure = on_failure.clone();
+        Box::pin(async move {
+            connect(&lakebase).await.map_err(|error| {
+                tracing::warn!(error = %error.chain(), "could not open a connection");
+                on_failure(&error);
+                connection_error(&error)
+            })
+        })
+    });
+    config.recycling_method =
+        RecyclingMethod::CustomFunction(Box::new(|connection| Box::pin(check(connection))));
+    AsyncDieselConnectionManager::new_with_config("lakebase", config)
+}
+
+/// diesel keeps only text of a failed connection, so the text is all of it.
+pub(crate) fn connection_error(error: &Error) -> ConnectionError {
+    ConnectionError::BadConnection(error.chain())
+}
+
+/// Whether an idle connection may be handed out.
+async fn check(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    if connection.is_broken() {
+        return Err(closed("the server closed the connection"));
+    }
+    // Unknown idle time (the application has its own instrumentation) counts as long.
+    if Activity::idle(connection).is_some_and(|idle| idle < PING_AFTER) {
+        return Ok(());
+    }
+    let ping = diesel::sql_query("SELECT 1").execute(connection);
+    match tokio::time::timeout(PING_LIMIT, ping).await {
+        Ok(answer) => answer.map(|_| ()),
+        Err(_) => Err(closed("the connection does not answer")),
+    }
+}
+
+fn closed(message: &str) -> DieselError {
+    DieselError::DatabaseError(
+        DatabaseErrorKind::ClosedConnection,
+        Box::new(message.to_owned()),
+    )
+}

@@ -1,0 +1,102 @@
+//! From a Lakebase to a connection.
+
+use lakebase_core::{Error, Lakebase, Login};
+use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::connection::LakebaseConnection;
+use crate::error::sort_db_err;
+use crate::feed::Feed;
+use crate::options::{options, with_defaults, with_login};
+
+/// Connects with the defaults: at most 10 connections and none kept open without need, idle ones
+/// closed after 4 minutes, all of them after 45 minutes (10 % jitter per pool).
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let lakebase = lakebase_seaorm::Lakebase::from_env()?;
+/// // before: sea_orm::Database::connect(database_url).await?
+/// let db = lakebase_seaorm::connect(&lakebase).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// The cause, with a hint: see [`Error`]'s questions.
+///
+/// # Cancel safety
+///
+/// Safe.
+pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
+    connect_with(lakebase, options()).await
+}
+
+/// Connects with SeaORM's own options. All of them work (sizes, timeouts, logging, search path,
+/// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored.
+///
+/// What is left unset gets the defaults of [`connect`].
+///
+/// # Errors
+///
+/// As [`connect`].
+///
+/// # Cancel safety
+///
+/// Safe.
+pub async fn connect_with(
+    lakebase: &Lakebase,
+    options: ConnectOptions,
+) -> Result<LakebaseConnection, Error> {
+    let options = with_defaults(options, lakebase);
+    let base = base_options(&options).await?;
+    let open = |login: Login| {
+        let mut options = options.clone();
+        let base = base.clone();
+        async move {
+            let connect = with_login(&base, &login);
+            options.map_sqlx_postgres_opts(move |_| connect.clone());
+            let db = SqlxPostgresConnector::connect(options)
+                .await
+                .map_err(sort_db_err)?;
+            Ok((db, login))
+        }
+    };
+    let (db, login): (DatabaseConnection, Login) = if options.get_connect_lazy() {
+        let login = Login::new(lakebase.target().await?, lakebase.credential().await?);
+        let opened = open(login).await;
+        opened.map_err(|failure: lakebase_core::LoginFailure| {
+            Error::config("SeaORM refuses the connect options").with_source(failure.into_source())
+        })?
+    } else {
+        lakebase.login(open).await?
+    };
+    if login.target.hostaddr().is_some() {
+        return Err(Error::config(
+            "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
+        ));
+    }
+    let feed = Feed::start(
+        lakebase,
+        db.get_postgres_connection_pool().clone(),
+        base,
+        login,
+    );
+    Ok(LakebaseConnection::new(db, feed))
+}
+
+/// What SeaORM makes of its options for sqlx: statement logging, timeouts, names, and whatever
+/// the application's own hook does. Asked by letting it build a pool that never connects.
+async fn base_options(options: &ConnectOptions) -> Result<PgConnectOptions, Error> {
+    let mut probe = options.clone();
+    probe
+        .connect_lazy(true)
+        .min_connections(0)
+        .after_connect(|_| Box::pin(async { Ok(()) }));
+    let db = SqlxPostgresConnector::connect(probe).await.map_err(|error| {
+        Error::config("the URL inside the connect options must look like a Postgres URL; `lakebase_seaorm::options()` brings one")
+            .with_source(error)
+    })?;
+    let base = db.get_postgres_connection_pool().connect_options();
+    Ok(PgConnectOptions::clone(&base))
+}

@@ -1,0 +1,77 @@
+//! Between our errors and SeaORM's.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use lakebase_core::{Error, LoginFailure};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
+
+/// Our error inside SeaORM's, which prints its source only as text.
+#[derive(Debug)]
+struct Cause(Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.chain())
+    }
+}
+
+impl StdError for Cause {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// A `DbErr::Conn`, as SeaORM itself answers when there is no connection.
+pub(crate) fn to_db_err(error: Error) -> DbErr {
+    let carried = sqlx::Error::Io(io::Error::other(Cause(error)));
+    DbErr::Conn(RuntimeErr::SqlxError(carried.into()))
+}
+
+/// Why there was no connection, if that is what `error` is about.
+///
+/// ```
+/// # fn handle(error: &sea_orm::DbErr) -> bool {
+/// lakebase_seaorm::cause(error).is_some_and(|cause| cause.is_transient())
+/// # }
+/// ```
+pub fn cause(error: &DbErr) -> Option<&Error> {
+    let DbErr::Conn(RuntimeErr::SqlxError(carried)) = error else {
+        return None;
+    };
+    let sqlx::Error::Io(io) = &**carried else {
+        return None;
+    };
+    Some(&io.get_ref()?.downcast_ref::<Cause>()?.0)
+}
+
+/// Whether an operation failed for want of a login: SeaORM answers `Conn` only before a statement
+/// is sent. Not so if it was us who gave up.
+pub(crate) fn is_login_failure(error: &DbErr) -> bool {
+    matches!(error, DbErr::Conn(RuntimeErr::SqlxError(_))) && cause(error).is_none()
+}
+
+/// Sorts a failure of sqlx for the login loop.
+pub(crate) fn sort(failure: impl Into<Arc<sqlx::Error>>) -> LoginFailure {
+    let failure: Arc<sqlx::Error> = failure.into();
+    match &*failure {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default().into_owned();
+            LoginFailure::postgres(code, database.message().to_owned(), failure)
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => {
+            LoginFailure::transport(failure)
+        }
+        _ => LoginFailure::permanent(failure),
+    }
+}
+
+/// Sorts a failed attempt to open a whole `DatabaseConnection`.
+pub(crate) fn sort_db_err(error: DbErr) -> LoginFailure {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(failure)) => sort(failure),
+        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => LoginFailure::transport(error),
+        _ => LoginFailure::permanent(error),
+    }
+}
