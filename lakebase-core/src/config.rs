@@ -66,6 +66,8 @@ pub struct Config {
     pub(crate) database: String,
     pub(crate) user: Option<String>,
     pub(crate) application_name: String,
+    pub(crate) schema: Option<String>,
+    pub(crate) token_ttl: Option<Duration>,
     pub(crate) plaintext: Plaintext,
     pub(crate) roots: Option<Roots>,
     pub(crate) connect_timeout: Duration,
@@ -187,6 +189,7 @@ impl fmt::Debug for Config {
             .field("database", &self.database)
             .field("user", &self.user)
             .field("application_name", &self.application_name)
+            .field("schema", &self.schema)
             .finish_non_exhaustive()
     }
 }

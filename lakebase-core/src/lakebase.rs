@@ -88,6 +88,7 @@ impl Lakebase {
                 let provider = WorkspaceProvider {
                     client: Arc::clone(&client),
                     endpoint,
+                    ttl: config.token_ttl,
                 };
                 (
                     Some(client),
@@ -185,6 +186,7 @@ impl Lakebase {
             database: config.database.clone(),
             user,
             application_name: config.application_name.clone(),
+            schema: config.schema.clone(),
             tls,
         };
         tracing::debug!(%target, "resolved");

@@ -17,6 +17,7 @@ pub struct Target {
     pub(crate) database: String,
     pub(crate) user: String,
     pub(crate) application_name: String,
+    pub(crate) schema: Option<String>,
     pub(crate) tls: Option<Arc<Tls>>,
 }
 
@@ -54,6 +55,12 @@ impl Target {
     /// `application_name` for the startup packet.
     pub fn application_name(&self) -> &str {
         &self.application_name
+    }
+
+    /// The search path to ask for, if a schema is configured: quoted, `public` last.
+    pub fn search_path(&self) -> Option<String> {
+        let schema = self.schema.as_deref()?.replace('"', "\"\"");
+        Some(format!("\"{schema}\",public"))
     }
 
     /// Whether the host is the built-in PgBouncer, which pools by transaction: nothing may be kept

@@ -6,6 +6,7 @@ mod reply;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -21,11 +22,15 @@ use reply::Reply;
 pub(crate) struct WorkspaceProvider {
     pub(crate) client: Arc<Client>,
     pub(crate) endpoint: EndpointPath,
+    pub(crate) ttl: Option<Duration>,
 }
 
 impl CredentialProvider for WorkspaceProvider {
     async fn credential(&self) -> Result<Credential, Error> {
-        let body = json!({ "endpoint": self.endpoint.as_str() });
+        let mut body = json!({ "endpoint": self.endpoint.as_str() });
+        if let Some(ttl) = self.ttl {
+            body["ttl"] = json!(format!("{}s", ttl.as_secs()));
+        }
         let named = |error: Error| self.client.name(error, Some(&self.endpoint));
         let reply = self
             .client

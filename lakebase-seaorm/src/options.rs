@@ -68,6 +68,9 @@ pub(crate) fn with_login(base: &PgConnectOptions, login: &Login) -> PgConnectOpt
     if base.get_application_name().is_none() {
         options = options.application_name(target.application_name());
     }
+    if let Some(path) = target.search_path() {
+        options = options.options([("search_path", path)]);
+    }
     if target.is_pooled() {
         // PgBouncer refuses the one and may lose the other.
         options = options.extra_float_digits(None).statement_cache_capacity(0);

@@ -1,1 +1,114 @@
-//! x
+//! What the behaviour tests share: a started local Lakebase and handles on it.
+
+use std::time::{Duration, SystemTime};
+
+use lakebase_core::{Config, Lakebase};
+use lakebase_local::{Event, EventKind, LocalLakebase, Login};
+
+/// Far more than anything here takes; a test that waits this long hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A local Lakebase whose tokens live for an hour.
+///
+/// # Panics
+///
+/// If it cannot start.
+pub async fn local() -> LocalLakebase {
+    started(LocalLakebase::builder()).await
+}
+
+/// A local Lakebase with short-lived tokens.
+///
+/// # Panics
+///
+/// If it cannot start.
+pub async fn local_with_tokens_of(lifetime: Duration) -> LocalLakebase {
+    started(LocalLakebase::builder().token_lifetime(lifetime)).await
+}
+
+async fn started(builder: lakebase_local::Builder) -> LocalLakebase {
+    match builder.start().await {
+        Ok(local) => local,
+        Err(error) => panic!("the local Lakebase does not start: {error:?}"),
+    }
+}
+
+/// A handle with exactly the variables that a program would get.
+///
+/// # Panics
+///
+/// If the variables do not make a configuration.
+pub fn lakebase(local: &LocalLakebase) -> Lakebase {
+    lakebase_with(local, &[])
+}
+
+/// The same with some variables changed; an empty value unsets one.
+///
+/// # Panics
+///
+/// If the variables do not make a configuration.
+pub fn lakebase_with(local: &LocalLakebase, changes: &[(&str, &str)]) -> Lakebase {
+    let config = Config::from_vars(vars(local, changes)).expect("a configuration");
+    Lakebase::new(config).expect("a handle")
+}
+
+/// The variables of a local Lakebase with some changed.
+pub fn vars(local: &LocalLakebase, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut vars = local.env();
+    vars.extend(
+        changes
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    vars
+}
+
+/// Gives up on a future that hangs.
+///
+/// # Panics
+///
+/// If it does.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("nothing happened for {PATIENCE:?}"),
+    }
+}
+
+/// A minted token as the log knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Minted {
+    /// Serial number.
+    pub token: u64,
+    /// By the platform's clock.
+    pub issued_at: SystemTime,
+    /// By the platform's clock.
+    pub expires_at: SystemTime,
+}
+
+/// The tokens minted so far.
+pub fn minted(events: &[Event]) -> Vec<Minted> {
+    let minted = events.iter().filter_map(|event| match event.kind {
+        EventKind::Minted {
+            token,
+            issued_at,
+            expires_at,
+            ..
+        } => Some(Minted {
+            token,
+            issued_at,
+            expires_at,
+        }),
+        _ => None,
+    });
+    minted.collect()
+}
+
+/// The logins accepted so far, with their moment.
+pub fn logins(events: &[Event]) -> Vec<(SystemTime, Login)> {
+    let logins = events.iter().filter_map(|event| match &event.kind {
+        EventKind::LoggedIn(login) => Some((event.at, login.clone())),
+        _ => None,
+    });
+    logins.collect()
+}

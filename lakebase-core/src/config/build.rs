@@ -1,6 +1,7 @@
 //! Judges the collected settings: all mistakes that can be told without a network are told here.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::{EndpointPath, Error};
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "databricks_postgres";
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the platform takes.
+const TTL_RANGE: RangeInclusive<Duration> = Duration::from_secs(300)..=Duration::from_secs(3600);
 /// Postgres cuts longer names itself, in the middle of a character if need be.
 const LONGEST_APPLICATION_NAME: usize = 63;
 
@@ -106,6 +109,24 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
             }
             _ => None,
         },
+        schema: match &raw.schema {
+            Some(schema) if schema.value.contains('\0') => {
+                return Err(schema.wrong("the name of a schema"));
+            }
+            Some(_) if host.as_deref().is_some_and(is_pooled_host) => {
+                return Err(Error::config("schema: a pooled host takes no search path")
+                    .with_hint("Set it on the role: ALTER ROLE .. SET search_path"));
+            }
+            schema => schema.as_ref().map(|schema| schema.value.clone()),
+        },
+        token_ttl: match builder.token_ttl {
+            Some(ttl) if !TTL_RANGE.contains(&ttl) => {
+                return Err(Error::config(format!(
+                    "token_ttl: {ttl:?} is not from 300 s to 3600 s"
+                )));
+            }
+            ttl => ttl,
+        },
         connect_timeout: match &raw.connect_timeout {
             Some(budget) => seconds(budget)?,
             None => DEFAULT_CONNECT_TIMEOUT,
@@ -140,6 +161,7 @@ fn read_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Raw, Error> {
         sslmode: first(&["PGSSLMODE"]),
         sslrootcert: first(&["PGSSLROOTCERT"]),
         application_name: first(&["PGAPPNAME"]),
+        schema: None,
         connect_timeout: first(&["PGCONNECT_TIMEOUT"]),
         workspace_host: first(&["DATABRICKS_HOST"]),
         // The Databricks CLI writes `none` for "no workspace".
@@ -416,6 +438,7 @@ impl Raw {
             &self.password,
             &self.sslrootcert,
             &self.application_name,
+            &self.schema,
             &self.workspace_host,
             &self.workspace_id,
             &self.token,

@@ -26,6 +26,7 @@ pub struct ConfigBuilder {
     pub(super) provider: Option<SharedProvider>,
     pub(super) dangerous_plaintext: bool,
     pub(super) refresh: Refresh,
+    pub(super) token_ttl: Option<Duration>,
     pub(super) clock: Option<Arc<dyn Clock>>,
 }
 
@@ -43,6 +44,7 @@ pub(super) struct Raw {
     pub(super) sslmode: Option<Setting>,
     pub(super) sslrootcert: Option<Setting>,
     pub(super) application_name: Option<Setting>,
+    pub(super) schema: Option<Setting>,
     pub(super) connect_timeout: Option<Setting>,
     pub(super) workspace_host: Option<Setting>,
     pub(super) workspace_id: Option<Setting>,
@@ -70,6 +72,7 @@ impl Raw {
             sslmode,
             sslrootcert,
             application_name,
+            schema,
             connect_timeout,
             workspace_host,
             workspace_id,
@@ -103,6 +106,9 @@ impl ConfigBuilder {
         user => user,
         /// `application_name`; Postgres keeps 63 bytes of it.
         application_name => application_name,
+        /// Schema that comes first in the search path of every connection, before `public`. An
+        /// app's service principal has no rights on `public`, so its tables live elsewhere.
+        schema => schema,
         /// Workspace URL, for example `https://dbc-a1b2c3d4-e5f6.cloud.databricks.com`.
         workspace_host => workspace_host,
         /// Workspace id for hosts that serve many workspaces.
@@ -184,6 +190,12 @@ impl ConfigBuilder {
             budget.as_secs_f64().to_string(),
             "connect_timeout",
         ));
+        self
+    }
+
+    /// Lifetime to ask for when minting, 300 s to 3600 s; the platform's own default is an hour.
+    pub fn token_ttl(mut self, ttl: Duration) -> Self {
+        self.token_ttl = Some(ttl);
         self
     }
 

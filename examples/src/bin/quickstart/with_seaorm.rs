@@ -1,0 +1,166 @@
+//! The SeaORM half: shipments of those orders.
+
+use lakebase_seaorm::LakebaseConnection;
+use sea_orm::ActiveValue::Set;
+use sea_orm::{ActiveModelTrait, DatabaseConnection, EntityTrait, PaginatorTrait};
+use sea_orm_migration::MigratorTrait;
+
+use super::Result;
+
+mod order {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "orders")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub customer_id: i64,
+        pub cents: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {
+        #[sea_orm(has_many = "super::shipment::Entity")]
+        Shipments,
+    }
+
+    impl Related<super::shipment::Entity> for Entity {
+        fn to() -> RelationDef {
+            Relation::Shipments.def()
+        }
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod shipment {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "shipments")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub order_id: i64,
+        pub carrier: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {
+        #[sea_orm(
+            belongs_to = "super::order::Entity",
+            from = "Column::OrderId",
+            to = "super::order::Column::Id"
+        )]
+        Order,
+    }
+
+    impl Related<super::order::Entity> for Entity {
+        fn to() -> RelationDef {
+            Relation::Order.def()
+        }
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn sea_orm_migration::MigrationTrait>> {
+        vec![Box::new(create_shipments::Migration)]
+    }
+}
+
+mod create_shipments {
+    use sea_orm_migration::prelude::*;
+
+    pub(super) struct Migration;
+
+    impl MigrationName for Migration {
+        fn name(&self) -> &str {
+            "m20260115_100000_create_shipments"
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl MigrationTrait for Migration {
+        async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+            let order = ForeignKey::create()
+                .from(Alias::new("shipments"), Alias::new("order_id"))
+                .to(Alias::new("orders"), Alias::new("id"))
+                .to_owned();
+            let table = Table::create()
+                .table(Alias::new("shipments"))
+                .col(
+                    ColumnDef::new(Alias::new("id"))
+                        .big_integer()
+                        .not_null()
+                        .auto_increment()
+                        .primary_key(),
+                )
+                .col(
+                    ColumnDef::new(Alias::new("order_id"))
+                        .big_integer()
+                        .not_null(),
+                )
+                .col(ColumnDef::new(Alias::new("carrier")).text().not_null())
+                .foreign_key(&mut order.clone())
+                .to_owned();
+            manager.create_table(table).await
+        }
+
+        async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+            manager
+                .drop_table(Table::drop().table(Alias::new("shipments")).to_owned())
+                .await
+        }
+    }
+}
+
+pub(crate) async fn migrate(db: &LakebaseConnection) -> Result<usize> {
+    let pending = Migrator::get_pending_migrations(db).await?.len();
+    lakebase_seaorm::migrations::up::<Migrator>(db).await?;
+    Ok(pending)
+}
+
+pub(crate) async fn ship(db: &LakebaseConnection, order_id: i64) -> Result<()> {
+    let new = shipment::ActiveModel {
+        order_id: Set(order_id),
+        carrier: Set("owl".to_owned()),
+        ..Default::default()
+    };
+    new.insert(db).await?;
+    Ok(())
+}
+
+/// Takes what any SeaORM function takes.
+pub(crate) async fn shipped_orders(db: &DatabaseConnection) -> Result<String> {
+    let shipped = shipment::Entity::find()
+        .find_also_related(order::Entity)
+        .all(db)
+        .await?;
+    let cents: i64 = shipped
+        .iter()
+        .filter_map(|(_, order)| Some(order.as_ref()?.cents))
+        .sum();
+    Ok(format!(
+        "SeaORM: {} shipped, worth {cents} cents",
+        shipped.len()
+    ))
+}
+
+/// A new connection: one of the pool's is closed, so that the next statement has to log in.
+pub(crate) async fn log_in(db: &LakebaseConnection) -> Result<()> {
+    use sqlx::Connection as _;
+
+    let idle = db.get_postgres_connection_pool().acquire().await?;
+    idle.detach().close().await?;
+    let count = order::Entity::find().count(db).await?;
+    if count == 0 {
+        Err("the orders are gone".into())
+    } else {
+        Ok(())
+    }
+}

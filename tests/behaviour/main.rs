@@ -1,0 +1,3 @@
+//! The promises, one module each.
+
+mod rotation;
