@@ -17,6 +17,8 @@ use crate::{Credential, Error};
 
 /// Upper bound for one mint, so that a provider that never answers cannot block renewal for ever.
 const MINT_LIMIT: Duration = Duration::from_secs(60);
+/// A caller starts a mint that was lost on the way this often again.
+const MOST_LOST: u32 = 2;
 /// The refresh task looks at the clocks at least this often: timers stand still while a machine
 /// is suspended, wall time does not.
 const MAX_NAP: Duration = Duration::from_secs(15);
@@ -97,6 +99,7 @@ impl CredentialCache {
     ///
     /// Cancel safe: the mint runs on a task of its own.
     pub(crate) async fn get(&self) -> Outcome {
+        let mut lost = 0;
         loop {
             let (mut outcome, fallback) = {
                 let mut state = self.shared.lock();
@@ -130,8 +133,14 @@ impl CredentialCache {
                 // A failed renewal never takes away a credential that is still valid.
                 (Some(Err(_)), Some(held)) => return Ok(held),
                 (Some(Err(error)), None) => return Err(error),
-                // The runtime that minted is gone; mint on ours.
-                (None, _) => {}
+                // The runtime that minted is gone, or the provider panicked: mint on ours.
+                (None, _) if lost < MOST_LOST => lost += 1,
+                (None, _) => {
+                    return Err(Error::new(
+                        Kind::Provider,
+                        "the credential provider stopped without an answer",
+                    ));
+                }
             }
         }
     }

@@ -1,0 +1,316 @@
+//! Bad input gets one clear error, before any I/O, that names the variable and what would be right.
+
+#![allow(clippy::expect_used)] // a test fails by panicking
+
+use std::time::Duration;
+
+use lakebase_core::{Config, Lakebase};
+
+const ENDPOINT: &str = "projects/shop/branches/production/endpoints/primary";
+const HOST: &str = "https://dbc-1.cloud.databricks.com";
+
+/// The variables that Databricks Apps injects, and the endpoint.
+const APPS: &[(&str, &str)] = &[
+    ("DATABRICKS_HOST", "dbc-1.cloud.databricks.com"),
+    (
+        "DATABRICKS_CLIENT_ID",
+        "6f2f0a2e-6a53-4c0b-9a1f-5a2b0c9d7e11",
+    ),
+    ("DATABRICKS_CLIENT_SECRET", "dose1234"),
+    ("DATABRICKS_WORKSPACE_ID", "1234567890"),
+    ("DATABRICKS_APP_NAME", "shop"),
+    ("DATABRICKS_APP_PORT", "8000"),
+    ("PGHOST", "ep-1.database.us-east-1.cloud.databricks.com"),
+    ("PGPORT", "5432"),
+    ("PGDATABASE", "databricks_postgres"),
+    ("PGUSER", "6f2f0a2e-6a53-4c0b-9a1f-5a2b0c9d7e11"),
+    ("PGSSLMODE", "require"),
+    ("PGAPPNAME", "shop"),
+    ("LAKEBASE_ENDPOINT", ENDPOINT),
+];
+
+fn apps_with(changes: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    APPS.iter().chain(changes).copied().collect()
+}
+
+fn refused(vars: Vec<(&'static str, &'static str)>) -> String {
+    let error = Config::from_vars(vars.clone()).expect_err(&format!("{vars:?}"));
+    assert!(error.is_config() && !error.is_transient(), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn the_variables_of_databricks_apps_are_a_complete_configuration() {
+    let config = Config::from_vars(APPS.iter().copied()).expect("a configuration");
+    Lakebase::new(config).expect("a handle");
+}
+
+#[test]
+fn every_mistake_names_its_variable_and_what_would_be_right() {
+    for (changes, expected) in [
+        (
+            &[("LAKEBASE_ENDPOINT", "projects/shop")][..],
+            &[
+                "LAKEBASE_ENDPOINT",
+                "projects/{project}/branches/{branch}/endpoints/{endpoint}",
+            ][..],
+        ),
+        (
+            &[(
+                "LAKEBASE_ENDPOINT",
+                "instance-0f3e.database.cloud.databricks.com",
+            )],
+            &["LAKEBASE_ENDPOINT", "host name", "PGHOST"],
+        ),
+        (
+            &[("PGPASSWORD", "secret")],
+            &["LAKEBASE_ENDPOINT", "PGPASSWORD", "unset one"],
+        ),
+        (
+            &[("PGSSLMODE", "on")],
+            &["PGSSLMODE", "\"on\"", "require", "verify-full"],
+        ),
+        (
+            &[("PGSSLMODE", "disable")],
+            &["PGSSLMODE", "disable", "loopback"],
+        ),
+        (&[("PGPORT", "five")], &["PGPORT", "\"five\"", "1 to 65535"]),
+        (
+            &[("PGPORT", "70000")],
+            &["PGPORT", "\"70000\"", "1 to 65535"],
+        ),
+        (&[("PGPORT", "0")], &["PGPORT", "\"0\"", "1 to 65535"]),
+        (
+            &[(
+                "PGHOST",
+                "ep-1-pooler.database.us-east-1.cloud.databricks.com",
+            )],
+            &[
+                "PGHOST",
+                "pooled",
+                "\"ep-1.database.us-east-1.cloud.databricks.com\"",
+            ],
+        ),
+        (
+            &[("PGHOST", "https://ep-1.example.com")],
+            &["PGHOST", "host name"],
+        ),
+        (
+            &[("PGHOST", "ep-1.example.com:5432")],
+            &["PGHOST", "PGPORT"],
+        ),
+        (&[("PGHOSTADDR", "ep-1")], &["PGHOSTADDR", "IP address"]),
+        (
+            &[("PGSSLROOTCERT", "/nowhere/ca.pem")],
+            &["PGSSLROOTCERT", "cannot read /nowhere/ca.pem", "system"],
+        ),
+        (
+            &[("PGCONNECT_TIMEOUT", "-1")],
+            &["PGCONNECT_TIMEOUT", "positive number of seconds"],
+        ),
+        (&[("DATABRICKS_HOST", "")], &["DATABRICKS_HOST", "empty"]),
+        (
+            &[("DATABRICKS_HOST", "http://dbc-1.cloud.databricks.com")],
+            &["DATABRICKS_HOST", "https"],
+        ),
+        (
+            &[("DATABRICKS_HOST", "https://")],
+            &["DATABRICKS_HOST", "workspace URL"],
+        ),
+        (
+            &[("DATABRICKS_HOST", "ftp://x")],
+            &["DATABRICKS_HOST", "workspace URL"],
+        ),
+        (
+            &[("DATABRICKS_CLIENT_SECRET", "")],
+            &["DATABRICKS_CLIENT_SECRET", "empty"],
+        ),
+        (
+            &[("DATABRICKS_CLIENT_ID", " ")],
+            &["DATABRICKS_CLIENT_ID", "empty"],
+        ),
+        (
+            &[("DATABRICKS_CLIENT_SECRET", "dose1234\n")],
+            &["DATABRICKS_CLIENT_SECRET", "line break"],
+        ),
+        (
+            &[("DATABRICKS_TOKEN", "dapi1")],
+            &["oauth and pat", "DATABRICKS_AUTH_TYPE"],
+        ),
+        (
+            &[("DATABRICKS_AUTH_TYPE", "azure-cli")],
+            &["DATABRICKS_AUTH_TYPE", "azure-cli", "oauth-m2m"],
+        ),
+        (
+            &[("DATABRICKS_AUTH_TYPE", "pat")],
+            &["DATABRICKS_TOKEN", "not set"],
+        ),
+        (
+            &[("LAKEBASE_ENDPOINT", ""), ("PGHOST", "")],
+            &["no target", "LAKEBASE_ENDPOINT", "PGHOST"],
+        ),
+        (
+            &[("LAKEBASE_ENDPOINT", "")],
+            &["PGHOST", "LAKEBASE_ENDPOINT", "PGPASSWORD"],
+        ),
+        (
+            &[
+                ("LAKEBASE_ENDPOINT", ""),
+                ("LAKEBASE_INSTANCE_NAME", "orders"),
+            ],
+            &["LAKEBASE_INSTANCE_NAME", "Provisioned"],
+        ),
+        (
+            &[("LAKEBASE_PG_URL", "mysql://x")],
+            &["LAKEBASE_PG_URL", "mysql", "postgresql"],
+        ),
+    ] {
+        let text = refused(apps_with(changes));
+        for part in expected {
+            assert!(
+                text.contains(part),
+                "{changes:?}: {part:?} is not in {text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_error_repeats_a_secret() {
+    for vars in [
+        apps_with(&[("PGPASSWORD", "hush-hush")]),
+        apps_with(&[("DATABRICKS_CLIENT_SECRET", "hush-hush ")]),
+        apps_with(&[("DATABRICKS_TOKEN", "hush-hush")]),
+        vec![(
+            "LAKEBASE_PG_URL",
+            "postgresql://u:hush-hush@host:notaport/d",
+        )],
+        vec![(
+            "LAKEBASE_PG_URL",
+            "postgresql://u:hush-hush@host/d?sslmode=on",
+        )],
+        vec![("LAKEBASE_PG_URL", "postgresql://u:hush-hush%FF@host/d")],
+        vec![("LAKEBASE_PG_URL", "hush-hush")],
+        vec![
+            ("DATABRICKS_HOST", "https://u:hush-hush@x"),
+            ("LAKEBASE_ENDPOINT", ENDPOINT),
+        ],
+    ] {
+        let error = Config::from_vars(vars.clone()).expect_err("refused");
+        assert!(
+            !format!("{error:?} {error}").contains("hush-hush"),
+            "{vars:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_secret_in_code_is_a_mistake_and_not_unset() {
+    let error = Config::builder()
+        .endpoint(ENDPOINT)
+        .workspace_host(HOST)
+        .service_principal("id", "")
+        .build()
+        .expect_err("an empty secret");
+    assert!(
+        error
+            .to_string()
+            .contains("service_principal client secret is empty"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_root_certificate_file_must_hold_certificates() {
+    let path = std::env::temp_dir().join(format!("lakebase-core-{}.pem", std::process::id()));
+    for (content, expected) in [
+        ("", "holds no certificate"),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "is not a root certificate",
+        ),
+    ] {
+        std::fs::write(&path, content).expect("a scratch file");
+        let built = Config::builder()
+            .url("postgresql://u:p@h/d")
+            .root_certificates(&path)
+            .build();
+        let error = built.expect_err(content).to_string();
+        assert!(
+            error.contains("root_certificates") && error.contains(expected),
+            "{error}"
+        );
+    }
+    std::fs::remove_file(&path).expect("removed");
+}
+
+#[test]
+fn what_is_set_in_code_wins_over_the_url_and_the_url_over_the_environment() {
+    let config = Config::builder()
+        .host("code")
+        .url("postgresql://url-user:p@url-host/url-db")
+        .vars([
+            ("PGHOST", "env-host"),
+            ("PGUSER", "env-user"),
+            ("PGPORT", "6000"),
+            ("PGAPPNAME", "env-app"),
+        ])
+        .build()
+        .expect("a configuration");
+    let shown = format!("{config:?}");
+    for part in ["\"code\"", "url-user", "url-db", "6000", "env-app"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+}
+
+#[test]
+fn the_endpoint_has_its_aliases_in_a_fixed_order() {
+    for (name, alias) in [
+        ("LAKEBASE_ENDPOINT", "DATABRICKS_LAKEBASE_ENDPOINT"),
+        ("DATABRICKS_LAKEBASE_ENDPOINT", "ENDPOINT_NAME"),
+    ] {
+        let mut vars = apps_with(&[("LAKEBASE_ENDPOINT", "")]);
+        vars.extend([(name, ENDPOINT), (alias, "nonsense")]);
+        Config::from_vars(vars).expect(name);
+        refused(apps_with(&[("LAKEBASE_ENDPOINT", ""), (alias, "nonsense")]));
+    }
+}
+
+#[test]
+fn urls_are_read_part_by_part() {
+    let url =
+        "postgres://ana%40example.com:p%25w@[::1]:6543/my%20db?application_name=a+b&sslmode=prefer";
+    let shown = format!("{:?}", Config::from_url(url).expect("a URL"));
+    for part in ["ana@example.com", "\"::1\"", "6543", "my db", "\"a b\""] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    for (url, expected) in [
+        ("postgresql://u:p@h/d?sslcert=x", "sslcert"),
+        ("postgresql://u:p@/d", "empty host"),
+        ("postgresql://:p@h/d", "no user"),
+        ("postgresql://u@h/d", "PGPASSWORD"),
+        ("not a url", "postgresql://user@host"),
+    ] {
+        let error = Config::from_url(url).expect_err(url).to_string();
+        assert!(error.contains(expected), "{url}: {error}");
+    }
+}
+
+#[test]
+fn what_the_platform_would_refuse_later_is_refused_now() {
+    let base = || {
+        Config::builder()
+            .endpoint(ENDPOINT)
+            .workspace_host(HOST)
+            .service_principal("id", "secret")
+    };
+    for (builder, expected) in [
+        (base().token_ttl(Duration::from_secs(60)), "token_ttl"),
+        (base().connect_timeout(Duration::ZERO), "connect_timeout"),
+        (base().schema(""), "schema is empty"),
+        (base().host("ep-1-pooler.example.com"), "pooled"),
+    ] {
+        let error = builder.build().expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,184 @@
+//! Credentials are renewed behind the callers' backs, and outages do not hurt before they must.
+//! Time is paused: hours pass in milliseconds.
+
+#![allow(clippy::expect_used)] // a test fails by panicking
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use lakebase_core::{Error, Lakebase, Refresh};
+use support::{HOUR, Provider, Script, TestClock, lakebase, lakebase_with};
+use tokio::time::{Instant, advance, sleep};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A credential without waiting, not even for a moment.
+fn at_hand(lakebase: &Lakebase) -> String {
+    let credential = lakebase.credential().now_or_never().expect("at hand");
+    credential.expect("a credential").expose().to_owned()
+}
+
+fn outage() -> Script {
+    Script::Fail(Error::provider("the workspace is down", true))
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_day_the_first_caller_is_the_only_one_that_waits() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    lakebase.credential().await.expect("the first");
+    for _ in 0..24 * 60 {
+        sleep(MINUTE).await;
+        let credential = lakebase.credential().now_or_never().expect("nobody waits");
+        assert!(lakebase.is_current(&credential.expect("a credential")));
+    }
+    // A renewal every 42 to 48 minutes.
+    let mints = provider.calls();
+    assert!((30..=36).contains(&mints), "{mints} mints in a day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_never_takes_away_a_credential_that_is_still_valid() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    lakebase.credential().await.expect("the first");
+    provider.play(outage());
+    sleep(59 * MINUTE).await;
+    assert_eq!(at_hand(&lakebase), "token-1");
+    assert!(provider.calls() > 2, "renewal was tried");
+    sleep(MINUTE).await;
+    let error = lakebase.credential().await.expect_err("now it is over");
+    assert!(error.is_transient(), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_ten_hours_is_no_storm_and_the_first_caller_after_it_succeeds() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    lakebase.credential().await.expect("the first");
+    provider.play(outage());
+    // Nobody asks: the refresh task alone, a pause of up to 30 s (37 with jitter) between attempts.
+    sleep(10 * HOUR).await;
+    let calls = provider.calls();
+    assert!((500..=1700).contains(&calls), "{calls} attempts in 9 hours");
+    provider.play(Script::Mint);
+    let began = Instant::now();
+    while lakebase.credential().await.is_err() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_keep_asking_during_an_outage_cause_at_most_two_attempts_a_second() {
+    let provider = Provider::new(&TestClock::new());
+    provider.play(outage());
+    let lakebase = lakebase(&provider);
+    for _ in 0..1_000 {
+        lakebase.credential().await.expect_err("down");
+        sleep(Duration::from_millis(10)).await;
+    }
+    // Ten seconds of asking every 10 ms; the pause begins at 50 ms and grows to half a second.
+    assert!(provider.calls() <= 30, "{} attempts", provider.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_refusal_is_tried_again_later_so_that_a_grant_heals_without_a_restart() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    lakebase.credential().await.expect("the first");
+    provider.play(Script::Fail(Error::provider("no permission", false)));
+    sleep(50 * MINUTE).await;
+    provider.play(Script::Mint);
+    sleep(MINUTE).await;
+    assert_ne!(at_hand(&lakebase), "token-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_past_expiry_does_not_use_the_dead_credential() {
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let lakebase = lakebase(&provider);
+    let first = lakebase.credential().await.expect("the first");
+    clock.step_wall(2 * 3600); // timers and the monotonic clock stood still
+    assert!(!lakebase.is_current(&first));
+    let second = lakebase.credential().await.expect("a new one");
+    assert_eq!(second.expose(), "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_set_back_does_not_lengthen_a_credentials_life() {
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let lakebase = lakebase_with(&provider, Refresh::Lazy);
+    let first = lakebase.credential().await.expect("the first");
+    advance(HOUR).await;
+    clock.step_wall(-7200);
+    assert!(!lakebase.is_current(&first));
+    assert_eq!(
+        lakebase.credential().await.expect("a new one").expose(),
+        "token-2"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_clock_steps_cause_no_storm_of_renewals() {
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let lakebase = lakebase(&provider);
+    for step in [900, -900, 900, -1800, 900] {
+        lakebase.credential().await.expect("a credential");
+        clock.step_wall(step);
+        sleep(MINUTE).await;
+    }
+    assert!(
+        provider.calls() <= 6,
+        "{} mints in five minutes",
+        provider.calls()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn lazily_nothing_happens_until_a_caller_comes_after_three_quarters_of_the_lifetime() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase_with(&provider, Refresh::Lazy);
+    lakebase.credential().await.expect("the first");
+    sleep(41 * MINUTE).await;
+    assert_eq!(at_hand(&lakebase), "token-1");
+    sleep(8 * MINUTE).await;
+    assert_eq!(provider.calls(), 1, "nobody asked");
+    assert_eq!(
+        lakebase.credential().await.expect("renewed").expose(),
+        "token-2"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn lazily_a_failed_renewal_still_answers_with_the_valid_credential() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase_with(&provider, Refresh::Lazy);
+    lakebase.credential().await.expect("the first");
+    provider.play(outage());
+    sleep(50 * MINUTE).await;
+    assert_eq!(
+        lakebase.credential().await.expect("still valid").expose(),
+        "token-1"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_returns_expired_credentials_is_told_so_and_not_asked_in_a_loop() {
+    let mut provider = Provider::new(&TestClock::new());
+    provider.lifetime = Duration::ZERO;
+    let lakebase = lakebase(&provider);
+    let error = lakebase.credential().await.expect_err("expired");
+    assert!(error.to_string().contains("expired"), "{error}");
+    sleep(MINUTE).await;
+    assert_eq!(provider.calls(), 1);
+}

@@ -1,0 +1,132 @@
+//! One mint serves everybody who waits; nobody can spoil it for the others.
+
+#![allow(clippy::expect_used)] // a test fails by panicking
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lakebase_core::{Error, Lakebase};
+use support::{Provider, Script, TestClock, lakebase};
+use tokio::runtime::{Builder, Runtime};
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// Many tasks that all wait for the first credential.
+async fn herd(lakebase: &Lakebase, size: usize) -> Vec<Result<String, Error>> {
+    let asking = (0..size).map(|_| {
+        let lakebase = lakebase.clone();
+        tokio::spawn(async move {
+            let credential = lakebase.credential().await?;
+            Ok(credential.expose().to_owned())
+        })
+    });
+    let answers = join_all(asking).await;
+    answers
+        .into_iter()
+        .map(|answer| answer.expect("no panic"))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_tasks_on_a_cold_handle_share_one_mint() {
+    let provider = Provider::gated(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    let (answers, ()) = tokio::join!(herd(&lakebase, 100), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        provider.open();
+    });
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_deref().is_ok_and(|token| token == "token-1"))
+    );
+    assert_eq!(provider.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_mint_is_shared_too() {
+    let provider = Provider::gated(&TestClock::new());
+    provider.play(Script::Fail(Error::provider("no permission", false)));
+    let lakebase = lakebase(&provider);
+    let (answers, ()) = tokio::join!(herd(&lakebase, 100), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        provider.open();
+    });
+    for answer in answers {
+        let error = answer.expect_err("the mint failed");
+        assert!(error.to_string().contains("no permission"), "{error}");
+    }
+    assert_eq!(provider.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_neither_cancels_nor_repeats_the_mint() {
+    let provider = Provider::gated(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    let impatient = tokio::time::timeout(Duration::from_millis(10), lakebase.credential());
+    impatient.await.expect_err("the mint hangs");
+    let (patient, ()) = tokio::join!(lakebase.credential(), async { provider.open() });
+    assert_eq!(patient.expect("minted").expose(), "token-1");
+    assert_eq!(provider.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_panics_is_an_error_and_not_a_hang() {
+    let provider = Provider::new(&TestClock::new());
+    provider.play(Script::Panic);
+    let lakebase = lakebase(&provider);
+    let error = lakebase.credential().await.expect_err("it panicked");
+    assert!(error.to_string().contains("without an answer"), "{error}");
+    assert!(provider.calls() <= 3, "{} calls", provider.calls());
+    provider.play(Script::Mint);
+    lakebase.credential().await.expect("it is over");
+}
+
+#[test]
+fn a_runtime_that_dies_in_the_middle_of_a_mint_does_not_hang_those_on_another() {
+    let provider = Provider::gated(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    let (first, second) = (runtime(), runtime());
+    let asking = {
+        let lakebase = lakebase.clone();
+        first.spawn(async move { lakebase.credential().await })
+    };
+    while provider.calls() == 0 {
+        std::thread::yield_now();
+    }
+    let waiting = {
+        let lakebase = lakebase.clone();
+        second.spawn(async move { lakebase.credential().await })
+    };
+    first.shutdown_background();
+    provider.open();
+    let credential =
+        second.block_on(async { tokio::time::timeout(Duration::from_secs(20), waiting).await });
+    credential
+        .expect("no hang")
+        .expect("no panic")
+        .expect("minted on the second runtime");
+    drop(asking);
+}
+
+#[test]
+fn a_handle_moves_from_runtime_to_runtime() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    for _ in 0..3 {
+        let runtime = runtime();
+        runtime
+            .block_on(lakebase.credential())
+            .expect("a credential");
+        assert_eq!(runtime.metrics().num_alive_tasks(), 1, "the refresh task");
+    }
+    assert_eq!(provider.calls(), 1);
+}
