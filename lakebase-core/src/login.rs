@@ -118,6 +118,10 @@ fn judge(sqlstate: &str, message: &str) -> Verdict {
     if sqlstate.starts_with("28") || REFUSALS.iter().any(|text| message.contains(text)) {
         return Verdict::Refused;
     }
+    // What the gateway answers to a startup without TLS.
+    if message.contains("invalid protocol version") {
+        return Verdict::Permanent;
+    }
     match sqlstate {
         // Shutting down, crashed, starting up; out of connections, memory or disk; lost contact.
         "57P01" | "57P02" | "57P03" => Verdict::Transient,
@@ -141,6 +145,9 @@ fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Op
         "53300" => {
             "The compute's connection limit is reached: use smaller pools or a larger compute"
                 .to_owned()
+        }
+        _ if message.contains("invalid protocol version") => {
+            "The server demands TLS: set PGSSLMODE to require".to_owned()
         }
         _ if message.contains("does not exist") => format!(
             "Create the role (SELECT databricks_create_role('{user}', ...)), or check PGUSER"

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -388,19 +388,30 @@ async fn pass_login(
     }
 }
 
-/// Copies both ways until one side ends or the session is cut.
+/// Copies both ways until the server's side ends or the session is cut. A client that says no more
+/// is still told the rest; a server that is gone takes the client's connection with it.
 async fn relay(
     client: &mut TlsStream<TcpStream>,
     server: &mut (impl AsyncRead + AsyncWrite + Unpin),
     mut cut: watch::Receiver<Option<Cut>>,
 ) -> io::Result<()> {
-    tokio::select! {
-        copied = copy_bidirectional(client, server) => copied.map(|_| ()),
-        _ = cut.changed() => {
-            if *cut.borrow() == Some(Cut::Reset) {
-                client.get_ref().0.set_zero_linger()?;
-            }
-            Ok(())
+    let cut = {
+        let (mut from_client, mut to_client) = tokio::io::split(&mut *client);
+        let (mut from_server, mut to_server) = tokio::io::split(server);
+        let upstream = async {
+            let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+            let _ = to_server.shutdown().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = tokio::io::copy(&mut from_server, &mut to_client) => None,
+            () = upstream => None,
+            _ = cut.changed() => *cut.borrow(),
         }
+    };
+    match cut {
+        None => client.shutdown().await,
+        Some(Cut::Reset) => client.get_ref().0.set_zero_linger(),
+        Some(Cut::Message | Cut::Close) => Ok(()),
     }
 }

@@ -64,6 +64,7 @@ pub struct Builder {
     workspace_token_lifetime: Duration,
     api_port: u16,
     postgres_port: u16,
+    postgres_ip: Ipv4Addr,
     bin_dir: Option<PathBuf>,
 }
 
@@ -74,6 +75,7 @@ impl Default for Builder {
             workspace_token_lifetime: HOUR,
             api_port: 0,
             postgres_port: 0,
+            postgres_ip: Ipv4Addr::LOCALHOST,
             bin_dir: None,
         }
     }
@@ -104,6 +106,13 @@ impl Builder {
         self
     }
 
+    /// Another loopback address for Postgres. Some clients cannot be told a port; where all of
+    /// 127.0.0.0/8 is loopback (Linux), they find port 5432 there beside any other Postgres.
+    pub fn postgres_ip(mut self, ip: Ipv4Addr) -> Self {
+        self.postgres_ip = ip;
+        self
+    }
+
     /// Folder with `initdb` and `postgres`; looked for by default.
     pub fn postgres_bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.bin_dir = Some(dir.into());
@@ -120,8 +129,14 @@ impl Builder {
         if self.token_lifetime < Duration::from_secs(1) {
             return Err(Error::new("the token lifetime must be at least 1 s"));
         }
-        let api = listen(self.api_port, "the workspace API").await?;
-        let gateway_listener = listen(self.postgres_port, "Postgres").await?;
+        if !self.postgres_ip.is_loopback() {
+            return Err(Error::new(format!(
+                "{} is not a loopback address",
+                self.postgres_ip
+            )));
+        }
+        let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
+        let gateway_listener = listen(self.postgres_ip, self.postgres_port, "Postgres").await?;
         let address = |listener: &TcpListener| {
             listener
                 .local_addr()
@@ -136,7 +151,10 @@ impl Builder {
             endpoint: "primary".to_owned(),
             instance: "local-instance".to_owned(),
             // The name every resolver knows; the gateway tells kinds of hosts by TLS server name.
-            host: "localhost".to_owned(),
+            host: match self.postgres_ip {
+                Ipv4Addr::LOCALHOST => "localhost".to_owned(),
+                other => other.to_string(),
+            },
             pooled_host: "ep-local-pooler.localhost".to_owned(),
             read_only_host: "ep-local-ro.localhost".to_owned(),
         };
@@ -222,10 +240,10 @@ impl Builder {
     }
 }
 
-async fn listen(port: u16, what: &str) -> Result<TcpListener, Error> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+async fn listen(ip: Ipv4Addr, port: u16, what: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind((ip, port))
         .await
-        .map_err(|error| Error::because(format!("cannot listen on port {port} for {what}"), error))
+        .map_err(|error| Error::because(format!("cannot listen on {ip}:{port} for {what}"), error))
 }
 
 impl LocalLakebase {
@@ -293,7 +311,7 @@ impl LocalLakebase {
         self.place.endpoint_path()
     }
 
-    /// Port of Postgres; the host is `localhost`.
+    /// Port of Postgres; the host is `localhost` unless another address was asked for.
     pub fn postgres_port(&self) -> u16 {
         self.gateway_address.port()
     }

@@ -45,6 +45,12 @@ impl LakebaseConnection {
         self.feed.lakebase()
     }
 
+    /// Always Postgres.
+    pub fn get_database_backend(&self) -> DbBackend {
+        // SeaORM's connection has it as well, so that nobody must say which trait's is meant.
+        self.db.get_database_backend()
+    }
+
     /// Like [`DatabaseConnection::set_metric_callback`], for this clone.
     pub fn set_metric_callback<F>(&mut self, callback: F)
     where

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use futures_util::FutureExt as _;
 use lakebase_core::{Credential, CredentialUpdates, Lakebase, Login, Target};
 use sea_orm::DbErr;
-use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 use tokio::task::AbortHandle;
 
 use crate::error::{is_login_failure, sort, to_db_err};
@@ -87,21 +87,25 @@ impl Feed {
         }
     }
 
-    /// After a failed login: logs in again until there is a connection in the pool, renewing the
-    /// credential if that was refused. No statement is involved.
+    /// After a failed login: logs in, outside of the pool, until it works, renewing the credential
+    /// if that was refused. Then the pool can do so, too. No statement is involved.
+    ///
+    /// Taking a connection from the pool instead would prove nothing: it might be an idle one.
     pub(crate) async fn recover(&self, error: DbErr) -> Result<(), DbErr> {
         if !is_login_failure(&error) {
             return Err(error);
         }
         tracing::debug!(%error, "a login of the pool failed");
-        let acquired = self
-            .lakebase
+        self.lakebase
             .login(|login| async move {
+                let options = with_login(&self.base, &login);
+                let connection = options.connect().await.map_err(sort)?;
                 self.set(login.credential);
-                self.pool.acquire().await.map(drop).map_err(sort)
+                let _ = connection.close().await;
+                Ok(())
             })
-            .await;
-        acquired.map_err(to_db_err)
+            .await
+            .map_err(to_db_err)
     }
 }
 

@@ -1,3 +1,16 @@
-//! The promises, one module each.
+//! The promises, one module each, named after it.
 
+mod diesel_programs;
+mod discovery;
+mod herd;
+mod migrations;
+mod native_password;
+mod official_clients;
+mod outage;
+mod platform_errors;
+mod pool_names_the_cause;
+mod refused_login;
 mod rotation;
+mod seaorm_programs;
+mod suspend;
+mod tls;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel_async::RunQueryDsl as _;
 use lakebase_core::Lakebase;
 use lakebase_local::{Event, LocalLakebase};
-use lakebase_tests::{lakebase, local_with_tokens_of, logins, minted, soon};
+use lakebase_tests::{forget_idle, lakebase, local_with_tokens_of, logins, minted, soon};
 use sea_orm::ConnectionTrait as _;
 
 const LIFETIME: Duration = Duration::from_secs(2);
@@ -88,16 +88,10 @@ async fn every_seaorm_login_uses_the_current_token_across_rotations() {
     let db = lakebase_seaorm::connect(&lakebase)
         .await
         .expect("a connection");
-    let pool = db.get_postgres_connection_pool().clone();
     soon(keep_logging_in(&local, async || {
         assert_nobody_waits(&lakebase);
         // Closing what is idle makes the next statement log in.
-        pool.acquire()
-            .await
-            .expect("a connection")
-            .close()
-            .await
-            .expect("closed");
+        forget_idle(&db).await;
         db.execute_unprepared("SELECT 1").await.expect("an answer");
     }))
     .await;

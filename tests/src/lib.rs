@@ -75,6 +75,25 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Takes every idle connection out of SeaORM's pool, so that the next statement has to log in.
+///
+/// # Panics
+///
+/// If none becomes idle.
+pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
+    let pool = db.get_postgres_connection_pool();
+    // A connection goes back to the pool a moment after its statement is done.
+    soon(async {
+        while pool.num_idle() == 0 || pool.num_idle() < pool.size() as usize {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    while let Some(idle) = pool.try_acquire() {
+        drop(idle.detach());
+    }
+}
+
 /// A minted token as the log knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Minted {

@@ -216,8 +216,9 @@ pub(super) fn timestamp(text: &str) -> Option<SystemTime> {
 
 /// RFC 9110 dates are RFC 2822 dates in GMT.
 fn http_date(text: &str) -> Option<SystemTime> {
-    let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    Some(date.timestamp().into())
+    // Some servers get the weekday wrong; it carries no information.
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    Some(parser.parse_timestamp(text).ok()?.into())
 }
 
 /// `Retry-After` in seconds or as a date, relative to the server's own clock.

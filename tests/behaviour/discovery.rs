@@ -1,0 +1,121 @@
+//! What is not configured is asked from the workspace, once.
+
+use lakebase_local::{Call, EventKind, Fault};
+use lakebase_tests::{lakebase, lakebase_with, local, soon};
+
+#[tokio::test]
+async fn the_host_is_looked_up_once_when_it_is_not_given() {
+    let local = local().await;
+    let lakebase = lakebase_with(&local, &[("PGHOST", "")]);
+    for _ in 0..3 {
+        soon(lakebase.connect()).await.map(drop).expect("a login");
+    }
+    assert_eq!(
+        lakebase.target().await.expect("resolved").host(),
+        "localhost"
+    );
+    let lookups = local.events().into_iter().filter(|event| {
+        matches!(
+            event.kind,
+            EventKind::Api {
+                call: Call::Endpoint,
+                ..
+            }
+        )
+    });
+    assert_eq!(lookups.count(), 1);
+}
+
+#[tokio::test]
+async fn a_given_host_is_not_looked_up() {
+    let local = local().await;
+    soon(lakebase(&local).connect())
+        .await
+        .map(drop)
+        .expect("a login");
+    let asked = local.events().iter().any(|event| {
+        matches!(
+            event.kind,
+            EventKind::Api {
+                call: Call::Endpoint | Call::Me,
+                ..
+            }
+        )
+    });
+    assert!(!asked, "{:?}", local.events());
+}
+
+#[tokio::test]
+async fn with_a_personal_access_token_the_user_is_who_the_workspace_says() {
+    let local = local().await;
+    let lakebase = lakebase_with(
+        &local,
+        &[
+            ("DATABRICKS_CLIENT_ID", ""),
+            ("DATABRICKS_CLIENT_SECRET", ""),
+            ("PGUSER", ""),
+            ("DATABRICKS_TOKEN", local.user_token()),
+        ],
+    );
+    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
+    tokio::spawn(connection);
+    let row = client
+        .query_one("SELECT current_user::text", &[])
+        .await
+        .expect("an answer");
+    assert_eq!(row.get::<_, String>(0), local.user());
+    assert_eq!(
+        local.counters().workspace_tokens,
+        0,
+        "a PAT needs no exchange"
+    );
+}
+
+#[tokio::test]
+async fn endpoints_that_cannot_be_connected_to_say_why() {
+    let local = local().await;
+    for (body, expected, transient) in [
+        (
+            r#"{"status":{"disabled":true,"hosts":{"host":"h"}}}"#,
+            "disabled",
+            false,
+        ),
+        (r#"{"status":{}}"#, "no host yet", true),
+        (
+            r#"{"status":{"hosts":{"host":"ep-1-pooler.db.example"}}}"#,
+            "pooled",
+            false,
+        ),
+    ] {
+        local.fail(Call::Endpoint, Fault::json(body));
+        let lakebase = lakebase_with(&local, &[("PGHOST", "")]);
+        let error = soon(lakebase.target()).await.expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.is_transient(), transient, "{error}");
+        local.heal(Call::Endpoint);
+    }
+}
+
+#[tokio::test]
+async fn the_oauth_document_may_be_missing() {
+    let local = local().await;
+    local.fail(
+        Call::Discovery,
+        Fault::status(404, "NOT_FOUND", "no document"),
+    );
+    soon(lakebase(&local).credential())
+        .await
+        .expect("the usual token endpoint");
+}
+
+#[tokio::test]
+async fn a_token_endpoint_in_clear_is_refused_before_the_secret_is_sent() {
+    let local = local().await;
+    local.fail(
+        Call::Discovery,
+        Fault::json(r#"{"token_endpoint":"http://example.com/token"}"#),
+    );
+    let error = soon(lakebase(&local).credential()).await.expect_err("http");
+    assert!(error.to_string().contains("token_endpoint"), "{error}");
+    assert_eq!(local.counters().token_calls, 0);
+}

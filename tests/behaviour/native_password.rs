@@ -1,0 +1,58 @@
+//! Native passwords go the same way: no minting, same pools, same errors.
+
+use diesel_async::RunQueryDsl as _;
+use lakebase_core::{Config, Lakebase};
+use lakebase_local::LocalLakebase;
+use lakebase_tests::{local, soon};
+
+const PASSWORD: &str = "p@ss word/%";
+
+async fn native(local: &LocalLakebase, password: &str) -> Lakebase {
+    let config = Config::builder()
+        .host("localhost")
+        .port(local.postgres_port())
+        .user("native")
+        .password(password)
+        .tls_mode(lakebase_core::TlsMode::Verify)
+        .root_certificates(local.ca_file())
+        .build()
+        .expect("a configuration");
+    Lakebase::new(config).expect("a handle")
+}
+
+#[tokio::test]
+async fn both_orms_log_in_with_a_native_password_and_nothing_is_minted() {
+    let local = local().await;
+    local
+        .create_native_role("native", PASSWORD)
+        .await
+        .expect("a role");
+    let lakebase = native(&local, PASSWORD).await;
+    let pool = lakebase_diesel::bb8::connect(&lakebase)
+        .await
+        .expect("a pool");
+    let mut connection = pool.get().await.expect("a connection");
+    diesel::sql_query("SELECT 1")
+        .execute(&mut connection)
+        .await
+        .expect("an answer");
+    let db = lakebase_seaorm::connect(&lakebase)
+        .await
+        .expect("a connection");
+    db.ping().await.expect("an answer");
+    assert_eq!((local.counters().minted, local.counters().requests), (0, 0));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_once_and_at_once() {
+    let local = local().await;
+    local
+        .create_native_role("native", PASSWORD)
+        .await
+        .expect("a role");
+    let lakebase = native(&local, "wrong").await;
+    let error = soon(lakebase.connect()).await.map(drop).expect_err("wrong");
+    assert!(error.is_auth() && !error.is_transient(), "{error}");
+    assert!(error.to_string().contains("PGPASSWORD"), "{error}");
+    assert_eq!(local.counters().refused, 1);
+}

@@ -1,0 +1,85 @@
+//! The official clients run against a local Lakebase unchanged.
+//!
+//! They are looked for in `tests/clients/node_modules` and `tests/clients/venv`, where
+//! `tests/clients/install.sh` puts them. Where they, node or python are missing, the test says so
+//! and passes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lakebase_local::LocalLakebase;
+use lakebase_tests::{local_with_tokens_of, minted};
+use tokio::process::Command;
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+/// Runs a script with the variables set; false if it cannot be run here.
+async fn run(local: &LocalLakebase, program: &Path, script: &str, needs: &Path) -> bool {
+    if !needs.exists() {
+        println!(
+            "SKIPPED: {} is missing; run tests/clients/install.sh",
+            needs.display()
+        );
+        return false;
+    }
+    let started = Command::new(program)
+        .arg(script)
+        .current_dir(clients())
+        .envs(local.env())
+        .env_remove("PGPASSWORD")
+        .kill_on_drop(true)
+        .output();
+    let output = match tokio::time::timeout(Duration::from_secs(60), started).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => {
+            println!("SKIPPED: cannot run {}: {error}", program.display());
+            return false;
+        }
+        Err(_) => panic!("{script} hangs"),
+    };
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{script}: {}\n{stdout}\n{stderr}",
+        output.status
+    );
+    println!("{stdout}");
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_node_driver_connects_queries_and_rotates() {
+    let local = local_with_tokens_of(Duration::from_secs(60)).await;
+    let needs = clients().join("node_modules/@databricks/lakebase");
+    if run(&local, Path::new("node"), "node.mjs", &needs).await {
+        assert!(minted(&local.events()).len() >= 3, "{:?}", local.counters());
+        assert_eq!(local.counters().refused, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_python_clients_connect_query_and_rotate() {
+    // The bridge cannot be told a port, so it gets the usual one on an address of our own.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let started = LocalLakebase::builder()
+        .token_lifetime(Duration::from_secs(60))
+        .postgres_ip([127, 99, high, low.clamp(1, 254)].into())
+        .postgres_port(5432)
+        .start()
+        .await;
+    let local = match started {
+        Ok(local) => local,
+        Err(error) => {
+            println!("SKIPPED: {error}");
+            return;
+        }
+    };
+    let python = clients().join("venv/bin/python");
+    if run(&local, &python, "python.py", &python).await {
+        assert!(minted(&local.events()).len() >= 7, "{:?}", local.counters());
+        assert_eq!(local.counters().refused, 0);
+    }
+}

@@ -1,0 +1,170 @@
+//! No secret appears in any output, error, `Debug` or trace: everything is captured and searched.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use diesel_async::RunQueryDsl as _;
+use lakebase_core::{Config, Error};
+use lakebase_local::{Call, Fault};
+use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, vars};
+use sea_orm::ConnectionTrait as _;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Every event and span of every crate, at every level.
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Capture {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Capture {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Capture {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("not poisoned")).into_owned()
+    }
+}
+
+/// An error in every form a program may print.
+fn all_forms(error: &Error) -> String {
+    let mut text = format!("{error} {error:?} {error:#?} {}", error.chain());
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let _ = write!(text, " {error} {error:?}");
+        cause = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn no_secret_appears_anywhere() {
+    let capture = Capture::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
+        .with_writer(capture.clone())
+        .finish();
+    // For the whole process, which is why this test has a program of its own.
+    tracing::subscriber::set_global_default(subscriber).expect("the first");
+    let mut shown = String::new();
+
+    let local = local().await;
+    let good = lakebase(&local);
+    let config = Config::from_vars(local.env()).expect("a configuration");
+    let _ = write!(shown, "{config:?} {config:#?} {good:?} {good:#?} ");
+    let credential = good.credential().await.expect("a credential");
+    let _ = write!(shown, "{credential:?} {credential:#?} ");
+    let _ = write!(shown, "{:?} ", good.target().await.expect("resolved"));
+
+    // Both ORMs at work, and at work after a revocation.
+    let pool = lakebase_diesel::bb8::connect(&good).await.expect("a pool");
+    let db = lakebase_seaorm::connect(&good).await.expect("a connection");
+    let _ = write!(shown, "{pool:?} {db:?} {:?} ", *db);
+    for _ in 0..2 {
+        let mut connection = pool.dedicated_connection().await.expect("a connection");
+        diesel::sql_query("SELECT 1")
+            .execute(&mut connection)
+            .await
+            .expect("an answer");
+        forget_idle(&db).await;
+        db.execute_unprepared("SELECT 1").await.expect("an answer");
+        local.revoke_tokens();
+    }
+
+    // Everything that can go wrong, with replies that repeat what they were sent.
+    let token = good
+        .credential()
+        .await
+        .expect("a credential")
+        .expose()
+        .to_owned();
+    let secret = local.secrets();
+    for fault in [
+        Fault::json(&format!("{{\"token\":\"{token}\",\"expire_time\":17}}")),
+        Fault::json(&format!(
+            "{{\"token\":\"{token}\",\"expire_time\":\"2020-01-01T00:00:00Z\"}}"
+        )),
+        Fault::json(&format!("{{\"token\":{{\"x\":\"{token}\"}}}}")),
+        Fault::json(&format!("{{\"token\":\"{token}")),
+        Fault::HalfReply,
+    ] {
+        local.fail(Call::Credential, fault);
+        let error = lakebase(&local).credential().await.expect_err("a fault");
+        shown.push_str(&all_forms(&error));
+    }
+    local.heal(Call::Credential);
+    let client_secret = secret
+        .iter()
+        .find(|secret| secret.starts_with("dose"))
+        .expect("a secret");
+    local.fail(
+        Call::Token,
+        Fault::status(400, "BAD", &format!("you sent {client_secret}")),
+    );
+    let error = lakebase(&local).credential().await.expect_err("a fault");
+    shown.push_str(&all_forms(&error));
+    local.heal(Call::Token);
+    for changes in [
+        &[("PGUSER", "nobody-we-know")][..],
+        &[("PGUSER", local.user())],
+        &[("PGDATABASE", "missing")],
+        &[("PGPORT", "1"), ("PGCONNECT_TIMEOUT", "0.2")],
+        &[("PGSSLROOTCERT", "system")],
+        &[
+            ("PGUSER", "x"),
+            ("PGPASSWORD", client_secret),
+            ("LAKEBASE_ENDPOINT", ""),
+        ],
+    ] {
+        let bad = lakebase_with(&local, changes);
+        let _ = write!(shown, "{bad:?} ");
+        let error = bad.connect().await.map(drop).expect_err("it cannot work");
+        shown.push_str(&all_forms(&error));
+        let error = lakebase_diesel::bb8::connect(&bad)
+            .await
+            .map(drop)
+            .expect_err("nor here");
+        shown.push_str(&all_forms(&error));
+        let error = lakebase_seaorm::connect(&bad)
+            .await
+            .map(drop)
+            .expect_err("nor here");
+        shown.push_str(&all_forms(&error));
+    }
+    let both = vars(&local, &[("PGPASSWORD", client_secret)]);
+    shown.push_str(&all_forms(&Config::from_vars(both).expect_err("both")));
+
+    let traced = capture.text();
+    assert!(
+        traced.contains("holds a new credential"),
+        "the capture works"
+    );
+    assert!(
+        traced.lines().count() > 500,
+        "at every level: {} lines",
+        traced.lines().count()
+    );
+    for secret in local.secrets() {
+        assert!(!shown.contains(&secret), "a secret is shown");
+        let line = traced.lines().find(|line| line.contains(&secret));
+        assert!(line.is_none(), "a secret is traced: {line:?}");
+    }
+}
