@@ -69,7 +69,7 @@ impl Template {
                 .arg("-D")
                 .arg(&data)
                 .args(["-U", ADMIN, "-A", "trust", "-E", "UTF8", "--locale=C"])
-                .args(["--no-sync", "--no-instructions"]),
+                .args(["--no-sync", "--no-instructions", "--wal-segsize=1"]),
             None,
         )?;
         let write = |name: &str, text: &str, append: bool| {

@@ -1,0 +1,164 @@
+//! The program: variables, exit status, and nothing left behind however it ends.
+
+#![allow(clippy::expect_used)] // a test fails by panicking
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A folder of our own for temporary files, so that what stays behind is seen.
+fn scratch() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().expect("a folder");
+    // When we are root, Postgres runs as somebody else, who must get in.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("opened");
+    dir
+}
+
+fn program(scratch: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lakebase-local"));
+    command.env("TMPDIR", scratch);
+    command
+}
+
+/// Waits until the folder is empty; the supervisors need a moment after their program is gone.
+fn assert_becomes_empty(scratch: &Path) {
+    let names = || {
+        let entries = std::fs::read_dir(scratch).expect("the folder");
+        entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..500 {
+        if names().is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("left behind: {:?}", names());
+}
+
+/// Starts it without a command and waits until it serves.
+fn serving(scratch: &Path) -> Child {
+    let mut child = program(scratch)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
+    let found = lines.any(|line| {
+        line.expect("a line")
+            .starts_with("export NODE_EXTRA_CA_CERTS=")
+    });
+    assert!(found, "it ended before it served");
+    child
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    kill(Pid::from_raw(pid), signal).expect("sent");
+}
+
+#[test]
+fn a_program_runs_with_the_variables_set_and_its_exit_status_is_passed_on() {
+    let scratch = scratch();
+    let script = r#"test -n "$LAKEBASE_ENDPOINT" && test -r "$PGSSLROOTCERT" && exit "$1""#;
+    for (argument, expected) in [("0", 0), ("7", 7)] {
+        let status = program(scratch.path())
+            .args(["--token-lifetime", "5", "sh", "-c", script, "sh", argument])
+            .status()
+            .expect("run");
+        assert_eq!(status.code(), Some(expected));
+    }
+    let status = program(scratch.path())
+        .args(["sh", "-c", "kill -TERM $$"])
+        .status()
+        .expect("run");
+    assert_eq!(status.code(), Some(128 + 15), "as a shell would say");
+    assert_becomes_empty(scratch.path());
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_told_before_anything_starts() {
+    let scratch = scratch();
+    for (arguments, expected) in [
+        (&["--token-lifetime", "soon"][..], "soon"),
+        (&["--token-lifetime", "0.5"], "at least 1 s"),
+        (&["--no-such-option"], "--no-such-option"),
+        (
+            &["--postgres-bin", "/nowhere"],
+            "/nowhere holds no `initdb`",
+        ),
+        (&["/no/such/program"], "cannot run /no/such/program"),
+    ] {
+        let output = program(scratch.path())
+            .args(arguments)
+            .output()
+            .expect("run");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && text.contains(expected),
+            "{arguments:?}: {text}"
+        );
+    }
+    assert_becomes_empty(scratch.path());
+}
+
+#[test]
+fn the_text_of_help_fits_a_terminal() {
+    let output = program(Path::new("/tmp"))
+        .arg("--help")
+        .output()
+        .expect("run");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && text.contains("--token-lifetime"));
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+}
+
+#[test]
+fn ctrl_c_and_a_polite_end_leave_nothing_behind() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let scratch = scratch();
+        let mut child = serving(scratch.path());
+        send(&child, signal);
+        assert!(child.wait().expect("ended").success(), "{signal}");
+        let left = std::fs::read_dir(scratch.path())
+            .expect("the folder")
+            .count();
+        assert_eq!(left, 0, "{signal}: gone before it ended");
+    }
+}
+
+#[test]
+fn a_kill_leaves_nothing_behind_either() {
+    let scratch = scratch();
+    let mut child = serving(scratch.path());
+    send(&child, Signal::SIGKILL);
+    child.wait().expect("ended");
+    assert_becomes_empty(scratch.path());
+}
+
+#[test]
+fn a_kill_in_the_middle_of_the_start_leaves_nothing_behind_either() {
+    let scratch = scratch();
+    let mut child = program(scratch.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("started");
+    // As soon as there is something to leave behind.
+    while std::fs::read_dir(scratch.path())
+        .expect("the folder")
+        .next()
+        .is_none()
+    {
+        std::thread::yield_now();
+    }
+    send(&child, Signal::SIGKILL);
+    child.wait().expect("ended");
+    assert_becomes_empty(scratch.path());
+}
