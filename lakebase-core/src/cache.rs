@@ -16,7 +16,9 @@ use crate::refresh::{Backoff, Refresh, Schedule, Validity};
 use crate::{Credential, Error};
 
 /// Upper bound for one mint, so that a provider that never answers cannot block renewal for ever.
-const MINT_LIMIT: Duration = Duration::from_secs(60);
+const MINT_LIMIT: Duration = Duration::from_secs(40);
+/// A mint that is older stands on a runtime that nobody drives any more; it is given up.
+const FLIGHT_LIMIT: Duration = Duration::from_secs(45);
 /// A caller starts a mint that was lost on the way this often again.
 const MOST_LOST: u32 = 2;
 /// The refresh task looks at the clocks at least this often: timers stand still while a machine
@@ -66,12 +68,20 @@ struct Held {
 struct Flight {
     outcome: watch::Receiver<Option<Outcome>>,
     task: AbortHandle,
+    started: Now,
 }
 
 impl Flight {
-    /// False once the task is gone without an outcome: its runtime was dropped, or it panicked.
-    fn is_alive(&self) -> bool {
-        self.outcome.has_changed().is_ok()
+    /// How long it may still take; zero once the task is gone without an outcome (its runtime was
+    /// dropped, or it panicked) or overdue.
+    fn time_left(&self, now: Now) -> Duration {
+        if self.outcome.has_changed().is_err() {
+            return Duration::ZERO;
+        }
+        let flown = now
+            .monotonic
+            .saturating_duration_since(self.started.monotonic);
+        FLIGHT_LIMIT.saturating_sub(flown)
     }
 }
 
@@ -101,41 +111,38 @@ impl CredentialCache {
     pub(crate) async fn get(&self) -> Outcome {
         let mut lost = 0;
         loop {
-            let (mut outcome, fallback) = {
+            let (mut outcome, patience) = {
                 let mut state = self.shared.lock();
                 let now = self.shared.now();
                 let runtime = Handle::try_current().map_err(|_| no_runtime())?;
-                let held = state.usable(now);
                 if self.shared.refresh == Refresh::Ahead {
                     self.shared.ensure_refresher(&mut state, &runtime);
                 }
-                if let Some(held) = &held {
-                    let due = self.shared.is_renewal_due(&state, now);
-                    match self.shared.refresh {
-                        _ if !due => return Ok(held.clone()),
-                        Refresh::Ahead => {
-                            self.shared.join_flight(&mut state, &runtime);
-                            return Ok(held.clone());
-                        }
-                        Refresh::Lazy => {}
+                if let Some(held) = state.usable(now) {
+                    let due = state.is_renewal_due(now);
+                    if due && self.shared.refresh == Refresh::Ahead {
+                        self.shared.join_flight(&mut state, &runtime);
                     }
-                } else if let Some(failure) = state.failure.as_ref()
-                    && !failure.backoff.left_for_callers(now).is_zero()
-                    && !state.flight.as_ref().is_some_and(Flight::is_alive)
-                {
-                    return Err(failure.error.clone());
+                    if !due || self.shared.refresh == Refresh::Ahead {
+                        return Ok(held);
+                    }
+                } else if let Some(error) = state.recent_failure(now) {
+                    return Err(error);
                 }
-                (self.shared.join_flight(&mut state, &runtime), held)
+                self.shared.join_flight(&mut state, &runtime)
             };
-            let landed = outcome.wait_for(Option::is_some).await;
-            match (landed.ok().and_then(|outcome| outcome.clone()), fallback) {
-                (Some(Ok(credential)), _) => return Ok(credential),
+            // By our own runtime's clock: the mint's may stand still.
+            let landed = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
+            match landed.ok().and_then(|landed| landed.ok()?.clone()) {
+                Some(Ok(credential)) => return Ok(credential),
                 // A failed renewal never takes away a credential that is still valid.
-                (Some(Err(_)), Some(held)) => return Ok(held),
-                (Some(Err(error)), None) => return Err(error),
+                Some(Err(error)) => {
+                    let state = self.shared.lock();
+                    return state.usable(self.shared.now()).ok_or(error);
+                }
                 // The runtime that minted is gone, or the provider panicked: mint on ours.
-                (None, _) if lost < MOST_LOST => lost += 1,
-                (None, _) => {
+                None if lost < MOST_LOST => lost += 1,
+                None => {
                     return Err(Error::new(
                         Kind::Provider,
                         "the credential provider stopped without an answer",
@@ -155,12 +162,22 @@ impl CredentialCache {
         self.shared.changed.subscribe()
     }
 
-    /// Still the held credential, and still good for a login. Takes no lock.
+    /// Still the held credential, still good for a login, and (lazily) not due. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
+        let now = self.shared.now();
+        let is_due = || {
+            credential
+                .schedule
+                .is_some_and(|schedule| schedule.until_renewal(now).is_zero())
+        };
         credential.generation() == self.generation()
-            && credential
-                .validity
-                .is_none_or(|validity| validity.is_usable(self.shared.now()))
+            && credential.is_usable(now)
+            && !(self.shared.refresh == Refresh::Lazy && is_due())
+    }
+
+    /// Still good for a login, newest or not.
+    pub(crate) fn is_valid(&self, credential: &Credential) -> bool {
+        credential.is_usable(self.shared.now())
     }
 
     /// Postgres refused a login with `credential`. Returns whether another one is worth trying.
@@ -200,20 +217,15 @@ impl Shared {
         Now::read(&*self.clock)
     }
 
-    fn is_renewal_due(&self, state: &State, now: Now) -> bool {
-        let due = |held: &Held| held.schedule.until_renewal(now).is_zero();
-        let waiting = |failure: &Failure| !failure.backoff.left(now).is_zero();
-        state.held.as_ref().is_none_or(due) && !state.failure.as_ref().is_some_and(waiting)
-    }
-
     /// The mint under way, or a new one.
     fn join_flight(
         self: &Arc<Self>,
         state: &mut State,
         runtime: &Handle,
-    ) -> watch::Receiver<Option<Outcome>> {
-        if let Some(flight) = state.flight.as_ref().filter(|flight| flight.is_alive()) {
-            return flight.outcome.clone();
+    ) -> (watch::Receiver<Option<Outcome>>, Duration) {
+        let started = self.now();
+        if let Some(flight) = state.flight_under_way(started) {
+            return (flight.outcome.clone(), flight.time_left(started));
         }
         let (landed, outcome) = watch::channel(None);
         let shared = Arc::downgrade(self);
@@ -239,8 +251,9 @@ impl Shared {
         state.flight = Some(Flight {
             outcome: outcome.clone(),
             task: task.abort_handle(),
+            started,
         });
-        outcome
+        (outcome, FLIGHT_LIMIT)
     }
 
     /// Stores the outcome of a mint and hands it on.
@@ -307,13 +320,18 @@ impl Shared {
                 ));
             }
         };
+        if !measured.is_usable(now) {
+            return Err(Error::new(
+                Kind::Provider,
+                "the provider returned a credential that has expired or is about to",
+            ));
+        }
         state.minted += 1;
-        let credential = credential
-            .with_validity(measured)
-            .with_generation(state.minted);
+        let schedule = Schedule::new(measured, now, fastrand::f64());
+        let credential = credential.held(schedule, state.minted);
         state.held = Some(Held {
             credential: credential.clone(),
-            schedule: Schedule::new(measured, fastrand::f64()),
+            schedule,
             minted_at: now,
             replaced_refused: std::mem::take(&mut state.after_refusal),
         });
@@ -340,7 +358,7 @@ impl Shared {
         };
         let mut state = self.lock();
         let now = self.now();
-        let flying = state.flight.as_ref().is_some_and(Flight::is_alive);
+        let flying = state.flight_under_way(now).is_some();
         let Some(held) = state.held.as_ref().filter(|_| !flying) else {
             return MAX_NAP;
         };
@@ -359,6 +377,32 @@ impl Shared {
 }
 
 impl State {
+    fn flight_under_way(&self, now: Now) -> Option<&Flight> {
+        let flight = self.flight.as_ref()?;
+        (!flight.time_left(now).is_zero()).then_some(flight)
+    }
+
+    fn is_renewal_due(&self, now: Now) -> bool {
+        let due = |held: &Held| held.schedule.until_renewal(now).is_zero();
+        let waiting = |failure: &Failure| !failure.backoff.left(now).is_zero();
+        self.held.as_ref().is_none_or(due) && !self.failure.as_ref().is_some_and(waiting)
+    }
+
+    /// The failure that callers with nothing valid are answered with for a moment, so that they do
+    /// not become a storm.
+    fn recent_failure(&self, now: Now) -> Option<Error> {
+        let failure = self.failure.as_ref()?;
+        let left = failure.backoff.left_for_callers(now);
+        if left.is_zero() || self.flight_under_way(now).is_some() {
+            return None;
+        }
+        let error = failure.error.clone();
+        Some(match error.retry_after() {
+            Some(_) => error.with_retry_after(Some(left)),
+            None => error,
+        })
+    }
+
     fn usable(&self, now: Now) -> Option<Credential> {
         let held = self
             .held

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::refresh::Validity;
+use crate::clock::Now;
+use crate::refresh::{Schedule, Validity};
 
 /// A database credential: an OAuth token with its expiry, or a native password without one.
 ///
@@ -19,6 +20,8 @@ pub struct Credential {
     expires_at: Option<SystemTime>,
     /// Measured by a provider that knows the server's clock; else the cache measures it.
     pub(crate) validity: Option<Validity>,
+    /// Set by the cache.
+    pub(crate) schedule: Option<Schedule>,
     generation: u64,
     accepted: Arc<AtomicBool>,
 }
@@ -39,6 +42,7 @@ impl Credential {
             secret: Arc::new(secret),
             expires_at,
             validity: None,
+            schedule: None,
             generation: 0,
             accepted: Arc::default(),
         }
@@ -49,9 +53,14 @@ impl Credential {
         self
     }
 
-    pub(crate) fn with_generation(mut self, generation: u64) -> Self {
+    pub(crate) fn held(mut self, schedule: Schedule, generation: u64) -> Self {
+        self.schedule = Some(schedule);
         self.generation = generation;
         self
+    }
+
+    pub(crate) fn is_usable(&self, now: Now) -> bool {
+        self.schedule.is_none_or(|schedule| schedule.is_usable(now))
     }
 
     /// The secret itself. Give it to a driver and to nothing else.

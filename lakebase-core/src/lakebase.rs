@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::future::pending;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
+use tokio::time::Instant;
 
 use crate::cache::CredentialCache;
 use crate::config::{LoginKind, Plaintext, SignIn, Workspace};
@@ -15,7 +16,7 @@ use crate::retry::{Retry, retrying};
 use crate::target::Tls;
 use crate::tls::Roots;
 use crate::workspace::{Auth, Client, WorkspaceProvider};
-use crate::{Config, Credential, Error, Target};
+use crate::{Config, Credential, Error, Refresh, Target};
 
 /// One Lakebase database and the identity we log in with.
 ///
@@ -34,7 +35,7 @@ struct Inner {
     client: Option<Arc<Client>>,
     source: Source,
     target: OnceCell<Arc<Target>>,
-    last_failure: Mutex<Option<Error>>,
+    last_failure: Mutex<Option<(Instant, Error)>>,
 }
 
 /// Where passwords come from.
@@ -193,12 +194,21 @@ impl Lakebase {
         Ok(target)
     }
 
-    /// Whether `credential` is still the one to log in with: the newest, and not about to expire.
+    /// Whether `credential` is still the one to log in with: the newest, not about to expire, and
+    /// with lazy renewal not due for it.
     /// Reads an atomic and the clock; takes no lock.
     pub fn is_current(&self, credential: &Credential) -> bool {
         match &self.inner.source {
             Source::Native(_) => true,
             Source::Minted(cache) => cache.is_current(credential),
+        }
+    }
+
+    /// Whether Postgres would still take `credential`, newest or not.
+    pub fn is_valid(&self, credential: &Credential) -> bool {
+        match &self.inner.source {
+            Source::Native(_) => true,
+            Source::Minted(cache) => cache.is_valid(credential),
         }
     }
 
@@ -232,14 +242,21 @@ impl Lakebase {
 
     /// Why the last login (or the mint before it) failed; `None` since the last success.
     pub fn last_failure(&self) -> Option<Error> {
-        self.last_failure_slot().clone()
+        Some(self.last_failure_slot().as_ref()?.1.clone())
+    }
+
+    /// The same, unless it is older than `moment`.
+    pub fn last_failure_since(&self, moment: Instant) -> Option<Error> {
+        let slot = self.last_failure_slot();
+        let (_, error) = slot.as_ref().filter(|(at, _)| *at >= moment)?;
+        Some(error.clone())
     }
 
     pub(crate) fn set_last_failure(&self, failure: Option<Error>) {
-        *self.last_failure_slot() = failure;
+        *self.last_failure_slot() = failure.map(|error| (Instant::now(), error));
     }
 
-    fn last_failure_slot(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
+    fn last_failure_slot(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
         self.inner
             .last_failure
             .lock()
@@ -254,6 +271,11 @@ impl Lakebase {
     /// Logs in with minted tokens, not with a native password.
     pub fn uses_tokens(&self) -> bool {
         matches!(self.inner.source, Source::Minted(_))
+    }
+
+    /// Renews ahead of expiry, not lazily.
+    pub fn renews_ahead(&self) -> bool {
+        self.uses_tokens() && self.inner.config.refresh == Refresh::Ahead
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -101,6 +101,13 @@ enum Verdict {
     Permanent,
 }
 
+/// How far a login has come.
+#[derive(Default)]
+struct Progress {
+    renewed: bool,
+    waiting_for: &'static str,
+}
+
 /// Texts by which the gateway refuses a token, whatever SQLSTATE comes with them.
 const REFUSALS: &[&str] = &[
     "authentication failed",
@@ -118,8 +125,12 @@ fn judge(sqlstate: &str, message: &str) -> Verdict {
     if sqlstate.starts_with("28") || REFUSALS.iter().any(|text| message.contains(text)) {
         return Verdict::Refused;
     }
-    // What the gateway answers to a startup without TLS.
-    if message.contains("invalid protocol version") {
+    // A role that is not there, in whatever code a gateway may wrap it.
+    if message.contains("role ") && message.contains("does not exist") {
+        return Verdict::Refused;
+    }
+    // What gateways answer to a startup without TLS, and poolers to one with settings.
+    if message.contains("invalid protocol version") || message.contains("unsupported startup") {
         return Verdict::Permanent;
     }
     match sqlstate {
@@ -189,10 +200,10 @@ impl Lakebase {
         let budget = self.connect_timeout();
         let deadline = Instant::now() + budget;
         let mut pause = FIRST_PAUSE;
-        let mut renewed = false;
+        let mut progress = Progress::default();
         let mut last = None;
         loop {
-            let step = self.step(&mut attempt, &mut renewed);
+            let step = self.step(&mut attempt, &mut progress);
             let failure = match timeout_at(deadline, step).await {
                 Ok(Ok(Some(connection))) => {
                     self.set_last_failure(None);
@@ -200,7 +211,7 @@ impl Lakebase {
                 }
                 Ok(Ok(None)) => continue,
                 Ok(Err(failure)) => failure,
-                Err(_) => return Err(self.out_of_time(last)),
+                Err(_) => return Err(self.out_of_time(progress.waiting_for, last)),
             };
             self.set_last_failure(Some(failure.clone()));
             if !failure.is_transient() {
@@ -211,8 +222,8 @@ impl Lakebase {
                 .max(failure.retry_after().unwrap_or_default());
             tracing::debug!(error = %failure, ?wait, "login failed, tries again");
             last = Some(failure);
-            if Instant::now() + wait >= deadline {
-                return Err(self.out_of_time(last));
+            if wait >= deadline.saturating_duration_since(Instant::now()) {
+                return Err(self.out_of_time(progress.waiting_for, last));
             }
             sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -223,13 +234,15 @@ impl Lakebase {
     async fn step<T, F>(
         &self,
         attempt: &mut impl FnMut(Login) -> F,
-        renewed: &mut bool,
+        progress: &mut Progress,
     ) -> Result<Option<T>, Error>
     where
         F: Future<Output = Result<T, LoginFailure>>,
     {
+        progress.waiting_for = "the workspace";
         let target = self.target().await?;
         let credential = self.credential().await?;
+        progress.waiting_for = "Postgres";
         let login = Login::new(Arc::clone(&target), credential.clone());
         let until = Instant::now() + ATTEMPT_LIMIT;
         let failure = match timeout_at(until, attempt(login)).await {
@@ -241,9 +254,9 @@ impl Lakebase {
             Err(elapsed) => LoginFailure::transport(elapsed),
         };
         let (verdict, error) = self.explain(failure, &target);
-        if verdict == Verdict::Refused && !*renewed && self.reject(&credential) {
+        if verdict == Verdict::Refused && !progress.renewed && self.reject(&credential) {
             tracing::info!(%error, "login refused, renews the credential");
-            *renewed = true;
+            progress.renewed = true;
             return Ok(None);
         }
         Err(error)
@@ -296,15 +309,21 @@ impl Lakebase {
         )
     }
 
-    fn out_of_time(&self, last: Option<Error>) -> Error {
-        let error = Error::new(
-            Kind::Timeout,
-            format!("no login within {} s", self.connect_timeout().as_secs_f64()),
-        );
-        match last {
+    fn out_of_time(&self, waiting_for: &str, last: Option<Error>) -> Error {
+        let budget = self.connect_timeout().as_secs_f64();
+        let text = format!("no login within {budget} s, still waiting for {waiting_for}");
+        let error = Error::new(Kind::Timeout, text);
+        let error = match last {
             Some(last) => error.with_source(last),
             None => error,
-        }
+        };
+        self.set_last_failure(Some(error.clone()));
+        error
+    }
+
+    /// Puts a failure that happened outside of [`login`](Self::login) into the same words.
+    pub fn describe_failure(&self, failure: LoginFailure, target: &Target) -> Error {
+        self.explain(failure, target).1
     }
 }
 
@@ -373,6 +392,17 @@ mod tests {
             ),
             ("3D000", "database \"x\" does not exist", Verdict::Permanent),
             ("0A000", "unsupported frontend protocol", Verdict::Permanent),
+            ("XX000", "role \"x\" does not exist", Verdict::Refused),
+            (
+                "08P01",
+                "Invalid protocol version: 196608",
+                Verdict::Permanent,
+            ),
+            (
+                "08P01",
+                "unsupported startup parameter: options",
+                Verdict::Permanent,
+            ),
         ] {
             assert_eq!(judge(sqlstate, message), verdict, "{sqlstate} {message}");
         }

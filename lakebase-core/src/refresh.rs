@@ -28,7 +28,7 @@ const RENEW_JITTER: f64 = 0.05;
 const MAX_MARGIN: Duration = Duration::from_secs(30);
 /// See [`Validity::is_usable_for_minting`].
 const WORKSPACE_TOKEN_MARGIN: Duration = Duration::from_secs(40);
-/// Nothing is trusted for longer, whatever expiry was sent: the platform's maximum is an hour.
+/// Nothing is trusted for longer, whatever expiry was sent.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait after which callers with nothing valid may cause another attempt.
 const MAX_CALLER_WAIT: Duration = Duration::from_millis(500);
@@ -84,6 +84,14 @@ impl Validity {
         self.age(now) + (self.lifetime / 10).min(MAX_MARGIN) < self.lifetime
     }
 
+    /// Never longer than this, whatever the clocks say.
+    pub(crate) fn at_most(self, limit: Duration) -> Self {
+        Self {
+            lifetime: self.lifetime.min(limit),
+            ..self
+        }
+    }
+
     /// A workspace token this old may still mint: the platform refuses it in its last 30 s, so
     /// the official clients give it up 40 s early. Shorter-lived ones are given up in proportion.
     pub(crate) fn is_usable_for_minting(&self, now: Now) -> bool {
@@ -103,12 +111,14 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `random` is uniform in `0.0..1.0`.
-    pub(crate) fn new(validity: Validity, random: f64) -> Self {
+    /// `random` is uniform in `0.0..1.0`. A credential that is old already when it lands (a provider
+    /// with a cache of its own) is not due at once, or renewal would spin.
+    pub(crate) fn new(validity: Validity, landed: Now, random: f64) -> Self {
         let share = RENEW_AT + RENEW_JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0);
+        let earliest = validity.age(landed) + pause_floor(validity.lifetime);
         Self {
             validity,
-            renew_after: validity.lifetime.mul_f64(share),
+            renew_after: validity.lifetime.mul_f64(share).max(earliest),
         }
     }
 
@@ -124,6 +134,11 @@ impl Schedule {
     pub(crate) fn lifetime(&self) -> Duration {
         self.validity.lifetime()
     }
+}
+
+/// The shortest pause between two mints, scaled for short lifetimes.
+fn pause_floor(lifetime: Duration) -> Duration {
+    (lifetime / 100).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
 /// The pause after failed renewals: doubles from a floor, scales with short lifetimes, honours the
@@ -144,9 +159,8 @@ impl Backoff {
         random: f64,
     ) -> Self {
         let lifetime = lifetime.unwrap_or(Duration::from_secs(3600));
-        let floor = (lifetime / 100).clamp(Duration::from_millis(50), Duration::from_secs(1));
         let ceiling = (lifetime / 20).clamp(Duration::from_millis(250), Duration::from_secs(30));
-        let doubled = floor.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        let doubled = pause_floor(lifetime).saturating_mul(1 << failures.saturating_sub(1).min(16));
         let pause = doubled
             .min(ceiling)
             .mul_f64(0.75 + 0.5 * random.clamp(0.0, 1.0));

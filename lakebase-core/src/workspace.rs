@@ -18,6 +18,9 @@ use crate::refresh::Validity;
 use crate::{Credential, CredentialProvider, EndpointPath, Error};
 use reply::Reply;
 
+/// The platform's own default, and its maximum.
+const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+
 /// Mints credentials for one Autoscaling endpoint.
 pub(crate) struct WorkspaceProvider {
     pub(crate) client: Arc<Client>,
@@ -37,7 +40,7 @@ impl CredentialProvider for WorkspaceProvider {
             .post("/api/2.0/postgres/credentials", &body)
             .await
             .map_err(named)?;
-        read_credential(&reply).map_err(named)
+        read_credential(&reply, self.ttl).map_err(named)
     }
 }
 
@@ -49,7 +52,7 @@ impl fmt::Debug for WorkspaceProvider {
     }
 }
 
-fn read_credential(reply: &Reply) -> Result<Credential, Error> {
+fn read_credential(reply: &Reply, ttl: Option<Duration>) -> Result<Credential, Error> {
     let answer = reply.json()?;
     let unusable = |field: &str, what: &str| {
         reply
@@ -70,6 +73,8 @@ fn read_credential(reply: &Reply) -> Result<Credential, Error> {
     };
     let validity = Validity::measure(expires_at, reply.date, reply.sent, reply.received)
         .ok_or_else(|| unusable("expire_time", "has passed already"))?;
+    // Whatever the clocks in between say, it lives no longer than the platform mints it for.
+    let validity = validity.at_most(ttl.unwrap_or(DEFAULT_TTL));
     Ok(Credential::new(token, expires_at).with_validity(validity))
 }
 

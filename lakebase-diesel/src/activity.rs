@@ -1,37 +1,63 @@
 //! Remembers when a connection was last heard from.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use tokio::time::Instant;
+use lakebase_core::{Clock as _, SystemClock};
+
+/// A moment on both clocks: the monotonic one stands still while a machine is suspended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self {
+            monotonic: SystemClock.monotonic(),
+            wall: SystemClock.wall(),
+        }
+    }
+
+    /// Time since then, by whichever clock says more.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let now = Self::now();
+        let monotonic = now.monotonic.saturating_duration_since(self.monotonic);
+        monotonic.max(now.wall.duration_since(self.wall).unwrap_or_default())
+    }
+
+    pub(crate) fn is_after(&self, other: &Self) -> bool {
+        self.monotonic > other.monotonic
+    }
+}
 
 /// Sits on every connection and passes all events on to what the application set as default.
 pub(crate) struct Activity {
-    last: Instant,
+    last: Moment,
     default: Option<Box<dyn Instrumentation>>,
 }
 
 impl Activity {
     pub(crate) fn install(connection: &mut AsyncPgConnection) {
         connection.set_instrumentation(Self {
-            last: Instant::now(),
+            last: Moment::now(),
             default: get_default_instrumentation(),
         });
     }
 
-    /// How long nothing came back on a connection; `None` if the application replaced our
+    /// When a connection was last heard from; `None` if the application replaced our
     /// instrumentation by its own.
-    pub(crate) fn idle(connection: &mut AsyncPgConnection) -> Option<Duration> {
-        let activity = connection.instrumentation().downcast_ref::<Self>()?;
-        Some(activity.last.elapsed())
+    pub(crate) fn last(connection: &mut AsyncPgConnection) -> Option<Moment> {
+        Some(connection.instrumentation().downcast_ref::<Self>()?.last)
     }
 }
 
 impl Instrumentation for Activity {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         if matches!(event, InstrumentationEvent::FinishQuery { error: None, .. }) {
-            self.last = Instant::now();
+            self.last = Moment::now();
         }
         if let Some(default) = &mut self.default {
             default.on_connection_event(event);

@@ -7,12 +7,16 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
 use lakebase_core::{Error, Lakebase};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use host::{PooledConnection, RunError};
 
@@ -28,6 +32,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
 const MAX_LIFETIME: Duration = Duration::from_secs(45 * 60);
 /// Pools of a fleet that started together must not reconnect together.
 const LIFETIME_JITTER: f64 = 0.1;
+/// `get` outlasts the login it waits for, so that it can say how that ended.
+const LOGIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Opens a pool with the tuned settings and one connection, so that a mistake shows here.
 ///
@@ -50,14 +56,15 @@ pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
 /// Sets up a [`Pool`].
 ///
 /// Defaults: at most 10 connections and none kept open without need; idle ones closed after 4
-/// minutes, all of them after 45 minutes (10 % jitter per pool); the connect timeout is the
-/// [`Lakebase`]'s, 30 s unless configured; the last returned connection is handed out first, so
+/// minutes, all of them after 45 minutes (10 % jitter per pool); `get` waits a second longer than
+/// the [`Lakebase`]'s connect timeout (30 s unless configured); the last returned connection is handed out first, so
 /// that the others can go idle.
 #[must_use]
 pub struct Builder {
-    inner: bb8::Builder<Manager>,
-    timeout: Option<Duration>,
+    changes: Vec<Change>,
 }
+
+type Change = Box<dyn FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager> + Send>;
 
 impl Default for Builder {
     fn default() -> Self {
@@ -68,18 +75,8 @@ impl Default for Builder {
 impl Builder {
     /// The tuned defaults.
     pub fn new() -> Self {
-        let jitter = 1.0 + LIFETIME_JITTER * (2.0 * fastrand::f64() - 1.0);
-        let inner = bb8::Builder::new()
-            .max_size(MAX_SIZE)
-            .idle_timeout(IDLE_TIMEOUT)
-            .max_lifetime(MAX_LIFETIME.mul_f64(jitter))
-            .queue_strategy(bb8::QueueStrategy::Lifo)
-            // The login loop underneath tries again; bb8 doing so as well would hide the cause.
-            .retry_connection(false)
-            .error_sink(Box::new(Sink));
         Self {
-            inner,
-            timeout: None,
+            changes: Vec::new(),
         }
     }
 
@@ -87,27 +84,27 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If it is zero, as bb8 does.
+    /// [`build`](Self::build) panics if it is zero, as bb8 does.
     pub fn max_size(self, size: u32) -> Self {
-        self.configure(|inner| inner.max_size(size))
+        self.configure(move |inner| inner.max_size(size))
     }
 
     /// How long [`Pool::get`] waits for a connection.
     ///
     /// # Panics
     ///
-    /// If it is zero, as bb8 does.
-    pub fn connection_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
+    /// [`build`](Self::build) panics if it is zero, as bb8 does.
+    pub fn connection_timeout(self, timeout: Duration) -> Self {
+        self.configure(move |inner| inner.connection_timeout(timeout))
     }
 
-    /// Everything else that bb8 can be told.
+    /// Everything else that bb8 can be told. The error sink is ours: it is how the pool hears why a
+    /// login failed.
     pub fn configure(
         mut self,
-        change: impl FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager>,
+        change: impl FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager> + Send + 'static,
     ) -> Self {
-        self.inner = change(self.inner);
+        self.changes.push(Box::new(change));
         self
     }
 
@@ -132,19 +129,28 @@ impl Builder {
 
     /// Makes the pool without opening a connection. Needs a tokio runtime.
     pub fn build_lazy(self, lakebase: &Lakebase) -> Pool {
-        let failures = watch::Sender::new(None);
-        let manager = manager_with(lakebase, {
-            let failures = failures.clone();
-            move |error| {
-                failures.send_replace(Some(error.clone()));
-            }
+        let failures = Failures::default();
+        let typed = Arc::clone(&failures.typed);
+        let manager = manager_with(lakebase, move |error| {
+            *typed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
         });
-        let timeout = self.timeout.unwrap_or(lakebase.connect_timeout());
+        let jitter = 1.0 + LIFETIME_JITTER * (2.0 * fastrand::f64() - 1.0);
+        let inner = bb8::Builder::new()
+            .max_size(MAX_SIZE)
+            .idle_timeout(IDLE_TIMEOUT)
+            .max_lifetime(MAX_LIFETIME.mul_f64(jitter))
+            .queue_strategy(bb8::QueueStrategy::Lifo)
+            .connection_timeout(lakebase.connect_timeout() + LOGIN_GRACE);
+        let inner = self
+            .changes
+            .into_iter()
+            .fold(inner, |inner, change| change(inner))
+            // The login loop underneath tries again; bb8 doing so as well would hide the cause.
+            .retry_connection(false)
+            .error_sink(Box::new(failures.clone()))
+            .build_unchecked(manager);
         Pool {
-            inner: self
-                .inner
-                .connection_timeout(timeout)
-                .build_unchecked(manager),
+            inner,
             failures,
             lakebase: lakebase.clone(),
         }
@@ -163,7 +169,7 @@ impl fmt::Debug for Builder {
 #[derive(Clone)]
 pub struct Pool {
     inner: host::Pool<AsyncPgConnection>,
-    failures: watch::Sender<Option<Error>>,
+    failures: Failures,
     lakebase: Lakebase,
 }
 
@@ -207,14 +213,29 @@ impl Pool {
 
     /// Waits for the pool, or for the news that a login failed for good.
     async fn wait<T>(&self, get: impl Future<Output = Result<T, RunError>>) -> Result<T, Failure> {
-        let mut failures = self.failures.subscribe();
-        tokio::select! {
-            biased;
-            result = get => result.map_err(|error| match (error, self.last_failure()) {
-                (RunError::TimedOut, Some(cause)) => Failure::Cause(cause),
-                (error, _) => Failure::Host(error),
-            }),
-            failure = next(&mut failures) => Err(Failure::Cause(failure)),
+        let began = Instant::now();
+        let mut signal = self.failures.signal.subscribe();
+        let mut get = pin!(get);
+        let mut heard = None;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut get => return result.map_err(|error| {
+                    let cause = || heard.or_else(|| self.lakebase.last_failure_since(began));
+                    match error {
+                        RunError::TimedOut => cause().map_or(Failure::Host(error), Failure::Cause),
+                        error => Failure::Host(error),
+                    }
+                }),
+                failure = next(&mut signal) => {
+                    // Passing trouble (a connection limit, say) is waited out as long as there are
+                    // connections that may come back.
+                    if !failure.is_transient() || self.inner.state().connections == 0 {
+                        return Err(Failure::Cause(failure));
+                    }
+                    heard = Some(failure);
+                }
+            }
         }
     }
 }
@@ -230,16 +251,67 @@ impl From<Failure> for RunError {
     }
 }
 
-/// The next login that fails for good.
-async fn next(failures: &mut watch::Receiver<Option<Error>>) -> Error {
+/// The next failure that bb8 reports.
+async fn next(signal: &mut watch::Receiver<Option<Error>>) -> Error {
     loop {
-        if failures.changed().await.is_err() {
+        if signal.changed().await.is_err() {
             // The pool is being dropped; whoever waits on it goes with it.
             std::future::pending::<()>().await;
         }
-        if let Some(error) = failures.borrow_and_update().clone() {
+        if let Some(error) = signal.borrow_and_update().clone() {
             return error;
         }
+    }
+}
+
+/// Hears from bb8 why a connection could not be made: after the pool's books are in order again, and
+/// only for connections that the pool itself wanted.
+#[derive(Clone, Debug)]
+struct Failures {
+    /// What the manager knew, before diesel reduced it to text.
+    typed: Arc<Mutex<Option<Error>>>,
+    signal: watch::Sender<Option<Error>>,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            typed: Arc::default(),
+            signal: watch::Sender::new(None),
+        }
+    }
+}
+
+impl bb8::ErrorSink<PoolError> for Failures {
+    fn sink(&self, error: PoolError) {
+        let failure = match &error {
+            // Our own check found an idle connection dead; the pool goes on by itself.
+            PoolError::QueryError(DieselError::DatabaseError(
+                DatabaseErrorKind::ClosedConnection,
+                _,
+            )) => {
+                tracing::debug!(%error, "dropped an idle connection");
+                return;
+            }
+            // A connection customizer of the application failed.
+            PoolError::QueryError(cause) => Error::provider(
+                format!("a new connection could not be set up: {cause}"),
+                false,
+            ),
+            PoolError::ConnectionError(cause) => {
+                let typed = self
+                    .typed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                typed.unwrap_or_else(|| Error::provider(cause.to_string(), false))
+            }
+        };
+        self.signal.send_replace(Some(failure));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<PoolError>> {
+        Box::new(self.clone())
     }
 }
 
@@ -256,21 +328,5 @@ impl fmt::Debug for Pool {
         f.debug_struct("Pool")
             .field("state", &self.inner.state())
             .finish_non_exhaustive()
-    }
-}
-
-/// Connections that fail the check at checkout end here; failed logins are logged where they fail.
-#[derive(Clone, Copy, Debug)]
-struct Sink;
-
-impl bb8::ErrorSink<PoolError> for Sink {
-    fn sink(&self, error: PoolError) {
-        if let PoolError::QueryError(error) = error {
-            tracing::debug!(%error, "dropped an idle connection");
-        }
-    }
-
-    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<PoolError>> {
-        Box::new(*self)
     }
 }

@@ -1,5 +1,6 @@
 //! diesel-async's own manager, filled in.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diesel::QueryResult;
@@ -10,14 +11,14 @@ use diesel_async::pooled_connection::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
 
-use crate::activity::Activity;
+use crate::activity::{Activity, Moment};
 use crate::connect::connect;
 
 /// A connection nobody has heard from for this long is asked before it is handed out. Younger ones
 /// are looked at locally, which costs no round trip: a server that hung up is noticed that way.
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// One that does not answer is replaced.
-const PING_LIMIT: Duration = Duration::from_secs(5);
+const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connection manager of diesel-async with every login going through `lakebase`.
 ///
@@ -60,8 +61,11 @@ pub(crate) fn manager_with(
             })
         })
     });
-    config.recycling_method =
-        RecyclingMethod::CustomFunction(Box::new(|connection| Box::pin(check(connection))));
+    let suspicion = Arc::new(Suspicion::default());
+    config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
+        let suspicion = Arc::clone(&suspicion);
+        Box::pin(async move { suspicion.check(connection).await })
+    }));
     AsyncDieselConnectionManager::new_with_config("lakebase", config)
 }
 
@@ -70,19 +74,48 @@ pub(crate) fn connection_error(error: &Error) -> ConnectionError {
     ConnectionError::BadConnection(error.chain())
 }
 
-/// Whether an idle connection may be handed out.
-async fn check(connection: &mut AsyncPgConnection) -> QueryResult<()> {
-    if connection.is_broken() {
-        return Err(closed("the server closed the connection"));
+/// What is known of idle connections that went silent.
+#[derive(Default)]
+struct Suspicion {
+    /// When the youngest connection that did not answer a ping had last been heard from. What has
+    /// been silent for longer is not worth waiting for.
+    silent_since: Mutex<Option<Moment>>,
+}
+
+impl Suspicion {
+    /// Whether an idle connection may be handed out.
+    async fn check(&self, connection: &mut AsyncPgConnection) -> QueryResult<()> {
+        if connection.is_broken() {
+            return Err(closed("the server closed the connection"));
+        }
+        // Unknown (the application has its own instrumentation) counts as long ago.
+        let last = Activity::last(connection);
+        if let Some(last) = last {
+            if last.elapsed() < PING_AFTER {
+                return Ok(());
+            }
+            if self.slot().is_some_and(|silent| !last.is_after(&silent)) {
+                return Err(closed("the connection is as silent as one that is dead"));
+            }
+        }
+        let ping = diesel::sql_query("SELECT 1").execute(connection);
+        match tokio::time::timeout(PING_LIMIT, ping).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(closed(&error.to_string())),
+            Err(_) => {
+                let mut silent = self.slot();
+                if let Some(last) = last.filter(|last| silent.is_none_or(|s| last.is_after(&s))) {
+                    *silent = Some(last);
+                }
+                Err(closed("the connection does not answer"))
+            }
+        }
     }
-    // Unknown idle time (the application has its own instrumentation) counts as long.
-    if Activity::idle(connection).is_some_and(|idle| idle < PING_AFTER) {
-        return Ok(());
-    }
-    let ping = diesel::sql_query("SELECT 1").execute(connection);
-    match tokio::time::timeout(PING_LIMIT, ping).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(closed("the connection does not answer")),
+
+    fn slot(&self) -> MutexGuard<'_, Option<Moment>> {
+        self.silent_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,11 +1,12 @@
 //! From a Lakebase to a connection.
 
 use lakebase_core::{Error, Lakebase, Login};
-use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
+use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, SqlxPostgresConnector};
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::connection::LakebaseConnection;
-use crate::error::sort_db_err;
+use crate::error::sort;
 use crate::feed::Feed;
 use crate::options::{options, with_defaults, with_login};
 
@@ -35,7 +36,10 @@ pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
 /// Connects with SeaORM's own options. All of them work (sizes, timeouts, logging, search path,
 /// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored.
 ///
-/// What is left unset gets the defaults of [`connect`].
+/// What is left unset gets the defaults of [`connect`]. The database is logged in to once before
+/// this returns, unless `connect_lazy` is set; the pool's own connections open on use.
+///
+/// sqlx trusts Mozilla's roots in addition to those of `PGSSLROOTCERT`.
 ///
 /// # Errors
 ///
@@ -50,39 +54,46 @@ pub async fn connect_with(
 ) -> Result<LakebaseConnection, Error> {
     let options = with_defaults(options, lakebase);
     let base = base_options(&options).await?;
-    let open = |login: Login| {
-        let mut options = options.clone();
-        let base = base.clone();
-        async move {
-            let connect = with_login(&base, &login);
-            options.map_sqlx_postgres_opts(move |_| connect.clone());
-            let db = SqlxPostgresConnector::connect(options)
-                .await
-                .map_err(sort_db_err)?;
-            Ok((db, login))
-        }
-    };
-    let (db, login): (DatabaseConnection, Login) = if options.get_connect_lazy() {
-        let login = Login::new(lakebase.target().await?, lakebase.credential().await?);
-        let opened = open(login).await;
-        opened.map_err(|failure: lakebase_core::LoginFailure| {
-            Error::config("SeaORM refuses the connect options").with_source(failure.into_source())
-        })?
+    let login = if options.get_connect_lazy() {
+        Login::new(lakebase.target().await?, lakebase.credential().await?)
     } else {
-        lakebase.login(open).await?
+        // One login before there is a pool, with everything that the login loop does about
+        // failures; hooks of the application have no place in it.
+        lakebase
+            .login(|login| async {
+                let options = with_login(&base, &login);
+                let connection = options.connect().await.map_err(sort)?;
+                let _ = connection.close().await;
+                Ok(login)
+            })
+            .await?
     };
     if login.target.hostaddr().is_some() {
         return Err(Error::config(
             "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
         ));
     }
-    let feed = Feed::start(
-        lakebase,
-        db.get_postgres_connection_pool().clone(),
-        base,
-        login,
-    );
+    let db = open(options, &base, &login).await.map_err(|error| {
+        let failed = Error::provider("SeaORM could not open the connection", false);
+        failed.with_source(error)
+    })?;
+    let pool = db.get_postgres_connection_pool().clone();
+    let feed = Feed::start(lakebase, pool, base, login);
     Ok(LakebaseConnection::new(db, feed))
+}
+
+/// Lets SeaORM make its connection, with all of its options and hooks. The pool logs in when it is
+/// used.
+async fn open(
+    mut options: ConnectOptions,
+    base: &PgConnectOptions,
+    login: &Login,
+) -> Result<DatabaseConnection, DbErr> {
+    let connect = with_login(base, login);
+    options
+        .connect_lazy(true)
+        .map_sqlx_postgres_opts(move |_| connect.clone());
+    SqlxPostgresConnector::connect(options).await
 }
 
 /// What SeaORM makes of its options for sqlx: statement logging, timeouts, names, and whatever

@@ -26,7 +26,9 @@ use crate::feed::Feed;
 /// the current token, and when a new login fails before the statement was sent, the *login* is
 /// tried again, with a renewed token if that was refused. Statements are never repeated.
 ///
-/// A bare `PgPool` taken out of it is fed only as long as one of the two is alive.
+/// A bare `PgPool` taken out of it is fed only as long as one of the two is alive. The same goes for
+/// a clone of the inner connection whose metric callback was replaced: the callback is what holds
+/// the feed.
 #[derive(Clone)]
 pub struct LakebaseConnection {
     db: DatabaseConnection,
@@ -88,11 +90,12 @@ impl LakebaseConnection {
         F: Future<Output = Result<T, DbErr>> + Send,
         T: Send,
     {
+        let epoch = self.feed.epoch();
         self.feed.ensure().await?;
         match operation().await {
             Err(error) => {
                 // Hands the error back unless it is about a login: then nothing was sent.
-                self.feed.recover(error).await?;
+                self.feed.recover(error, epoch).await?;
                 operation().await
             }
             done => done,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use lakebase_core::{Error, LoginFailure};
-use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
+use sea_orm::{DbErr, RuntimeErr};
 
 /// Our error inside SeaORM's, which prints its source only as text.
 #[derive(Debug)]
@@ -64,14 +64,5 @@ pub(crate) fn sort(failure: impl Into<Arc<sqlx::Error>>) -> LoginFailure {
             LoginFailure::transport(failure)
         }
         _ => LoginFailure::permanent(failure),
-    }
-}
-
-/// Sorts a failed attempt to open a whole `DatabaseConnection`.
-pub(crate) fn sort_db_err(error: DbErr) -> LoginFailure {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(failure)) => sort(failure),
-        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => LoginFailure::transport(error),
-        _ => LoginFailure::permanent(error),
     }
 }

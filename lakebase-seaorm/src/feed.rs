@@ -1,17 +1,29 @@
 //! Keeps the pool's password current: sqlx has no hook before a connect, but it takes new options
 //! for future connections at any time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use lakebase_core::{Credential, CredentialUpdates, Lakebase, Login, Target};
-use sea_orm::DbErr;
+use lakebase_core::{Credential, CredentialUpdates, Lakebase, Login, LoginFailure, Target};
+use sea_orm::{ConnAcquireErr, DbErr};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
+use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
 
 use crate::error::{is_login_failure, sort, to_db_err};
 use crate::options::with_login;
+
+/// How often the feeding task looks by itself: the task that renews credentials may have died with
+/// its runtime, and a machine may have been suspended.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long one look at the cause of a timeout may take.
+const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(2);
+/// No socket is there: a login with these options fails before anything is sent.
+const NOWHERE: &str = "/nonexistent/lakebase-holds-no-valid-token";
 
 /// The pool and what feeds it. Whoever can use the pool through SeaORM holds one, so the task ends
 /// when nobody can any more.
@@ -20,7 +32,11 @@ pub(crate) struct Feed {
     pool: PgPool,
     target: Arc<Target>,
     base: PgConnectOptions,
-    fed: RwLock<Credential>,
+    /// What the pool logs in with; `None` while it is disarmed.
+    fed: RwLock<Option<Credential>>,
+    /// Counts recoveries, so that tasks that failed together recover once.
+    recoveries: AtomicU64,
+    recovering: Mutex<()>,
     task: RwLock<Option<AbortHandle>>,
 }
 
@@ -37,7 +53,9 @@ impl Feed {
             pool,
             base,
             target: login.target,
-            fed: RwLock::new(login.credential),
+            fed: RwLock::new(Some(login.credential)),
+            recoveries: AtomicU64::new(0),
+            recovering: Mutex::default(),
             task: RwLock::default(),
         });
         let task = tokio::spawn(follow(Arc::downgrade(&feed), lakebase.credential_updates()));
@@ -49,63 +67,142 @@ impl Feed {
         &self.lakebase
     }
 
+    /// To be taken before an operation and given to [`recover`](Self::recover) if it fails.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.recoveries.load(Ordering::Acquire)
+    }
+
+    /// Longest time an operation may spend before its statement is sent.
+    pub(crate) fn limit(&self) -> Duration {
+        self.pool.options().get_acquire_timeout()
+    }
+
     /// Gives the pool the current credential unless it has it. An atomic read when it has.
     ///
     /// Waits for a mint only if nothing valid is held and no idle connection could serve instead.
     pub(crate) async fn ensure(&self) -> Result<(), DbErr> {
-        if self.is_current() {
+        if self.is_current() || self.feed_at_hand() {
             return Ok(());
         }
-        let credential = match self.lakebase.credential().now_or_never() {
-            Some(credential) => credential,
-            None if self.pool.num_idle() > 0 => return Ok(()),
-            None => self.lakebase.credential().await,
-        };
-        match credential {
-            Ok(credential) => {
+        if self.pool.num_idle() > 0 {
+            return Ok(());
+        }
+        match timeout(self.limit(), self.lakebase.credential()).await {
+            Ok(Ok(credential)) => {
                 self.set(credential);
                 Ok(())
             }
-            Err(_) if self.pool.num_idle() > 0 => Ok(()),
-            Err(error) => Err(to_db_err(error)),
+            Ok(Err(error)) => Err(to_db_err(error)),
+            Err(_) => Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
         }
     }
 
     fn is_current(&self) -> bool {
         let fed = self.fed.read().unwrap_or_else(PoisonError::into_inner);
-        self.lakebase.is_current(&fed)
+        fed.as_ref()
+            .is_some_and(|fed| self.lakebase.is_current(fed))
+    }
+
+    /// Feeds what can be had without waiting. If that is nothing valid, the pool is disarmed: it
+    /// must not try a token that is known to be dead.
+    fn feed_at_hand(&self) -> bool {
+        match self.lakebase.credential().now_or_never() {
+            Some(Ok(credential)) => {
+                self.set(credential);
+                true
+            }
+            _ => {
+                self.disarm();
+                false
+            }
+        }
     }
 
     fn set(&self, credential: Credential) {
         let mut fed = self.fed.write().unwrap_or_else(PoisonError::into_inner);
         // Tasks race here; the newest wins.
-        if credential.generation() > fed.generation() {
-            let mut login = Login::new(Arc::clone(&self.target), credential);
+        let newest = fed
+            .as_ref()
+            .is_none_or(|fed| credential.generation() > fed.generation());
+        if newest && self.lakebase.is_valid(&credential) {
+            let login = Login::new(Arc::clone(&self.target), credential);
             self.pool
                 .set_connect_options(with_login(&self.base, &login));
-            std::mem::swap(&mut *fed, &mut login.credential);
+            *fed = Some(login.credential);
+        }
+    }
+
+    fn disarm(&self) {
+        let mut fed = self.fed.write().unwrap_or_else(PoisonError::into_inner);
+        if fed.as_ref().is_some_and(|fed| !self.lakebase.is_valid(fed)) {
+            self.pool
+                .set_connect_options(self.base.clone().socket(NOWHERE));
+            *fed = None;
         }
     }
 
     /// After a failed login: logs in, outside of the pool, until it works, renewing the credential
     /// if that was refused. Then the pool can do so, too. No statement is involved.
     ///
-    /// Taking a connection from the pool instead would prove nothing: it might be an idle one.
-    pub(crate) async fn recover(&self, error: DbErr) -> Result<(), DbErr> {
+    /// Taking a connection from the pool instead would prove nothing: it might be an idle one. One
+    /// task does it for all that failed since `epoch`.
+    pub(crate) async fn recover(&self, error: DbErr, epoch: u64) -> Result<(), DbErr> {
+        if matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
+            return Err(self.diagnose(error).await);
+        }
         if !is_login_failure(&error) {
             return Err(error);
         }
         tracing::debug!(%error, "a login of the pool failed");
-        self.lakebase
-            .login(|login| async move {
-                let options = with_login(&self.base, &login);
-                let connection = options.connect().await.map_err(sort)?;
-                self.set(login.credential);
-                let _ = connection.close().await;
-                Ok(())
-            })
-            .await
-            .map_err(to_db_err)
+        let began = Instant::now();
+        let recovery = async {
+            let _turn = self.recovering.lock().await;
+            if self.epoch() > epoch {
+                return Ok(());
+            }
+            self.lakebase
+                .login(|login| async move {
+                    self.probe(&login).await?;
+                    self.set(login.credential);
+                    Ok(())
+                })
+                .await?;
+            self.recoveries.fetch_add(1, Ordering::AcqRel);
+            Ok(())
+        };
+        match timeout(self.limit(), recovery).await {
+            Ok(recovered) => recovered.map_err(to_db_err),
+            Err(_) => Err(match self.lakebase.last_failure_since(began) {
+                Some(cause) => to_db_err(cause),
+                None => DbErr::ConnectionAcquire(ConnAcquireErr::Timeout),
+            }),
+        }
+    }
+
+    /// One login outside of the pool.
+    async fn probe(&self, login: &Login) -> Result<(), LoginFailure> {
+        let options = with_login(&self.base, login);
+        let connection = options.connect().await.map_err(sort)?;
+        let _ = connection.close().await;
+        Ok(())
+    }
+
+    /// sqlx tries "refused" and "too many" again until its time is up, and then says only that. If
+    /// the pool had room for another connection, one more look tells what kept it from opening.
+    async fn diagnose(&self, error: DbErr) -> DbErr {
+        if self.pool.size() >= self.pool.options().get_max_connections() {
+            return error;
+        }
+        let look = async {
+            let credential = self.lakebase.credential().await?;
+            let login = Login::new(Arc::clone(&self.target), credential);
+            let outcome = self.probe(&login).await;
+            outcome.map_err(|failure| self.lakebase.describe_failure(failure, &self.target))
+        };
+        match timeout(DIAGNOSIS_LIMIT, look).await {
+            Ok(Err(cause)) => to_db_err(cause),
+            _ => error,
+        }
     }
 }
 
@@ -121,18 +218,26 @@ impl Drop for Feed {
 /// Feeds the pool ahead of expiry, until it is closed or nobody holds it.
 async fn follow(feed: Weak<Feed>, mut updates: CredentialUpdates) {
     loop {
-        let Some(mut closed) = feed.upgrade().map(|feed| feed.pool.close_event()) else {
+        let Some((mut closed, is_eager)) = feed.upgrade().map(|feed| {
+            // Also right at the start: a renewal may have landed since the pool was made.
+            let is_eager = feed.lakebase.renews_ahead();
+            if is_eager && !feed.is_current() {
+                feed.feed_at_hand();
+            }
+            (feed.pool.close_event(), is_eager)
+        }) else {
             return;
         };
         tokio::select! {
             alive = updates.changed() => if !alive { return },
             () = &mut closed => return,
+            // Lazily nothing happens without a caller.
+            () = tokio::time::sleep(LOOK), if is_eager => {}
         }
-        let Some(feed) = feed.upgrade() else {
-            return;
-        };
-        // Right after a change it is at hand; if not (a failed mint), the next change tells.
-        if let Some(Ok(credential)) = feed.lakebase.credential().now_or_never() {
+        // Lazily a renewal that a caller caused is passed on all the same.
+        if let Some(feed) = feed.upgrade().filter(|_| !is_eager)
+            && let Some(Ok(credential)) = feed.lakebase.credential().now_or_never()
+        {
             feed.set(credential);
         }
     }

@@ -79,12 +79,12 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
 ///
 /// # Panics
 ///
-/// If none becomes idle.
+/// If one stays busy.
 pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
     let pool = db.get_postgres_connection_pool();
     // A connection goes back to the pool a moment after its statement is done.
     soon(async {
-        while pool.num_idle() == 0 || pool.num_idle() < pool.size() as usize {
+        while pool.num_idle() < pool.size() as usize {
             tokio::task::yield_now().await;
         }
     })

@@ -45,7 +45,8 @@ fn renewal_is_due_at_three_quarters_of_the_lifetime_give_or_take_the_jitter() {
         (SECOND, 0.5, 0.75),
         (HOUR, f64::INFINITY, 2880.0),
     ] {
-        let schedule = Schedule::new(validity(&start, lifetime), random);
+        let now = start.after(Duration::ZERO);
+        let schedule = Schedule::new(validity(&start, lifetime), now, random);
         let due = schedule.until_renewal(start.after(Duration::ZERO));
         assert!(
             (due.as_secs_f64() - expected).abs() < 1e-6,
@@ -147,4 +148,12 @@ fn callers_with_nothing_valid_wait_at_most_half_a_second_unless_the_server_asked
     let asked = Backoff::new(start.monotonic, 1, Some(HOUR), Some(5 * SECOND), 0.5);
     assert_eq!(asked.left_for_callers(now), 5 * SECOND);
     assert_eq!(long.left_for_callers(start.after(SECOND)), Duration::ZERO);
+}
+
+#[test]
+fn a_credential_that_lands_old_is_not_due_at_once() {
+    let start = Start::new();
+    let old = start.after(Duration::from_secs(3500));
+    let schedule = Schedule::new(validity(&start, HOUR), old, 0.5);
+    assert_eq!(schedule.until_renewal(old), SECOND);
 }

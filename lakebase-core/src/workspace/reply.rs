@@ -10,6 +10,8 @@ use crate::Error;
 use crate::clock::Now;
 use crate::error::Kind;
 
+/// One answer does not lock us out for longer, whatever it asks for: the platform recovers sooner.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Longest piece of foreign text an error repeats.
 const LONGEST_QUOTE: usize = 300;
 
@@ -41,7 +43,8 @@ impl Reply {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let date = text(DATE.as_str()).and_then(http_date);
         let retry_after = text(RETRY_AFTER.as_str())
-            .and_then(|value| retry_after(value, date.unwrap_or(received.wall)));
+            .and_then(|value| retry_after(value, date.unwrap_or(received.wall)))
+            .map(|wait| wait.min(LONGEST_RETRY_AFTER));
         Self {
             base: base.to_owned(),
             status,
