@@ -75,24 +75,25 @@ fn versions_below(parent: &str) -> Vec<PathBuf> {
 
 #[cfg(feature = "embedded")]
 async fn bring_one() -> Result<PathBuf, Error> {
-    use postgresql_embedded::{PostgreSQL, SettingsBuilder};
+    use postgresql_embedded::{PostgreSQL, Settings};
 
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Error::because(
-            format!("{} and none could be downloaded", nothing_found()),
-            error,
-        )
+        let text = format!("{}; and none could be downloaded", nothing_found());
+        Error::because(text, error)
     };
-    // Its `setup` installs and then makes a cluster, unless there seems to be one; we make our own.
+    let mut settings = Settings::new();
+    // It makes folders for a cluster of its own, which we do not want.
+    let unwanted = [Some(&*settings.data_dir), settings.password_file.parent()];
+    for folder in unwanted.into_iter().flatten() {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    // Its `setup` installs and then makes a cluster, unless there seems to be one.
     let scratch = tempfile::tempdir().map_err(|error| failed(error.into()))?;
     std::fs::write(scratch.path().join("postgresql.conf"), "")
         .map_err(|error| failed(error.into()))?;
-    let settings = SettingsBuilder::new()
-        .installation_dir(super::owner::cache_dir().join("postgresql"))
-        .data_dir(scratch.path())
-        .password_file(scratch.path().join("unused"))
-        .temporary(true)
-        .build();
+    settings.installation_dir = super::owner::cache_dir().join("postgresql");
+    settings.data_dir = scratch.path().to_owned();
+    settings.password_file = scratch.path().join("unused");
     let mut postgres = PostgreSQL::new(settings);
     postgres
         .setup()
@@ -108,6 +109,6 @@ async fn bring_one() -> Result<PathBuf, Error> {
 
 fn nothing_found() -> String {
     format!(
-        "no Postgres server was found: install one (Debian: `apt-get install postgresql`, macOS: `brew install postgresql@17`) or set {BIN_DIR_VARIABLE} to the folder that holds `initdb` and `postgres`;"
+        "no Postgres server was found: install one (Debian: `apt-get install postgresql`, macOS: `brew install postgresql@17`) or set {BIN_DIR_VARIABLE} to the folder that holds `initdb` and `postgres`"
     )
 }
