@@ -182,3 +182,36 @@ async fn a_provider_that_returns_expired_credentials_is_told_so_and_not_asked_in
     sleep(MINUTE).await;
     assert_eq!(provider.calls(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_with_a_cache_of_its_own_is_not_asked_in_a_loop() {
+    #[derive(Debug)]
+    struct Caching(support::Provider, std::time::SystemTime);
+
+    impl lakebase_core::CredentialProvider for Caching {
+        async fn credential(&self) -> Result<lakebase_core::Credential, Error> {
+            self.0.credential().await?;
+            Ok(lakebase_core::Credential::new(
+                "the same for an hour",
+                self.1,
+            ))
+        }
+    }
+
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let expiry = lakebase_core::Clock::wall(&clock) + HOUR;
+    let config = lakebase_core::Config::builder()
+        .host("db.example.com")
+        .user("app")
+        .credential_provider(Caching(provider.clone(), expiry))
+        .clock(clock)
+        .build()
+        .expect("a configuration");
+    let lakebase = Lakebase::new(config).expect("a handle");
+    lakebase.credential().await.expect("the first");
+    sleep(59 * MINUTE).await;
+    // From three quarters on it answers with what it holds; a second passes between two questions.
+    assert!(provider.calls() < 1200, "{} calls", provider.calls());
+    at_hand(&lakebase);
+}

@@ -130,3 +130,25 @@ fn a_handle_moves_from_runtime_to_runtime() {
     }
     assert_eq!(provider.calls(), 1);
 }
+
+#[test]
+fn a_mint_on_a_runtime_that_nobody_drives_any_more_is_given_up() {
+    let provider = Provider::gated(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    let abandoned = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let impatient =
+        async { tokio::time::timeout(Duration::from_millis(10), lakebase.credential()).await };
+    abandoned.block_on(impatient).expect_err("the mint hangs");
+    // Kept, but not driven: its tasks and timers stand still.
+    let driven = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
+    provider.open();
+    let credential = driven.expect("a runtime").block_on(lakebase.credential());
+    assert_eq!(credential.expect("minted here").expose(), "token-2");
+    drop(abandoned);
+}

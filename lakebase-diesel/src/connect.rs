@@ -4,6 +4,7 @@ use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::{Error, Lakebase, LoginFailure};
 
+#[cfg(feature = "bb8")]
 use crate::activity::Activity;
 
 /// Opens one connection, outside of any pool: verified TLS, a current token, one renewal if it is
@@ -27,6 +28,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
             if login.target.is_pooled() {
                 connection.set_prepared_statement_cache_size(CacheSize::Disabled);
             }
+            #[cfg(feature = "bb8")]
             Activity::install(&mut connection);
             Ok(connection)
         })

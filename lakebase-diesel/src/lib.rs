@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "bb8")]
 mod activity;
 #[cfg(feature = "bb8")]
 pub mod bb8;
 mod connect;
+#[cfg(feature = "bb8")]
 mod manager;
 pub mod migrations;
 
 pub use connect::connect;
 pub use lakebase_core::{self, Config, Error, Lakebase};
+#[cfg(feature = "bb8")]
 pub use manager::manager;

@@ -157,3 +157,70 @@ async fn seaorm_names_the_cause_within_a_second() {
     let typed = lakebase_seaorm::cause(&error).expect("typed as well");
     assert_eq!(typed.error_code(), Some("PERMISSION_DENIED"), "{typed}");
 }
+
+#[tokio::test]
+async fn passing_trouble_is_waited_out_while_a_connection_may_come_back() {
+    let local = local().await;
+    let pool = lakebase_diesel::bb8::Builder::new()
+        .connection_timeout(Duration::from_secs(10))
+        .build(&lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "0.3")]))
+        .await
+        .expect("a pool");
+    let busy = pool.get().await.expect("the first");
+    local.set_connection_limit(1);
+    let waiting = pool.get();
+    let releasing = async {
+        // The second login is refused until its budget is over.
+        while !pool
+            .last_failure()
+            .is_some_and(|failure| failure.is_timeout())
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(busy);
+    };
+    let (second, ()) = lakebase_tests::soon(async { tokio::join!(waiting, releasing) }).await;
+    second.map(drop).expect("the first, given back");
+}
+
+#[tokio::test]
+async fn a_failing_connection_customizer_is_named_as_well() {
+    #[derive(Debug)]
+    struct SetRole;
+
+    impl
+        bb8::CustomizeConnection<
+            diesel_async::AsyncPgConnection,
+            diesel_async::pooled_connection::PoolError,
+        > for SetRole
+    {
+        fn on_acquire<'a>(
+            &'a self,
+            connection: &'a mut diesel_async::AsyncPgConnection,
+        ) -> std::pin::Pin<
+            Box<
+                dyn Future<Output = Result<(), diesel_async::pooled_connection::PoolError>>
+                    + Send
+                    + 'a,
+            >,
+        > {
+            Box::pin(async move {
+                let set = diesel::sql_query("SET ROLE nobody_we_know")
+                    .execute(connection)
+                    .await;
+                set.map(drop)
+                    .map_err(diesel_async::pooled_connection::PoolError::QueryError)
+            })
+        }
+    }
+
+    let local = local().await;
+    let building = lakebase_diesel::bb8::Builder::new()
+        .configure(|inner| inner.connection_customizer(Box::new(SetRole)))
+        .build(&lakebase(&local));
+    let building = tokio::time::timeout(AT_ONCE, building)
+        .await
+        .expect("at once");
+    let error = building.map(drop).expect_err("no such role");
+    assert!(error.to_string().contains("nobody_we_know"), "{error}");
+}

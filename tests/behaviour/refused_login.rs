@@ -65,6 +65,27 @@ async fn a_revoked_token_is_invisible_to_seaorm() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_fail_together_recover_together() {
+    let local = local().await;
+    let db = lakebase_seaorm::connect(&lakebase(&local))
+        .await
+        .expect("a connection");
+    local.revoke_tokens();
+    let before = local.counters();
+    let asking = (0..50).map(|_| {
+        let db = db.clone();
+        tokio::spawn(async move { db.execute_unprepared("SELECT 1").await })
+    });
+    for answer in soon(futures_util::future::join_all(asking)).await {
+        answer.expect("no panic").expect("an answer");
+    }
+    let after = local.counters();
+    assert_eq!(after.minted - before.minted, 1, "{after:?}");
+    // The pool's ten connections, the probe, and what was refused before.
+    assert!(after.logins - before.logins <= 12, "{after:?}");
+}
+
 #[tokio::test]
 async fn seaorm_never_repeats_a_statement_that_fails_like_a_login() {
     let local = local().await;

@@ -1,0 +1,237 @@
+//! Settings, and the start.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use uuid::Uuid;
+
+use super::{DATABASE, LocalLakebase};
+use crate::Error;
+use crate::certs;
+use crate::clock::PlatformClock;
+use crate::compute::Compute;
+use crate::events::EventLog;
+use crate::faults::Faults;
+use crate::gateway::{self, Gateway, Rules};
+use crate::issuer::Issuer;
+use crate::postgres::{Postgres, quote_ident};
+use crate::roles::Roles;
+use crate::workspace::{self, Place, Switch, Workspace};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Starts a [`LocalLakebase`] with other than the usual settings.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    token_lifetime: Duration,
+    workspace_token_lifetime: Duration,
+    api_port: u16,
+    postgres_port: u16,
+    postgres_ip: Ipv4Addr,
+    bin_dir: Option<PathBuf>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            token_lifetime: HOUR,
+            workspace_token_lifetime: HOUR,
+            api_port: 0,
+            postgres_port: 0,
+            postgres_ip: Ipv4Addr::LOCALHOST,
+            bin_dir: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Lifetime of database tokens, from 1 s; an hour by default, as on the platform.
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime = lifetime;
+        self
+    }
+
+    /// Lifetime of workspace tokens; an hour by default.
+    pub fn workspace_token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.workspace_token_lifetime = lifetime;
+        self
+    }
+
+    /// Port of the workspace API on 127.0.0.1; a free one by default.
+    pub fn api_port(mut self, port: u16) -> Self {
+        self.api_port = port;
+        self
+    }
+
+    /// Port of Postgres on 127.0.0.1; a free one by default.
+    pub fn postgres_port(mut self, port: u16) -> Self {
+        self.postgres_port = port;
+        self
+    }
+
+    /// Another loopback address for Postgres. Some clients cannot be told a port; where all of
+    /// 127.0.0.0/8 is loopback (Linux), they find port 5432 there beside any other Postgres.
+    pub fn postgres_ip(mut self, ip: Ipv4Addr) -> Self {
+        self.postgres_ip = ip;
+        self
+    }
+
+    /// Folder with `initdb` and `postgres`; looked for by default.
+    pub fn postgres_bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.bin_dir = Some(dir.into());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// Where no Postgres is found or it does not start, and where a port is taken. The text says
+    /// what to do.
+    pub async fn start(self) -> Result<LocalLakebase, Error> {
+        if self.token_lifetime < Duration::from_secs(1) {
+            return Err(Error::new("the token lifetime must be at least 1 s"));
+        }
+        if !self.postgres_ip.is_loopback() {
+            return Err(Error::new(format!(
+                "{} is not a loopback address",
+                self.postgres_ip
+            )));
+        }
+        let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
+        let gateway_listener = listen(self.postgres_ip, self.postgres_port, "Postgres").await?;
+        let address = |listener: &TcpListener| {
+            listener
+                .local_addr()
+                .map_err(|error| Error::because("cannot tell a port", error))
+        };
+        let (api_address, gateway_address) = (address(&api)?, address(&gateway_listener)?);
+        let postgres = Postgres::start(self.bin_dir).await?;
+
+        let place = Place {
+            project: "local".to_owned(),
+            branch: "production".to_owned(),
+            endpoint: "primary".to_owned(),
+            instance: "local-instance".to_owned(),
+            // The name every resolver knows; the gateway tells kinds of hosts by TLS server name.
+            host: match self.postgres_ip {
+                Ipv4Addr::LOCALHOST => "localhost".to_owned(),
+                other => other.to_string(),
+            },
+            pooled_host: "ep-local-pooler.localhost".to_owned(),
+            read_only_host: "ep-local-ro.localhost".to_owned(),
+        };
+        let mut names = vec!["127.0.0.1".to_owned(), "ep-local.localhost".to_owned()];
+        names.extend([
+            place.host.clone(),
+            place.pooled_host.clone(),
+            place.read_only_host.clone(),
+        ]);
+        names.push("ep-local-ro-pooler.localhost".to_owned());
+        let certs = certs::make(&names)?;
+        let ca_file = postgres.dir().join("ca.pem");
+        tokio::fs::write(&ca_file, &certs.ca_pem)
+            .await
+            .map_err(|error| Error::because("cannot write the CA certificate", error))?;
+
+        let events = Arc::new(EventLog::new());
+        let clock = Arc::new(PlatformClock::default());
+        let issuer = Arc::new(Issuer::new(
+            Arc::clone(&clock),
+            self.token_lifetime,
+            self.workspace_token_lifetime,
+        ));
+        let compute = Arc::new(Compute::new(Arc::clone(&events)));
+        let roles = Arc::new(Roles::default());
+        let faults = Arc::new(Faults::default());
+        let switch = Arc::new(Switch::default());
+        let stop = watch::Sender::new(false);
+        let gateway = Arc::new(Gateway {
+            tls: TlsAcceptor::from(certs.server),
+            issuer: Arc::clone(&issuer),
+            roles: Arc::clone(&roles),
+            compute: Arc::clone(&compute),
+            postgres: postgres.server().clone(),
+            events: Arc::clone(&events),
+            rules: Rules::default(),
+        });
+        let workspace = Arc::new(Workspace {
+            base_url: format!("http://{api_address}"),
+            issuer: Arc::clone(&issuer),
+            clock: Arc::clone(&clock),
+            compute: Arc::clone(&compute),
+            events: Arc::clone(&events),
+            faults: Arc::clone(&faults),
+            place: place.clone(),
+        });
+        let tasks = vec![
+            tokio::spawn(gateway::serve(
+                Arc::clone(&gateway),
+                gateway_listener,
+                stop.subscribe(),
+            )),
+            tokio::spawn(workspace::serve(
+                workspace,
+                api,
+                Arc::clone(&switch),
+                stop.subscribe(),
+            )),
+        ];
+        let local = LocalLakebase {
+            place,
+            client_id: Uuid::new_v4().to_string(),
+            client_secret: format!("dose{}", Uuid::new_v4().simple()),
+            user: "ana@example.com".to_owned(),
+            user_token: format!("dapi{}", Uuid::new_v4().simple()),
+            ca_file,
+            api: api_address,
+            gateway_address,
+            issuer,
+            clock,
+            faults,
+            switch,
+            events,
+            compute,
+            roles,
+            gateway,
+            postgres: Some(postgres),
+            stop,
+            tasks,
+        };
+        local.populate().await?;
+        Ok(local)
+    }
+}
+
+async fn listen(ip: Ipv4Addr, port: u16, what: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind((ip, port))
+        .await
+        .map_err(|error| Error::because(format!("cannot listen on {ip}:{port} for {what}"), error))
+}
+
+impl LocalLakebase {
+    /// The identities that every local Lakebase begins with.
+    async fn populate(&self) -> Result<(), Error> {
+        self.issuer
+            .add_service_principal(&self.client_id, &self.client_secret);
+        self.issuer.add_pat(&self.user_token, &self.user);
+        for identity in [&self.client_id, &self.user] {
+            self.create_role(identity).await?;
+            // As for an app's service principal and a project's owner: CONNECT and CREATE on the
+            // database. `public` is opened as well, to be usable without a schema of one's own.
+            let ident = quote_ident(identity);
+            self.sql(&format!(
+                "GRANT CONNECT, CREATE ON DATABASE {DATABASE} TO {ident}; \
+                 GRANT USAGE, CREATE ON SCHEMA public TO {ident}"
+            ))
+            .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! What tests change while it runs: identities, tokens, faults, the compute.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{DATABASE, LocalLakebase};
+use crate::Error;
+use crate::compute::{Cut, Wake};
+use crate::events::Call;
+use crate::faults::Fault;
+use crate::postgres::{ADMIN, NATIVE_GROUP, quote_ident, quote_literal};
+use crate::roles::RoleKind;
+
+/// Identities and roles.
+impl LocalLakebase {
+    /// A further service principal. Returns client id and secret; it has no Postgres role yet.
+    pub fn add_service_principal(&self) -> (String, String) {
+        let (id, secret) = (
+            Uuid::new_v4().to_string(),
+            format!("dose{}", Uuid::new_v4().simple()),
+        );
+        self.issuer.add_service_principal(&id, &secret);
+        (id, secret)
+    }
+
+    /// Makes a Postgres role for an identity, as `databricks_create_role` does.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres says.
+    pub async fn create_role(&self, identity: &str) -> Result<(), Error> {
+        self.sql(&format!("CREATE ROLE {} LOGIN", quote_ident(identity)))
+            .await?;
+        self.roles.set(identity, RoleKind::OAuth);
+        Ok(())
+    }
+
+    /// Makes a group role that its members log in as.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres says.
+    pub async fn create_group_role(&self, group: &str, members: &[&str]) -> Result<(), Error> {
+        self.sql(&format!("CREATE ROLE {} LOGIN", quote_ident(group)))
+            .await?;
+        let members = members.iter().map(|&member| member.to_owned()).collect();
+        self.roles.set(group, RoleKind::Group(members));
+        Ok(())
+    }
+
+    /// Makes a native role with a password.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres says.
+    pub async fn create_native_role(&self, name: &str, password: &str) -> Result<(), Error> {
+        let (ident, literal) = (quote_ident(name), quote_literal(password));
+        self.sql(&format!(
+            "CREATE ROLE {ident} LOGIN PASSWORD {literal} IN ROLE {NATIVE_GROUP}; \
+             GRANT CONNECT, CREATE ON DATABASE {DATABASE} TO {ident}; \
+             GRANT USAGE, CREATE ON SCHEMA public TO {ident}"
+        ))
+        .await?;
+        self.roles.set(name, RoleKind::Native);
+        Ok(())
+    }
+
+    /// Switches logins with native passwords on or off for the endpoint.
+    pub fn set_native_login(&self, enabled: bool) {
+        self.gateway
+            .rules
+            .native_login
+            .store(enabled, Ordering::Relaxed);
+    }
+
+    /// Runs SQL as superuser, behind the gateway's back.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres says.
+    pub async fn sql(&self, sql: &str) -> Result<(), Error> {
+        let admin = self.gateway.postgres.admin(DATABASE).await?;
+        admin
+            .batch_execute(sql)
+            .await
+            .map_err(|error| Error::because("the statement failed", error))
+    }
+
+    /// A copy of the database as it is now; cheap. Nobody may be connected to the original.
+    ///
+    /// # Errors
+    ///
+    /// What Postgres says.
+    pub async fn scratch_database(&self) -> Result<String, Error> {
+        let name = format!("scratch_{}", Uuid::new_v4().simple());
+        let admin = self.gateway.postgres.admin("postgres").await?;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {DATABASE}"))
+            .await
+            .map_err(|error| Error::because("cannot copy the database", error))?;
+        let grants = format!(
+            "GRANT CONNECT, CREATE ON DATABASE {name} TO {}, {}",
+            quote_ident(&self.client_id),
+            quote_ident(&self.user)
+        );
+        admin
+            .batch_execute(&grants)
+            .await
+            .map_err(|error| Error::because("cannot open the copy", error))?;
+        Ok(name)
+    }
+
+    /// Lifetime of database tokens minted from now on.
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        self.issuer.set_token_lifetime(lifetime);
+    }
+
+    /// Takes back every database token minted so far, whatever its expiry.
+    pub fn revoke_tokens(&self) {
+        self.issuer.revoke_all();
+    }
+
+    /// Every database token is over now.
+    pub fn expire_tokens(&self) {
+        self.issuer.expire_all();
+    }
+
+    /// Every workspace token is over now.
+    pub fn expire_workspace_tokens(&self) {
+        self.issuer.expire_workspace_tokens();
+    }
+
+    /// Sets the platform's clock ahead of (or, negative, behind) this machine's.
+    pub fn set_clock_skew_millis(&self, ahead: i64) {
+        self.clock.set_skew(ahead);
+    }
+
+    /// SQLSTATE and severity with which logins are refused: the platform documents neither.
+    pub fn set_refusal(&self, sqlstate: &str, severity: &str) {
+        let mut refusal = self
+            .gateway
+            .rules
+            .refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *refusal = (sqlstate.to_owned(), severity.to_owned());
+    }
+
+    /// Lets a call misbehave until [`heal`](Self::heal).
+    pub fn fail(&self, call: Call, fault: Fault) {
+        self.faults.set(call, Some(fault));
+    }
+
+    /// Lets a call misbehave a number of times.
+    pub fn fail_times(&self, call: Call, times: usize, fault: Fault) {
+        self.faults.push(call, times, fault);
+    }
+
+    /// Ends the misbehaviour of a call.
+    pub fn heal(&self, call: Call) {
+        self.faults.set(call, None);
+    }
+
+    /// Makes the whole API unreachable, or reachable again.
+    pub fn set_api_down(&self, down: bool) {
+        self.switch.set_down(down);
+    }
+
+    /// Suspends the compute: sessions end, and the next connection wakes it after `wake_delay`.
+    ///
+    /// # Errors
+    ///
+    /// If Postgres cannot be told to end the sessions.
+    pub async fn suspend(&self, cut: Cut, wake_delay: Duration, wake: Wake) -> Result<(), Error> {
+        self.compute.suspend(wake_delay, wake);
+        self.cut_sessions(cut).await
+    }
+
+    /// Ends every open session, as a restart does.
+    ///
+    /// # Errors
+    ///
+    /// If Postgres cannot be told to end the sessions.
+    pub async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
+        if cut == Cut::Message {
+            // Postgres itself says 57P01.
+            self.sql(&format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE backend_type = 'client backend' AND usename <> '{ADMIN}'"
+            ))
+            .await
+        } else {
+            self.compute.cut(cut);
+            Ok(())
+        }
+    }
+
+    /// Most sessions at a time; beyond it logins get `53300`.
+    pub fn set_connection_limit(&self, limit: usize) {
+        self.gateway
+            .rules
+            .connection_limit
+            .store(limit, Ordering::Relaxed);
+    }
+}
