@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use crate::compute::{Admission, Compute, Cut};
 use crate::events::{EventKind, EventLog, Login};
 use crate::issuer::{Issuer, TokenState};
-use crate::postgres::Server;
+use crate::postgres::{self, Server};
 use crate::protocol::{self, AuthStep, First, Startup};
 use crate::roles::{RoleKind, Roles};
 
@@ -240,11 +240,18 @@ impl Gateway {
         };
         drop(permit);
         let mut server = self.postgres.open().await?;
+        startup.set("database", self.postgres.database(&login.database));
         server.write_all(&startup.encode()).await?;
         let user = login.user.clone();
-        if let AuthStep::Refused { sqlstate, message } =
-            pass_login(&mut stream, &mut server).await?
-        {
+        let step = match self.postgres.password_of(&user) {
+            Some(password) => {
+                let last = postgres::log_in(&mut server, &user, &password).await?;
+                stream.write_all(&last).await?;
+                protocol::auth_step(&last)
+            }
+            None => pass_login(&mut stream, &mut server).await?,
+        };
+        if let AuthStep::Refused { sqlstate, message } = step {
             self.events.record(EventKind::Refused {
                 login,
                 sqlstate,

@@ -20,11 +20,9 @@ use crate::events::{Counters, Event, EventLog};
 use crate::faults::Faults;
 use crate::gateway::Gateway;
 use crate::issuer::Issuer;
-use crate::postgres::{self, Postgres};
+use crate::postgres::{self, DATABASE, Postgres};
 use crate::roles::Roles;
 use crate::workspace::{Place, Switch};
-
-const DATABASE: &str = "databricks_postgres";
 
 /// A Lakebase on this machine. Dropping it stops everything and leaves nothing behind.
 ///

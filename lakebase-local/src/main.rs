@@ -24,12 +24,13 @@ Options:
   --workspace-token-lifetime SECONDS  lifetime of workspace tokens [default: 3600]
   --api-port PORT                     port of the workspace API [default: a free one]
   --postgres-port PORT                port of Postgres [default: a free one]
+  --postgres-url URL                  a running server on this machine, as superuser
   --postgres-bin DIR                  folder with `initdb` and `postgres` [default: looked for]
   -h, --help                          this text
   -V, --version                       the version
 
-The Postgres programs are looked for with LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the
-usual folders. RUST_LOG=lakebase_local=debug shows what happens.
+LAKEBASE_LOCAL_PG_URL names a running server. Else the Postgres programs are looked for with
+LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the usual folders. RUST_LOG=lakebase_local=debug shows what happens.
 ";
 
 struct Options {
@@ -107,6 +108,9 @@ fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
             }
             Arg::Long("api-port") => builder = builder.api_port(parser.value()?.parse()?),
             Arg::Long("postgres-port") => builder = builder.postgres_port(parser.value()?.parse()?),
+            Arg::Long("postgres-url") => {
+                builder = builder.postgres_url(parser.value()?.string()?);
+            }
             Arg::Long("postgres-bin") => builder = builder.postgres_bin_dir(parser.value()?),
             Arg::Value(program) => {
                 command.push(program);

@@ -1,118 +1,98 @@
-//! A real Postgres of our own, in a folder that goes away with it.
+//! The real Postgres: one of our own in a folder that goes away with it, or one that a URL names.
 
 mod find;
 mod folder;
+mod own;
 mod owner;
+mod running;
+mod server;
 mod template;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use tokio::net::UnixStream;
-use tokio_postgres::{Client, NoTls};
 
 pub(crate) use find::find_bin_dir;
-use folder::Folder;
-use template::Template;
+use own::Own;
+use running::Running;
+pub(crate) use server::{Server, log_in};
 
 use crate::Error;
 
-/// The superuser of the real Postgres. Clients cannot log in as it: it is no Lakebase role.
-pub(crate) const ADMIN: &str = "lakebase_admin";
-/// Native roles are members, which makes Postgres ask them for a password.
-pub(crate) const NATIVE_GROUP: &str = "lakebase_native";
-/// Name of the socket file, by Postgres's own rule for port 5432.
+/// What clients call the database.
+pub(crate) const DATABASE: &str = "databricks_postgres";
+/// Names a running server to use.
+const URL_VARIABLE: &str = "LAKEBASE_LOCAL_PG_URL";
+/// The superuser of our own Postgres. Clients cannot log in as it: it is no Lakebase role.
+const ADMIN: &str = "lakebase_admin";
+/// Native roles are members, which makes our own Postgres ask them for a password.
+const NATIVE_GROUP: &str = "lakebase_native";
+/// Name of our own socket file, by Postgres's own rule for port 5432.
 const SOCKET: &str = ".s.PGSQL.5432";
-const START_LIMIT: Duration = Duration::from_secs(60);
-const START_LOOK: Duration = Duration::from_millis(20);
 
-/// How to reach a running server.
-#[derive(Clone, Debug)]
-pub(crate) struct Server {
-    socket_dir: PathBuf,
+/// Where to get a Postgres from.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Origin {
+    /// As the environment says, else whatever is found.
+    #[default]
+    Look,
+    /// The programs in this folder.
+    Programs(PathBuf),
+    /// The server that this URL names.
+    Url(Secret),
 }
 
-/// A running server. Dropping it stops the server and removes its folder.
+/// A URL that may hold a password.
+#[derive(Clone)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A Postgres. Dropping it removes everything that was made for it.
 #[derive(Debug)]
-pub(crate) struct Postgres {
-    folder: Folder,
-    server: Server,
-    /// Kept so that the next start finds it ready.
-    _template: std::sync::Arc<Template>,
+pub(crate) enum Postgres {
+    Own(Own),
+    Running(Box<Running>),
 }
 
 impl Postgres {
-    pub(crate) async fn start(bin_dir: Option<PathBuf>) -> Result<Self, Error> {
-        let bin_dir = match bin_dir {
-            Some(dir) => find::checked(dir)?,
-            None => find_bin_dir().await?,
-        };
-        let template = Template::get(&bin_dir).await?;
-        let mut folder = Folder::create(&template.owner, &bin_dir)?;
-        template.copy_to(&folder).await?;
-        folder.serve()?;
-        let postgres = Self {
-            server: Server {
-                socket_dir: folder.path().to_path_buf(),
-            },
-            folder,
-            _template: template,
-        };
-        postgres.wait_ready().await?;
-        Ok(postgres)
+    pub(crate) async fn start(origin: Origin) -> Result<Self, Error> {
+        let url = std::env::var(URL_VARIABLE)
+            .ok()
+            .filter(|url| !url.is_empty());
+        Ok(match (origin, url) {
+            (Origin::Programs(dir), _) => Self::Own(Own::start(find::checked(dir)?).await?),
+            (Origin::Url(url), _) => Self::running(&url.0, "the URL").await?,
+            (Origin::Look, Some(url)) => Self::running(&url, URL_VARIABLE).await?,
+            (Origin::Look, None) => Self::Own(Own::start(find_bin_dir().await?).await?),
+        })
     }
 
-    async fn wait_ready(&self) -> Result<(), Error> {
-        let deadline = tokio::time::Instant::now() + START_LIMIT;
-        loop {
-            let failure = match self.server.admin("postgres").await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
-            if self.folder.has_stopped() || tokio::time::Instant::now() >= deadline {
-                return Err(Error::because(
-                    format!("Postgres did not start: {}", self.folder.log_tail()),
-                    failure,
-                ));
-            }
-            tokio::time::sleep(START_LOOK).await;
+    async fn running(url: &str, source: &str) -> Result<Self, Error> {
+        Ok(Self::Running(Box::new(Running::start(url, source).await?)))
+    }
+
+    /// A folder that goes away with it.
+    pub(crate) fn dir(&self) -> &Path {
+        match self {
+            Self::Own(own) => own.dir(),
+            Self::Running(running) => running.dir(),
         }
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        self.folder.path()
-    }
-
     pub(crate) fn server(&self) -> &Server {
-        &self.server
+        match self {
+            Self::Own(own) => own.server(),
+            Self::Running(running) => running.server(),
+        }
     }
 
-    /// Stops the server and removes its folder without blocking the runtime.
+    /// Removes everything without blocking the runtime.
     pub(crate) async fn stop(self) {
         // Dropping waits for processes; a blocking thread may do that.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
-    }
-}
-
-impl Server {
-    /// A connection to the server itself, behind the gateway's back.
-    pub(crate) async fn open(&self) -> std::io::Result<UnixStream> {
-        UnixStream::connect(self.socket_dir.join(SOCKET)).await
-    }
-
-    /// A superuser's session.
-    pub(crate) async fn admin(&self, database: &str) -> Result<Client, Error> {
-        let failed = |error| Error::because("cannot reach the local Postgres", error);
-        let (client, connection) = tokio_postgres::Config::new()
-            .host_path(&self.socket_dir)
-            .user(ADMIN)
-            .dbname(database)
-            .application_name("lakebase-local")
-            .connect(NoTls)
-            .await
-            .map_err(failed)?;
-        tokio::spawn(connection);
-        Ok(client)
     }
 }
 

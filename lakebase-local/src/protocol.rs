@@ -39,6 +39,13 @@ impl Startup {
         Some(&found.1)
     }
 
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        match self.params.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => *old = value.to_owned(),
+            None => self.params.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
     /// Adds a server setting to the session.
     pub(crate) fn add_setting(&mut self, setting: &str) {
         let option = format!("-c {setting}");

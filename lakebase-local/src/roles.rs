@@ -27,6 +27,11 @@ impl Roles {
         kinds.insert(role.to_owned(), kind);
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.keys().cloned().collect()
+    }
+
     pub(crate) fn kind(&self, role: &str) -> RoleKind {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         kinds.get(role).cloned().unwrap_or(RoleKind::Unknown)

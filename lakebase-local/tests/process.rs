@@ -162,3 +162,75 @@ fn a_kill_in_the_middle_of_the_start_leaves_nothing_behind_either() {
     child.wait().expect("ended");
     assert_becomes_empty(scratch.path());
 }
+
+#[tokio::test]
+async fn what_a_killed_run_left_on_a_borrowed_server_is_swept_by_the_next() {
+    use lakebase_local::LocalLakebase;
+    use tokio_postgres::NoTls;
+
+    let server = LocalLakebase::start().await.expect("started");
+    let folder = server.ca_file().parent().expect("a folder").to_owned();
+    let host = folder.display().to_string().replace('/', "%2F");
+    let url = format!("postgresql://lakebase_admin@{host}/postgres");
+    let ours = async || {
+        let config: tokio_postgres::Config = url.parse().expect("a URL");
+        let (client, connection) = config.connect(NoTls).await.expect("a session");
+        tokio::spawn(connection);
+        let sql = "SELECT datname::text FROM pg_database WHERE datname LIKE 'lakebase_local_%' \
+                   UNION ALL SELECT rolname::text FROM pg_roles \
+                   WHERE shobj_description(oid, 'pg_authid') LIKE 'lakebase_local_%'";
+        client.query(sql, &[]).await.expect("an answer").len()
+    };
+    let scratch = scratch();
+    let borrowing = || {
+        let url = url.clone();
+        let scratch = scratch.path().to_owned();
+        tokio::task::spawn_blocking(move || {
+            let mut command = program(&scratch);
+            let mut child = command
+                .env("LAKEBASE_LOCAL_PG_URL", url)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("started");
+            let mut lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
+            assert!(lines.any(|line| line.expect("a line").starts_with("export NODE_")));
+            child
+        })
+    };
+    let mut first = borrowing().await.expect("no panic");
+    let mut second = borrowing().await.expect("no panic");
+    assert_eq!(
+        ours().await,
+        6,
+        "two databases with two roles each: the living are left alone"
+    );
+    send(&first, Signal::SIGKILL);
+    first.wait().expect("ended");
+    // The server notices the end of a client that was killed in its own time.
+    for _ in 0..500 {
+        let mut third = borrowing().await.expect("no panic");
+        send(&third, Signal::SIGTERM);
+        assert!(
+            tokio::task::spawn_blocking(move || third.wait())
+                .await
+                .expect("no panic")
+                .expect("ended")
+                .success()
+        );
+        if ours().await == 3 {
+            break;
+        }
+    }
+    assert_eq!(ours().await, 3, "the second one's");
+    send(&second, Signal::SIGTERM);
+    assert!(
+        tokio::task::spawn_blocking(move || second.wait())
+            .await
+            .expect("no panic")
+            .expect("ended")
+            .success()
+    );
+    assert_eq!(ours().await, 0);
+    assert_becomes_empty(scratch.path());
+}

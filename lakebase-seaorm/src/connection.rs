@@ -91,7 +91,7 @@ impl LakebaseConnection {
         T: Send,
     {
         let epoch = self.feed.epoch();
-        self.feed.ensure().await?;
+        self.feed.ensure(epoch).await?;
         match operation().await {
             Err(error) => {
                 // Hands the error back unless it is about a login: then nothing was sent.

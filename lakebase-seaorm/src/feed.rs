@@ -73,28 +73,18 @@ impl Feed {
     }
 
     /// Longest time an operation may spend before its statement is sent.
-    pub(crate) fn limit(&self) -> Duration {
+    fn limit(&self) -> Duration {
         self.pool.options().get_acquire_timeout()
     }
 
     /// Gives the pool the current credential unless it has it. An atomic read when it has.
     ///
-    /// Waits for a mint only if nothing valid is held and no idle connection could serve instead.
-    pub(crate) async fn ensure(&self) -> Result<(), DbErr> {
-        if self.is_current() || self.feed_at_hand() {
+    /// Waits only if nothing valid is held and no idle connection could serve instead.
+    pub(crate) async fn ensure(&self, epoch: u64) -> Result<(), DbErr> {
+        if self.is_current() || self.feed_at_hand() || self.pool.num_idle() > 0 {
             return Ok(());
         }
-        if self.pool.num_idle() > 0 {
-            return Ok(());
-        }
-        match timeout(self.limit(), self.lakebase.credential()).await {
-            Ok(Ok(credential)) => {
-                self.set(credential);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(to_db_err(error)),
-            Err(_) => Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
-        }
+        self.log_in(epoch).await
     }
 
     fn is_current(&self) -> bool {
@@ -154,6 +144,11 @@ impl Feed {
             return Err(error);
         }
         tracing::debug!(%error, "a login of the pool failed");
+        self.log_in(epoch).await
+    }
+
+    /// The login loop, for one task in the name of all that need it since `epoch`.
+    async fn log_in(&self, epoch: u64) -> Result<(), DbErr> {
         let began = Instant::now();
         let recovery = async {
             let _turn = self.recovering.lock().await;

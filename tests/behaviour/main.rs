@@ -11,6 +11,7 @@ mod platform_errors;
 mod pool_names_the_cause;
 mod refused_login;
 mod rotation;
+mod running_postgres;
 mod seaorm_programs;
 mod suspend;
 mod tls;

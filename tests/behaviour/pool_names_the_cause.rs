@@ -215,9 +215,10 @@ async fn a_failing_connection_customizer_is_named_as_well() {
     }
 
     let local = local().await;
+    let lakebase = lakebase(&local);
     let building = lakebase_diesel::bb8::Builder::new()
         .configure(|inner| inner.connection_customizer(Box::new(SetRole)))
-        .build(&lakebase(&local));
+        .build(&lakebase);
     let building = tokio::time::timeout(AT_ONCE, building)
         .await
         .expect("at once");

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-use super::{DATABASE, LocalLakebase};
+use super::LocalLakebase;
 use crate::Error;
 use crate::certs;
 use crate::clock::PlatformClock;
@@ -19,7 +19,7 @@ use crate::events::EventLog;
 use crate::faults::Faults;
 use crate::gateway::{self, Gateway, Rules};
 use crate::issuer::Issuer;
-use crate::postgres::{Postgres, quote_ident};
+use crate::postgres::{DATABASE, Origin, Postgres, Secret};
 use crate::roles::Roles;
 use crate::workspace::{self, Place, Switch, Workspace};
 
@@ -34,7 +34,7 @@ pub struct Builder {
     api_port: u16,
     postgres_port: u16,
     postgres_ip: Ipv4Addr,
-    bin_dir: Option<PathBuf>,
+    origin: Origin,
 }
 
 impl Default for Builder {
@@ -45,7 +45,7 @@ impl Default for Builder {
             api_port: 0,
             postgres_port: 0,
             postgres_ip: Ipv4Addr::LOCALHOST,
-            bin_dir: None,
+            origin: Origin::Look,
         }
     }
 }
@@ -84,7 +84,15 @@ impl Builder {
 
     /// Folder with `initdb` and `postgres`; looked for by default.
     pub fn postgres_bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.bin_dir = Some(dir.into());
+        self.origin = Origin::Programs(dir.into());
+        self
+    }
+
+    /// A running server on this machine, by the URL of a superuser. A database and roles are made
+    /// there, and dropped at the end; what a killed run left behind is dropped at the next start.
+    /// Clients find the database as `databricks_postgres`, though the server names it otherwise.
+    pub fn postgres_url(mut self, url: impl Into<String>) -> Self {
+        self.origin = Origin::Url(Secret(url.into()));
         self
     }
 
@@ -112,7 +120,7 @@ impl Builder {
                 .map_err(|error| Error::because("cannot tell a port", error))
         };
         let (api_address, gateway_address) = (address(&api)?, address(&gateway_listener)?);
-        let postgres = Postgres::start(self.bin_dir).await?;
+        let postgres = Postgres::start(self.origin).await?;
 
         let place = Place {
             project: "local".to_owned(),
@@ -187,7 +195,7 @@ impl Builder {
             place,
             client_id: Uuid::new_v4().to_string(),
             client_secret: format!("dose{}", Uuid::new_v4().simple()),
-            user: "ana@example.com".to_owned(),
+            user: format!("ana.{:08x}@example.com", Uuid::new_v4().as_fields().0),
             user_token: format!("dapi{}", Uuid::new_v4().simple()),
             ca_file,
             api: api_address,
@@ -223,14 +231,7 @@ impl LocalLakebase {
         self.issuer.add_pat(&self.user_token, &self.user);
         for identity in [&self.client_id, &self.user] {
             self.create_role(identity).await?;
-            // As for an app's service principal and a project's owner: CONNECT and CREATE on the
-            // database. `public` is opened as well, to be usable without a schema of one's own.
-            let ident = quote_ident(identity);
-            self.sql(&format!(
-                "GRANT CONNECT, CREATE ON DATABASE {DATABASE} TO {ident}; \
-                 GRANT USAGE, CREATE ON SCHEMA public TO {ident}"
-            ))
-            .await?;
+            self.open_database(DATABASE, identity).await?;
         }
         Ok(())
     }

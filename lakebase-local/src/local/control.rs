@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{DATABASE, LocalLakebase};
+use super::LocalLakebase;
 use crate::Error;
 use crate::compute::{Cut, Wake};
 use crate::events::Call;
 use crate::faults::Fault;
-use crate::postgres::{ADMIN, NATIVE_GROUP, quote_ident, quote_literal};
+use crate::postgres::{DATABASE, quote_ident, quote_literal};
 use crate::roles::RoleKind;
 
 /// Identities and roles.
@@ -32,8 +32,8 @@ impl LocalLakebase {
     ///
     /// What Postgres says.
     pub async fn create_role(&self, identity: &str) -> Result<(), Error> {
-        self.sql(&format!("CREATE ROLE {} LOGIN", quote_ident(identity)))
-            .await?;
+        let sql = self.gateway.postgres.create_role_sql(identity);
+        self.sql(&sql).await?;
         self.roles.set(identity, RoleKind::OAuth);
         Ok(())
     }
@@ -44,8 +44,8 @@ impl LocalLakebase {
     ///
     /// What Postgres says.
     pub async fn create_group_role(&self, group: &str, members: &[&str]) -> Result<(), Error> {
-        self.sql(&format!("CREATE ROLE {} LOGIN", quote_ident(group)))
-            .await?;
+        let sql = self.gateway.postgres.create_role_sql(group);
+        self.sql(&sql).await?;
         let members = members.iter().map(|&member| member.to_owned()).collect();
         self.roles.set(group, RoleKind::Group(members));
         Ok(())
@@ -57,15 +57,23 @@ impl LocalLakebase {
     ///
     /// What Postgres says.
     pub async fn create_native_role(&self, name: &str, password: &str) -> Result<(), Error> {
-        let (ident, literal) = (quote_ident(name), quote_literal(password));
-        self.sql(&format!(
-            "CREATE ROLE {ident} LOGIN PASSWORD {literal} IN ROLE {NATIVE_GROUP}; \
-             GRANT CONNECT, CREATE ON DATABASE {DATABASE} TO {ident}; \
-             GRANT USAGE, CREATE ON SCHEMA public TO {ident}"
-        ))
-        .await?;
+        let sql = self.gateway.postgres.create_native_role_sql(name, password);
+        self.sql(&sql).await?;
+        self.open_database(DATABASE, name).await?;
         self.roles.set(name, RoleKind::Native);
         Ok(())
+    }
+
+    /// As for an app's service principal and a project's owner: CONNECT and CREATE on the database.
+    /// `public` is opened as well, to be usable without a schema of one's own.
+    pub(super) async fn open_database(&self, database: &str, role: &str) -> Result<(), Error> {
+        let role = quote_ident(role);
+        let name = quote_ident(self.gateway.postgres.database(database));
+        let sql = format!(
+            "GRANT CONNECT, CREATE ON DATABASE {name} TO {role}; \
+             GRANT USAGE, CREATE ON SCHEMA public TO {role}"
+        );
+        self.sql_in(database, &sql).await
     }
 
     /// Switches logins with native passwords on or off for the endpoint.
@@ -82,7 +90,11 @@ impl LocalLakebase {
     ///
     /// What Postgres says.
     pub async fn sql(&self, sql: &str) -> Result<(), Error> {
-        let admin = self.gateway.postgres.admin(DATABASE).await?;
+        self.sql_in(DATABASE, sql).await
+    }
+
+    async fn sql_in(&self, database: &str, sql: &str) -> Result<(), Error> {
+        let admin = self.gateway.postgres.admin(database).await?;
         admin
             .batch_execute(sql)
             .await
@@ -96,23 +108,27 @@ impl LocalLakebase {
     /// What Postgres says.
     pub async fn scratch_database(&self) -> Result<String, Error> {
         let name = format!("scratch_{}", Uuid::new_v4().simple());
-        let admin = self.gateway.postgres.admin("postgres").await?;
-        admin
-            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {DATABASE}"))
-            .await
-            .map_err(|error| Error::because("cannot copy the database", error))?;
-        let grants = format!(
-            "GRANT CONNECT, CREATE ON DATABASE {name} TO {}, {}",
-            quote_ident(&self.client_id),
-            quote_ident(&self.user)
-        );
-        admin
-            .batch_execute(&grants)
-            .await
-            .map_err(|error| Error::because("cannot open the copy", error))?;
+        let server = &self.gateway.postgres;
+        let original = server.database(DATABASE);
+        // Not in one batch: that would be a transaction, which cannot create a database.
+        self.sql_in(
+            "postgres",
+            &format!("CREATE DATABASE {name} TEMPLATE {original}"),
+        )
+        .await?;
+        let mark = server.mark_copy_sql(&name);
+        if !mark.is_empty() {
+            self.sql_in("postgres", &mark).await?;
+        }
+        for role in [&self.client_id, &self.user] {
+            self.open_database(&name, role).await?;
+        }
         Ok(name)
     }
+}
 
+/// Tokens.
+impl LocalLakebase {
     /// Lifetime of database tokens minted from now on.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         self.issuer.set_token_lifetime(lifetime);
@@ -148,7 +164,10 @@ impl LocalLakebase {
             .unwrap_or_else(PoisonError::into_inner);
         *refusal = (sqlstate.to_owned(), severity.to_owned());
     }
+}
 
+/// The workspace API.
+impl LocalLakebase {
     /// Lets a call misbehave until [`heal`](Self::heal).
     pub fn fail(&self, call: Call, fault: Fault) {
         self.faults.set(call, Some(fault));
@@ -168,7 +187,10 @@ impl LocalLakebase {
     pub fn set_api_down(&self, down: bool) {
         self.switch.set_down(down);
     }
+}
 
+/// The compute.
+impl LocalLakebase {
     /// Suspends the compute: sessions end, and the next connection wakes it after `wake_delay`.
     ///
     /// # Errors
@@ -187,9 +209,15 @@ impl LocalLakebase {
     pub async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
         if cut == Cut::Message {
             // Postgres itself says 57P01.
+            let roles: Vec<String> = self
+                .roles
+                .names()
+                .iter()
+                .map(|role| quote_literal(role))
+                .collect();
             self.sql(&format!(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                 WHERE backend_type = 'client backend' AND usename <> '{ADMIN}'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ({})",
+                roles.join(", ")
             ))
             .await
         } else {

@@ -7,7 +7,7 @@ use tokio::process::Command;
 use crate::Error;
 
 /// Names a folder with `initdb` and `postgres` in it.
-pub(crate) const BIN_DIR_VARIABLE: &str = "LAKEBASE_LOCAL_PG_BIN";
+const BIN_DIR_VARIABLE: &str = "LAKEBASE_LOCAL_PG_BIN";
 
 /// Folders of folders by version, newest first.
 const USUAL_PARENTS: &[&str] = &[

@@ -1,6 +1,5 @@
 //! Whom Postgres runs as: ourselves, or an unprivileged user when we are root.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use std::os::unix::process::CommandExt as _;
@@ -53,7 +52,9 @@ impl Owner {
 
 /// Where downloads are kept: per user, and readable for the user that Postgres runs as.
 #[cfg(feature = "embedded")]
-pub(crate) fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> std::path::PathBuf {
+    use std::path::PathBuf;
+
     let home = std::env::var_os("HOME").filter(|_| !Uid::effective().is_root());
     match home {
         Some(home) => PathBuf::from(home).join(".cache/lakebase-local"),

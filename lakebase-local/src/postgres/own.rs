@@ -1,0 +1,65 @@
+//! A server of our own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Server;
+use super::folder::Folder;
+use super::template::Template;
+use crate::Error;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LOOK: Duration = Duration::from_millis(20);
+
+/// A running server. Dropping it stops the server and removes its folder.
+#[derive(Debug)]
+pub(crate) struct Own {
+    folder: Folder,
+    server: Server,
+    /// Kept so that the next start finds it ready.
+    _template: Arc<Template>,
+}
+
+impl Own {
+    pub(crate) async fn start(bin_dir: PathBuf) -> Result<Self, Error> {
+        let template = Template::get(&bin_dir).await?;
+        let mut folder = Folder::create(&template.owner, &bin_dir)?;
+        template.copy_to(&folder).await?;
+        folder.serve()?;
+        let own = Self {
+            server: Server::own(folder.path().to_path_buf()),
+            folder,
+            _template: template,
+        };
+        own.wait_ready().await?;
+        Ok(own)
+    }
+
+    async fn wait_ready(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            let failure = match self.server.admin("postgres").await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if self.folder.has_stopped() || Instant::now() >= deadline {
+                return Err(Error::because(
+                    format!("Postgres did not start: {}", self.folder.log_tail()),
+                    failure,
+                ));
+            }
+            sleep(START_LOOK).await;
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+}

@@ -1,0 +1,235 @@
+//! How to reach the Postgres behind the gateway.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::config::Host;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use super::running::mark;
+use super::{ADMIN, DATABASE, NATIVE_GROUP, SOCKET, quote_ident, quote_literal};
+use crate::Error;
+use crate::protocol::{self, AuthStep};
+
+/// A byte stream of either kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A server, ours or borrowed. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Server(Arc<Kind>);
+
+enum Kind {
+    /// Ours alone: who reaches the socket is let in.
+    Own { socket_dir: PathBuf },
+    /// Somebody else's, who asks every role for a password. Those of token roles are known to us
+    /// alone.
+    Running {
+        config: Box<tokio_postgres::Config>,
+        database: String,
+        passwords: Mutex<HashMap<String, String>>,
+    },
+}
+
+impl Server {
+    pub(crate) fn own(socket_dir: PathBuf) -> Self {
+        Self(Arc::new(Kind::Own { socket_dir }))
+    }
+
+    pub(crate) fn running(config: tokio_postgres::Config, database: String) -> Self {
+        Self(Arc::new(Kind::Running {
+            config: Box::new(config),
+            database,
+            passwords: Mutex::default(),
+        }))
+    }
+
+    /// The name on the server of what clients call `databricks_postgres`, and of any other.
+    pub(crate) fn database<'a>(&'a self, name: &'a str) -> &'a str {
+        match &*self.0 {
+            Kind::Running { database, .. } if name == DATABASE => database,
+            _ => name,
+        }
+    }
+
+    /// A connection to the server itself, behind the gateway's back.
+    pub(crate) async fn open(&self) -> io::Result<Box<dyn Stream>> {
+        let config = match &*self.0 {
+            Kind::Own { socket_dir } => {
+                return Ok(Box::new(
+                    UnixStream::connect(socket_dir.join(SOCKET)).await?,
+                ));
+            }
+            Kind::Running { config, .. } => config,
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        match config.get_hosts().first() {
+            Some(Host::Tcp(name)) => {
+                let socket = TcpStream::connect((name.as_str(), port)).await?;
+                let _ = socket.set_nodelay(true);
+                Ok(Box::new(socket))
+            }
+            Some(Host::Unix(dir)) => {
+                let path = dir.join(format!(".s.PGSQL.{port}"));
+                Ok(Box::new(UnixStream::connect(path).await?))
+            }
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "no host")),
+        }
+    }
+
+    /// A superuser's session.
+    pub(crate) async fn admin(&self, database: &str) -> Result<Client, Error> {
+        let mut config = match &*self.0 {
+            Kind::Own { socket_dir } => {
+                let mut config = tokio_postgres::Config::new();
+                config.host_path(socket_dir).user(ADMIN);
+                config
+            }
+            Kind::Running { config, .. } => (**config).clone(),
+        };
+        let (client, connection) = config
+            .dbname(self.database(database))
+            .application_name("lakebase-local")
+            .connect(NoTls)
+            .await
+            .map_err(|error| Error::because("cannot reach the local Postgres", error))?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Makes a role that logs in with tokens.
+    pub(crate) fn create_role_sql(&self, role: &str) -> String {
+        let ident = quote_ident(role);
+        match &*self.0 {
+            Kind::Own { .. } => format!("CREATE ROLE {ident} LOGIN"),
+            Kind::Running {
+                database,
+                passwords,
+                ..
+            } => {
+                let password = Uuid::new_v4().to_string();
+                let sql = format!(
+                    "CREATE ROLE {ident} LOGIN PASSWORD {}; {}",
+                    quote_literal(&password),
+                    mark(role, database)
+                );
+                let mut passwords = passwords.lock().unwrap_or_else(PoisonError::into_inner);
+                passwords.insert(role.to_owned(), password);
+                sql
+            }
+        }
+    }
+
+    /// Makes a role that logs in with a password of its own.
+    pub(crate) fn create_native_role_sql(&self, role: &str, password: &str) -> String {
+        let create = format!(
+            "CREATE ROLE {} LOGIN PASSWORD {}",
+            quote_ident(role),
+            quote_literal(password)
+        );
+        match &*self.0 {
+            Kind::Own { .. } => format!("{create} IN ROLE {NATIVE_GROUP}"),
+            Kind::Running { database, .. } => format!("{create}; {}", mark(role, database)),
+        }
+    }
+
+    /// Marks a copy of the database, so that it goes with it.
+    pub(crate) fn mark_copy_sql(&self, copy: &str) -> String {
+        match &*self.0 {
+            Kind::Own { .. } => String::new(),
+            Kind::Running { database, .. } => {
+                format!("COMMENT ON DATABASE {copy} IS {}", quote_literal(database))
+            }
+        }
+    }
+
+    /// The password of a token role, if the server asks for one.
+    pub(crate) fn password_of(&self, role: &str) -> Option<String> {
+        match &*self.0 {
+            Kind::Own { .. } => None,
+            Kind::Running { passwords, .. } => {
+                let passwords = passwords.lock().unwrap_or_else(PoisonError::into_inner);
+                passwords.get(role).cloned()
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Kind::Own { socket_dir } => f.debug_tuple("Own").field(socket_dir).finish(),
+            Kind::Running { database, .. } => f.debug_tuple("Running").field(database).finish(),
+        }
+    }
+}
+
+/// Answers the server's questions for a password, after the startup message. Returns what the
+/// server says in the end, to be passed on.
+pub(crate) async fn log_in(
+    server: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    user: &str,
+    password: &str,
+) -> io::Result<Bytes> {
+    const CLEARTEXT: u32 = 3;
+    const MD5: u32 = 5;
+    const SASL: u32 = 10;
+    const SASL_CONTINUE: u32 = 11;
+    const SASL_FINAL: u32 = 12;
+
+    let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+    loop {
+        let message = protocol::read_message(server).await?;
+        if matches!(
+            protocol::auth_step(&message),
+            AuthStep::Done | AuthStep::Refused { .. }
+        ) {
+            return Ok(message);
+        }
+        let (code, rest) = message
+            .get(5..)
+            .and_then(|body| body.split_first_chunk::<4>())
+            .filter(|_| message[0] == b'R')
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no answer to a login"))?;
+        let answer: Vec<u8> = match (u32::from_be_bytes(*code), rest) {
+            (CLEARTEXT, _) => [password.as_bytes(), b"\0"].concat(),
+            (MD5, salt) => {
+                let salt = salt.first_chunk().copied().unwrap_or_default();
+                let hash = md5_hash(user.as_bytes(), password.as_bytes(), salt);
+                [hash.as_bytes(), b"\0"].concat()
+            }
+            (SASL, _) => {
+                let first = scram.message();
+                let length = u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes();
+                [SCRAM_SHA_256.as_bytes(), b"\0", &length, first].concat()
+            }
+            (SASL_CONTINUE, data) => {
+                scram.update(data)?;
+                scram.message().to_vec()
+            }
+            (SASL_FINAL, data) => {
+                scram.finish(data)?;
+                continue;
+            }
+            (other, _) => {
+                let text = format!("the server asks for authentication {other}");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+        };
+        let mut packet = BytesMut::with_capacity(answer.len() + 5);
+        packet.put_u8(b'p');
+        packet.put_u32(u32::try_from(answer.len() + 4).unwrap_or(u32::MAX));
+        packet.extend_from_slice(&answer);
+        server.write_all(&packet).await?;
+    }
+}
