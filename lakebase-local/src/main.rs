@@ -30,7 +30,8 @@ Options:
   -V, --version                       the version
 
 LAKEBASE_LOCAL_PG_URL names a running server. Else the Postgres programs are looked for with
-LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the usual folders. RUST_LOG=lakebase_local=debug shows what happens.
+LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the usual folders.
+RUST_LOG=lakebase_local=debug shows what happens.
 ";
 
 struct Options {
