@@ -1,9 +1,11 @@
 //! A temporary folder and the server in it, both gone when we are, however we end.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+
+use uuid::Uuid;
 
 use super::owner::Owner;
 use crate::Error;
@@ -14,19 +16,23 @@ const DATA: &str = "data";
 /// Lines of the server's log that an error shows.
 const LOG_LINES: usize = 5;
 
-/// Waits for a word to start the server, then until the pipe from us closes: we dropped it, exited
-/// or were killed. Then it stops the server and removes the folder.
+/// Makes the folder, says so, waits for a word to start the server, then until the pipe from us
+/// closes: we dropped it, exited or were killed. Then it stops the server and removes the folder.
+/// It is there before the folder is, so there is no moment at which a kill leaves one behind.
 const SUPERVISOR: &str = r#"
-trap '' HUP INT TERM
+trap '' HUP INT PIPE TERM
 dir=$1; shift
+mkdir -m 700 "$dir" || exit 1
+echo made
+exec >/dev/null 2>&1
 if read -r _; then
     "$@" </dev/null >>"$dir/postgres.log" 2>&1 &
     server=$!
-    cat >/dev/null
-    kill -QUIT "$server" 2>/dev/null
-    wait "$server" 2>/dev/null
+    cat
+    kill -QUIT "$server"
+    wait "$server"
 fi
-rm -rf "$dir" 2>/dev/null || { sleep 1; rm -rf "$dir"; }
+rm -rf "$dir" || { sleep 1; rm -rf "$dir"; }
 "#;
 
 #[derive(Debug)]
@@ -38,6 +44,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// Blocks for a moment.
     pub(crate) fn create(owner: &Owner, bin_dir: &Path) -> Result<Self, Error> {
         let usual = std::env::temp_dir();
         let parent = if usual.as_os_str().len() > LONGEST_SOCKET_DIR {
@@ -45,35 +52,46 @@ impl Folder {
         } else {
             usual
         };
-        let failed = |error| {
+        let failed = |error: std::io::Error| {
+            let who = if owner.is_other() {
+                ", where the user that Postgres runs as may write"
+            } else {
+                ""
+            };
             Error::because(
-                format!("cannot make a folder in {}", parent.display()),
+                format!("cannot make a folder in {}{who}", parent.display()),
                 error,
             )
         };
-        let dir = tempfile::Builder::new()
-            .prefix("lakebase-local-")
-            .tempdir_in(&parent)
-            .map_err(failed)?;
-        owner.take(dir.path()).map_err(failed)?;
+        let dir = parent.join(format!("lakebase-local-{}", Uuid::new_v4().simple()));
         let mut command = Command::new("sh");
         command
             .args(["-c", SUPERVISOR, "lakebase-local-supervisor"])
-            .arg(dir.path())
+            .arg(&dir)
             .arg(bin_dir.join("postgres"))
             .arg("-D")
-            .arg(dir.path().join(DATA))
+            .arg(dir.join(DATA))
             .arg("-k")
-            .arg(dir.path())
+            .arg(&dir)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut supervisor = owner.prepare(&mut command).spawn().map_err(failed)?;
+        let mut word = String::new();
+        if let Some(stdout) = supervisor.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut word)
+                .map_err(failed)?;
+        }
+        if word.is_empty() {
+            let said = supervisor.wait_with_output().map_err(failed)?;
+            let said = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+            return Err(failed(std::io::Error::other(said)));
+        }
         Ok(Self {
             lifeline: supervisor.stdin.take(),
             supervisor,
-            // From here on it is the supervisor's to remove.
-            dir: dir.keep(),
+            dir,
         })
     }
 

@@ -26,7 +26,11 @@ pub(crate) struct Own {
 impl Own {
     pub(crate) async fn start(bin_dir: PathBuf) -> Result<Self, Error> {
         let template = Template::get(&bin_dir).await?;
-        let mut folder = Folder::create(&template.owner, &bin_dir)?;
+        let owner = template.owner;
+        let folder = tokio::task::spawn_blocking(move || Folder::create(&owner, &bin_dir));
+        let mut folder = folder
+            .await
+            .map_err(|error| Error::because("cannot make a folder", error))??;
         template.copy_to(&folder).await?;
         folder.serve()?;
         let own = Self {

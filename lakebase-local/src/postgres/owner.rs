@@ -40,13 +40,9 @@ impl Owner {
         command.current_dir("/").process_group(0)
     }
 
-    pub(crate) fn take(&self, path: &std::path::Path) -> std::io::Result<()> {
-        match self.ids {
-            Some((uid, gid)) => {
-                std::os::unix::fs::chown(path, Some(uid.as_raw()), Some(gid.as_raw()))
-            }
-            None => Ok(()),
-        }
+    /// Not ourselves.
+    pub(crate) fn is_other(&self) -> bool {
+        self.ids.is_some()
     }
 }
 
