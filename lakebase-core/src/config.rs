@@ -26,7 +26,7 @@
 
 mod build;
 mod builder;
-mod setting;
+pub(crate) mod setting;
 mod url;
 
 use std::fmt;

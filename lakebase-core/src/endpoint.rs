@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Error;
+use crate::config::setting::quoted;
 
 /// Full resource name of an Autoscaling endpoint:
 /// `projects/{project}/branches/{branch}/endpoints/{endpoint}`.
@@ -29,10 +30,12 @@ impl FromStr for EndpointPath {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        let shown = quoted(text);
         const SHAPE: &str = "projects/{project}/branches/{branch}/endpoints/{endpoint}";
         let segments: Vec<&str> = text.split('/').collect();
         let is_id = |id: &&str| {
             !id.is_empty()
+                && !matches!(*id, "." | "..")
                 && id
                     .chars()
                     .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
@@ -44,15 +47,15 @@ impl FromStr for EndpointPath {
                 Ok(Self(text.to_owned()))
             }
             ["projects", ..] => Err(Error::config(format!(
-                "{text:?} is not an endpoint path of the form {SHAPE}"
+                "{shown} is not an endpoint path of the form {SHAPE}"
             ))
             .with_hint("Copy the endpoint's resource name, for example from `databricks postgres list-endpoints`")),
             _ if text.contains('.') && !text.contains('/') => Err(Error::config(format!(
-                "{text:?} is a host name, not an endpoint path of the form {SHAPE}"
+                "{shown} is a host name, not an endpoint path of the form {SHAPE}"
             ))
             .with_hint("A Provisioned `database` resource yields a host: put it into PGHOST, and the path of an Autoscaling endpoint here")),
             _ => Err(Error::config(format!(
-                "{text:?} is not an endpoint path of the form {SHAPE}"
+                "{shown} is not an endpoint path of the form {SHAPE}"
             ))),
         }
     }
@@ -60,25 +63,23 @@ impl FromStr for EndpointPath {
 
 /// Hosts of the built-in PgBouncer carry `-pooler` at the end of their first label.
 pub(crate) fn is_pooled_host(host: &str) -> bool {
-    first_label(host).ends_with("-pooler")
+    first_label(host).to_ascii_lowercase().ends_with("-pooler")
 }
 
-/// The direct host next to a pooled one.
+/// The direct host next to a pooled one. `host` is pooled.
 pub(crate) fn direct_host(host: &str) -> String {
     let label = first_label(host);
-    let direct = label.strip_suffix("-pooler").unwrap_or(label);
+    let direct = &label[..label.len() - "-pooler".len()];
     format!("{direct}{}", &host[label.len()..])
 }
 
-/// `localhost`, names below it (RFC 6761) and loopback addresses.
+/// `localhost` and loopback addresses. Names below `localhost` may be asked from DNS, so they do not
+/// count.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = host.trim_start_matches('[').trim_end_matches(']');
     match name.parse::<std::net::IpAddr>() {
         Ok(address) => address.is_loopback(),
-        Err(_) => {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            name == "localhost" || name.ends_with(".localhost")
-        }
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
     }
 }
 
@@ -118,6 +119,11 @@ mod tests {
             ),
             ("primary", "of the form projects/"),
             (
+                "projects/../branches/../endpoints/..",
+                "of the form projects/",
+            ),
+            ("postgresql://u:secret@h/d", "not repeated"),
+            (
                 "instance-0f3e.database.cloud.databricks.com",
                 "is a host name",
             ),
@@ -147,7 +153,8 @@ mod tests {
     fn loopback_is_an_address_or_a_name_that_can_only_be_loopback() {
         for (host, loopback) in [
             ("localhost", true),
-            ("ep-1.LOCALHOST.", true),
+            ("LOCALHOST", true),
+            ("ep-1.localhost", false),
             ("127.8.8.8", true),
             ("::1", true),
             ("[::1]", true),

@@ -191,6 +191,12 @@ fn no_error_repeats_a_secret() {
         )],
         vec![("LAKEBASE_PG_URL", "postgresql://u:hush-hush%FF@host/d")],
         vec![("LAKEBASE_PG_URL", "hush-hush")],
+        vec![("LAKEBASE_PG_URL", "postgresql://u:p@hush-hush/word@host/d")],
+        vec![("LAKEBASE_PG_URL", "postgresql://u:1?hush-hush@host/d")],
+        vec![("LAKEBASE_PG_URL", "postgresql://u:1#hush-hush@host/d")],
+        apps_with(&[("PGHOST", "postgresql://u:hush-hush@host/d")]),
+        apps_with(&[("LAKEBASE_ENDPOINT", "postgresql://u:hush-hush@host/d")]),
+        apps_with(&[("DATABRICKS_HOST", "https://u:hush-hush@x:44x")]),
         vec![
             ("DATABRICKS_HOST", "https://u:hush-hush@x"),
             ("LAKEBASE_ENDPOINT", ENDPOINT),
@@ -281,7 +287,7 @@ fn urls_are_read_part_by_part() {
     let url =
         "postgres://ana%40example.com:p%25w@[::1]:6543/my%20db?application_name=a+b&sslmode=prefer";
     let shown = format!("{:?}", Config::from_url(url).expect("a URL"));
-    for part in ["ana@example.com", "\"::1\"", "6543", "my db", "\"a b\""] {
+    for part in ["ana@example.com", "\"::1\"", "6543", "my db", "a+b"] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
     for (url, expected) in [
@@ -312,5 +318,40 @@ fn what_the_platform_would_refuse_later_is_refused_now() {
     ] {
         let error = builder.build().expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn the_way_to_log_in_that_is_given_in_code_outranks_the_other_in_the_environment() {
+    Config::builder()
+        .host("localhost")
+        .user("app")
+        .password("p")
+        .vars(APPS.iter().copied())
+        .build()
+        .expect("a native password, whatever the platform injects");
+    Config::builder()
+        .endpoint(ENDPOINT)
+        .vars(APPS.iter().copied().chain([("PGPASSWORD", "p")]))
+        .build()
+        .expect("tokens, whatever password is around");
+}
+
+#[test]
+fn control_characters_are_refused_by_name() {
+    for (changes, expected) in [
+        (&[("PGUSER", "a\0b")][..], "PGUSER"),
+        (&[("PGDATABASE", "a\nb")], "PGDATABASE"),
+        (&[("PGAPPNAME", "a\rb")], "PGAPPNAME"),
+        (&[("DATABRICKS_CLIENT_ID", "id\n")], "DATABRICKS_CLIENT_ID"),
+        (
+            &[("DATABRICKS_WORKSPACE_ID", "1\n2")],
+            "DATABRICKS_WORKSPACE_ID",
+        ),
+        (&[("DATABRICKS_CLIENT_ID", "a:b")], "DATABRICKS_CLIENT_ID"),
+        (&[("PGCONNECT_TIMEOUT", "1e19")], "PGCONNECT_TIMEOUT"),
+    ] {
+        let text = refused(apps_with(changes));
+        assert!(text.contains(expected), "{changes:?}: {text}");
     }
 }

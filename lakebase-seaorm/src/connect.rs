@@ -39,6 +39,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
 /// What is left unset gets the defaults of [`connect`]. The database is logged in to once before
 /// this returns, unless `connect_lazy` is set; the pool's own connections open on use.
 ///
+/// At level TRACE, SeaORM itself logs the options with the URL inside: leave passwords out of it.
 /// sqlx trusts Mozilla's roots in addition to those of `PGSSLROOTCERT`.
 ///
 /// # Errors
@@ -53,6 +54,11 @@ pub async fn connect_with(
     options: ConnectOptions,
 ) -> Result<LakebaseConnection, Error> {
     let options = with_defaults(options, lakebase);
+    if lakebase.target().await?.hostaddr().is_some() {
+        return Err(Error::config(
+            "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
+        ));
+    }
     let base = base_options(&options).await?;
     let login = if options.get_connect_lazy() {
         Login::new(lakebase.target().await?, lakebase.credential().await?)
@@ -68,11 +74,6 @@ pub async fn connect_with(
             })
             .await?
     };
-    if login.target.hostaddr().is_some() {
-        return Err(Error::config(
-            "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
-        ));
-    }
     let db = open(options, &base, &login).await.map_err(|error| {
         let failed = Error::provider("SeaORM could not open the connection", false);
         failed.with_source(error)

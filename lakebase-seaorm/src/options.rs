@@ -15,8 +15,8 @@ const LIFETIME_JITTER: f64 = 0.1;
 /// sqlx does not watch idle connections, so one that rested longer is asked before it is used. Under
 /// load none rests that long, and a checkout costs no round trip.
 const PING_AFTER: Duration = Duration::from_secs(1);
-/// SeaORM wants a URL; ours holds nothing.
-const PLACEHOLDER: &str = "postgres://lakebase";
+/// SeaORM wants a URL; ours means nothing. With a password, or sqlx would look for one in `~/.pgpass`.
+const PLACEHOLDER: &str = "postgres://lakebase:unused@lakebase";
 
 /// SeaORM's connect options for [`connect_with`](crate::connect_with): set what you want to change.
 ///

@@ -22,6 +22,7 @@ use crate::{EndpointPath, Error};
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "databricks_postgres";
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// What the platform takes.
 const TTL_RANGE: RangeInclusive<Duration> = Duration::from_secs(300)..=Duration::from_secs(3600);
 /// Postgres cuts longer names itself, in the middle of a character if need be.
@@ -40,10 +41,20 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         setting.clone().not_empty()?;
     }
     if let Some(url) = &builder.url {
-        raw = raw.or(pg_url::read(&url.value, &url.from)?);
+        raw = raw.over(pg_url::read(&url.value, &url.from)?);
     }
-    let env = read_vars(vars)?;
-    raw = raw.or(env);
+    if builder.provider.is_some() {
+        // As a password would: whoever brings a provider has decided how to log in.
+        raw = raw.over(Raw {
+            password: None,
+            ..read_vars(vars)?
+        });
+    } else {
+        raw = raw.over(read_vars(vars)?);
+    }
+    for setting in raw.sent_as_is() {
+        setting.printable()?;
+    }
 
     let login = login(&raw, builder.provider, &|name| vars(name).is_some())?;
     let endpoint = endpoint(&raw, &login)?;
@@ -65,9 +76,8 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         None => DEFAULT_PORT,
     };
     if port == 0 {
-        return Err(Error::config(
-            "PGPORT: \"0\" is not a port number from 1 to 65535",
-        ));
+        let port = raw.port.unwrap_or_else(|| Setting::new("0", "PGPORT"));
+        return Err(port.wrong("a port number from 1 to 65535"));
     }
     let plaintext = plaintext(
         &raw,
@@ -110,9 +120,6 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
             _ => None,
         },
         schema: match &raw.schema {
-            Some(schema) if schema.value.contains('\0') => {
-                return Err(schema.wrong("the name of a schema"));
-            }
             Some(_) if host.as_deref().is_some_and(is_pooled_host) => {
                 return Err(Error::config("schema: a pooled host takes no search path")
                     .with_hint("Set it on the role: ALTER ROLE .. SET search_path"));
@@ -213,8 +220,11 @@ fn login(
             .with_hint("Set it to the workspace URL; tokens are minted there"));
     };
     Ok(LoginKind::Workspace(Workspace {
+        workspace_id: match &raw.workspace_id {
+            Some(id) => Some(id.value.clone()),
+            None => workspace_id_of(&host.value),
+        },
         host: workspace_url(host)?,
-        workspace_id: raw.workspace_id.as_ref().map(|id| id.value.clone()),
         sign_in: sign_in(raw, is_set)?,
     }))
 }
@@ -275,6 +285,9 @@ fn sign_in(raw: &Raw, is_set: &dyn Fn(&str) -> bool) -> Result<SignIn, Error> {
         return Err(missing("DATABRICKS_CLIENT_SECRET", is_set)
             .with_hint("A service principal needs both its client id and its secret"));
     };
+    if client_id.value.contains(':') {
+        return Err(client_id.wrong("a client id: it holds a colon"));
+    }
     Ok(SignIn::M2m {
         client_id: client_id.value.clone(),
         client_secret: header_secret(client_secret)?,
@@ -354,6 +367,17 @@ fn workspace_url(host: &Setting) -> Result<Url, Error> {
     Ok(url)
 }
 
+/// Browsers show URLs with `?o=ID`; `w` is the newer name and wins.
+fn workspace_id_of(host: &str) -> Option<String> {
+    let (_, query) = host.split_once('?')?;
+    ["w", "o"].into_iter().find_map(|wanted| {
+        let mut pairs = ::url::form_urlencoded::parse(query.as_bytes());
+        let (_, id) = pairs.find(|(name, _)| name == wanted)?;
+        let usable = !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        usable.then(|| id.into_owned())
+    })
+}
+
 fn host_name(host: &Setting, uses_token: bool) -> Result<String, Error> {
     let name = host.value.trim();
     let is_name = !name.is_empty()
@@ -413,11 +437,11 @@ fn plaintext(
 }
 
 fn seconds(budget: &Setting) -> Result<Duration, Error> {
-    let expected = "a positive number of seconds";
+    let expected = "a positive number of seconds, at most a day";
     let seconds: f64 = budget.parse(expected)?;
     Duration::try_from_secs_f64(seconds)
         .ok()
-        .filter(|budget| !budget.is_zero())
+        .filter(|budget| !budget.is_zero() && *budget <= LONGEST_CONNECT_TIMEOUT)
         .ok_or_else(|| budget.wrong(expected))
 }
 
@@ -427,6 +451,34 @@ fn truncated(mut text: String, bytes: usize) -> String {
 }
 
 impl Raw {
+    /// Fills what is unset from a source of lower precedence. One way to log in given here outranks
+    /// the other way given there.
+    fn over(self, mut lower: Self) -> Self {
+        if self.password.is_some() {
+            lower.endpoint = None;
+            lower.instance = None;
+        }
+        if self.endpoint.is_some() {
+            lower.password = None;
+        }
+        self.or(lower)
+    }
+
+    /// What goes into packets and headers without further judgement.
+    fn sent_as_is(&self) -> impl Iterator<Item = &Setting> {
+        [
+            &self.user,
+            &self.password,
+            &self.database,
+            &self.application_name,
+            &self.schema,
+            &self.client_id,
+            &self.workspace_id,
+        ]
+        .into_iter()
+        .flatten()
+    }
+
     /// Settings that were given in code. An empty one there is a mistake; in the environment it
     /// means unset.
     fn explicitly_given(&self) -> impl Iterator<Item = &Setting> {

@@ -170,7 +170,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// Trusts exactly the certificates of a PEM file for the connection to Postgres.
+    /// Trusts exactly the certificates of a PEM file for the connection to Postgres. (sqlx, under
+    /// SeaORM, trusts Mozilla's roots in addition.)
     pub fn root_certificates(mut self, path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_string_lossy();
         self.explicit.sslrootcert = Some(Setting::new(path, "root_certificates"));
@@ -220,8 +221,9 @@ impl ConfigBuilder {
     /// Fills what is still unset from the process environment.
     #[allow(clippy::disallowed_methods)] // the one place that reads the environment
     pub fn env(self) -> Self {
-        let vars = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        // What is not UTF-8 is refused where it is used, by name.
+        let lossy = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+        let vars = std::env::vars_os().map(|(key, value)| (lossy(&key), lossy(&value)));
         self.vars(vars)
     }
 
@@ -231,10 +233,15 @@ impl ConfigBuilder {
         K: Into<String>,
         V: Into<String>,
     {
-        let vars = vars
+        // Of repeated names within one call the last counts, as in a shell.
+        let vars: HashMap<String, String> = vars
             .into_iter()
-            .map(|(key, value)| (key.into(), value.into()));
-        self.vars.get_or_insert_default().extend(vars);
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect();
+        let known = self.vars.get_or_insert_default();
+        for (key, value) in vars {
+            known.entry(key).or_insert(value);
+        }
         self
     }
 

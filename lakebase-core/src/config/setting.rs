@@ -29,7 +29,22 @@ impl Setting {
     }
 
     pub(super) fn wrong(&self, expected: impl Display) -> Error {
-        Error::config(format!("{}: {:?} is not {expected}", self.from, self.value))
+        Error::config(format!(
+            "{}: {} is not {expected}",
+            self.from,
+            quoted(&self.value)
+        ))
+    }
+
+    /// A value that goes into packets and headers as it is.
+    pub(super) fn printable(&self) -> Result<&Self, Error> {
+        if self.value.chars().any(char::is_control) {
+            return Err(Error::config(format!(
+                "{} holds line breaks or other control characters",
+                self.from
+            )));
+        }
+        Ok(self)
     }
 
     /// A value that must not be empty once it was given explicitly.
@@ -38,5 +53,15 @@ impl Setting {
             return Err(Error::config(format!("{} is empty", self.from)));
         }
         Ok(self)
+    }
+}
+
+/// A value as an error may repeat it: not if it may be a URL with a password, put into the wrong
+/// place.
+pub(crate) fn quoted(value: &str) -> String {
+    if value.contains('@') || value.contains("://") {
+        "a value that holds a URL or user information (not repeated)".to_owned()
+    } else {
+        format!("{value:?}")
     }
 }

@@ -22,6 +22,14 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
             url.scheme()
         )));
     }
+    // What belongs to a password but is not encoded ends up in other parts of the URL.
+    let path = url.path().trim_start_matches('/');
+    if url.fragment().is_some() || path.contains(['@', '/']) {
+        return Err(Error::config(format!(
+            "{source} is not a URL of the form {SHAPE}: it holds a character that must be encoded"
+        ))
+        .with_hint("In user, password and database write @ / ? # % as %40 %2F %3F %23 %25"));
+    }
     let part = |name: &str, value: &str| -> Result<Option<Setting>, Error> {
         if value.is_empty() {
             return Ok(None);
@@ -42,11 +50,17 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
         port: url
             .port()
             .map(|port| Setting::new(port.to_string(), format!("{source} (port)"))),
-        database: part("database", url.path().trim_start_matches('/'))?,
+        database: part("database", path)?,
         ..Raw::default()
     };
-    for (key, value) in url.query_pairs() {
-        let field = match &*key {
+    for pair in url
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let field = match key {
             "sslmode" => &mut raw.sslmode,
             "sslrootcert" => &mut raw.sslrootcert,
             "hostaddr" => &mut raw.hostaddr,
@@ -61,18 +75,52 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
             // Tokens go as a clear-text password inside TLS; a wish for more cannot be met.
             "channel_binding" if value != "require" => continue,
             _ => {
-                return Err(Error::config(format!("{source}: the parameter {key:?} is not supported"))
+                let name = if LIBPQ.contains(&key) {
+                    key
+                } else {
+                    "(not repeated)"
+                };
+                return Err(Error::config(format!("{source}: the parameter {name} is not supported"))
                     .with_hint("Supported are sslmode, sslrootcert, hostaddr, application_name, connect_timeout, endpoint, host, port, dbname, user and password"));
             }
         };
-        *field =
-            (!value.is_empty()).then(|| Setting::new(value.as_ref(), format!("{source} ({key})")));
+        if let Some(setting) = part(key, value)? {
+            *field = Some(setting);
+        }
     }
     Ok(raw)
 }
 
+/// Names that libpq knows and we do not support: safe to repeat, unlike what may be a piece of an
+/// unencoded password.
+const LIBPQ: &[&str] = &[
+    "channel_binding",
+    "client_encoding",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "options",
+    "passfile",
+    "replication",
+    "require_auth",
+    "service",
+    "sslcert",
+    "sslcrl",
+    "sslkey",
+    "sslnegotiation",
+    "sslpassword",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+/// As libpq: a plus sign stays one.
 fn decode(text: &str) -> Option<String> {
-    // `form_urlencoded` would turn a plus sign into a space; protect it.
+    // `form_urlencoded` would turn it into a space; protect it.
     let pair = format!("v={}", text.replace('+', "%2B").replace('&', "%26"));
     let (_, value) = url::form_urlencoded::parse(pair.as_bytes()).next()?;
     (!value.contains('\u{FFFD}')).then(|| value.into_owned())

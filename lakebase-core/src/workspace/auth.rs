@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
@@ -110,7 +112,10 @@ impl ServicePrincipal {
             .basic_auth(&self.client_id, Some(self.client_secret.expose_secret()))
             .form(&form);
         let reply = client.send(request).await?;
-        let reply = reply.scrubbed(&[self.client_secret.expose_secret()]);
+        let secret = self.client_secret.expose_secret();
+        // A debug page may repeat the header as it was sent.
+        let header = STANDARD.encode(format!("{}:{secret}", self.client_id));
+        let reply = reply.scrubbed(&[secret, &header]);
         if !reply.is_success() {
             let error = reply.failure("the workspace refused to sign the service principal in");
             return Err(match reply.status {
@@ -174,7 +179,7 @@ async fn discover(client: &Client) -> Result<Url, Error> {
     };
     let parsed = Url::parse(endpoint).ok().filter(|url| {
         let loopback = url.host_str().is_some_and(is_loopback);
-        url.scheme() == "https" || (url.scheme() == "http" && loopback)
+        url.scheme() == "https" || (client.is_plaintext() && url.scheme() == "http" && loopback)
     });
     parsed.ok_or_else(|| {
         reply.error(

@@ -52,7 +52,13 @@ impl Client {
             os = std::env::consts::OS,
             auth = auth.name(),
         );
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder();
+        // Plain http is for loopback, where no proxy has any business with our secrets.
+        let builder = match base.scheme() {
+            "http" => builder.no_proxy(),
+            _ => builder,
+        };
+        let http = builder
             .tls_backend_preconfigured(Roots::system().client_config()?)
             .default_headers(headers)
             .user_agent(agent)
@@ -75,6 +81,11 @@ impl Client {
 
     pub(super) fn http(&self) -> &reqwest::Client {
         &self.http
+    }
+
+    /// Plain http to a loopback host.
+    pub(super) fn is_plaintext(&self) -> bool {
+        self.base.scheme() == "http"
     }
 
     pub(super) fn now(&self) -> Now {

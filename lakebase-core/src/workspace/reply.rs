@@ -163,6 +163,10 @@ impl Reply {
                 });
             return (code, detail, request_id.map(|id| self.quote(id)));
         }
+        // Broken JSON may hold half a token.
+        if self.body.trim_ascii_start().starts_with(b"{") || self.body.starts_with(b"[") {
+            return (None, "malformed JSON".to_owned(), None);
+        }
         let text = String::from_utf8_lossy(&self.body);
         if let Some(inner) =
             between(&text, "<pre>", "</pre>").or_else(|| between(&text, "<title>", "</title>"))
@@ -310,6 +314,7 @@ mod tests {
                 "502 Bad Gateway",
             ),
             ("", None, ""),
+            ("{\"token\":\"eyJr", None, "malformed JSON"),
             (r#"{"message":"you sent hush-hush"}"#, None, "you sent ***"),
         ] {
             let reply = Reply::new("https://w", 400, &HeaderMap::new(), body.into(), now, now)
