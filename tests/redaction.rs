@@ -62,8 +62,9 @@ async fn no_secret_appears_anywhere() {
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
         .with_writer(capture.clone())
         .finish();
-    // For the whole process, which is why this test has a program of its own.
-    tracing::subscriber::set_global_default(subscriber).expect("the first");
+    // For the whole process, which is why this test has a program of its own; with the records of
+    // crates that use `log`.
+    tracing_subscriber::util::SubscriberInitExt::init(subscriber);
     let mut shown = String::new();
 
     let local = local().await;
@@ -88,6 +89,29 @@ async fn no_secret_appears_anywhere() {
         db.execute_unprepared("SELECT 1").await.expect("an answer");
         local.revoke_tokens();
     }
+
+    // A native role, made and used.
+    let password = "a-native-password";
+    local
+        .create_native_role("native", password)
+        .await
+        .expect("a role");
+    let changes = [
+        ("PGUSER", "native"),
+        ("PGPASSWORD", password),
+        ("LAKEBASE_ENDPOINT", ""),
+    ];
+    let native = lakebase_with(&local, &changes);
+    let _ = write!(shown, "{native:?} ");
+    lakebase_diesel::bb8::connect(&native)
+        .await
+        .expect("a pool");
+    lakebase_seaorm::connect(&native)
+        .await
+        .expect("a connection")
+        .ping()
+        .await
+        .expect("an answer");
 
     // Everything that can go wrong, with replies that repeat what they were sent.
     let token = good
@@ -162,7 +186,11 @@ async fn no_secret_appears_anywhere() {
         "at every level: {} lines",
         traced.lines().count()
     );
-    for secret in local.secrets() {
+    assert!(
+        traced.contains("tokio_postgres"),
+        "the `log` crate is captured as well"
+    );
+    for secret in local.secrets().into_iter().chain([password.to_owned()]) {
         assert!(!shown.contains(&secret), "a secret is shown");
         let line = traced.lines().find(|line| line.contains(&secret));
         assert!(line.is_none(), "a secret is traced: {line:?}");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -155,7 +155,10 @@ impl Gateway {
             .map_err(|_| late())??;
         match first {
             First::Startup(startup) => self.login(stream, startup, host, permit).await,
-            First::Cancel(packet) => self.cancel(&packet).await,
+            First::Cancel(packet) => {
+                self.cancel(&packet).await?;
+                stream.shutdown().await
+            }
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "no startup message",
@@ -163,10 +166,15 @@ impl Gateway {
         }
     }
 
+    /// Passes a cancel request on. The client takes the end of the connection as the sign that it
+    /// was dealt with, so it ends when the server's does.
     async fn cancel(&self, packet: &[u8]) -> io::Result<()> {
         let mut server = self.postgres.open().await?;
         server.write_all(packet).await?;
-        server.shutdown().await
+        server.shutdown().await?;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(STARTUP_LIMIT, server.read_to_end(&mut rest)).await;
+        Ok(())
     }
 
     async fn login(
@@ -238,19 +246,25 @@ impl Gateway {
             let refusal = Refusal::fatal("53300", "sorry, too many clients already");
             return self.refuse(&mut stream, login, refusal).await;
         };
-        drop(permit);
-        let mut server = self.postgres.open().await?;
         startup.set("database", self.postgres.database(&login.database));
-        server.write_all(&startup.encode()).await?;
         let user = login.user.clone();
-        let step = match self.postgres.password_of(&user) {
-            Some(password) => {
-                let last = postgres::log_in(&mut server, &user, &password).await?;
-                stream.write_all(&last).await?;
-                protocol::auth_step(&last)
-            }
-            None => pass_login(&mut stream, &mut server).await?,
+        let session = async {
+            let mut server = self.postgres.open().await?;
+            server.write_all(&startup.encode()).await?;
+            let step = match self.postgres.password_of(&user) {
+                Some(password) => {
+                    let last = postgres::log_in(&mut server, &password).await?;
+                    stream.write_all(&last).await?;
+                    protocol::auth_step(&last)
+                }
+                None => pass_login(&mut stream, &mut server).await?,
+            };
+            io::Result::Ok((server, step))
         };
+        let session = tokio::time::timeout(STARTUP_LIMIT, session).await;
+        let (mut server, step) = session
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "too slow to log in"))??;
+        drop(permit);
         if let AuthStep::Refused { sqlstate, message } = step {
             self.events.record(EventKind::Refused {
                 login,

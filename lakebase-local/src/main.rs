@@ -34,6 +34,20 @@ LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the usual folders.
 RUST_LOG=lakebase_local=debug shows what happens.
 ";
 
+/// What would lead a program elsewhere, or to another identity, if the developer's shell has it.
+const IN_THE_WAY: &[&str] = &[
+    "DATABRICKS_AUTH_TYPE",
+    "DATABRICKS_CONFIG_PROFILE",
+    "DATABRICKS_LAKEBASE_ENDPOINT",
+    "DATABRICKS_TOKEN",
+    "DATABRICKS_WORKSPACE_ID",
+    "ENDPOINT_NAME",
+    "LAKEBASE_INSTANCE_NAME",
+    "LAKEBASE_PG_URL",
+    "PGHOSTADDR",
+    "PGPASSWORD",
+];
+
 struct Options {
     builder: Builder,
     command: Vec<OsString>,
@@ -138,7 +152,7 @@ async fn alone(local: &LocalLakebase) -> Result<u8, Box<dyn std::error::Error>> 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut text = String::new();
+    let mut text = format!("unset {}\n", IN_THE_WAY.join(" "));
     for (name, value) in local.env() {
         text.push_str(&format!(
             "export {name}='{}'\n",
@@ -165,7 +179,11 @@ async fn around(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    for name in IN_THE_WAY {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(args)
         .envs(local.env())
         .spawn()

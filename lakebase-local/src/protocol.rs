@@ -115,10 +115,15 @@ fn read_params(body: &[u8]) -> io::Result<Vec<(String, String)>> {
     if !fields.len().is_multiple_of(2) {
         return Err(invalid("startup packet with a name but no value"));
     }
-    Ok(fields
-        .chunks(2)
-        .map(|pair| (pair[0].to_owned(), pair[1].to_owned()))
-        .collect())
+    let mut params: Vec<(String, String)> = Vec::with_capacity(fields.len() / 2);
+    for pair in fields.chunks(2) {
+        // Of two users we would judge the first, and Postgres would take the last.
+        if params.iter().any(|(name, _)| name == pair[0]) {
+            return Err(invalid("startup packet with a name twice"));
+        }
+        params.push((pair[0].to_owned(), pair[1].to_owned()));
+    }
+    Ok(params)
 }
 
 /// The answer to a request for a clear-text password.
@@ -273,6 +278,7 @@ mod tests {
                 &[0, 0, 0, 11, 0, 3, 0, 0, b'u', 0, 0],
                 "a name without a value",
             ),
+            (b"\0\0\0\x17\0\x03\0\0user\0a\0user\0b\0\0", "a name twice"),
             (b"GET / HTTP/1.1\r\n", "another protocol"),
         ] {
             assert!(read(bytes).await.is_err(), "{why}");

@@ -30,6 +30,7 @@ pub(crate) struct Workspace {
     pub(crate) compute: Arc<Compute>,
     pub(crate) events: Arc<EventLog>,
     pub(crate) faults: Arc<Faults>,
+    pub(crate) switch: Arc<Switch>,
     pub(crate) place: Place,
 }
 
@@ -60,9 +61,9 @@ type Shared = State<Arc<Workspace>>;
 pub(crate) async fn serve(
     workspace: Arc<Workspace>,
     listener: tokio::net::TcpListener,
-    switch: Arc<Switch>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let switch = Arc::clone(&workspace.switch);
     let router = Router::new()
         .route("/.well-known/databricks-config", get(oidc::host_metadata))
         .route(
@@ -124,6 +125,10 @@ fn call_of(method: &Method, path: &str) -> Call {
 /// Applies faults, stamps replies as the platform does, and writes the log.
 async fn misbehave(State(workspace): Shared, request: Request, next: Next) -> Response {
     let call = call_of(request.method(), request.uri().path());
+    if workspace.switch.is_down() {
+        // Over a connection from before.
+        return reply::broken(None);
+    }
     let fault = workspace.faults.take(call);
     let mut status = None;
     let response = match fault {

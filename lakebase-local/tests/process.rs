@@ -84,6 +84,29 @@ fn a_program_runs_with_the_variables_set_and_its_exit_status_is_passed_on() {
 }
 
 #[test]
+fn it_runs_within_itself_and_whatever_the_developers_shell_has_set() {
+    let scratch = scratch();
+    let script = r#"test -z "$PGPASSWORD$DATABRICKS_TOKEN$LAKEBASE_PG_URL$PGHOSTADDR""#;
+    let status = program(scratch.path())
+        .envs([
+            ("PGPASSWORD", "x"),
+            ("DATABRICKS_TOKEN", "x"),
+            ("PGHOSTADDR", "10.0.0.1"),
+        ])
+        .envs([
+            ("LAKEBASE_PG_URL", "x"),
+            ("PGPORT", "7777"),
+            ("PGDATA", "/nowhere"),
+        ])
+        .arg(env!("CARGO_BIN_EXE_lakebase-local"))
+        .args(["sh", "-c", script])
+        .status()
+        .expect("run");
+    assert_eq!(status.code(), Some(0));
+    assert_becomes_empty(scratch.path());
+}
+
+#[test]
 fn mistakes_on_the_command_line_are_told_before_anything_starts() {
     let scratch = scratch();
     for (arguments, expected) in [

@@ -176,6 +176,7 @@ impl Builder {
             compute: Arc::clone(&compute),
             events: Arc::clone(&events),
             faults: Arc::clone(&faults),
+            switch: Arc::clone(&switch),
             place: place.clone(),
         });
         let tasks = vec![
@@ -184,12 +185,7 @@ impl Builder {
                 gateway_listener,
                 stop.subscribe(),
             )),
-            tokio::spawn(workspace::serve(
-                workspace,
-                api,
-                Arc::clone(&switch),
-                stop.subscribe(),
-            )),
+            tokio::spawn(workspace::serve(workspace, api, stop.subscribe())),
         ];
         let local = LocalLakebase {
             place,

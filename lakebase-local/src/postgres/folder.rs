@@ -10,8 +10,10 @@ use uuid::Uuid;
 use super::owner::Owner;
 use crate::Error;
 
-/// Longest path of a Unix socket, less room for its name.
-const LONGEST_SOCKET_DIR: usize = 80;
+/// Longest path of a Unix socket (103 bytes on some systems), less our names below it.
+const LONGEST_PARENT: usize = 58;
+/// Twelve random digits after the prefix; the folder is not made if the name is taken.
+const NAME_LENGTH: usize = 27;
 const DATA: &str = "data";
 /// Lines of the server's log that an error shows.
 const LOG_LINES: usize = 5;
@@ -29,7 +31,8 @@ if read -r _; then
     "$@" </dev/null >>"$dir/postgres.log" 2>&1 &
     server=$!
     cat
-    kill -QUIT "$server"
+    # Early in its life it ignores signals, so one may be lost.
+    (while kill -QUIT "$server"; do sleep 0.1; done) &
     wait "$server"
 fi
 rm -rf "$dir" || { sleep 1; rm -rf "$dir"; }
@@ -47,7 +50,7 @@ impl Folder {
     /// Blocks for a moment.
     pub(crate) fn create(owner: &Owner, bin_dir: &Path) -> Result<Self, Error> {
         let usual = std::env::temp_dir();
-        let parent = if usual.as_os_str().len() > LONGEST_SOCKET_DIR {
+        let parent = if usual.as_os_str().len() > LONGEST_PARENT {
             PathBuf::from("/tmp")
         } else {
             usual
@@ -63,7 +66,9 @@ impl Folder {
                 error,
             )
         };
-        let dir = parent.join(format!("lakebase-local-{}", Uuid::new_v4().simple()));
+        let mut name = format!("lakebase-local-{}", Uuid::new_v4().simple());
+        name.truncate(NAME_LENGTH);
+        let dir = parent.join(name);
         let mut command = Command::new("sh");
         command
             .args(["-c", SUPERVISOR, "lakebase-local-supervisor"])

@@ -29,7 +29,7 @@ pub(crate) struct Running {
 impl Running {
     /// `source` names where the URL came from; it may hold a password and is not repeated.
     pub(crate) async fn start(url: &str, source: &str) -> Result<Self, Error> {
-        let config: tokio_postgres::Config = url
+        let mut config: tokio_postgres::Config = url
             .parse()
             .map_err(|error| Error::because(format!("{source} is no Postgres URL"), error))?;
         let is_here = |host: &Host| match host {
@@ -41,11 +41,17 @@ impl Running {
             }
             Host::Unix(_) => true,
         };
-        if config.get_hosts().len() != 1 || !config.get_hosts().iter().all(is_here) {
+        let addresses = config.get_hostaddrs();
+        if config.get_hosts().len() != 1
+            || !config.get_hosts().iter().all(is_here)
+            || !addresses.iter().all(|address| address.is_loopback())
+        {
             return Err(Error::new(format!(
                 "{source} must name one host, on this machine: the connection is not encrypted"
             )));
         }
+        // Locks are local to a database: all must meet in the same one.
+        config.dbname("postgres");
         let keeper = connect(&config).await?;
         sweep(&keeper).await?;
         let database = format!("{PREFIX}{}", Uuid::new_v4().simple());
@@ -55,6 +61,7 @@ impl Running {
         );
         run(&keeper, &lock).await?;
         run(&keeper, &format!("CREATE DATABASE {database}")).await?;
+        run(&keeper, &mark_database(&database, &database)).await?;
         let folder = Folder::create(&Owner::current()?, Path::new("/"))?;
         Ok(Self {
             server: Server::running(config.clone(), database.clone()),
@@ -72,6 +79,12 @@ impl Running {
     pub(crate) fn dir(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// What a database of ours and its copies are commented with.
+pub(crate) fn mark_database(name: &str, database: &str) -> String {
+    let (name, mark) = (quote_ident(name), quote_literal(database));
+    format!("COMMENT ON DATABASE {name} IS {mark}")
 }
 
 /// What a role is commented with, so that it can be found when its database goes.
@@ -133,10 +146,12 @@ async fn run(client: &Client, sql: &str) -> Result<(), Error> {
 /// Removes what a run that was killed left behind: its lock is free.
 async fn sweep(client: &Client) -> Result<(), Error> {
     let failed = |error| Error::because("cannot look for what was left behind", error);
-    let pattern = format!("{PREFIX}%");
+    // Our exact form and our own mark: nobody else's database is touched.
+    let pattern = format!("^{PREFIX}[0-9a-f]{{32}}$");
     let found = client
         .query(
-            "SELECT datname FROM pg_database WHERE datname LIKE $1",
+            "SELECT datname FROM pg_database \
+             WHERE datname ~ $1 AND shobj_description(oid, 'pg_database') = datname",
             &[&pattern],
         )
         .await
@@ -169,7 +184,7 @@ async fn remove(client: &Client, database: &str) -> Result<(), Error> {
     let copies = client
         .query(
             "SELECT datname FROM pg_database \
-             WHERE datname = $1 OR shobj_description(oid, 'pg_database') = $1",
+             WHERE shobj_description(oid, 'pg_database') = $1 OR datname = $1",
             &[&database],
         )
         .await

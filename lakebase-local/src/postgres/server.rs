@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::password::scram_sha_256;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use super::running::mark;
+use super::running::{mark, mark_database};
 use super::{ADMIN, DATABASE, NATIVE_GROUP, SOCKET, quote_ident, quote_literal};
 use crate::Error;
 use crate::protocol::{self, AuthStep};
@@ -120,7 +120,7 @@ impl Server {
                 let password = Uuid::new_v4().to_string();
                 let sql = format!(
                     "CREATE ROLE {ident} LOGIN PASSWORD {}; {}",
-                    quote_literal(&password),
+                    quote_literal(&scram_sha_256(password.as_bytes())),
                     mark(role, database)
                 );
                 let mut passwords = passwords.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,10 +132,11 @@ impl Server {
 
     /// Makes a role that logs in with a password of its own.
     pub(crate) fn create_native_role_sql(&self, role: &str, password: &str) -> String {
+        // Hashed here, so that no statement log sees it.
         let create = format!(
             "CREATE ROLE {} LOGIN PASSWORD {}",
             quote_ident(role),
-            quote_literal(password)
+            quote_literal(&scram_sha_256(password.as_bytes()))
         );
         match &*self.0 {
             Kind::Own { .. } => format!("{create} IN ROLE {NATIVE_GROUP}"),
@@ -147,9 +148,7 @@ impl Server {
     pub(crate) fn mark_copy_sql(&self, copy: &str) -> String {
         match &*self.0 {
             Kind::Own { .. } => String::new(),
-            Kind::Running { database, .. } => {
-                format!("COMMENT ON DATABASE {copy} IS {}", quote_literal(database))
-            }
+            Kind::Running { database, .. } => mark_database(copy, database),
         }
     }
 
@@ -178,11 +177,9 @@ impl fmt::Debug for Server {
 /// server says in the end, to be passed on.
 pub(crate) async fn log_in(
     server: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    user: &str,
     password: &str,
 ) -> io::Result<Bytes> {
     const CLEARTEXT: u32 = 3;
-    const MD5: u32 = 5;
     const SASL: u32 = 10;
     const SASL_CONTINUE: u32 = 11;
     const SASL_FINAL: u32 = 12;
@@ -203,11 +200,6 @@ pub(crate) async fn log_in(
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no answer to a login"))?;
         let answer: Vec<u8> = match (u32::from_be_bytes(*code), rest) {
             (CLEARTEXT, _) => [password.as_bytes(), b"\0"].concat(),
-            (MD5, salt) => {
-                let salt = salt.first_chunk().copied().unwrap_or_default();
-                let hash = md5_hash(user.as_bytes(), password.as_bytes(), salt);
-                [hash.as_bytes(), b"\0"].concat()
-            }
             (SASL, _) => {
                 let first = scram.message();
                 let length = u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes();

@@ -16,6 +16,8 @@ use crate::Error;
 /// Speed over safety: the data is thrown away anyway.
 const SETTINGS: &str = "
 listen_addresses = ''
+# Beats PGPORT, which may well be set: to a local Lakebase's.
+port = 5432
 unix_socket_permissions = 0700
 max_connections = 250
 shared_buffers = 16MB

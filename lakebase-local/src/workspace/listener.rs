@@ -18,7 +18,7 @@ impl Switch {
         self.down.store(down, Ordering::Release);
     }
 
-    fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         self.down.load(Ordering::Acquire)
     }
 }
