@@ -51,6 +51,7 @@ struct Shared {
 struct State {
     held: Option<Held>,
     minted: u64,
+    flights: u64,
     flight: Option<Flight>,
     failure: Option<Failure>,
     refresher: Option<AbortHandle>,
@@ -66,6 +67,7 @@ struct Held {
 }
 
 struct Flight {
+    number: u64,
     outcome: watch::Receiver<Option<Outcome>>,
     task: AbortHandle,
     started: Now,
@@ -228,6 +230,8 @@ impl Shared {
             return (flight.outcome.clone(), flight.time_left(started));
         }
         let (landed, outcome) = watch::channel(None);
+        state.flights += 1;
+        let number = state.flights;
         let shared = Arc::downgrade(self);
         let provider = Arc::clone(&self.provider);
         let task = runtime.spawn(async move {
@@ -242,13 +246,14 @@ impl Shared {
                 )),
             };
             if let Some(shared) = shared.upgrade() {
-                landed.send_replace(Some(shared.land(minted, sent)));
+                landed.send_replace(Some(shared.land(number, minted, sent)));
                 shared
                     .changed
                     .send_replace(shared.generation.load(Ordering::Acquire));
             }
         });
         state.flight = Some(Flight {
+            number,
             outcome: outcome.clone(),
             task: task.abort_handle(),
             started,
@@ -257,10 +262,18 @@ impl Shared {
     }
 
     /// Stores the outcome of a mint and hands it on.
-    fn land(&self, minted: Outcome, sent: Now) -> Outcome {
+    fn land(&self, number: u64, minted: Outcome, sent: Now) -> Outcome {
         let mut state = self.lock();
-        state.flight = None;
         let now = self.now();
+        if state
+            .flight
+            .as_ref()
+            .is_none_or(|flight| flight.number != number)
+        {
+            // Given up as overdue, and another one was started: its word counts.
+            return state.usable(now).map_or(minted, Ok);
+        }
+        state.flight = None;
         match minted.and_then(|credential| self.accept_new(&mut state, credential, sent, now)) {
             Ok(credential) => {
                 state.failure = None;
@@ -279,7 +292,7 @@ impl Shared {
                     .map_or(1, |failure| failure.count.saturating_add(1));
                 let lifetime = state.held.as_ref().map(|held| held.schedule.lifetime());
                 let random = fastrand::f64();
-                tracing::warn!(%error, attempt = count, "could not renew the database credential");
+                tracing::warn!(error = %error.chain(), attempt = count, "could not renew the database credential");
                 state.failure = Some(Failure {
                     backoff: Backoff::new(
                         now.monotonic,

@@ -15,13 +15,20 @@ fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
+/// Says so even where the test runner hides what tests print.
+fn skipped(why: &str) {
+    use std::io::Write as _;
+
+    let _ = writeln!(std::io::stderr(), "SKIPPED official client: {why}");
+}
+
 /// Runs a script with the variables set; false if it cannot be run here.
 async fn run(local: &LocalLakebase, program: &Path, script: &str, needs: &Path) -> bool {
     if !needs.exists() {
-        println!(
-            "SKIPPED: {} is missing; run tests/clients/install.sh",
+        skipped(&format!(
+            "{} is missing; run tests/clients/install.sh",
             needs.display()
-        );
+        ));
         return false;
     }
     let started = Command::new(program)
@@ -34,7 +41,7 @@ async fn run(local: &LocalLakebase, program: &Path, script: &str, needs: &Path) 
     let output = match tokio::time::timeout(Duration::from_secs(60), started).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => {
-            println!("SKIPPED: cannot run {}: {error}", program.display());
+            skipped(&format!("cannot run {}: {error}", program.display()));
             return false;
         }
         Err(_) => panic!("{script} hangs"),
@@ -73,7 +80,7 @@ async fn the_official_python_clients_connect_query_and_rotate() {
     let local = match started {
         Ok(local) => local,
         Err(error) => {
-            println!("SKIPPED: {error}");
+            skipped(&error.to_string());
             return;
         }
     };
