@@ -104,6 +104,7 @@ async fn seaorm_does_not_try_a_dead_token_even_while_it_holds_idle_connections()
     .await;
     // Living connections go on serving, whatever became of the token.
     db.ping().await.expect("the idle connection");
+    lakebase_tests::all_idle(&db).await;
     local
         .cut_sessions(lakebase_local::Cut::Close)
         .await

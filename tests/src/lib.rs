@@ -75,21 +75,29 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Takes every idle connection out of SeaORM's pool, so that the next statement has to log in.
+/// Waits until every connection of SeaORM's pool is idle: it goes back a moment after its statement.
 ///
 /// # Panics
 ///
 /// If one stays busy.
-pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
+pub async fn all_idle(db: &sea_orm::DatabaseConnection) {
     let pool = db.get_postgres_connection_pool();
-    // A connection goes back to the pool a moment after its statement is done.
     soon(async {
         while pool.num_idle() < pool.size() as usize {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    while let Some(idle) = pool.try_acquire() {
+}
+
+/// Takes every idle connection out of SeaORM's pool, so that the next statement has to log in.
+///
+/// # Panics
+///
+/// If one stays busy.
+pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
+    all_idle(db).await;
+    while let Some(idle) = db.get_postgres_connection_pool().try_acquire() {
         drop(idle.detach());
     }
 }
