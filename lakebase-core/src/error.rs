@@ -190,55 +190,74 @@ impl Error {
 
     /// The message and all causes in one line, for hosts that keep only text.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
+        let mut text = self.text();
         let mut source = self.source();
         while let Some(cause) = source {
-            let cause_text = cause.to_string();
+            // Whether trying again can help is said once, at the end.
+            let cause_text = match cause.downcast_ref::<Self>() {
+                Some(error) => error.text(),
+                None => cause.to_string(),
+            };
             if !text.contains(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);
             }
             source = cause.source();
         }
+        text + &self.remark()
+    }
+
+    /// What failed, where, and what to do next.
+    fn text(&self) -> String {
+        let inner = &*self.0;
+        let mut text = inner.message.clone();
+        let facts: Vec<String> = [
+            inner
+                .endpoint
+                .as_ref()
+                .map(|endpoint| format!("endpoint {endpoint}")),
+            inner
+                .identity
+                .as_ref()
+                .map(|identity| format!("identity {identity}")),
+            inner.status.map(|status| format!("HTTP {status}")),
+            inner.error_code.clone(),
+            inner
+                .request_id
+                .as_ref()
+                .map(|id| format!("request id {id}")),
+            inner
+                .sqlstate
+                .as_ref()
+                .map(|sqlstate| format!("SQLSTATE {sqlstate}")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !facts.is_empty() {
+            text.push_str(&format!(" ({})", facts.join(", ")));
+        }
+        if let Some(hint) = &inner.hint {
+            text.push_str(". ");
+            text.push_str(hint);
+        }
         text
+    }
+
+    /// Whether trying again can help.
+    fn remark(&self) -> String {
+        match (self.0.kind, self.0.transient, self.0.retry_after) {
+            (Kind::Config, ..) => String::new(),
+            (_, true, Some(wait)) => format!(" [trying again in {} s can help]", wait.as_secs()),
+            (_, true, None) => " [trying again can help]".to_owned(),
+            (_, false, _) => " [trying again unchanged will not help]".to_owned(),
+        }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = &*self.0;
-        f.write_str(&inner.message)?;
-        let mut facts = Vec::new();
-        if let Some(endpoint) = &inner.endpoint {
-            facts.push(format!("endpoint {endpoint}"));
-        }
-        if let Some(identity) = &inner.identity {
-            facts.push(format!("identity {identity}"));
-        }
-        match (inner.status, &inner.error_code) {
-            (Some(status), Some(code)) => facts.push(format!("HTTP {status} {code}")),
-            (Some(status), None) => facts.push(format!("HTTP {status}")),
-            (None, Some(code)) => facts.push(code.clone()),
-            (None, None) => {}
-        }
-        if let Some(id) = &inner.request_id {
-            facts.push(format!("request id {id}"));
-        }
-        if let Some(sqlstate) = &inner.sqlstate {
-            facts.push(format!("SQLSTATE {sqlstate}"));
-        }
-        if !facts.is_empty() {
-            write!(f, " ({})", facts.join(", "))?;
-        }
-        if let Some(hint) = &inner.hint {
-            write!(f, ". {hint}")?;
-        }
-        match (inner.kind, inner.transient, inner.retry_after) {
-            (Kind::Config, ..) => Ok(()),
-            (_, true, Some(wait)) => write!(f, " [trying again in {} s can help]", wait.as_secs()),
-            (_, true, None) => f.write_str(" [trying again can help]"),
-            (_, false, _) => f.write_str(" [trying again unchanged will not help]"),
-        }
+        write!(f, "{}{}", self.text(), self.remark())
     }
 }
 
