@@ -96,9 +96,12 @@ async fn work(place: &Place, report: &mut Report) -> Result<()> {
     report.found(with_seaorm::shipped_orders(&db).await?);
 
     let goal = if lakebase.uses_tokens() { ROTATIONS } else { 0 };
-    report.step(&format!(
-        "opening new connections with both ORMs until {goal} tokens have followed the first"
-    ));
+    report.step(&match goal {
+        0 => format!("opening {LOGINS_WITHOUT_ROTATION} new connections with both ORMs"),
+        _ => format!(
+            "opening new connections with both ORMs until {goal} tokens have followed the first"
+        ),
+    });
     let mut rounds = 0;
     loop {
         let began = Instant::now();

@@ -75,10 +75,13 @@ impl Report {
         let Some((generation, [diesel, seaorm])) = self.logins.last_key_value() else {
             return;
         };
-        let line = format!(
-            "token {generation}: {diesel} diesel and {seaorm} SeaORM logins, {} of {goal} rotations",
-            self.rotations()
-        );
+        let line = match goal {
+            0 => format!("native password: {diesel} diesel and {seaorm} SeaORM logins"),
+            _ => format!(
+                "token {generation}: {diesel} diesel and {seaorm} SeaORM logins, {} of {goal} rotations",
+                self.rotations()
+            ),
+        };
         if stdout().is_terminal() {
             print!("\r\x1b[2K  {line}");
             let _ = stdout().flush();
