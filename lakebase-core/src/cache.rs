@@ -292,7 +292,12 @@ impl Shared {
                     .map_or(1, |failure| failure.count.saturating_add(1));
                 let lifetime = state.held.as_ref().map(|held| held.schedule.lifetime());
                 let random = fastrand::f64();
-                tracing::warn!(error = %error.chain(), attempt = count, "could not renew the database credential");
+                // An outage is worth a few lines, not one per attempt.
+                if count.is_power_of_two() {
+                    tracing::warn!(error = %error.chain(), attempt = count, "could not renew the database credential");
+                } else {
+                    tracing::debug!(%error, attempt = count, "could not renew the database credential");
+                }
                 state.failure = Some(Failure {
                     backoff: Backoff::new(
                         now.monotonic,

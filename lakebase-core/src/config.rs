@@ -115,7 +115,7 @@ pub(crate) enum Plaintext {
 #[non_exhaustive]
 pub enum TlsMode {
     /// `require`, `verify-ca`, `verify-full`: verified TLS. The default, except that a native
-    /// password on a loopback host defaults to `Prefer`.
+    /// password on a loopback host, with no roots named, defaults to `Prefer`.
     Verify,
     /// `prefer`, `allow`: verified TLS, but plaintext to loopback hosts.
     Prefer,

@@ -138,6 +138,14 @@ impl Error {
         self.edit(|inner| inner.message = format!("{from}: {}", inner.message))
     }
 
+    /// The last cause before time ran out: all of it stays, and it is a timeout now.
+    pub(crate) fn given_up(self, what: &str) -> Self {
+        self.edit(|inner| {
+            inner.kind = Kind::Timeout;
+            inner.message = format!("{what}: {}", inner.message);
+        })
+    }
+
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.0));
         self

@@ -158,7 +158,7 @@ fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Op
                 .to_owned()
         }
         _ if message.contains("invalid protocol version") => {
-            "The server demands TLS: set PGSSLMODE to require".to_owned()
+            "The server demands TLS: set PGSSLMODE (in a URL, sslmode) to require".to_owned()
         }
         _ if message.contains("does not exist") => format!(
             "Create the role (SELECT databricks_create_role('{user}', ...)), or check PGUSER"
@@ -220,7 +220,10 @@ impl Lakebase {
             let wait = pause
                 .mul_f64(0.5 + fastrand::f64())
                 .max(failure.retry_after().unwrap_or_default());
-            tracing::debug!(error = %failure, ?wait, "login failed, tries again");
+            match last {
+                None => tracing::warn!(error = %failure.chain(), "login failed, tries again"),
+                Some(_) => tracing::debug!(error = %failure, ?wait, "login failed again"),
+            }
             last = Some(failure);
             if wait >= deadline.saturating_duration_since(Instant::now()) {
                 return Err(self.out_of_time(progress.waiting_for, last));
@@ -294,7 +297,9 @@ impl Lakebase {
             }
             FailureKind::Transport => (
                 Verdict::Transient,
-                Error::new(Kind::Network, format!("no connection to {target}")),
+                Error::new(Kind::Network, format!("no connection to {target}")).with_hint(
+                    "Check PGHOST, PGPORT and the network, unless the compute is just waking up",
+                ),
             ),
             FailureKind::Permanent => (
                 Verdict::Permanent,
@@ -311,11 +316,13 @@ impl Lakebase {
 
     fn out_of_time(&self, waiting_for: &str, last: Option<Error>) -> Error {
         let budget = self.connect_timeout().as_secs_f64();
-        let text = format!("no login within {budget} s, still waiting for {waiting_for}");
-        let error = Error::new(Kind::Timeout, text);
+        let what = format!("no login within {budget} s");
         let error = match last {
-            Some(last) => error.with_source(last),
-            None => error,
+            Some(last) => last.given_up(&what),
+            None => Error::new(
+                Kind::Timeout,
+                format!("{what}, still waiting for {waiting_for}"),
+            ),
         };
         self.set_last_failure(Some(error.clone()));
         error

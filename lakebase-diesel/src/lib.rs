@@ -10,6 +10,6 @@ mod manager;
 pub mod migrations;
 
 pub use connect::connect;
-pub use lakebase_core::{self, Config, Error, Lakebase};
+pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 #[cfg(feature = "bb8")]
 pub use manager::manager;

@@ -105,6 +105,12 @@ fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
         Duration::try_from_secs_f64(seconds)
             .map_err(|_| format!("--{name}: not a number of seconds").into())
     };
+    let port = |parser: &mut Parser, name: &str| -> Result<u16, lexopt::Error> {
+        let value = parser.value()?.string()?;
+        value
+            .parse()
+            .map_err(|_| format!("--{name}: {value:?} is not a port").into())
+    };
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Wish::Print(HELP.to_owned())),
@@ -121,8 +127,10 @@ fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
                 builder = builder
                     .workspace_token_lifetime(seconds(&mut parser, "workspace-token-lifetime")?);
             }
-            Arg::Long("api-port") => builder = builder.api_port(parser.value()?.parse()?),
-            Arg::Long("postgres-port") => builder = builder.postgres_port(parser.value()?.parse()?),
+            Arg::Long("api-port") => builder = builder.api_port(port(&mut parser, "api-port")?),
+            Arg::Long("postgres-port") => {
+                builder = builder.postgres_port(port(&mut parser, "postgres-port")?);
+            }
             Arg::Long("postgres-url") => {
                 builder = builder.postgres_url(parser.value()?.string()?);
             }
@@ -183,11 +191,18 @@ async fn around(
     for name in IN_THE_WAY {
         command.env_remove(name);
     }
-    let mut child = command
-        .args(args)
-        .envs(local.env())
-        .spawn()
-        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let mut child = match command.args(args).envs(local.env()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            complain(&format!("cannot run {}: {error}", program.display()));
+            // As shells say it.
+            return Ok(if error.kind() == std::io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            });
+        }
+    };
     let pid = child
         .id()
         .and_then(|id| i32::try_from(id).ok())

@@ -118,6 +118,10 @@ fn mistakes_on_the_command_line_are_told_before_anything_starts() {
             "/nowhere holds no `initdb`",
         ),
         (&["/no/such/program"], "cannot run /no/such/program"),
+        (
+            &["--api-port", "80000"],
+            "--api-port: \"80000\" is not a port",
+        ),
     ] {
         let output = program(scratch.path())
             .args(arguments)

@@ -10,5 +10,5 @@ mod options;
 pub use connect::{connect, connect_with};
 pub use connection::LakebaseConnection;
 pub use error::cause;
-pub use lakebase_core::{self, Config, Error, Lakebase};
+pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 pub use options::options;

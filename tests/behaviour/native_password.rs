@@ -44,6 +44,24 @@ async fn both_orms_log_in_with_a_native_password_and_nothing_is_minted() {
 }
 
 #[tokio::test]
+async fn a_url_that_names_roots_means_tls() {
+    let local = local().await;
+    local
+        .create_native_role("native", "p")
+        .await
+        .expect("a role");
+    let (port, ca) = (local.postgres_port(), local.ca_file().display());
+    let url = format!("postgresql://native:p@localhost:{port}/databricks_postgres");
+    for (url, works) in [(format!("{url}?sslrootcert={ca}"), true), (url, false)] {
+        let lakebase = Lakebase::new(Config::from_url(&url).expect("a URL")).expect("a handle");
+        match soon(lakebase.connect()).await.map(drop) {
+            Ok(()) => assert!(works, "plaintext was refused"),
+            Err(error) => assert!(!works && error.to_string().contains("sslmode"), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_told_once_and_at_once() {
     let local = local().await;
     local

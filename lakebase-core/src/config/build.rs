@@ -421,7 +421,7 @@ fn plaintext(
                 );
             }
         },
-        None if !uses_token && on_loopback => TlsMode::Prefer,
+        None if !uses_token && on_loopback && raw.sslrootcert.is_none() => TlsMode::Prefer,
         None => TlsMode::Verify,
     };
     match (mode, &raw.sslmode) {

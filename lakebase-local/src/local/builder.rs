@@ -216,7 +216,7 @@ impl Builder {
 async fn listen(ip: Ipv4Addr, port: u16, what: &str) -> Result<TcpListener, Error> {
     TcpListener::bind((ip, port))
         .await
-        .map_err(|error| Error::because(format!("cannot listen on {ip}:{port} for {what}"), error))
+        .map_err(|error| Error::because(format!("cannot listen on {ip}:{port} for {what}: choose another port, or none for a free one"), error))
 }
 
 impl LocalLakebase {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
@@ -14,6 +15,8 @@ use crate::Error;
 
 /// Beginning of the names of the databases we make, and mark of the roles that belong to them.
 const PREFIX: &str = "lakebase_local_";
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A database of our own on a running server. Dropping it drops that database and its roles.
 pub(crate) struct Running {
@@ -126,10 +129,11 @@ impl fmt::Debug for Running {
 }
 
 async fn connect(config: &tokio_postgres::Config) -> Result<Client, Error> {
-    let (client, connection) = config
-        .connect(NoTls)
-        .await
-        .map_err(|error| Error::because("cannot reach the running Postgres", error))?;
+    let connecting = tokio::time::timeout(CONNECT_LIMIT, config.connect(NoTls)).await;
+    let connecting = connecting
+        .map_err(|_| Error::new("what listens there does not answer as a Postgres does"))?;
+    let (client, connection) =
+        connecting.map_err(|error| Error::because("cannot reach the running Postgres", error))?;
     tokio::spawn(connection);
     Ok(client)
 }
