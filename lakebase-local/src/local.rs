@@ -20,7 +20,7 @@ use crate::events::{Counters, Event, EventLog};
 use crate::faults::Faults;
 use crate::gateway::Gateway;
 use crate::issuer::Issuer;
-use crate::postgres::{self, DATABASE, Postgres};
+use crate::postgres::{DATABASE, Postgres};
 use crate::roles::Roles;
 use crate::workspace::{Place, Switch};
 
@@ -187,13 +187,4 @@ impl fmt::Debug for LocalLakebase {
             .field("postgres_port", &self.postgres_port())
             .finish_non_exhaustive()
     }
-}
-
-/// Where the server programs were found, for reports.
-///
-/// # Errors
-///
-/// If there are none.
-pub async fn find_postgres() -> Result<PathBuf, Error> {
-    postgres::find_bin_dir().await
 }

@@ -10,7 +10,7 @@ mod template;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use find::find_bin_dir;
+use find::find_bin_dir;
 use own::Own;
 use running::Running;
 pub(crate) use server::{Server, log_in};
