@@ -6,27 +6,69 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `LAKEBASE_ENDPOINT`, else `DATABRICKS_LAKEBASE_ENDPOINT`, else `ENDPOINT_NAME` | endpoint path `projects/../branches/../endpoints/..` | none |
-//! | `DATABRICKS_HOST` | workspace URL; `https` unless a scheme is given, `http` only on loopback | none |
-//! | `DATABRICKS_CLIENT_ID`, `DATABRICKS_CLIENT_SECRET` | service principal (OAuth M2M) | none |
-//! | `DATABRICKS_TOKEN` | personal access token, for the workspace API only | none |
-//! | `DATABRICKS_AUTH_TYPE` | `oauth-m2m` or `pat` when both are set | the one that is set |
-//! | `DATABRICKS_WORKSPACE_ID` | routing header for hosts that serve many workspaces | none |
+//! | `LAKEBASE_ENDPOINT`, else `DATABRICKS_LAKEBASE_ENDPOINT`, else `ENDPOINT_NAME` | endpoint path `projects/../branches/../endpoints/..`, or branch path `projects/../branches/..` (its read-write endpoint is looked up) | none |
+//! | `LAKEBASE_INSTANCE_NAME` | name of a Provisioned instance, instead of an endpoint | none |
 //! | `PGHOST` | Postgres host | asked from the API |
 //! | `PGHOSTADDR` | IP address to connect to; the name in `PGHOST` is still what TLS verifies | resolved |
 //! | `PGPORT` | port | 5432 |
 //! | `PGDATABASE` | database | `databricks_postgres` |
-//! | `PGUSER` | Postgres role | service principal's client id, else asked from the API |
+//! | `PGUSER` | Postgres role: of a person, a service principal or a group | the service principal's client id, else asked from the API |
 //! | `PGPASSWORD` | password of a native role; no token is minted | none |
 //! | `PGSSLMODE` | see [`TlsMode`] | verified TLS |
 //! | `PGSSLROOTCERT` | PEM file with the roots to trust, or `system` | Mozilla's and the system's |
 //! | `PGAPPNAME` | `application_name` | `lakebase-rs_lakebase-core/{version}` |
 //! | `PGCONNECT_TIMEOUT` | connect budget in seconds | 30 |
 //! | `LAKEBASE_PG_URL` | Postgres URL; the variables above fill what it leaves open | none |
+//!
+//! # Signing in to the workspace
+//!
+//! Works like every official Databricks client: a program that runs with their CLI, their SDKs or in
+//! Databricks Apps needs no variable more. Settings are taken from code, else from the environment,
+//! else from a profile; a later source never replaces what an earlier one has set, and an empty value
+//! counts as unset everywhere.
+//!
+//! These strategies are tried in this order. The name is what `DATABRICKS_AUTH_TYPE` (`auth_type` in a
+//! profile) may force. (Profile keys are the names on the left of
+//! [Databricks' table](https://docs.databricks.com/aws/en/dev-tools/auth/env-vars), in any case; both
+//! the Python and the Go spellings work.)
+//!
+//! | strategy | configured by | for |
+//! |---|---|---|
+//! | `pat` | `DATABRICKS_TOKEN` | laptops, tests |
+//! | `basic` | `DATABRICKS_USERNAME`, `DATABRICKS_PASSWORD` | legacy |
+//! | `oauth-m2m` | `DATABRICKS_CLIENT_ID`, `DATABRICKS_CLIENT_SECRET` | servers, Databricks Apps |
+//! | `env-oidc` | an identity token in `DATABRICKS_OIDC_TOKEN`, or in the variable that `DATABRICKS_OIDC_TOKEN_ENV` names; `DATABRICKS_CLIENT_ID` unless the policy is the account's | CI |
+//! | `file-oidc` | an identity token in the file `DATABRICKS_OIDC_TOKEN_FILEPATH`, read at every exchange | Kubernetes |
+//! | `github-oidc` | `ACTIONS_ID_TOKEN_REQUEST_URL` and `_TOKEN` (set by GitHub), `DATABRICKS_CLIENT_ID` | GitHub Actions |
+//! | `azure-client-secret` | `ARM_CLIENT_ID`, `ARM_CLIENT_SECRET`, `ARM_TENANT_ID` (else the workspace is asked) | Entra service principals |
+//! | `azure-msi` | `ARM_USE_MSI=true`, `ARM_CLIENT_ID` for a user-assigned identity | Azure machines |
+//! | `metadata-service` | `DATABRICKS_METADATA_SERVICE_URL` | editors |
+//! | `databricks-cli` | a login by `databricks auth login`; the tool is looked for on the `PATH` | laptops |
+//! | `azure-cli` | a login by `az login`, for workspaces on Azure | laptops |
+//!
+//! All but the Azure ones need `DATABRICKS_HOST`, for those `DATABRICKS_AZURE_RESOURCE_ID` will do.
+//! `DATABRICKS_WORKSPACE_ID` routes on hosts that serve many workspaces.
+//!
+//! It fails closed: settings of two strategies at once are an error unless `auth_type` says which one
+//! counts, and one that is configured but incomplete or refused is an error, too; nobody else's login is
+//! used instead. Only the last two, which nothing asks for, are passed over where nobody is logged in.
+//!
+//! The profile is the one that `DATABRICKS_CONFIG_PROFILE` names, else `default_profile` of the section
+//! `[__settings__]`, else `DEFAULT`; in `~/.databrickscfg`, or the file that `DATABRICKS_CONFIG_FILE`
+//! names. If neither is asked for by name and a host or a credential is known already, the file is not
+//! read.
+//!
+//! Where the official clients disagree, this crate does as the Go SDK for files, hosts, booleans and
+//! OAuth documents; as the Python SDK for failing closed and for telling the legacy CLI; and gives tokens
+//! up 40 s before their end, as both do for Azure.
 
+pub(crate) mod attributes;
 mod build;
 mod builder;
+mod host;
+mod profile;
 pub(crate) mod setting;
+mod sign_in;
 mod url;
 
 use std::fmt;
@@ -38,11 +80,14 @@ use secrecy::SecretString;
 
 pub use builder::ConfigBuilder;
 
+use crate::auth::{Settings, SignIn};
 use crate::clock::Clock;
+use crate::compute::Compute;
+use crate::http::UserAgent;
 use crate::provider::SharedProvider;
 use crate::refresh::Refresh;
 use crate::tls::Roots;
-use crate::{EndpointPath, Error};
+use crate::{Claim, Error, HostKind};
 
 /// A complete, validated configuration. Making one touches no network.
 ///
@@ -59,7 +104,9 @@ use crate::{EndpointPath, Error};
 #[derive(Clone)]
 pub struct Config {
     pub(crate) login: LoginKind,
-    pub(crate) endpoint: Option<EndpointPath>,
+    pub(crate) compute: Option<Compute>,
+    pub(crate) workspace: Option<Workspace>,
+    pub(crate) host_kind: HostKind,
     pub(crate) host: Option<String>,
     pub(crate) hostaddr: Option<IpAddr>,
     pub(crate) port: u16,
@@ -68,6 +115,7 @@ pub struct Config {
     pub(crate) application_name: String,
     pub(crate) schema: Option<String>,
     pub(crate) token_ttl: Option<Duration>,
+    pub(crate) claims: Vec<Claim>,
     pub(crate) plaintext: Plaintext,
     pub(crate) roots: Option<Roots>,
     pub(crate) connect_timeout: Duration,
@@ -79,25 +127,29 @@ pub struct Config {
 #[derive(Clone)]
 pub(crate) enum LoginKind {
     Password(SecretString),
-    Workspace(Workspace),
+    /// Minted by the workspace.
+    Minted,
     Provider(SharedProvider),
 }
 
-/// How to reach the workspace.
+/// How to reach the workspace, and as whom.
 #[derive(Clone)]
 pub(crate) struct Workspace {
-    pub(crate) host: ::url::Url,
-    pub(crate) workspace_id: Option<String>,
-    pub(crate) sign_in: SignIn,
+    pub(crate) settings: Settings,
+    pub(crate) sign_in: Arc<dyn SignIn>,
+    pub(crate) agent: UserAgent,
 }
 
-#[derive(Clone)]
-pub(crate) enum SignIn {
-    Pat(SecretString),
-    M2m {
-        client_id: String,
-        client_secret: SecretString,
-    },
+/// One setting of the sign-in, as it was resolved. Secrets are masked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResolvedSetting {
+    /// Official name, for example `client_id`.
+    pub name: &'static str,
+    /// Value, `***` for a secret.
+    pub value: String,
+    /// The variable, the builder method, or the profile with its file.
+    pub source: String,
 }
 
 /// Whether the connection to Postgres may go without TLS.
@@ -160,6 +212,30 @@ impl Config {
         Self::builder().url(url).build()
     }
 
+    /// The strategy that signs in to the workspace, for example `oauth-m2m`; `None` without a workspace.
+    /// Where more than one command-line tool could, the one that is asked first.
+    pub fn auth_type(&self) -> Option<&'static str> {
+        Some(self.workspace.as_ref()?.sign_in.name())
+    }
+
+    /// The settings of the sign-in as they were resolved, each with its source. Empty without a
+    /// workspace.
+    pub fn sign_in_settings(&self) -> Vec<ResolvedSetting> {
+        let Some(workspace) = &self.workspace else {
+            return Vec::new();
+        };
+        let resolved =
+            |(attribute, setting): (attributes::Attribute, &setting::Setting)| ResolvedSetting {
+                name: attribute.name(),
+                value: match attribute.is_secret() {
+                    true => "***".to_owned(),
+                    false => setting.value.clone(),
+                },
+                source: setting.from.clone(),
+            };
+        workspace.settings.attributes.iter().map(resolved).collect()
+    }
+
     /// Starts from nothing. What is set in code wins over a URL, a URL over the environment.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()
@@ -171,19 +247,17 @@ impl fmt::Debug for Config {
         let login = match &self.login {
             LoginKind::Password(_) => "native password".to_owned(),
             LoginKind::Provider(provider) => format!("{provider:?}"),
-            LoginKind::Workspace(workspace) => match &workspace.sign_in {
-                SignIn::Pat(_) => format!("pat at {}", workspace.host),
-                SignIn::M2m { client_id, .. } => {
-                    format!("oauth-m2m as {client_id} at {}", workspace.host)
-                }
+            LoginKind::Minted => match &self.workspace {
+                Some(workspace) => format!("{:?}", workspace.sign_in),
+                None => "minted".to_owned(),
             },
         };
+        let workspace = self.workspace.as_ref();
+        let workspace = workspace.and_then(|workspace| workspace.settings.host.as_ref());
         f.debug_struct("Config")
             .field("login", &login)
-            .field(
-                "endpoint",
-                &self.endpoint.as_ref().map(EndpointPath::as_str),
-            )
+            .field("compute", &self.compute.as_ref().map(Compute::to_string))
+            .field("workspace", &workspace.map(::url::Url::as_str))
             .field("host", &self.host)
             .field("port", &self.port)
             .field("database", &self.database)

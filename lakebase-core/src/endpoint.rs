@@ -33,16 +33,9 @@ impl FromStr for EndpointPath {
         let shown = quoted(text);
         const SHAPE: &str = "projects/{project}/branches/{branch}/endpoints/{endpoint}";
         let segments: Vec<&str> = text.split('/').collect();
-        let is_id = |id: &&str| {
-            !id.is_empty()
-                && !matches!(*id, "." | "..")
-                && id
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
         match segments.as_slice() {
             ["projects", project, "branches", branch, "endpoints", endpoint]
-                if [project, branch, endpoint].into_iter().all(is_id) =>
+                if [project, branch, endpoint].into_iter().all(|id| is_id(id)) =>
             {
                 Ok(Self(text.to_owned()))
             }
@@ -59,6 +52,12 @@ impl FromStr for EndpointPath {
             ))),
         }
     }
+}
+
+/// Ids are whatever the platform issued; what would change the path around them is none.
+pub(crate) fn is_id(id: &str) -> bool {
+    let is_id_char = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !id.is_empty() && !matches!(id, "." | "..") && id.chars().all(is_id_char)
 }
 
 /// Hosts of the built-in PgBouncer carry `-pooler` at the end of their first label.

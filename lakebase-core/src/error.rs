@@ -22,8 +22,9 @@ struct Inner {
     kind: Kind,
     message: String,
     hint: Option<String>,
-    endpoint: Option<String>,
+    compute: Option<String>,
     identity: Option<String>,
+    sign_in: Option<String>,
     status: Option<u16>,
     error_code: Option<String>,
     request_id: Option<String>,
@@ -61,8 +62,9 @@ impl Error {
             kind,
             message: message.into(),
             hint: None,
-            endpoint: None,
+            compute: None,
             identity: None,
+            sign_in: None,
             status: None,
             error_code: None,
             request_id: None,
@@ -121,16 +123,22 @@ impl Error {
         })
     }
 
-    /// Names the endpoint and the identity unless a deeper layer already did.
-    pub(crate) fn with_context(self, endpoint: Option<&str>, identity: Option<&str>) -> Self {
+    /// Names what it was about (an endpoint, a branch, an instance), unless a deeper layer did.
+    pub(crate) fn with_compute(self, compute: Option<String>) -> Self {
+        self.edit(|inner| inner.compute = inner.compute.take().or(compute))
+    }
+
+    /// Names who we are and how we signed in, with the sources of the settings used.
+    pub(crate) fn with_identity(self, identity: &str, sign_in: String) -> Self {
         self.edit(|inner| {
-            if inner.endpoint.is_none() {
-                inner.endpoint = endpoint.map(str::to_owned);
-            }
-            if inner.identity.is_none() {
-                inner.identity = identity.map(str::to_owned);
-            }
+            inner.identity.get_or_insert_with(|| identity.to_owned());
+            inner.sign_in.get_or_insert(sign_in);
         })
+    }
+
+    /// It is about who we are, whatever the answer looked like.
+    pub(crate) fn as_sign_in(self) -> Self {
+        self.edit(|inner| inner.kind = Kind::SignIn)
     }
 
     /// Names the variable or field that a value came from.
@@ -220,14 +228,12 @@ impl Error {
         let inner = &*self.0;
         let mut text = inner.message.clone();
         let facts: Vec<String> = [
-            inner
-                .endpoint
-                .as_ref()
-                .map(|endpoint| format!("endpoint {endpoint}")),
+            inner.compute.clone(),
             inner
                 .identity
                 .as_ref()
                 .map(|identity| format!("identity {identity}")),
+            inner.sign_in.clone(),
             inner.status.map(|status| format!("HTTP {status}")),
             inner.error_code.clone(),
             inner

@@ -9,13 +9,13 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use crate::cache::CredentialCache;
-use crate::config::{LoginKind, Plaintext, SignIn, Workspace};
+use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
 use crate::retry::{Retry, retrying};
 use crate::target::Tls;
 use crate::tls::Roots;
-use crate::workspace::{Auth, Client, WorkspaceProvider};
+use crate::workspace::{Client, Workspace, WorkspaceProvider};
 use crate::{Config, Credential, Error, Refresh, Target};
 
 /// One Lakebase database and the identity we log in with.
@@ -32,7 +32,7 @@ pub struct Lakebase {
 
 struct Inner {
     config: Config,
-    client: Option<Arc<Client>>,
+    workspace: Option<Arc<Workspace>>,
     source: Source,
     target: OnceCell<Arc<Target>>,
     last_failure: Mutex<Option<(Instant, Error)>>,
@@ -62,45 +62,35 @@ impl Lakebase {
     pub fn new(config: Config) -> Result<Self, Error> {
         let cache =
             |provider| CredentialCache::new(provider, Arc::clone(&config.clock), config.refresh);
-        let (client, source) = match &config.login {
-            LoginKind::Password(password) => {
-                (None, Source::Native(Credential::password(password.clone())))
-            }
-            LoginKind::Provider(provider) => (None, Source::Minted(cache(Arc::clone(provider)))),
-            LoginKind::Workspace(Workspace {
-                host,
-                workspace_id,
-                sign_in,
-            }) => {
-                let auth = match sign_in {
-                    SignIn::Pat(token) => Auth::Pat(token.clone()),
-                    SignIn::M2m {
-                        client_id,
-                        client_secret,
-                    } => Auth::m2m(client_id.clone(), client_secret.clone()),
-                };
+        let workspace = match (&config.workspace, &config.compute) {
+            (Some(access), Some(compute)) => {
                 let clock = Arc::clone(&config.clock);
-                let client = Client::new(host.clone(), auth, workspace_id.as_deref(), clock)?;
-                let client = Arc::new(client);
-                let endpoint = config
-                    .endpoint
-                    .clone()
-                    .ok_or_else(|| Error::config("LAKEBASE_ENDPOINT is not set"))?;
+                let client = Client::new(&access.settings, &access.sign_in, &access.agent, clock)?;
+                Some(Arc::new(Workspace::new(client, compute.clone())))
+            }
+            _ => None,
+        };
+        let source = match (&config.login, &workspace) {
+            (LoginKind::Password(password), _) => {
+                Source::Native(Credential::password(password.clone()))
+            }
+            (LoginKind::Provider(provider), _) => Source::Minted(cache(Arc::clone(provider))),
+            (LoginKind::Minted, Some(workspace)) => {
                 let provider = WorkspaceProvider {
-                    client: Arc::clone(&client),
-                    endpoint,
+                    workspace: Arc::clone(workspace),
                     ttl: config.token_ttl,
+                    claims: config.claims.clone(),
                 };
-                (
-                    Some(client),
-                    Source::Minted(cache(Arc::new(Retry(provider)))),
-                )
+                Source::Minted(cache(Arc::new(Retry(provider))))
+            }
+            (LoginKind::Minted, None) => {
+                return Err(Error::config("LAKEBASE_ENDPOINT is not set"));
             }
         };
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
-                client,
+                workspace,
                 source,
                 target: OnceCell::new(),
                 last_failure: Mutex::default(),
@@ -146,12 +136,11 @@ impl Lakebase {
     async fn resolve(&self) -> Result<Target, Error> {
         let config = &self.inner.config;
         let unset = |name: &str| Error::config(format!("{name} is not set"));
-        let host = match (&config.host, &self.inner.client, &config.endpoint) {
-            (Some(host), ..) => host.clone(),
-            (None, Some(client), Some(endpoint)) => {
-                retrying(|| client.endpoint_host(endpoint)).await?
-            }
-            (None, ..) => return Err(unset("PGHOST")),
+        let workspace = self.inner.workspace.as_ref();
+        let host = match (&config.host, workspace) {
+            (Some(host), _) => host.clone(),
+            (None, Some(workspace)) => retrying(|| workspace.host(config.host_kind)).await?,
+            (None, None) => return Err(unset("PGHOST")),
         };
         if matches!(self.inner.source, Source::Minted(_)) && is_pooled_host(&host) {
             return Err(Error::new(
@@ -159,9 +148,9 @@ impl Lakebase {
                 format!("the endpoint's host {host:?} is a pooled one, which takes no tokens"),
             ));
         }
-        let user = match (&config.user, &self.inner.client) {
+        let user = match (&config.user, workspace) {
             (Some(user), _) => user.clone(),
-            (None, Some(client)) => retrying(|| client.user_name()).await?,
+            (None, Some(workspace)) => retrying(|| workspace.user_name()).await?,
             (None, None) => return Err(unset("PGUSER")),
         };
         let plaintext = match config.plaintext {

@@ -1,13 +1,17 @@
 #![doc = include_str!("../README.md")]
 
+mod auth;
 mod cache;
+mod claim;
 mod clock;
+mod compute;
 pub mod config;
 #[cfg(feature = "tokio-postgres")]
 mod connect;
 mod credential;
 mod endpoint;
 mod error;
+mod http;
 mod lakebase;
 mod login;
 mod provider;
@@ -17,8 +21,11 @@ mod target;
 mod tls;
 mod workspace;
 
+pub use auth::AzureEndpoints;
+pub use claim::Claim;
 pub use clock::{Clock, SystemClock};
-pub use config::{Config, ConfigBuilder, TlsMode};
+pub use compute::HostKind;
+pub use config::{Config, ConfigBuilder, ResolvedSetting, TlsMode};
 #[cfg(feature = "tokio-postgres")]
 pub use connect::Connection;
 pub use credential::Credential;

@@ -267,11 +267,7 @@ impl Lakebase {
 
     /// Judges a failed attempt and puts it into words.
     fn explain(&self, failure: LoginFailure, target: &Target) -> (Verdict, Error) {
-        let endpoint = self
-            .config()
-            .endpoint
-            .as_ref()
-            .map(|endpoint| endpoint.as_str());
+        let compute = self.config().compute.as_ref().map(ToString::to_string);
         let (verdict, error) = match &failure.kind {
             FailureKind::Postgres { sqlstate, message } => {
                 let verdict = judge(sqlstate, message);
@@ -308,9 +304,7 @@ impl Lakebase {
         };
         (
             verdict,
-            error
-                .with_context(endpoint, None)
-                .with_source(failure.source),
+            error.with_compute(compute).with_source(failure.source),
         )
     }
 

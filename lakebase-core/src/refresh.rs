@@ -26,8 +26,10 @@ const RENEW_AT: f64 = 0.75;
 const RENEW_JITTER: f64 = 0.05;
 /// A token is not handed out this close to its end, because a login takes time to arrive.
 const MAX_MARGIN: Duration = Duration::from_secs(30);
-/// See [`Validity::is_usable_for_minting`].
+/// See [`Validity::is_usable_for_workspace`].
 const WORKSPACE_TOKEN_MARGIN: Duration = Duration::from_secs(40);
+/// See [`Validity::is_stale_for_workspace`].
+const LONGEST_STALE: Duration = Duration::from_secs(20 * 60);
 /// Nothing is trusted for longer, whatever expiry was sent.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait after which callers with nothing valid may cause another attempt.
@@ -92,10 +94,22 @@ impl Validity {
         }
     }
 
-    /// A workspace token this old may still mint: the platform refuses it in its last 30 s, so
-    /// the official clients give it up 40 s early. Shorter-lived ones are given up in proportion.
-    pub(crate) fn is_usable_for_minting(&self, now: Now) -> bool {
-        self.age(now) + (self.lifetime / 4).min(WORKSPACE_TOKEN_MARGIN) < self.lifetime
+    /// A workspace token this old may still sign calls: the platform refuses it in its last 30 s, so
+    /// the official clients give it up 40 s early.
+    pub(crate) fn is_usable_for_workspace(&self, now: Now) -> bool {
+        self.age(now) + WORKSPACE_TOKEN_MARGIN < self.lifetime
+    }
+
+    /// A workspace token in the second half of its life, or in its last 20 minutes, is renewed in the
+    /// background.
+    pub(crate) fn is_stale_for_workspace(&self, now: Now) -> bool {
+        self.age(now) > self.lifetime - (self.lifetime / 2).min(LONGEST_STALE)
+    }
+
+    /// Of two that are used together, the one that ends first.
+    pub(crate) fn ending_first(self, other: Self) -> Self {
+        let end = |validity: Self| validity.since.monotonic.checked_add(validity.lifetime);
+        if end(other) < end(self) { other } else { self }
     }
 
     pub(crate) fn lifetime(&self) -> Duration {

@@ -139,7 +139,22 @@ fn every_mistake_names_its_variable_and_what_would_be_right() {
         ),
         (
             &[("DATABRICKS_AUTH_TYPE", "azure-cli")],
-            &["DATABRICKS_AUTH_TYPE", "azure-cli", "oauth-m2m"],
+            &[
+                "azure-cli auth: not configured",
+                "DATABRICKS_AUTH_TYPE",
+                "not on Azure",
+            ],
+        ),
+        (
+            &[("DATABRICKS_AUTH_TYPE", "external-browser")],
+            &["DATABRICKS_AUTH_TYPE", "not supported", "oauth-m2m"],
+        ),
+        (
+            &[("DATABRICKS_AUTH_TYPE", "x")],
+            &[
+                "auth type \"x\" not found, please check https://",
+                "oauth-m2m",
+            ],
         ),
         (
             &[("DATABRICKS_AUTH_TYPE", "pat")],
@@ -154,11 +169,8 @@ fn every_mistake_names_its_variable_and_what_would_be_right() {
             &["PGHOST", "LAKEBASE_ENDPOINT", "PGPASSWORD"],
         ),
         (
-            &[
-                ("LAKEBASE_ENDPOINT", ""),
-                ("LAKEBASE_INSTANCE_NAME", "orders"),
-            ],
-            &["LAKEBASE_INSTANCE_NAME", "Provisioned"],
+            &[("LAKEBASE_INSTANCE_NAME", "orders")],
+            &["LAKEBASE_ENDPOINT", "LAKEBASE_INSTANCE_NAME", "Provisioned"],
         ),
         (
             &[("LAKEBASE_PG_URL", "mysql://x")],
@@ -211,7 +223,7 @@ fn no_error_repeats_a_secret() {
 }
 
 #[test]
-fn an_empty_secret_in_code_is_a_mistake_and_not_unset() {
+fn an_empty_secret_in_code_counts_as_unset_and_leaves_the_sign_in_incomplete() {
     let error = Config::builder()
         .endpoint(ENDPOINT)
         .workspace_host(HOST)
@@ -221,7 +233,7 @@ fn an_empty_secret_in_code_is_a_mistake_and_not_unset() {
     assert!(
         error
             .to_string()
-            .contains("service_principal client secret is empty"),
+            .contains("oauth-m2m is incomplete: DATABRICKS_CLIENT_SECRET is not set"),
         "{error}"
     );
 }

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use url::Url;
 
+use super::attributes::Vars;
 use super::builder::{ConfigBuilder, Raw};
 use super::setting::Setting;
-use super::{Config, LoginKind, Plaintext, SignIn, TlsMode, Workspace, url as pg_url};
+use super::{Config, LoginKind, Plaintext, TlsMode, sign_in, url as pg_url};
 use crate::clock::SystemClock;
+use crate::compute::Compute;
 use crate::endpoint::{direct_host, is_loopback, is_pooled_host};
 use crate::provider::SharedProvider;
 use crate::tls::Roots;
-use crate::workspace::is_header_safe;
-use crate::{EndpointPath, Error};
+use crate::{Claim, Error, HostKind};
 
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "databricks_postgres";
@@ -29,45 +29,56 @@ const TTL_RANGE: RangeInclusive<Duration> = Duration::from_secs(300)..=Duration:
 const LONGEST_APPLICATION_NAME: usize = 63;
 
 pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
-    let vars = |name: &str| {
-        builder
-            .vars
-            .as_ref()
-            .and_then(|vars| vars.get(name))
-            .cloned()
-    };
+    let vars = Arc::new(builder.vars.unwrap_or_default());
     let mut raw = builder.explicit;
     for setting in raw.explicitly_given() {
         setting.clone().not_empty()?;
     }
-    if let Some(url) = &builder.url {
-        raw = raw.over(pg_url::read(&url.value, &url.from)?);
+    if let (Some(_), Some(host)) = (builder.host_kind, &raw.host) {
+        return Err(
+            Error::config(format!("both host_kind and {} are set", host.from))
+                .with_hint("A kind of host is asked from the workspace: leave one of them out"),
+        );
     }
+    // A native role may have its host looked up as well.
+    let looks_up = builder.host_kind.is_some();
+    if let Some(url) = &builder.url {
+        raw = raw.over(pg_url::read(&url.value, &url.from)?, looks_up);
+    }
+    let mut lower = read_vars(&vars)?;
     if builder.provider.is_some() {
         // As a password would: whoever brings a provider has decided how to log in.
-        raw = raw.over(Raw {
-            password: None,
-            ..read_vars(vars)?
-        });
-    } else {
-        raw = raw.over(read_vars(vars)?);
+        lower.password = None;
+    }
+    raw = raw.over(lower, looks_up);
+    if looks_up {
+        raw.host = None;
+        raw.hostaddr = None;
     }
     for setting in raw.sent_as_is() {
         setting.printable()?;
     }
 
-    let login = login(&raw, builder.provider, &|name| vars(name).is_some())?;
-    let endpoint = endpoint(&raw, &login)?;
+    let compute = compute(&raw)?;
+    let login = login(&raw, builder.provider, compute.as_ref(), looks_up)?;
     let uses_token = !matches!(login, LoginKind::Password(_));
+    let is_minted = matches!(login, LoginKind::Minted);
+    if let Some(kind) = builder.host_kind {
+        check_host_kind(kind, &login, compute.as_ref())?;
+    }
+    let workspace = match is_minted || looks_up {
+        true => Some(sign_in::resolve(builder.sign_in, &vars)?),
+        false => None,
+    };
     let host = match &raw.host {
         Some(host) => Some(host_name(host, uses_token)?),
-        None if matches!(login, LoginKind::Workspace(_)) => None,
+        None if workspace.is_some() => None,
         None => {
             return Err(Error::config("no host: PGHOST is not set")
                 .with_hint("A native password or an own provider needs the Postgres host"));
         }
     };
-    if matches!(login, LoginKind::Password(_) | LoginKind::Provider(_)) && raw.user.is_none() {
+    if !is_minted && raw.user.is_none() {
         return Err(Error::config("no user: PGUSER is not set")
             .with_hint("A native password or an own provider needs the Postgres role"));
     }
@@ -90,7 +101,7 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         None => format!("lakebase-rs_lakebase-core/{}", env!("CARGO_PKG_VERSION")),
     };
     Ok(Config {
-        endpoint,
+        host_kind: builder.host_kind.unwrap_or_default(),
         hostaddr: match &raw.hostaddr {
             Some(address) => Some(address.parse::<IpAddr>("an IP address")?),
             None => None,
@@ -100,16 +111,12 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
             || DEFAULT_DATABASE.to_owned(),
             |database| database.value.clone(),
         ),
-        user: match (&raw.user, &login) {
-            (Some(user), _) => Some(user.value.clone()),
-            (
-                None,
-                LoginKind::Workspace(Workspace {
-                    sign_in: SignIn::M2m { client_id, .. },
-                    ..
-                }),
-            ) => Some(client_id.clone()),
-            (None, _) => None,
+        user: match &raw.user {
+            Some(user) => Some(user.value.clone()),
+            None => workspace
+                .as_ref()
+                .and_then(|workspace| workspace.sign_in.postgres_role())
+                .map(str::to_owned),
         },
         application_name: truncated(application_name, LONGEST_APPLICATION_NAME),
         plaintext,
@@ -132,7 +139,16 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
                     "token_ttl: {ttl:?} is not from 300 s to 3600 s"
                 )));
             }
+            Some(_) if matches!(compute, Some(Compute::Instance(_))) => {
+                return Err(Error::config(
+                    "token_ttl: credentials of a Provisioned instance live for an hour",
+                ));
+            }
             ttl => ttl,
+        },
+        claims: match builder.claims.iter().any(Claim::is_empty) {
+            true => return Err(Error::config("claim: it names no table, or an empty name")),
+            false => builder.claims,
         },
         connect_timeout: match &raw.connect_timeout {
             Some(budget) => seconds(budget)?,
@@ -142,14 +158,51 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         clock: builder.clock.unwrap_or_else(|| Arc::new(SystemClock)),
         host,
         login,
+        workspace,
+        compute,
     })
 }
 
-fn read_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Raw, Error> {
+/// What was named, whether or not it is used.
+fn compute(raw: &Raw) -> Result<Option<Compute>, Error> {
+    match (&raw.endpoint, &raw.instance) {
+        (Some(endpoint), Some(instance)) => Err(Error::config(format!(
+            "both {} and {} are set",
+            endpoint.from, instance.from
+        ))
+        .with_hint("An Autoscaling endpoint or a Provisioned instance: unset one of them")),
+        (Some(endpoint), None) => Compute::parse(endpoint).map(Some),
+        (None, Some(instance)) => Compute::instance(instance).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn check_host_kind(
+    kind: HostKind,
+    login: &LoginKind,
+    compute: Option<&Compute>,
+) -> Result<(), Error> {
+    if compute.is_none() || matches!(login, LoginKind::Provider(_)) {
+        return Err(
+            Error::config("host_kind: there is no endpoint to ask for its hosts")
+                .with_hint("Set LAKEBASE_ENDPOINT, or name the host itself"),
+        );
+    }
+    if kind.is_pooled() && matches!(login, LoginKind::Minted) {
+        return Err(
+            Error::config("host_kind: a pooled host takes native passwords only").with_hint(
+                "OAuth tokens work on the direct hosts; pooling is done in the application",
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn read_vars(vars: &Vars) -> Result<Raw, Error> {
     let first = |names: &[&str]| {
         names.iter().find_map(|&name| {
-            let value = lookup(name).filter(|value| !value.trim().is_empty())?;
-            Some(Setting::new(value, name))
+            let value = vars.get(name).filter(|value| !value.trim().is_empty())?;
+            Some(Setting::new(value.as_str(), name))
         })
     };
     let raw = Raw {
@@ -170,13 +223,6 @@ fn read_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Raw, Error> {
         application_name: first(&["PGAPPNAME"]),
         schema: None,
         connect_timeout: first(&["PGCONNECT_TIMEOUT"]),
-        workspace_host: first(&["DATABRICKS_HOST"]),
-        // The Databricks CLI writes `none` for "no workspace".
-        workspace_id: first(&["DATABRICKS_WORKSPACE_ID"]).filter(|id| id.value != "none"),
-        token: first(&["DATABRICKS_TOKEN"]),
-        client_id: first(&["DATABRICKS_CLIENT_ID"]),
-        client_secret: first(&["DATABRICKS_CLIENT_SECRET"]),
-        auth_type: first(&["DATABRICKS_AUTH_TYPE"]),
     };
     match first(&["LAKEBASE_PG_URL"]) {
         Some(url) => Ok(pg_url::read(&url.value, &url.from)?.or(raw)),
@@ -187,13 +233,15 @@ fn read_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Raw, Error> {
 fn login(
     raw: &Raw,
     provider: Option<SharedProvider>,
-    is_set: &dyn Fn(&str) -> bool,
+    compute: Option<&Compute>,
+    looks_up: bool,
 ) -> Result<LoginKind, Error> {
     if let Some(password) = &raw.password {
-        if let Some(endpoint) = &raw.endpoint {
+        let named = raw.endpoint.as_ref().or(raw.instance.as_ref());
+        if let Some(named) = named.filter(|_| !looks_up) {
             return Err(Error::config(format!(
                 "both {} and {} are set",
-                endpoint.from, password.from
+                named.from, password.from
             ))
             .with_hint("An endpoint logs in with minted tokens, a password with a native role: unset one of them"));
         }
@@ -207,175 +255,24 @@ fn login(
             password.value.clone(),
         )));
     }
-    if let Some(provider) = provider {
-        return Ok(LoginKind::Provider(provider));
+    match (provider, compute) {
+        (Some(provider), _) => Ok(LoginKind::Provider(provider)),
+        (None, Some(_)) => Ok(LoginKind::Minted),
+        (None, None) => Err(no_target(raw)),
     }
-    if raw.endpoint.is_none() {
-        return Err(no_target(raw));
-    }
-    // The path is judged before the sign-in: it is the likelier slip.
-    let _ = endpoint_path(raw)?;
-    let Some(host) = &raw.workspace_host else {
-        return Err(missing("DATABRICKS_HOST", is_set)
-            .with_hint("Set it to the workspace URL; tokens are minted there"));
-    };
-    Ok(LoginKind::Workspace(Workspace {
-        workspace_id: match &raw.workspace_id {
-            Some(id) => Some(id.value.clone()),
-            None => workspace_id_of(&host.value),
-        },
-        host: workspace_url(host)?,
-        sign_in: sign_in(raw, is_set)?,
-    }))
 }
 
 fn no_target(raw: &Raw) -> Error {
-    let error = |message: String| {
-        Error::config(message).with_hint(
-            "Set LAKEBASE_ENDPOINT to projects/{project}/branches/{branch}/endpoints/{endpoint}, or PGHOST, PGUSER and PGPASSWORD for a native role",
-        )
-    };
-    match (&raw.instance, &raw.host) {
-        (Some(instance), _) => error(format!(
-            "{} names a Provisioned instance, which is not supported: no endpoint is set",
-            instance.from
-        )),
-        (None, Some(host)) => error(format!(
+    let what = match &raw.host {
+        Some(host) => format!(
             "{} is set, but neither LAKEBASE_ENDPOINT (to mint tokens for) nor PGPASSWORD is",
             host.from
-        )),
-        (None, None) => error("no target: neither LAKEBASE_ENDPOINT nor PGHOST is set".into()),
-    }
-}
-
-fn sign_in(raw: &Raw, is_set: &dyn Fn(&str) -> bool) -> Result<SignIn, Error> {
-    let wants = raw.auth_type.as_ref().map(|kind| kind.value.as_str());
-    match wants {
-        None | Some("pat" | "oauth-m2m") => {}
-        Some(other) => {
-            return Err(Error::config(format!(
-                "DATABRICKS_AUTH_TYPE: {other:?} is not supported; supported are oauth-m2m and pat"
-            )));
-        }
-    }
-    let has_oauth = raw.client_id.is_some() || raw.client_secret.is_some();
-    if let (None, Some(token), true) = (wants, &raw.token, has_oauth) {
-        return Err(Error::config(format!(
-            "more than one authorization method configured: oauth and pat ({} next to a service principal)",
-            token.from
-        ))
-        .with_hint("Unset one of them, or set DATABRICKS_AUTH_TYPE to oauth-m2m or pat"));
-    }
-    if wants == Some("pat") || (wants.is_none() && !has_oauth) {
-        let Some(token) = &raw.token else {
-            let hint = "Set DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET (service principal), or DATABRICKS_TOKEN";
-            return Err(match wants {
-                Some(_) => missing("DATABRICKS_TOKEN", is_set),
-                None => Error::config("no workspace sign-in is configured"),
-            }
-            .with_hint(hint));
-        };
-        return Ok(SignIn::Pat(header_secret(token)?));
-    }
-    let Some(client_id) = &raw.client_id else {
-        return Err(missing("DATABRICKS_CLIENT_ID", is_set)
-            .with_hint("A service principal needs both its client id and its secret"));
+        ),
+        None => "no target: neither LAKEBASE_ENDPOINT nor PGHOST is set".to_owned(),
     };
-    let Some(client_secret) = &raw.client_secret else {
-        return Err(missing("DATABRICKS_CLIENT_SECRET", is_set)
-            .with_hint("A service principal needs both its client id and its secret"));
-    };
-    if client_id.value.contains(':') {
-        return Err(client_id.wrong("a client id: it holds a colon"));
-    }
-    Ok(SignIn::M2m {
-        client_id: client_id.value.clone(),
-        client_secret: header_secret(client_secret)?,
-    })
-}
-
-fn missing(name: &str, is_set: &dyn Fn(&str) -> bool) -> Error {
-    let state = if is_set(name) { "empty" } else { "not set" };
-    Error::config(format!("{name} is {state}"))
-}
-
-/// A secret that goes into a header. The error does not repeat it.
-fn header_secret(secret: &Setting) -> Result<SecretString, Error> {
-    if !is_header_safe(&secret.value) {
-        return Err(Error::config(format!(
-            "{} holds spaces, line breaks or other characters that no such secret has",
-            secret.from
-        ))
-        .with_hint("It may have been copied or read from a file with a line break at its end"));
-    }
-    Ok(SecretString::from(secret.value.clone()))
-}
-
-fn endpoint_path(raw: &Raw) -> Result<Option<EndpointPath>, Error> {
-    let Some(endpoint) = &raw.endpoint else {
-        return Ok(None);
-    };
-    endpoint
-        .value
-        .trim()
-        .parse()
-        .map(Some)
-        .map_err(|error: Error| error.with_setting(&endpoint.from))
-}
-
-fn endpoint(raw: &Raw, login: &LoginKind) -> Result<Option<EndpointPath>, Error> {
-    match login {
-        LoginKind::Password(_) => Ok(None),
-        LoginKind::Workspace(_) | LoginKind::Provider(_) => endpoint_path(raw),
-    }
-}
-
-/// The workspace's base URL, by the official clients' rules: `https` unless said otherwise, path
-/// and query dropped. Plain `http` would show the client secret, so only loopback may have it.
-fn workspace_url(host: &Setting) -> Result<Url, Error> {
-    let text = host.value.trim();
-    let expected = "a workspace URL such as https://dbc-a1b2c3d4-e5f6.cloud.databricks.com";
-    let with_scheme = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("https://{text}")
-    };
-    let mut url = Url::parse(&with_scheme).map_err(|_| host.wrong(expected))?;
-    let name = url
-        .host_str()
-        .filter(|name| !name.is_empty())
-        .ok_or_else(|| host.wrong(expected))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Error::config(format!(
-            "{} holds a user or password",
-            host.from
-        )));
-    }
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback(name) => {}
-        "http" => {
-            return Err(host
-                .wrong("protected: http would send secrets in clear")
-                .with_hint("Use https; http is for loopback hosts only"));
-        }
-        _ => return Err(host.wrong(expected)),
-    }
-    url.set_path("/");
-    url.set_query(None);
-    url.set_fragment(None);
-    Ok(url)
-}
-
-/// Browsers show URLs with `?o=ID`; `w` is the newer name and wins.
-fn workspace_id_of(host: &str) -> Option<String> {
-    let (_, query) = host.split_once('?')?;
-    ["w", "o"].into_iter().find_map(|wanted| {
-        let mut pairs = ::url::form_urlencoded::parse(query.as_bytes());
-        let (_, id) = pairs.find(|(name, _)| name == wanted)?;
-        let usable = !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        usable.then(|| id.into_owned())
-    })
+    Error::config(what).with_hint(
+        "Set LAKEBASE_ENDPOINT to projects/{project}/branches/{branch}/endpoints/{endpoint} or to projects/{project}/branches/{branch}, LAKEBASE_INSTANCE_NAME to a Provisioned instance, or PGHOST, PGUSER and PGPASSWORD for a native role",
+    )
 }
 
 fn host_name(host: &Setting, uses_token: bool) -> Result<String, Error> {
@@ -452,13 +349,14 @@ fn truncated(mut text: String, bytes: usize) -> String {
 
 impl Raw {
     /// Fills what is unset from a source of lower precedence. One way to log in given here outranks
-    /// the other way given there.
-    fn over(self, mut lower: Self) -> Self {
-        if self.password.is_some() {
+    /// the other way given there. If the host is looked up, both may be wanted.
+    fn over(self, mut lower: Self, looks_up: bool) -> Self {
+        let names_compute = self.endpoint.is_some() || self.instance.is_some();
+        if self.password.is_some() && !looks_up || names_compute {
             lower.endpoint = None;
             lower.instance = None;
         }
-        if self.endpoint.is_some() {
+        if names_compute && !looks_up {
             lower.password = None;
         }
         self.or(lower)
@@ -472,8 +370,6 @@ impl Raw {
             &self.database,
             &self.application_name,
             &self.schema,
-            &self.client_id,
-            &self.workspace_id,
         ]
         .into_iter()
         .flatten()
@@ -484,6 +380,7 @@ impl Raw {
     fn explicitly_given(&self) -> impl Iterator<Item = &Setting> {
         [
             &self.endpoint,
+            &self.instance,
             &self.host,
             &self.database,
             &self.user,
@@ -491,11 +388,6 @@ impl Raw {
             &self.sslrootcert,
             &self.application_name,
             &self.schema,
-            &self.workspace_host,
-            &self.workspace_id,
-            &self.token,
-            &self.client_id,
-            &self.client_secret,
         ]
         .into_iter()
         .flatten()

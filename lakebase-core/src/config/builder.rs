@@ -1,6 +1,5 @@
 //! Collects settings; `build` judges them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,24 +8,29 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::attributes::Vars;
 use super::setting::Setting;
+use super::sign_in::Explicit;
 use super::{Config, TlsMode};
 use crate::clock::Clock;
 use crate::provider::SharedProvider;
 use crate::refresh::Refresh;
-use crate::{CredentialProvider, Error};
+use crate::{AzureEndpoints, Claim, CredentialProvider, Error, HostKind};
 
 /// Builds a [`Config`]. Nothing is judged before [`build`](Self::build).
 #[derive(Clone, Default)]
 #[must_use]
 pub struct ConfigBuilder {
     pub(super) explicit: Raw,
+    pub(super) sign_in: Explicit,
     pub(super) url: Option<Setting>,
-    pub(super) vars: Option<HashMap<String, String>>,
+    pub(super) vars: Option<Vars>,
     pub(super) provider: Option<SharedProvider>,
     pub(super) dangerous_plaintext: bool,
     pub(super) refresh: Refresh,
     pub(super) token_ttl: Option<Duration>,
+    pub(super) claims: Vec<Claim>,
+    pub(super) host_kind: Option<HostKind>,
     pub(super) clock: Option<Arc<dyn Clock>>,
 }
 
@@ -46,12 +50,6 @@ pub(super) struct Raw {
     pub(super) application_name: Option<Setting>,
     pub(super) schema: Option<Setting>,
     pub(super) connect_timeout: Option<Setting>,
-    pub(super) workspace_host: Option<Setting>,
-    pub(super) workspace_id: Option<Setting>,
-    pub(super) token: Option<Setting>,
-    pub(super) client_id: Option<Setting>,
-    pub(super) client_secret: Option<Setting>,
-    pub(super) auth_type: Option<Setting>,
 }
 
 impl Raw {
@@ -73,13 +71,7 @@ impl Raw {
             sslrootcert,
             application_name,
             schema,
-            connect_timeout,
-            workspace_host,
-            workspace_id,
-            token,
-            client_id,
-            client_secret,
-            auth_type
+            connect_timeout
         )
     }
 }
@@ -96,7 +88,8 @@ macro_rules! setters {
 
 impl ConfigBuilder {
     setters! {
-        /// Endpoint path, `projects/{project}/branches/{branch}/endpoints/{endpoint}`.
+        /// Endpoint path, `projects/{project}/branches/{branch}/endpoints/{endpoint}`, or a branch's
+        /// (without the last two), whose read-write endpoint is looked up.
         endpoint => endpoint,
         /// Postgres host. Asked from the API when an endpoint is given and this is not.
         host => host,
@@ -109,10 +102,84 @@ impl ConfigBuilder {
         /// Schema that comes first in the search path of every connection, before `public`. An
         /// app's service principal has no rights on `public`, so its tables live elsewhere.
         schema => schema,
-        /// Workspace URL, for example `https://dbc-a1b2c3d4-e5f6.cloud.databricks.com`.
-        workspace_host => workspace_host,
-        /// Workspace id for hosts that serve many workspaces.
-        workspace_id => workspace_id,
+        /// Name of a Provisioned instance, instead of an endpoint.
+        instance => instance,
+    }
+
+    /// The read-write endpoint of a branch, by the ids of project and branch. It is looked up.
+    pub fn branch(mut self, project: &str, branch: &str) -> Self {
+        let path = format!("projects/{project}/branches/{branch}");
+        self.explicit.endpoint = Some(Setting::new(path, "branch"));
+        self
+    }
+
+    /// Another host of the compute than the direct one for reading and writing. It is asked from the
+    /// workspace, whatever `PGHOST` says. Pooled ones need a native [`password`](Self::password), and
+    /// besides it a sign-in for the question.
+    pub fn host_kind(mut self, kind: HostKind) -> Self {
+        self.host_kind = Some(kind);
+        self
+    }
+
+    /// Workspace URL, for example `https://dbc-a1b2c3d4-e5f6.cloud.databricks.com`.
+    pub fn workspace_host(self, url: impl Into<String>) -> Self {
+        self.sign_in_setting("host", url.into(), "workspace_host")
+    }
+
+    /// Workspace id, for hosts that serve many workspaces.
+    pub fn workspace_id(self, id: impl Into<String>) -> Self {
+        self.sign_in_setting("workspace_id", id.into(), "workspace_id")
+    }
+
+    /// Profile of the configuration file to fill from what is still unset. Needs to know where the
+    /// file is: from the environment ([`env`](Self::env)), or by the attribute `config_file`.
+    pub fn profile(self, name: impl Into<String>) -> Self {
+        self.sign_in_setting("profile", name.into(), "profile")
+    }
+
+    /// The one strategy to sign in with, for example `databricks-cli`.
+    pub fn auth_type(self, name: impl Into<String>) -> Self {
+        self.sign_in_setting("auth_type", name.into(), "auth_type")
+    }
+
+    /// Any attribute of Databricks' unified configuration by its official name, for example
+    /// `azure_tenant_id`, `oidc_token_filepath` or `config_file`.
+    pub fn attribute(self, name: &str, value: impl Into<SecretString>) -> Self {
+        let value = value.into();
+        let from = format!("attribute {name}");
+        self.sign_in_setting(name, value.expose_secret().to_owned(), &from)
+    }
+
+    /// Addresses of an Azure cloud that is not one of the known three.
+    pub fn azure_endpoints(mut self, endpoints: AzureEndpoints) -> Self {
+        self.sign_in.azure_endpoints = Some(endpoints);
+        self
+    }
+
+    /// Names the application in the `User-Agent` of calls to the workspace, for example
+    /// `("my-shop", "1.4.0")`.
+    pub fn product(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        self.sign_in.product = Some((name.into(), version.into()));
+        self
+    }
+
+    /// Adds a `key/value` to the `User-Agent`, for example `("partner", "acme")`. May be called more
+    /// than once.
+    pub fn user_agent_extra(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.sign_in.extras.push((key.into(), value.into()));
+        self
+    }
+
+    /// A right of Unity Catalog to put into minted credentials. May be called more than once.
+    pub fn claim(mut self, claim: Claim) -> Self {
+        self.claims.push(claim);
+        self
+    }
+
+    fn sign_in_setting(mut self, name: &str, value: String, from: &str) -> Self {
+        let setting = Setting::new(value, from);
+        self.sign_in.attributes.push((name.to_owned(), setting));
+        self
     }
 
     /// IP address to connect to. The host name is still what TLS verifies.
@@ -134,23 +201,24 @@ impl ConfigBuilder {
     }
 
     /// Signs in to the workspace with a personal access token. It never reaches Postgres.
-    pub fn token(mut self, token: impl Into<SecretString>) -> Self {
-        self.explicit.token = Some(secret(token.into(), "token"));
-        self
+    pub fn token(self, token: impl Into<SecretString>) -> Self {
+        let token = token.into();
+        self.sign_in_setting("token", token.expose_secret().to_owned(), "token")
     }
 
     /// Signs in to the workspace as a service principal (OAuth M2M).
     pub fn service_principal(
-        mut self,
+        self,
         client_id: impl Into<String>,
         client_secret: impl Into<SecretString>,
     ) -> Self {
-        self.explicit.client_id = Some(Setting::new(client_id, "service_principal client id"));
-        self.explicit.client_secret = Some(secret(
-            client_secret.into(),
-            "service_principal client secret",
-        ));
-        self
+        let secret = client_secret.into();
+        self.sign_in_setting("client_id", client_id.into(), "service_principal")
+            .sign_in_setting(
+                "client_secret",
+                secret.expose_secret().to_owned(),
+                "service_principal",
+            )
     }
 
     /// Mints with your own provider instead of the workspace.
@@ -195,6 +263,7 @@ impl ConfigBuilder {
     }
 
     /// Lifetime to ask for when minting, 300 s to 3600 s; the platform's own default is an hour.
+    /// Provisioned instances take none.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.token_ttl = Some(ttl);
         self
@@ -234,7 +303,7 @@ impl ConfigBuilder {
         V: Into<String>,
     {
         // Of repeated names within one call the last counts, as in a shell.
-        let vars: HashMap<String, String> = vars
+        let vars: Vars = vars
             .into_iter()
             .map(|(key, value)| (key.into(), value.into()))
             .collect();
@@ -249,8 +318,8 @@ impl ConfigBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`]; the message names the setting and its source. Reads the root
-    /// certificate file if one is named, and touches no network.
+    /// [`Error::is_config`]; the message names the setting and its source. Reads files (a profile,
+    /// root certificates) where they are wanted, and touches no network.
     pub fn build(self) -> Result<Config, Error> {
         super::build::build(self)
     }

@@ -6,14 +6,14 @@ use std::str::FromStr;
 use crate::Error;
 
 #[derive(Clone)]
-pub(super) struct Setting {
-    pub(super) value: String,
+pub(crate) struct Setting {
+    pub(crate) value: String,
     /// The variable, URL part or builder method, as the user knows it.
-    pub(super) from: String,
+    pub(crate) from: String,
 }
 
 impl Setting {
-    pub(super) fn new(value: impl Into<String>, from: impl Into<String>) -> Self {
+    pub(crate) fn new(value: impl Into<String>, from: impl Into<String>) -> Self {
         Self {
             value: value.into(),
             from: from.into(),
@@ -21,14 +21,14 @@ impl Setting {
     }
 
     /// Parses a value that is no secret; the error quotes it.
-    pub(super) fn parse<T>(&self, expected: &str) -> Result<T, Error>
+    pub(crate) fn parse<T>(&self, expected: &str) -> Result<T, Error>
     where
         T: FromStr,
     {
         self.value.trim().parse().map_err(|_| self.wrong(expected))
     }
 
-    pub(super) fn wrong(&self, expected: impl Display) -> Error {
+    pub(crate) fn wrong(&self, expected: impl Display) -> Error {
         Error::config(format!(
             "{}: {} is not {expected}",
             self.from,
@@ -37,7 +37,7 @@ impl Setting {
     }
 
     /// A value that goes into packets and headers as it is.
-    pub(super) fn printable(&self) -> Result<&Self, Error> {
+    pub(crate) fn printable(&self) -> Result<&Self, Error> {
         if self.value.chars().any(char::is_control) {
             return Err(Error::config(format!(
                 "{} holds line breaks or other control characters",
@@ -48,7 +48,7 @@ impl Setting {
     }
 
     /// A value that must not be empty once it was given explicitly.
-    pub(super) fn not_empty(self) -> Result<Self, Error> {
+    pub(crate) fn not_empty(self) -> Result<Self, Error> {
         if self.value.trim().is_empty() {
             return Err(Error::config(format!("{} is empty", self.from)));
         }

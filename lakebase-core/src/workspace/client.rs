@@ -1,202 +1,149 @@
-//! Plain HTTP to one workspace: bearer, headers, limits.
+//! Authenticated calls to one workspace as one identity.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use reqwest::{RequestBuilder, redirect};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::header::{HeaderName, HeaderValue, USER_AGENT};
+use reqwest::{Method, RequestBuilder};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
-use super::auth::Auth;
-use super::reply::Reply;
-use crate::clock::{Clock, Now};
-use crate::error::Kind;
-use crate::tls::{self, Roots};
-use crate::{EndpointPath, Error};
+use super::token_cache::{Held, TokenCache};
+use crate::auth::{Settings, SignIn, Site};
+use crate::clock::Clock;
+use crate::config::attributes::Attribute;
+use crate::http::{Http, Reply, UserAgent};
+use crate::{Error, config};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// No answer of these calls comes near it; a proxy's error page might.
-const LARGEST_BODY: usize = 256 * 1024;
-
-/// Speaks to one workspace as one identity.
 pub(crate) struct Client {
-    base: Url,
-    http: reqwest::Client,
-    auth: Auth,
-    clock: Arc<dyn Clock>,
+    site: Arc<Site>,
+    sign_in: Arc<dyn SignIn>,
+    tokens: TokenCache,
+    agent: UserAgent,
 }
 
 impl Client {
     pub(crate) fn new(
-        base: Url,
-        auth: Auth,
-        workspace_id: Option<&str>,
+        settings: &Settings,
+        sign_in: &Arc<dyn SignIn>,
+        agent: &UserAgent,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(id) = workspace_id {
-            let id = HeaderValue::from_str(id).map_err(|_| {
-                Error::config("DATABRICKS_WORKSPACE_ID holds characters that no id has")
-            })?;
-            headers.insert("X-Databricks-Workspace-Id", id);
-        }
-        let agent = format!(
-            "lakebase-core/{version} rust/{rust} os/{os} auth/{auth}",
-            version = env!("CARGO_PKG_VERSION"),
-            rust = env!("CARGO_PKG_RUST_VERSION"),
-            os = std::env::consts::OS,
-            auth = auth.name(),
-        );
-        let builder = reqwest::Client::builder();
-        // Plain http is for loopback, where no proxy has any business with our secrets.
-        let builder = match base.scheme() {
-            "http" => builder.no_proxy(),
-            _ => builder,
+        let http = Http::new(agent, &settings.vars, clock)?;
+        let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {
+            Some(setting) => !config::attributes::boolean(setting)?,
+            None => true,
         };
-        let http = builder
-            .tls_backend_preconfigured(Roots::system().client_config()?)
-            .default_headers(headers)
-            .user_agent(agent)
-            // A redirect leads to a login page; following it would only hide that.
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(REQUEST_LIMIT)
-            // Calls are three quarters of an hour apart, and a kept connection would belong to
-            // a runtime that may be gone by then.
-            .pool_max_idle_per_host(0)
-            .build()
-            .map_err(|error| Error::config("cannot set up HTTP").with_source(error))?;
+        let site = Arc::new(Site::new(http, settings.clone()));
         Ok(Self {
-            base,
-            http,
-            auth,
-            clock,
+            tokens: TokenCache::new(Arc::clone(&site), Arc::clone(sign_in), ahead),
+            site,
+            sign_in: Arc::clone(sign_in),
+            agent: agent.clone(),
         })
     }
 
-    pub(super) fn http(&self) -> &reqwest::Client {
-        &self.http
-    }
-
-    /// Plain http to a loopback host.
-    pub(super) fn is_plaintext(&self) -> bool {
-        self.base.scheme() == "http"
-    }
-
-    pub(super) fn now(&self) -> Now {
-        Now::read(&*self.clock)
-    }
-
-    pub(super) fn url(&self, path: &str) -> Result<Url, Error> {
-        self.base.join(path).map_err(|error| {
-            Error::config(format!("cannot build a URL below {}", self.base)).with_source(error)
-        })
-    }
-
-    /// Adds to an error what it was about.
-    pub(super) fn name(&self, error: Error, endpoint: Option<&EndpointPath>) -> Error {
-        let identity = self.auth.client_id().unwrap_or("personal access token");
-        error.with_context(endpoint.map(EndpointPath::as_str), Some(identity))
+    /// Adds to an error who asked, and how it signed in.
+    pub(super) fn name(&self, error: Error) -> Error {
+        let strategy = self.sign_in.name();
+        let sources = self
+            .site
+            .settings()
+            .attributes
+            .sources(self.sign_in.made_of());
+        let sign_in = match sources.as_str() {
+            "" => format!("sign-in {strategy}"),
+            _ => format!("sign-in {strategy} with {sources}"),
+        };
+        let identity = self.sign_in.postgres_role().unwrap_or(match strategy {
+            "pat" => "personal access token",
+            other => other,
+        });
+        error.with_identity(identity, sign_in)
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Reply, Error> {
-        let url = self.url(path)?;
-        self.call(|| self.http.get(url.clone())).await
+        self.call(Method::GET, path, None).await
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Reply, Error> {
-        let url = self.url(path)?;
-        self.call(|| self.http.post(url.clone()).json(body)).await
+        self.call(Method::POST, path, Some(body)).await
     }
 
-    /// One authenticated call; a stale workspace token is renewed once.
-    async fn call(&self, request: impl Fn() -> RequestBuilder) -> Result<Reply, Error> {
-        let mut refused: Option<SecretString> = None;
+    /// One authenticated call; a token that the workspace does not take is replaced once.
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
+        let host = self.site.find_host(&*self.sign_in).await?;
+        let url = host.join(path).map_err(|error| {
+            Error::config(format!("cannot build a URL below {host}")).with_source(error)
+        })?;
+        let mut refused: Option<Held> = None;
         loop {
-            let bearer = self.auth.bearer(self, refused.as_ref()).await?;
-            let reply = self
-                .send(request().bearer_auth(bearer.expose_secret()))
-                .await?;
-            let reply = reply.scrubbed(&[bearer.expose_secret()]);
-            if reply.status == 401 && refused.is_none() && self.auth.can_renew() {
-                refused = Some(bearer);
-                continue;
-            }
+            let held = self.tokens.get(refused.as_ref()).await?;
+            let (request, secrets) = self.signed(&method, &url, body, &held)?;
+            let reply = self.site.http.send(request).await?.scrubbed(&secrets);
             if reply.is_success() {
                 return Ok(reply);
+            }
+            if reply.status == 401 {
+                if refused.is_none() && self.sign_in.can_renew() {
+                    refused = Some(held);
+                    continue;
+                }
+                let error = reply.failure("the workspace refused the sign-in");
+                return Err(error.with_hint(self.sign_in.advice()));
             }
             return Err(reply.failure("the workspace refused the request"));
         }
     }
 
-    /// One request, one reply, whatever its status.
-    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Reply, Error> {
-        let sent = self.now();
-        let mut response = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(error))?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.unreachable(error))?
-        {
-            if body.len() + chunk.len() > LARGEST_BODY {
-                return Err(Error::new(
-                    Kind::Platform,
-                    format!("{} answered with more than {LARGEST_BODY} bytes", self.base),
-                ));
+    /// The request with all that the sign-in adds, and what must not show up in errors.
+    fn signed(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Option<&Value>,
+        held: &Held,
+    ) -> Result<(RequestBuilder, Vec<String>), Error> {
+        let http = &self.site.http;
+        let mut request = match *method {
+            Method::POST => http.post(url.clone()),
+            _ => http.get(url.clone()),
+        };
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let agent = self.agent.with_auth(self.sign_in.name()).to_string();
+        request = request.header(USER_AGENT, agent);
+        if let Some(id) = self.site.workspace_id() {
+            let id = HeaderValue::from_str(id).map_err(|_| {
+                Error::config("DATABRICKS_WORKSPACE_ID holds characters that no id has")
+            })?;
+            request = request.header("x-databricks-workspace-id", id);
+        }
+        let mut secrets = Vec::new();
+        for (name, value) in &held.token.headers {
+            let text = value.expose_secret();
+            let mut header = HeaderValue::from_str(text).map_err(|_| {
+                Error::config("the sign-in made a header of characters that no header has")
+            })?;
+            header.set_sensitive(true);
+            request = request.header(HeaderName::from_static(name), header);
+            // `Bearer x`: the word may be anywhere, the rest must not.
+            let secret = text.split_once(' ').map_or(text, |(_, secret)| secret);
+            if *name != "x-databricks-azure-workspace-resource-id" {
+                secrets.push(secret.to_owned());
             }
-            body.extend_from_slice(&chunk);
         }
-        Ok(Reply::new(
-            self.base.as_str(),
-            response.status().as_u16(),
-            response.headers(),
-            body,
-            sent,
-            self.now(),
-        ))
-    }
-
-    fn unreachable(&self, error: reqwest::Error) -> Error {
-        let error = error.without_url();
-        let base = &self.base;
-        if error.is_builder() {
-            return Error::config(format!("cannot build a request for {base}")).with_source(error);
-        }
-        if tls::find_failure(&error).is_some() {
-            return Error::new(Kind::Network, format!("no trusted TLS connection to {base}"))
-                .with_hint("The certificate is checked against the bundled and the system roots; a proxy that inspects TLS needs its root in the system store")
-                .with_transient(false)
-                .with_source(error);
-        }
-        if error.is_timeout() {
-            return Error::new(
-                Kind::Timeout,
-                format!("{base} did not answer within {} s", REQUEST_LIMIT.as_secs()),
-            )
-            .with_source(error);
-        }
-        Error::new(Kind::Network, format!("cannot reach {base}"))
-            .with_hint(
-                "Check DATABRICKS_HOST and the network (proxy, IP access list, Private Link)",
-            )
-            .with_source(error)
+        Ok((request, secrets))
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("base", &self.base.as_str())
-            .field("auth", &self.auth)
+            .field("host", &self.site.known_host().map(Url::as_str))
+            .field("sign_in", &self.sign_in)
             .finish_non_exhaustive()
     }
 }

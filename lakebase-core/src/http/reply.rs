@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -10,19 +11,22 @@ use crate::Error;
 use crate::clock::Now;
 use crate::error::Kind;
 
-/// One answer does not lock us out for longer, whatever it asks for: the platform recovers sooner.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// One answer does not lock us out for longer, whatever it asks for: the official clients give up after
+/// as long.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// What a rate limit means that does not say how long it lasts.
+const USUAL_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Longest piece of foreign text an error repeats.
 const LONGEST_QUOTE: usize = 300;
 
 /// One HTTP reply, read to its end.
-pub(super) struct Reply {
+pub(crate) struct Reply {
     base: String,
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// The server's clock when it answered.
-    pub(super) date: Option<SystemTime>,
-    pub(super) sent: Now,
-    pub(super) received: Now,
+    pub(crate) date: Option<SystemTime>,
+    pub(crate) sent: Now,
+    pub(crate) received: Now,
     retry_after: Option<Duration>,
     request_id: Option<String>,
     location: Option<String>,
@@ -32,7 +36,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(
+    pub(crate) fn new(
         base: &str,
         status: u16,
         headers: &HeaderMap,
@@ -61,20 +65,21 @@ impl Reply {
     }
 
     /// What this request carried is blotted out wherever the reply repeats it.
-    pub(super) fn scrubbed(mut self, secrets: &[&str]) -> Self {
+    pub(crate) fn scrubbed(mut self, secrets: &[String]) -> Self {
         self.secrets = secrets
             .iter()
-            .map(|&secret| SecretString::from(secret))
+            .filter(|secret| !secret.is_empty())
+            .map(|secret| SecretString::from(secret.as_str()))
             .collect();
         self
     }
 
-    pub(super) fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
     /// The body as JSON. The error never quotes it: it may hold a token.
-    pub(super) fn json(&self) -> Result<Value, Error> {
+    pub(crate) fn json(&self) -> Result<Value, Error> {
         serde_json::from_slice(&self.body).map_err(|_| {
             let what = if self.is_html || self.body.trim_ascii_start().starts_with(b"<") {
                 "an HTML page"
@@ -92,12 +97,12 @@ impl Reply {
     }
 
     /// An error about this reply.
-    pub(super) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
         Error::new(kind, message).with_response(self.status, None, self.request_id.clone())
     }
 
     /// The error that a reply without success stands for.
-    pub(super) fn failure(&self, what: &str) -> Error {
+    pub(crate) fn failure(&self, what: &str) -> Error {
         let (code, detail, body_request_id) = self.explain();
         let request_id = self.request_id.clone().or(body_request_id);
         let rate_limited = self.status == 429
@@ -105,7 +110,10 @@ impl Reply {
                 code.as_deref(),
                 Some("RESOURCE_EXHAUSTED" | "REQUEST_LIMIT_EXCEEDED")
             );
-        let transient = rate_limited || matches!(self.status, 408 | 500 | 502 | 503 | 504);
+        let transient = rate_limited
+            || matches!(self.status, 408 | 500 | 502 | 503 | 504)
+            || PASSING.iter().any(|text| detail.contains(text));
+        let usual = rate_limited.then_some(USUAL_RETRY_AFTER);
         let kind = match self.status {
             401 | 403 => Kind::SignIn,
             _ if is_oauth_refusal(code.as_deref()) => Kind::SignIn,
@@ -118,15 +126,33 @@ impl Reply {
         }
         let error = Error::new(kind, message)
             .with_response(self.status, code, request_id)
-            .with_retry_after(self.retry_after.filter(|_| transient))
+            .with_retry_after(self.retry_after.filter(|_| transient).or(usual))
             .with_transient(transient);
+        if self.is_private_link_page() {
+            return error
+                .with_response(403, Some("PRIVATE_LINK_VALIDATION_ERROR".to_owned()), self.request_id.clone())
+                .as_sign_in()
+                .with_hint("The workspace takes calls through its private network only (AWS PrivateLink, Azure Private Link, Private Service Connect), and this network is not part of it");
+        }
         match self.status {
             300..=399 => error.with_hint("Redirects are not followed: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces"),
-            401 => error.with_hint("The sign-in is not valid (any more): check DATABRICKS_TOKEN, or the service principal's id and secret"),
             403 => error.with_hint("Check that the identity has the workspace-access entitlement and may use the project, and that no IP access list or Private Link rule blocks this network"),
             404 => error.with_hint("Check LAKEBASE_ENDPOINT (does it exist in this workspace?) and DATABRICKS_HOST"),
             _ => error,
         }
+    }
+
+    /// Where a redirect leads.
+    pub(crate) fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+
+    /// Redirects are not followed; the first one tells.
+    fn is_private_link_page(&self) -> bool {
+        let Some((path, query)) = self.location().and_then(|to| to.split_once('?')) else {
+            return false;
+        };
+        path.ends_with("/login.html") && query.contains("error=private-link-validation-error")
     }
 
     /// Error code, text for people and request id, from any of the documented shapes.
@@ -168,10 +194,17 @@ impl Reply {
             return (None, "malformed JSON".to_owned(), None);
         }
         let text = String::from_utf8_lossy(&self.body);
+        let reason = StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|status| status.canonical_reason());
         if let Some(inner) =
             between(&text, "<pre>", "</pre>").or_else(|| between(&text, "<title>", "</title>"))
         {
-            return (None, self.quote(inner), None);
+            let code = reason.map(|reason| reason.to_uppercase().replace([' ', '-'], "_"));
+            return (code, self.quote(inner), None);
+        }
+        if text.trim().is_empty() {
+            return (None, reason.unwrap_or_default().to_owned(), None);
         }
         match text.split_once(": ") {
             Some((code, detail))
@@ -203,6 +236,18 @@ impl Reply {
     }
 }
 
+/// Texts by which the platform says that trying again helps, whatever status comes with them.
+const PASSING: &[&str] = &[
+    "com.databricks.backend.manager.util.UnknownWorkerEnvironmentException",
+    "does not have any associated worker environments",
+    "There is no worker environment with id",
+    "Unknown worker environment",
+    "ClusterNotReadyException",
+    "Unexpected error",
+    "Please try again later or try a faster operation.",
+    "RPC token bucket limit has been exceeded",
+];
+
 /// RFC 6749 codes that mean "not you", whatever status they come with.
 fn is_oauth_refusal(code: Option<&str>) -> bool {
     matches!(
@@ -217,7 +262,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 }
 
 /// Protobuf JSON time: RFC 3339 with or without fraction, `Z` or an offset.
-pub(super) fn timestamp(text: &str) -> Option<SystemTime> {
+pub(crate) fn timestamp(text: &str) -> Option<SystemTime> {
     Some(text.parse::<jiff::Timestamp>().ok()?.into())
 }
 
@@ -305,20 +350,20 @@ mod tests {
             ("MALFORMED_REQUEST: vpc", Some("MALFORMED_REQUEST"), "vpc"),
             (
                 "<html><pre>Worker environment not ready</pre></html>",
-                None,
+                Some("BAD_REQUEST"),
                 "Worker environment not ready",
             ),
             (
                 "<html><title>502 Bad Gateway</title></html>",
-                None,
+                Some("BAD_REQUEST"),
                 "502 Bad Gateway",
             ),
-            ("", None, ""),
+            ("", None, "Bad Request"),
             ("{\"token\":\"eyJr", None, "malformed JSON"),
             (r#"{"message":"you sent hush-hush"}"#, None, "you sent ***"),
         ] {
             let reply = Reply::new("https://w", 400, &HeaderMap::new(), body.into(), now, now)
-                .scrubbed(&["hush-hush"]);
+                .scrubbed(&["hush-hush".to_owned()]);
             let (got_code, got_detail, _) = reply.explain();
             assert_eq!(
                 (got_code.as_deref(), got_detail.as_str()),

@@ -1,0 +1,197 @@
+//! `azure-cli`: whoever has logged in with `az login`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::azure::{self, Azure, EntraToken, EntraTokens};
+use super::command::{Output, Program, on_path};
+use super::databricks_cli::parse_expiry;
+use super::token::is_header_safe;
+use super::{Configured, Not, Refusal, Settings, Site, jwt, oauth};
+use crate::Error;
+use crate::config::attributes::Attribute;
+use crate::error::Kind;
+use crate::refresh::Validity;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct AzureCli {
+    program: Program,
+    tenant: Option<String>,
+    subscription: Option<String>,
+}
+
+pub(super) fn configure(settings: &Settings) -> Configured {
+    if !settings.is_azure() {
+        return Err(match settings.is_forced() {
+            true => Not::Complete("the workspace is not on Azure".to_owned()),
+            false => Not::Meant,
+        });
+    }
+    azure::require_workspace(settings)?;
+    settings.refuse_group("azure-cli")?;
+    let program = on_path("az", &settings.vars)
+        .next()
+        .ok_or_else(|| Not::Complete("most likely the Azure CLI is not installed".to_owned()))?;
+    let resource_id = azure::resource_id(settings)?;
+    let subscription = resource_id
+        .as_deref()
+        .and_then(|id| id.split('/').nth(2))
+        .filter(|subscription| !subscription.is_empty());
+    Ok(Box::new(Azure {
+        tokens: AzureCli {
+            program: Program::new(program, Arc::clone(&settings.vars)),
+            tenant: settings.owned(Attribute::AzureTenantId),
+            subscription: subscription.map(str::to_owned),
+        },
+        resource_id,
+        cloud: settings.azure_cloud()?,
+    }))
+}
+
+impl AzureCli {
+    /// The tool refuses a tenant for the machine's own identity.
+    async fn tenant(&self) -> Option<&str> {
+        let tenant = self.tenant.as_deref()?;
+        let output = self
+            .program
+            .run(&["account", "show", "--output", "json"], LIMIT)
+            .await;
+        let account: Value = serde_json::from_str(&output.ok()?.stdout).ok()?;
+        let is = |field: &str, words: &[&str]| {
+            let value = account.pointer(field).and_then(Value::as_str);
+            value.is_some_and(|value| words.contains(&value))
+        };
+        let is_machine = is("/user/type", &["servicePrincipal"])
+            && is(
+                "/user/name",
+                &["systemAssignedIdentity", "userAssignedIdentity"],
+            );
+        (!is_machine).then_some(tenant)
+    }
+
+    async fn ask(
+        &self,
+        resource: &str,
+        tenant: Option<&str>,
+        subscription: Option<&str>,
+    ) -> Result<Output, Error> {
+        let mut args = vec![
+            "account",
+            "get-access-token",
+            "--resource",
+            resource,
+            "--output",
+            "json",
+        ];
+        for (option, value) in [("--subscription", subscription), ("--tenant", tenant)] {
+            if let Some(value) = value {
+                args.extend([option, value]);
+            }
+        }
+        self.program.run(&args, LIMIT).await
+    }
+}
+
+impl EntraTokens for AzureCli {
+    fn name(&self) -> &'static str {
+        "azure-cli"
+    }
+
+    fn token<'a>(
+        &'a self,
+        site: &'a Site,
+        resource: &'a str,
+    ) -> BoxFuture<'a, Result<EntraToken, Refusal>> {
+        async move {
+            let tenant = self.tenant().await;
+            let asked = site.http.now();
+            let subscription = self.subscription.as_deref();
+            let mut output = self.ask(resource, tenant, subscription).await?;
+            if !output.success && subscription.is_some() {
+                // The person may not see the subscription and have the workspace all the same.
+                output = self.ask(resource, tenant, None).await?;
+            }
+            if !output.success {
+                return Err(Refusal::Declined(format!(
+                    "cannot get access token: {}",
+                    output.complaint
+                )));
+            }
+            let unusable = |what: &str| {
+                Error::new(Kind::Platform, what.to_owned()).with_hint("Update the Azure CLI")
+            };
+            let answer: Value = serde_json::from_str(&output.stdout)
+                .map_err(|_| unusable("cannot unmarshal CLI result: it is not JSON"))?;
+            let text = |name: &str| answer.get(name).and_then(Value::as_str);
+            let secret = text("accessToken")
+                .filter(|token| is_header_safe(token))
+                .ok_or_else(|| {
+                    unusable("cannot unmarshal CLI result: `accessToken` is missing or not a token")
+                })?;
+            // The newer field is exact; the older one is local time.
+            let expiry = oauth::number(answer.get("expires_on"))
+                .and_then(azure::epoch)
+                .or_else(|| parse_expiry(text("expiresOn")?))
+                .ok_or_else(|| {
+                    unusable("cannot parse expiry: neither `expires_on` nor `expiresOn` is a time")
+                })?;
+            let validity = Validity::measure(expiry, None, asked, site.http.now())
+                .ok_or_else(|| unusable("cannot use the CLI's token: it has expired"))?;
+            Ok(EntraToken {
+                kind: text("tokenType").unwrap_or_default().to_owned(),
+                secret: SecretString::from(secret),
+                validity,
+            })
+        }
+        .boxed()
+    }
+
+    /// For service principals only, and without it the workspace's own rights still count.
+    fn management_token<'a>(
+        &'a self,
+        site: &'a Site,
+        resource: &'a str,
+        first: &'a EntraToken,
+    ) -> BoxFuture<'a, Result<Option<EntraToken>, Refusal>> {
+        async move {
+            let claims = jwt::claims(first.secret.expose_secret());
+            if claims.is_some_and(|claims| claims.get("upn").is_some()) {
+                return Ok(None);
+            }
+            match self.token(site, resource).await {
+                Ok(token) => Ok(Some(token)),
+                Err(refusal) => {
+                    let error = refusal.into_error();
+                    tracing::debug!(%error, "no service-management token");
+                    Ok(None)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn made_of(&self) -> &'static [Attribute] {
+        &[
+            Attribute::Host,
+            Attribute::AzureWorkspaceResourceId,
+            Attribute::AzureTenantId,
+        ]
+    }
+
+    fn advice(&self) -> &'static str {
+        "Run `az login`, with an account that was added to the workspace"
+    }
+}
+
+impl fmt::Debug for AzureCli {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,226 @@
+//! The workspace as a sign-in needs it: its URL, what it says of itself, its token endpoint.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::OnceCell;
+use url::Url;
+
+use super::{Refusal, Settings, SignIn};
+use crate::Error;
+use crate::config::attributes::Attribute;
+use crate::endpoint::is_loopback;
+use crate::error::Kind;
+use crate::http::Http;
+
+/// The host's description of itself is a convenience; nobody waits long for it.
+const METADATA_LIMIT: Duration = Duration::from_secs(5);
+const OAUTH_DOCUMENT: &str = ".well-known/oauth-authorization-server";
+/// Where every workspace has it.
+const USUAL_ENDPOINT: &str = "/oidc/v1/token";
+
+pub(crate) struct Site {
+    pub(crate) http: Http,
+    settings: Settings,
+    found_host: OnceCell<Url>,
+    metadata: OnceCell<Metadata>,
+    token_endpoint: OnceCell<Url>,
+}
+
+/// `/.well-known/databricks-config`, as far as it matters here.
+#[derive(Clone, Default)]
+struct Metadata {
+    oidc_endpoint: Option<String>,
+    account_id: Option<String>,
+    workspace_id: Option<String>,
+    audience: Option<String>,
+    /// There is such a document.
+    exists: bool,
+}
+
+impl Site {
+    pub(crate) fn new(http: Http, settings: Settings) -> Self {
+        Self {
+            http,
+            settings,
+            found_host: OnceCell::new(),
+            metadata: OnceCell::new(),
+            token_endpoint: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The workspace's URL, as configured or found.
+    pub(crate) async fn host(&self) -> Result<&Url, Error> {
+        self.known_host()
+            .ok_or_else(|| Error::config(Attribute::Host.missing(&self.settings.vars)))
+    }
+
+    pub(crate) fn known_host(&self) -> Option<&Url> {
+        self.settings
+            .host
+            .as_ref()
+            .or_else(|| self.found_host.get())
+    }
+
+    /// The same, after asking the sign-in if nobody has told.
+    pub(crate) async fn find_host(&self, sign_in: &dyn SignIn) -> Result<&Url, Error> {
+        if let Some(host) = &self.settings.host {
+            return Ok(host);
+        }
+        let found = async || sign_in.find_host(self).await.map_err(Refusal::into_error);
+        self.found_host.get_or_try_init(found).await
+    }
+
+    pub(super) async fn url(&self, path: &str) -> Result<Url, Error> {
+        let host = self.host().await?;
+        host.join(path).map_err(|error| {
+            Error::config(format!("cannot build a URL below {host}")).with_source(error)
+        })
+    }
+
+    /// The id that goes into the routing header: configured, or told by the host if it was asked.
+    pub(crate) fn workspace_id(&self) -> Option<&str> {
+        let told = || self.metadata.get()?.workspace_id.as_deref();
+        self.settings.value(Attribute::WorkspaceId).or_else(told)
+    }
+
+    /// Asked once; a failure is no more than a pity, and asked again at the next sign-in.
+    async fn metadata(&self) -> Metadata {
+        match self.metadata.get_or_try_init(|| self.ask_metadata()).await {
+            Ok(metadata) => metadata.clone(),
+            Err(error) => {
+                tracing::warn!(%error, "the workspace does not describe itself");
+                Metadata::default()
+            }
+        }
+    }
+
+    async fn ask_metadata(&self) -> Result<Metadata, Error> {
+        let url = self.url("/.well-known/databricks-config").await?;
+        let request = self.http.get(url).timeout(METADATA_LIMIT);
+        let reply = self.http.send(request).await?;
+        if reply.status == 404 {
+            return Ok(Metadata::default());
+        }
+        if !reply.is_success() {
+            return Err(reply.failure("its description cannot be read"));
+        }
+        let answer = reply.json()?;
+        let text = |name: &str| match answer.get(name) {
+            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+            Some(Value::Number(number)) => Some(number.to_string()),
+            _ => None,
+        };
+        Ok(Metadata {
+            oidc_endpoint: text("oidc_endpoint"),
+            account_id: text("account_id"),
+            workspace_id: text("workspace_id"),
+            audience: answer
+                .pointer("/token_federation_default_oidc_audiences/0")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            exists: true,
+        })
+    }
+
+    /// Whom an identity token must be for, unless it is the token endpoint.
+    pub(super) async fn token_audience(&self) -> Option<String> {
+        if let Some(audience) = self.settings.owned(Attribute::TokenAudience) {
+            return Some(audience);
+        }
+        let metadata = self.metadata().await;
+        if metadata.audience.is_some() {
+            return metadata.audience;
+        }
+        // A host of no workspace in particular: policies there default to the account.
+        if !metadata.exists || metadata.workspace_id.is_some() {
+            return None;
+        }
+        self.settings
+            .owned(Attribute::AccountId)
+            .or(metadata.account_id)
+    }
+
+    /// From the OAuth document: the configured one, the one the host names, or the usual one.
+    pub(super) async fn token_endpoint(&self) -> Result<Url, Error> {
+        let found = self
+            .token_endpoint
+            .get_or_try_init(|| self.discover())
+            .await?;
+        Ok(found.clone())
+    }
+
+    async fn discover(&self) -> Result<Url, Error> {
+        let usual = self.url(USUAL_ENDPOINT).await?;
+        let document = self.oauth_document().await?;
+        let reply = self.http.send(self.http.get(document)).await?;
+        if reply.status == 404 {
+            return Ok(usual);
+        }
+        if !reply.is_success() {
+            return Err(reply.failure("the workspace's OAuth document cannot be read"));
+        }
+        let answer = reply.json()?;
+        let Some(endpoint) = answer.get("token_endpoint").and_then(Value::as_str) else {
+            return Ok(usual);
+        };
+        let parsed = Url::parse(endpoint)
+            .ok()
+            .filter(|url| self.may_have_secrets(url));
+        parsed.ok_or_else(|| {
+            reply.error(
+                Kind::Platform,
+                "the workspace's OAuth document names a `token_endpoint` that is not an https URL",
+            )
+        })
+    }
+
+    async fn oauth_document(&self) -> Result<Url, Error> {
+        if let Some(url) = self.settings.get(Attribute::DiscoveryUrl) {
+            let parsed = Url::parse(&url.value).ok();
+            return parsed
+                .filter(|url| self.may_have_secrets(url))
+                .ok_or_else(|| url.wrong("an https URL"));
+        }
+        let usual = self.url(&format!("/oidc/{OAUTH_DOCUMENT}")).await?;
+        let metadata = self.metadata().await;
+        let Some(endpoint) = metadata.oidc_endpoint else {
+            return Ok(usual);
+        };
+        let account = self
+            .settings
+            .owned(Attribute::AccountId)
+            .or(metadata.account_id);
+        let endpoint = match (endpoint.contains("{account_id}"), account) {
+            (false, _) => endpoint,
+            (true, Some(account)) => endpoint.replace("{account_id}", &account),
+            (true, None) => {
+                tracing::warn!(
+                    "account_id is required to resolve the OAuth document that the host names; asks for the workspace's instead"
+                );
+                return Ok(usual);
+            }
+        };
+        let document = format!("{}/{OAUTH_DOCUMENT}", endpoint.trim_end_matches('/'));
+        let parsed = Url::parse(&document).ok();
+        Ok(parsed
+            .filter(|url| self.may_have_secrets(url))
+            .unwrap_or(usual))
+    }
+
+    /// https; plain http only where the workspace itself is a stand-in on loopback.
+    fn may_have_secrets(&self, url: &Url) -> bool {
+        let is_stand_in = self
+            .known_host()
+            .is_some_and(|host| host.scheme() == "http");
+        match url.scheme() {
+            "https" => true,
+            "http" => is_stand_in && url.host_str().is_some_and(is_loopback),
+            _ => false,
+        }
+    }
+}
