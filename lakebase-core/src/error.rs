@@ -137,7 +137,7 @@ impl Error {
     }
 
     /// It is about who we are, whatever the answer looked like.
-    pub(crate) fn as_sign_in(self) -> Self {
+    pub(crate) fn about_sign_in(self) -> Self {
         self.edit(|inner| inner.kind = Kind::SignIn)
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
 
+use tokio::time::Instant;
+
 use crate::{Credential, CredentialProvider, Error};
 
 /// Attempts beyond the first. The cache and the login loop above come back later on their own.
@@ -13,6 +15,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A longer `Retry-After` is handed up instead of being slept through here.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// No further attempt begins later than this after the first one: whoever waits is told the cause.
+const LATEST_RETRY: Duration = Duration::from_secs(15);
 
 /// A provider around a provider.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub(crate) async fn retrying<T, F>(call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
+    let started = Instant::now();
     call.retry(
         ExponentialBuilder::default()
             .with_min_delay(FIRST_PAUSE)
@@ -36,7 +42,7 @@ where
             .with_max_times(RETRIES)
             .with_jitter(),
     )
-    .when(Error::is_transient)
+    .when(|error: &Error| error.is_transient() && started.elapsed() < LATEST_RETRY)
     .adjust(|error: &Error, pause| match error.retry_after() {
         Some(asked) if asked > LONGEST_RETRY_AFTER => None,
         Some(asked) => pause.map(|pause| pause.max(asked)),

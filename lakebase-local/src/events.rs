@@ -25,9 +25,9 @@ pub enum EventKind {
         /// HTTP status; 0 if the connection was broken instead.
         status: u16,
     },
-    /// Somebody signed in to the workspace (OAuth).
+    /// Somebody signed in to the workspace and got a token, of whatever kind.
     WorkspaceToken {
-        /// Client id.
+        /// Client id of a service principal, or name of a person.
         identity: String,
     },
     /// A database credential was minted.
@@ -36,6 +36,8 @@ pub enum EventKind {
         token: u64,
         /// Whom it was made for.
         identity: String,
+        /// Tables of Unity Catalog that it may read.
+        claims: Vec<String>,
         /// By the platform's clock.
         issued_at: SystemTime,
         /// By the platform's clock.
@@ -92,6 +94,14 @@ pub enum Call {
     Endpoint,
     /// `GET /api/2.0/preview/scim/v2/Me`.
     Me,
+    /// An identity token, asked from the stand-in of GitHub.
+    IdToken,
+    /// A token of Entra ID, from its stand-in or that of the instance metadata service.
+    Entra,
+    /// A run of the stand-in of a command-line tool.
+    Cli,
+    /// The stand-in of the metadata service of an editor.
+    MetadataService,
     /// Anything else.
     Other,
 }

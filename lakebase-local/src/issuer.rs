@@ -25,8 +25,14 @@ pub(crate) struct Issuer {
 struct State {
     secrets: HashMap<String, String>,
     pats: HashMap<String, String>,
+    passwords: HashMap<String, String>,
+    /// Identity tokens of other issuers that a federation policy trusts.
+    id_tokens: HashMap<String, IdToken>,
+    entra_tokens: HashMap<String, EntraToken>,
     workspace_tokens: HashMap<String, Issued>,
     database_tokens: HashMap<String, Issued>,
+    /// Calls for credentials that named themselves: the same name gets the same answer.
+    by_request: HashMap<String, (String, SystemTime)>,
     minted: u64,
     token_lifetime: Duration,
     workspace_token_lifetime: Duration,
@@ -38,6 +44,20 @@ struct State {
 struct Issued {
     serial: u64,
     identity: String,
+    expires_at: SystemTime,
+}
+
+#[derive(Clone, Debug)]
+struct IdToken {
+    identity: String,
+    /// Whom it was made for, where the issuer was told.
+    audience: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct EntraToken {
+    identity: String,
+    resource: String,
     expires_at: SystemTime,
 }
 
@@ -75,8 +95,12 @@ impl Issuer {
             state: Mutex::new(State {
                 secrets: HashMap::new(),
                 pats: HashMap::new(),
+                passwords: HashMap::new(),
+                id_tokens: HashMap::new(),
+                entra_tokens: HashMap::new(),
                 workspace_tokens: HashMap::new(),
                 database_tokens: HashMap::new(),
+                by_request: HashMap::new(),
                 minted: 0,
                 token_lifetime,
                 workspace_token_lifetime,
@@ -99,32 +123,111 @@ impl Issuer {
         self.lock().pats.insert(token.to_owned(), user.to_owned());
     }
 
+    pub(crate) fn add_password(&self, user: &str, password: &str) {
+        let mut state = self.lock();
+        state.passwords.insert(user.to_owned(), password.to_owned());
+    }
+
+    /// User name and password.
+    pub(crate) fn knows_password(&self, user: &str, password: &str) -> bool {
+        self.lock()
+            .passwords
+            .get(user)
+            .is_some_and(|known| known == password)
+    }
+
+    /// An identity token as another issuer makes them, trusted for one identity.
+    pub(crate) fn id_token(&self, identity: &str, audience: Option<&str>) -> String {
+        let mut state = self.lock();
+        let expires_at = self.clock.now() + state.workspace_token_lifetime;
+        let token = token("federation", identity, expires_at);
+        let known = IdToken {
+            identity: identity.to_owned(),
+            audience: audience.map(str::to_owned),
+        };
+        state.id_tokens.insert(token.clone(), known);
+        token
+    }
+
+    /// Exchanges an identity token. A policy of a service principal wants its client id, a policy of
+    /// the account wants none.
+    pub(crate) fn exchange(
+        &self,
+        id_token: &str,
+        client_id: Option<&str>,
+        audience: &str,
+    ) -> Option<(String, String, Duration)> {
+        let known = self.lock().id_tokens.get(id_token).cloned()?;
+        let is_principal = self.is_service_principal(&known.identity);
+        let fits = match client_id {
+            Some(id) => is_principal && id == known.identity,
+            None => !is_principal,
+        };
+        if !fits || known.audience.is_some_and(|wanted| wanted != audience) {
+            return None;
+        }
+        let (token, lifetime) = self.workspace_token(&known.identity);
+        Some((known.identity, token, lifetime))
+    }
+
+    /// A token of Entra ID for one resource.
+    pub(crate) fn entra_token(&self, identity: &str, resource: &str) -> (String, Duration) {
+        let mut state = self.lock();
+        let lifetime = state.workspace_token_lifetime;
+        let expires_at = self.clock.now() + lifetime;
+        let token = token(resource, identity, expires_at);
+        let known = EntraToken {
+            identity: identity.to_owned(),
+            resource: resource.to_owned(),
+            expires_at,
+        };
+        state.entra_tokens.insert(token.clone(), known);
+        (token, lifetime)
+    }
+
+    /// Whose token of Entra ID it is, if it is for that resource.
+    pub(crate) fn entra_identity(&self, token: &str, resource: &str) -> Option<String> {
+        let state = self.lock();
+        let known = state.entra_tokens.get(token)?;
+        let is_good = known.resource == resource && self.clock.now() < known.expires_at;
+        is_good.then(|| known.identity.clone())
+    }
+
+    pub(crate) fn is_service_principal(&self, identity: &str) -> bool {
+        self.lock().secrets.contains_key(identity)
+    }
+
+    /// The secret of a service principal is right.
+    pub(crate) fn knows_secret(&self, client_id: &str, secret: &str) -> bool {
+        self.lock()
+            .secrets
+            .get(client_id)
+            .is_some_and(|known| known == secret)
+    }
+
     pub(crate) fn set_token_lifetime(&self, lifetime: Duration) {
         self.lock().token_lifetime = lifetime;
     }
 
     /// OAuth client credentials. Returns the token and its lifetime.
     pub(crate) fn sign_in(&self, client_id: &str, secret: &str) -> Option<(String, Duration)> {
+        self.knows_secret(client_id, secret)
+            .then(|| self.workspace_token(client_id))
+    }
+
+    /// A token for the workspace API, and its lifetime.
+    pub(crate) fn workspace_token(&self, identity: &str) -> (String, Duration) {
         let mut state = self.lock();
-        if state
-            .secrets
-            .get(client_id)
-            .is_none_or(|known| known != secret)
-        {
-            return None;
-        }
         let lifetime = state.workspace_token_lifetime;
         let expires_at = self.clock.now() + lifetime;
-        let token = token("workspace", client_id, expires_at);
-        state.workspace_tokens.insert(
-            token.clone(),
-            Issued {
-                serial: 0,
-                identity: client_id.to_owned(),
-                expires_at,
-            },
-        );
-        Some((token, lifetime))
+        let token = token("workspace", identity, expires_at);
+        let issued = Issued {
+            serial: 0,
+            identity: identity.to_owned(),
+            expires_at,
+        };
+        state.workspace_tokens.insert(token.clone(), issued);
+        (token, lifetime)
     }
 
     /// The identity behind a bearer token of the workspace API.
@@ -159,6 +262,16 @@ impl Issuer {
             issued_at,
             expires_at,
         }
+    }
+
+    /// What the call of that name got, if there was one.
+    pub(crate) fn answered(&self, request_id: &str) -> Option<(String, SystemTime)> {
+        self.lock().by_request.get(request_id).cloned()
+    }
+
+    pub(crate) fn remember(&self, request_id: &str, token: &str, expires_at: SystemTime) {
+        let answer = (token.to_owned(), expires_at);
+        self.lock().by_request.insert(request_id.to_owned(), answer);
     }
 
     pub(crate) fn judge(&self, password: &str) -> TokenState {
@@ -196,8 +309,12 @@ impl Issuer {
     /// Every workspace token is over from now on.
     pub(crate) fn expire_workspace_tokens(&self) {
         let now = self.clock.now();
-        for issued in self.lock().workspace_tokens.values_mut() {
+        let mut state = self.lock();
+        for issued in state.workspace_tokens.values_mut() {
             issued.expires_at = issued.expires_at.min(now);
+        }
+        for known in state.entra_tokens.values_mut() {
+            known.expires_at = known.expires_at.min(now);
         }
     }
 
@@ -208,8 +325,11 @@ impl Issuer {
         let tokens = state
             .workspace_tokens
             .keys()
-            .chain(state.database_tokens.keys());
-        secrets.chain(tokens).cloned().collect()
+            .chain(state.database_tokens.keys())
+            .chain(state.id_tokens.keys())
+            .chain(state.entra_tokens.keys());
+        let passwords = state.passwords.values();
+        secrets.chain(passwords).chain(tokens).cloned().collect()
     }
 }
 

@@ -18,4 +18,4 @@ pub use compute::{Cut, Wake};
 pub use error::Error;
 pub use events::{Call, Counters, Event, EventKind, Login};
 pub use faults::Fault;
-pub use local::{Builder, LocalLakebase};
+pub use local::{Builder, LocalLakebase, SignIn};

@@ -2,6 +2,7 @@
 
 mod builder;
 mod control;
+mod sign_in;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use builder::Builder;
+pub use sign_in::SignIn;
 
 use crate::Error;
 use crate::clock::PlatformClock;
@@ -35,6 +37,11 @@ pub struct LocalLakebase {
     client_secret: String,
     user: String,
     user_token: String,
+    user_password: String,
+    /// Of another issuer, trusted for the service principal.
+    id_token: String,
+    request_token: String,
+    metadata_key: String,
     ca_file: PathBuf,
     api: SocketAddr,
     gateway_address: SocketAddr,
@@ -111,6 +118,11 @@ impl LocalLakebase {
     /// Host name for read-only sessions, as the API names it. Resolve it as 127.0.0.1.
     pub fn read_only_host(&self) -> &str {
         &self.place.read_only_host
+    }
+
+    /// Path of the branch, whose read-write endpoint is [`endpoint`](Self::endpoint).
+    pub fn branch(&self) -> String {
+        self.place.branch_path()
     }
 
     /// Name of the same compute as a Provisioned instance.

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use lakebase_local::{Builder, LocalLakebase};
+use lakebase_local::{Builder, LocalLakebase, SignIn};
 use lexopt::{Arg, Parser, ValueExt as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +22,8 @@ Usage: lakebase-local [OPTIONS]               prints export lines, serves until 
 Options:
   --token-lifetime SECONDS            lifetime of database tokens [default: 3600]
   --workspace-token-lifetime SECONDS  lifetime of workspace tokens [default: 3600]
+  --sign-in NAME                      the way programs sign in, for example pat or databricks-cli
+                                      [default: oauth-m2m]
   --api-port PORT                     port of the workspace API [default: a free one]
   --postgres-port PORT                port of Postgres [default: a free one]
   --postgres-url URL                  a running server on this machine, as superuser
@@ -36,21 +38,62 @@ RUST_LOG=lakebase_local=debug shows what happens.
 
 /// What would lead a program elsewhere, or to another identity, if the developer's shell has it.
 const IN_THE_WAY: &[&str] = &[
+    "ARM_CLIENT_ID",
+    "ARM_CLIENT_SECRET",
+    "ARM_TENANT_ID",
+    "ARM_USE_MSI",
+    "DATABRICKS_ACCOUNT_ID",
     "DATABRICKS_AUTH_TYPE",
+    "DATABRICKS_AZURE_RESOURCE_ID",
+    "DATABRICKS_CLIENT_ID",
+    "DATABRICKS_CLIENT_SECRET",
     "DATABRICKS_CONFIG_PROFILE",
+    "DATABRICKS_DISCOVERY_URL",
+    "DATABRICKS_GOOGLE_SERVICE_ACCOUNT",
+    "DATABRICKS_GROUP_ID",
     "DATABRICKS_LAKEBASE_ENDPOINT",
+    "DATABRICKS_METADATA_SERVICE_URL",
+    "DATABRICKS_OIDC_TOKEN",
+    "DATABRICKS_OIDC_TOKEN_ENV",
+    "DATABRICKS_OIDC_TOKEN_FILE",
+    "DATABRICKS_OIDC_TOKEN_FILEPATH",
+    "DATABRICKS_PASSWORD",
     "DATABRICKS_TOKEN",
+    "DATABRICKS_TOKEN_AUDIENCE",
+    "DATABRICKS_USERNAME",
     "DATABRICKS_WORKSPACE_ID",
     "ENDPOINT_NAME",
+    "GOOGLE_CREDENTIALS",
     "LAKEBASE_INSTANCE_NAME",
     "LAKEBASE_PG_URL",
+    "PGHOST",
     "PGHOSTADDR",
     "PGPASSWORD",
+    "PGUSER",
 ];
 
 struct Options {
     builder: Builder,
+    sign_in: Option<SignIn>,
     command: Vec<OsString>,
+}
+
+impl Options {
+    fn env(&self, local: &LocalLakebase) -> Vec<(String, String)> {
+        let Some(sign_in) = self.sign_in else {
+            return local.env();
+        };
+        let mut vars = local.env_for(sign_in);
+        for (name, value) in &mut vars {
+            // The stand-ins come before whatever is there.
+            if name == "PATH"
+                && let Some(path) = std::env::var_os(name)
+            {
+                *value = format!("{value}:{}", path.to_string_lossy());
+            }
+        }
+        vars
+    }
 }
 
 enum Wish {
@@ -100,6 +143,7 @@ fn main() -> ExitCode {
 fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
     let mut builder = LocalLakebase::builder();
     let mut command = Vec::new();
+    let mut sign_in = None;
     let seconds = |parser: &mut Parser, name: &str| -> Result<Duration, lexopt::Error> {
         let seconds: f64 = parser.value()?.parse()?;
         Duration::try_from_secs_f64(seconds)
@@ -127,6 +171,11 @@ fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
                 builder = builder
                     .workspace_token_lifetime(seconds(&mut parser, "workspace-token-lifetime")?);
             }
+            Arg::Long("sign-in") => {
+                let name = parser.value()?.string()?;
+                let way = name.parse::<SignIn>().map_err(|error| error.to_string())?;
+                sign_in = Some(way);
+            }
             Arg::Long("api-port") => builder = builder.api_port(port(&mut parser, "api-port")?),
             Arg::Long("postgres-port") => {
                 builder = builder.postgres_port(port(&mut parser, "postgres-port")?);
@@ -142,26 +191,31 @@ fn parse(mut parser: Parser) -> Result<Wish, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Wish::Run(Box::new(Options { builder, command })))
+    Ok(Wish::Run(Box::new(Options {
+        builder,
+        sign_in,
+        command,
+    })))
 }
 
 async fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
-    let local = options.builder.start().await?;
+    let local = options.builder.clone().start().await?;
+    let vars = options.env(&local);
     let code = match options.command.split_first() {
-        Some((program, args)) => around(&local, program, args).await,
-        None => alone(&local).await,
+        Some((program, args)) => around(vars, program, args).await,
+        None => alone(vars).await,
     };
     local.stop().await;
     code
 }
 
 /// Serves until somebody says stop.
-async fn alone(local: &LocalLakebase) -> Result<u8, Box<dyn std::error::Error>> {
+async fn alone(vars: Vec<(String, String)>) -> Result<u8, Box<dyn std::error::Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut text = format!("unset {}\n", IN_THE_WAY.join(" "));
-    for (name, value) in local.env() {
+    for (name, value) in vars {
         text.push_str(&format!(
             "export {name}='{}'\n",
             value.replace('\'', r"'\''")
@@ -179,7 +233,7 @@ async fn alone(local: &LocalLakebase) -> Result<u8, Box<dyn std::error::Error>> 
 
 /// Runs a program with the variables set.
 async fn around(
-    local: &LocalLakebase,
+    vars: Vec<(String, String)>,
     program: &OsString,
     args: &[OsString],
 ) -> Result<u8, Box<dyn std::error::Error>> {
@@ -191,7 +245,7 @@ async fn around(
     for name in IN_THE_WAY {
         command.env_remove(name);
     }
-    let mut child = match command.args(args).envs(local.env()).spawn() {
+    let mut child = match command.args(args).envs(vars).spawn() {
         Ok(child) => child,
         Err(error) => {
             complain(&format!("cannot run {}: {error}", program.display()));

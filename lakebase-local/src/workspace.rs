@@ -1,9 +1,11 @@
 //! The workspace API: sign-in, credentials, endpoints, who am I.
 
 mod api;
+mod azure;
 mod listener;
 mod oidc;
 mod reply;
+mod tools;
 
 use std::sync::Arc;
 
@@ -13,7 +15,9 @@ use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+pub(crate) use azure::{APPLICATION, RESOURCE_ID};
 use tokio::sync::watch;
+pub(crate) use tools::write_scripts;
 
 use crate::clock::PlatformClock;
 use crate::compute::Compute;
@@ -32,6 +36,18 @@ pub(crate) struct Workspace {
     pub(crate) faults: Arc<Faults>,
     pub(crate) switch: Arc<Switch>,
     pub(crate) place: Place,
+    pub(crate) people: People,
+}
+
+/// Whom the stand-ins sign in.
+#[derive(Clone)]
+pub(crate) struct People {
+    pub(crate) client_id: String,
+    pub(crate) user: String,
+    /// What GitHub gives a job to ask for identity tokens with.
+    pub(crate) request_token: String,
+    /// Part of the metadata service's URL.
+    pub(crate) metadata_key: String,
 }
 
 /// What the platform knows about the one compute there is.
@@ -44,6 +60,7 @@ pub(crate) struct Place {
     pub(crate) host: String,
     pub(crate) pooled_host: String,
     pub(crate) read_only_host: String,
+    pub(crate) read_only_pooled_host: String,
 }
 
 impl Place {
@@ -54,9 +71,28 @@ impl Place {
     pub(crate) fn endpoint_path(&self) -> String {
         format!("{}/endpoints/{}", self.branch_path(), self.endpoint)
     }
+
+    /// The read replica of the same branch.
+    pub(crate) fn replica_path(&self) -> String {
+        format!("{}/endpoints/replica", self.branch_path())
+    }
 }
 
 type Shared = State<Arc<Workspace>>;
+
+impl Workspace {
+    /// A token for the workspace API, written into the log.
+    fn signed_in(&self, identity: &str) -> (String, std::time::Duration) {
+        self.log_sign_in(identity);
+        self.issuer.workspace_token(identity)
+    }
+
+    fn log_sign_in(&self, identity: &str) {
+        self.events.record(EventKind::WorkspaceToken {
+            identity: identity.to_owned(),
+        });
+    }
+}
 
 pub(crate) async fn serve(
     workspace: Arc<Workspace>,
@@ -86,6 +122,17 @@ pub(crate) async fn serve(
             get(api::endpoint),
         )
         .route("/api/2.0/preview/scim/v2/Me", get(api::me))
+        .route("/github/id-token", get(oidc::github))
+        .route("/aad/auth", get(azure::tenant))
+        .route("/entra/{tenant}/oauth2/token", post(azure::login))
+        .route(
+            "/metadata/identity/oauth2/token",
+            get(azure::managed_identity),
+        )
+        .route("/arm/{*resource}", get(azure::resource))
+        .route("/metadata-service/{key}", get(tools::metadata_service))
+        .route("/cli/databricks", get(tools::databricks))
+        .route("/cli/az", get(tools::az))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&workspace),
@@ -115,6 +162,11 @@ fn call_of(method: &Method, path: &str) -> Call {
     match path {
         "/oidc/v1/token" => Call::Token,
         "/api/2.0/preview/scim/v2/Me" => Call::Me,
+        "/github/id-token" => Call::IdToken,
+        "/metadata/identity/oauth2/token" => Call::Entra,
+        _ if path.starts_with("/entra/") || path.starts_with("/arm/") => Call::Entra,
+        _ if path.starts_with("/cli/") => Call::Cli,
+        _ if path.starts_with("/metadata-service/") => Call::MetadataService,
         _ if path.contains("/.well-known/") => Call::Discovery,
         _ if path.ends_with("/credentials") && method == Method::POST => Call::Credential,
         _ if path.contains("/endpoints") || path.contains("/instances") => Call::Endpoint,

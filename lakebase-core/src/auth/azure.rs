@@ -73,25 +73,46 @@ pub(super) struct Cloud {
     pub(super) application: &'static str,
 }
 
-/// Suffixes of Azure workspaces, the application there, and the cloud.
-const SUFFIXES: &[(&str, &str, fn() -> AzureEndpoints)] = &[
-    (
+/// What the name of a workspace tells.
+struct Suffix {
+    name: &'static str,
+    application: &'static str,
+    endpoints: fn() -> AzureEndpoints,
+}
+
+impl Suffix {
+    const fn new(
+        name: &'static str,
+        application: &'static str,
+        endpoints: fn() -> AzureEndpoints,
+    ) -> Self {
+        Self {
+            name,
+            application,
+            endpoints,
+        }
+    }
+}
+
+/// The first that fits counts.
+const SUFFIXES: &[Suffix] = &[
+    Suffix::new(
         ".dev.azuredatabricks.net",
         "62a912ac-b58e-4c1d-89ea-b2dbfc7358fc",
         AzureEndpoints::public,
     ),
-    (
+    Suffix::new(
         ".staging.azuredatabricks.net",
         "4a67d088-db5c-48f1-9ff2-0aace800ae68",
         AzureEndpoints::public,
     ),
-    (".azuredatabricks.net", APPLICATION, AzureEndpoints::public),
-    (
+    Suffix::new(".azuredatabricks.net", APPLICATION, AzureEndpoints::public),
+    Suffix::new(
         ".databricks.azure.us",
         APPLICATION,
         AzureEndpoints::us_government,
     ),
-    (".databricks.azure.cn", APPLICATION, AzureEndpoints::china),
+    Suffix::new(".databricks.azure.cn", APPLICATION, AzureEndpoints::china),
 ];
 const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
 
@@ -107,16 +128,14 @@ impl Settings {
         }
     }
 
-    fn azure_suffix(
-        &self,
-    ) -> Option<&'static (&'static str, &'static str, fn() -> AzureEndpoints)> {
+    fn azure_suffix(&self) -> Option<&'static Suffix> {
         let name = self.host.as_ref()?.host_str()?;
-        SUFFIXES.iter().find(|(suffix, ..)| name.ends_with(suffix))
+        SUFFIXES.iter().find(|suffix| name.ends_with(suffix.name))
     }
 
     pub(super) fn azure_cloud(&self) -> Result<Cloud, Error> {
         let (application, endpoints) = match self.azure_suffix() {
-            Some((_, application, endpoints)) => (*application, endpoints()),
+            Some(suffix) => (suffix.application, (suffix.endpoints)()),
             None => (APPLICATION, self.azure_environment()?),
         };
         Ok(Cloud {

@@ -42,6 +42,7 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
     }
     // A native role may have its host looked up as well.
     let looks_up = builder.host_kind.is_some();
+    let own_hostaddr = raw.hostaddr.clone();
     if let Some(url) = &builder.url {
         raw = raw.over(pg_url::read(&url.value, &url.from)?, looks_up);
     }
@@ -52,8 +53,9 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
     }
     raw = raw.over(lower, looks_up);
     if looks_up {
+        // What the environment names is another host of the same compute.
         raw.host = None;
-        raw.hostaddr = None;
+        raw.hostaddr = own_hostaddr;
     }
     for setting in raw.sent_as_is() {
         setting.printable()?;

@@ -35,10 +35,15 @@ pub(super) fn from_vars(vars: &Vars) -> Result<Vec<Proxy>, Error> {
             continue;
         };
         // Its text may hold a password, and so may its error's.
-        let proxy = make(url).map_err(|_| {
+        let wrong = || {
             Error::config(format!("{name} is not the URL of an HTTP proxy"))
                 .with_hint("Write it as http://host:port; SOCKS is not supported")
-        })?;
+        };
+        let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
+        if !matches!(scheme.to_lowercase().as_str(), "http" | "https") {
+            return Err(wrong());
+        }
+        let proxy = make(url).map_err(|_| wrong())?;
         proxies.push(proxy.no_proxy(NoProxy::from_string(&exceptions)));
     }
     Ok(proxies)

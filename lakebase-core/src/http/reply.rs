@@ -131,7 +131,7 @@ impl Reply {
         if self.is_private_link_page() {
             return error
                 .with_response(403, Some("PRIVATE_LINK_VALIDATION_ERROR".to_owned()), self.request_id.clone())
-                .as_sign_in()
+                .about_sign_in()
                 .with_hint("The workspace takes calls through its private network only (AWS PrivateLink, Azure Private Link, Private Service Connect), and this network is not part of it");
         }
         match self.status {

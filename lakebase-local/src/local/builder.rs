@@ -21,7 +21,7 @@ use crate::gateway::{self, Gateway, Rules};
 use crate::issuer::Issuer;
 use crate::postgres::{DATABASE, Origin, Postgres, Secret};
 use crate::roles::Roles;
-use crate::workspace::{self, Place, Switch, Workspace};
+use crate::workspace::{self, People, Place, Switch, Workspace};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -134,14 +134,15 @@ impl Builder {
             },
             pooled_host: "ep-local-pooler.localhost".to_owned(),
             read_only_host: "ep-local-ro.localhost".to_owned(),
+            read_only_pooled_host: "ep-local-ro-pooler.localhost".to_owned(),
         };
         let mut names = vec!["127.0.0.1".to_owned(), "ep-local.localhost".to_owned()];
         names.extend([
             place.host.clone(),
             place.pooled_host.clone(),
             place.read_only_host.clone(),
+            place.read_only_pooled_host.clone(),
         ]);
-        names.push("ep-local-ro-pooler.localhost".to_owned());
         let certs = certs::make(&names)?;
         let ca_file = postgres.dir().join("ca.pem");
         tokio::fs::write(&ca_file, &certs.ca_pem)
@@ -169,6 +170,17 @@ impl Builder {
             events: Arc::clone(&events),
             rules: Rules::default(),
         });
+        let people = People {
+            client_id: Uuid::new_v4().to_string(),
+            user: format!("ana.{:08x}@example.com", Uuid::new_v4().as_fields().0),
+            request_token: format!("ghrt{}", Uuid::new_v4().simple()),
+            metadata_key: format!("key{}", Uuid::new_v4().simple()),
+        };
+        let id_token = issuer.id_token(&people.client_id, None);
+        let folder = postgres.dir();
+        let written = workspace::write_scripts(&folder.join("tools"), api_address.port())
+            .and_then(|()| std::fs::write(folder.join("id-token"), &id_token));
+        written.map_err(|error| Error::because("cannot write the stand-ins", error))?;
         let workspace = Arc::new(Workspace {
             base_url: format!("http://{api_address}"),
             issuer: Arc::clone(&issuer),
@@ -178,6 +190,7 @@ impl Builder {
             faults: Arc::clone(&faults),
             switch: Arc::clone(&switch),
             place: place.clone(),
+            people: people.clone(),
         });
         let tasks = vec![
             tokio::spawn(gateway::serve(
@@ -189,10 +202,14 @@ impl Builder {
         ];
         let local = LocalLakebase {
             place,
-            client_id: Uuid::new_v4().to_string(),
+            client_id: people.client_id,
             client_secret: format!("dose{}", Uuid::new_v4().simple()),
-            user: format!("ana.{:08x}@example.com", Uuid::new_v4().as_fields().0),
+            user: people.user,
             user_token: format!("dapi{}", Uuid::new_v4().simple()),
+            user_password: format!("pass{}", Uuid::new_v4().simple()),
+            id_token,
+            request_token: people.request_token,
+            metadata_key: people.metadata_key,
             ca_file,
             api: api_address,
             gateway_address,
@@ -225,6 +242,7 @@ impl LocalLakebase {
         self.issuer
             .add_service_principal(&self.client_id, &self.client_secret);
         self.issuer.add_pat(&self.user_token, &self.user);
+        self.issuer.add_password(&self.user, &self.user_password);
         for identity in [&self.client_id, &self.user] {
             self.create_role(identity).await?;
             self.open_database(DATABASE, identity).await?;

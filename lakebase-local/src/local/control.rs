@@ -26,6 +26,12 @@ impl LocalLakebase {
         (id, secret)
     }
 
+    /// An identity token of another issuer, which a federation policy trusts for this identity: a
+    /// service principal (then an exchange must name its client id) or a person (then it must not).
+    pub fn id_token(&self, identity: &str) -> String {
+        self.issuer.id_token(identity, None)
+    }
+
     /// Makes a Postgres role for an identity, as `databricks_create_role` does.
     ///
     /// # Errors

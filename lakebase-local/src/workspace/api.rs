@@ -1,16 +1,17 @@
 //! The calls that need a bearer token.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use super::reply::{Answer, Failure, rfc3339};
-use super::{Shared, Workspace};
+use super::{APPLICATION, RESOURCE_ID, Shared, Workspace, oidc};
 use crate::events::EventKind;
 use crate::issuer::MintedToken;
 
@@ -23,22 +24,44 @@ impl Workspace {
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "));
-        bearer
-            .and_then(|bearer| self.issuer.who_is(bearer))
-            .ok_or_else(|| {
-                Failure::new(
-                    401,
-                    "UNAUTHENTICATED",
-                    "Credential was not sent or was of an unsupported type for this API.",
-                )
-            })
+        let known = match bearer {
+            Some(bearer) => self
+                .issuer
+                .who_is(bearer)
+                .or_else(|| self.entra_caller(bearer, headers)),
+            None => oidc::basic(headers)
+                .filter(|(user, password)| self.issuer.knows_password(user, password))
+                .map(|(user, _)| user),
+        };
+        known.ok_or_else(|| {
+            Failure::new(
+                401,
+                "UNAUTHENTICATED",
+                "Credential was not sent or was of an unsupported type for this API.",
+            )
+        })
     }
 
-    fn mint(&self, identity: String, ttl: Option<Duration>) -> MintedToken {
+    /// A token of Entra ID; a service principal's comes with one for Azure's own API.
+    fn entra_caller(&self, bearer: &str, headers: &HeaderMap) -> Option<String> {
+        let identity = self.issuer.entra_identity(bearer, APPLICATION)?;
+        if !self.issuer.is_service_principal(&identity) {
+            return Some(identity);
+        }
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let resource = format!("{}/service-management/", self.base_url);
+        let management = text("x-databricks-azure-sp-management-token")?;
+        let is_same = self.issuer.entra_identity(management, &resource)? == identity;
+        let workspace = text("x-databricks-azure-workspace-resource-id")?;
+        (is_same && workspace == RESOURCE_ID).then_some(identity)
+    }
+
+    fn mint(&self, identity: String, ttl: Option<Duration>, claims: Vec<String>) -> MintedToken {
         let minted = self.issuer.mint(&identity, ttl);
         self.events.record(EventKind::Minted {
             token: minted.serial,
             identity,
+            claims,
             issued_at: minted.issued_at,
             expires_at: minted.expires_at,
         });
@@ -72,10 +95,52 @@ impl Workspace {
                     "host": place.host,
                     "read_write_pooled_host": place.pooled_host,
                     "read_only_host": place.read_only_host,
+                    "read_only_pooled_host": place.read_only_pooled_host,
                 },
             },
         })
     }
+
+    /// A read replica of the same branch.
+    fn describe_replica(&self) -> Value {
+        let place = &self.place;
+        json!({
+            "name": place.replica_path(),
+            "uid": "ep-replica",
+            "parent": place.branch_path(),
+            "endpoint_id": "replica",
+            "status": {
+                "endpoint_id": "replica",
+                "endpoint_type": "ENDPOINT_TYPE_READ_ONLY",
+                "current_state": "ACTIVE",
+                "hosts": {
+                    "host": place.read_only_host,
+                    "read_only_host": place.read_only_host,
+                    "read_only_pooled_host": place.read_only_pooled_host,
+                },
+            },
+        })
+    }
+}
+
+/// `claims` of a credential call: the tables, or what is wrong.
+fn claimed(body: &Value) -> Result<Vec<String>, Failure> {
+    let wrong = || Failure::new(400, "INVALID_PARAMETER_VALUE", "claims are malformed");
+    let Some(claims) = body.get("claims") else {
+        return Ok(Vec::new());
+    };
+    let mut tables = Vec::new();
+    for claim in claims.as_array().ok_or_else(wrong)? {
+        let resources = claim.get("resources").and_then(Value::as_array);
+        if claim.get("permission_set") != Some(&json!("READ_ONLY")) {
+            return Err(wrong());
+        }
+        for resource in resources.ok_or_else(wrong)? {
+            let table = resource.get("table_name").and_then(Value::as_str);
+            tables.push(table.ok_or_else(wrong)?.to_owned());
+        }
+    }
+    Ok(tables)
 }
 
 fn required(name: &str) -> Failure {
@@ -100,9 +165,11 @@ pub(super) async fn credentials(
     if endpoint.is_empty() {
         return Err(required("endpoint"));
     }
-    if endpoint != workspace.place.endpoint_path() {
+    let place = &workspace.place;
+    if endpoint != place.endpoint_path() && endpoint != place.replica_path() {
         return Err(not_found("endpoint", endpoint));
     }
+    let claims = claimed(&body)?;
     let ttl = match body.get("ttl") {
         None => None,
         Some(ttl) => {
@@ -121,7 +188,7 @@ pub(super) async fn credentials(
             Some(Duration::from_secs_f64(seconds))
         }
     };
-    let minted = workspace.mint(identity, ttl);
+    let minted = workspace.mint(identity, ttl, claims);
     let expire_time = rfc3339(minted.expires_at);
     Ok(Json(json!({ "token": minted.token, "expire_time": expire_time })).into_response())
 }
@@ -149,9 +216,33 @@ pub(super) async fn instance_credentials(
             unknown.as_str().unwrap_or_default(),
         ));
     }
-    let minted = workspace.mint(identity, None);
-    let expiration_time = rfc3339(minted.expires_at);
-    Ok(Json(json!({ "token": minted.token, "expiration_time": expiration_time })).into_response())
+    if body.get("ttl").is_some() {
+        return Err(Failure::new(
+            400,
+            "INVALID_PARAMETER_VALUE",
+            "unknown field 'ttl'",
+        ));
+    }
+    let claims = claimed(&body)?;
+    // The same call once more is the same call.
+    let request_id = body
+        .get("request_id")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let (token, expires_at) = match workspace.issuer.answered(request_id) {
+        Some(answer) => answer,
+        None => {
+            let minted = workspace.mint(identity, None, claims);
+            if !request_id.is_empty() {
+                workspace
+                    .issuer
+                    .remember(request_id, &minted.token, minted.expires_at);
+            }
+            (minted.token, minted.expires_at)
+        }
+    };
+    let expiration_time = rfc3339(expires_at);
+    Ok(Json(json!({ "token": token, "expiration_time": expiration_time })).into_response())
 }
 
 pub(super) async fn instance(
@@ -170,6 +261,7 @@ pub(super) async fn instance(
         "capacity": "CU_1",
         "pg_version": "PG_VERSION_16",
         "read_write_dns": workspace.place.host,
+        "read_only_dns": workspace.place.read_only_host,
         "effective_stopped": false,
         "effective_node_count": 1,
         "effective_enable_pg_native_login": false,
@@ -181,13 +273,26 @@ pub(super) async fn endpoints(
     State(workspace): Shared,
     headers: HeaderMap,
     Path((project, branch)): Path<(String, String)>,
+    Query(query): Query<HashMap<String, String>>,
 ) -> Answer {
     workspace.caller(&headers)?;
     let path = format!("projects/{project}/branches/{branch}");
     if path != workspace.place.branch_path() {
         return Err(not_found("branch", &path));
     }
-    Ok(Json(json!({ "endpoints": [workspace.describe_endpoint()] })).into_response())
+    // One to a page, so that clients have to turn pages.
+    let page = match query.get("page_token").map(String::as_str) {
+        None | Some("") => json!({
+            "endpoints": [workspace.describe_replica()],
+            "next_page_token": "2",
+        }),
+        Some("2") => json!({ "endpoints": [workspace.describe_endpoint()] }),
+        Some(_) => {
+            let text = "page_token is not valid";
+            return Err(Failure::new(400, "INVALID_PARAMETER_VALUE", text));
+        }
+    };
+    Ok(Json(page).into_response())
 }
 
 pub(super) async fn endpoint(
@@ -197,10 +302,15 @@ pub(super) async fn endpoint(
 ) -> Answer {
     workspace.caller(&headers)?;
     let path = format!("projects/{project}/branches/{branch}/endpoints/{endpoint}");
-    if path != workspace.place.endpoint_path() {
-        return Err(not_found("endpoint", &path));
+    match path {
+        _ if path == workspace.place.endpoint_path() => {
+            Ok(Json(workspace.describe_endpoint()).into_response())
+        }
+        _ if path == workspace.place.replica_path() => {
+            Ok(Json(workspace.describe_replica()).into_response())
+        }
+        _ => Err(not_found("endpoint", &path)),
     }
-    Ok(Json(workspace.describe_endpoint()).into_response())
 }
 
 pub(super) async fn me(State(workspace): Shared, headers: HeaderMap) -> Answer {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::{Form, State};
+use axum::extract::{Form, Query, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,6 @@ use serde_json::json;
 
 use super::Shared;
 use super::reply::status;
-use crate::events::EventKind;
 
 pub(super) async fn host_metadata(State(workspace): Shared) -> Response {
     let base = &workspace.base_url;
@@ -32,43 +31,87 @@ pub(super) async fn server_metadata(State(workspace): Shared) -> Response {
         "issuer": format!("{base}/oidc"),
         "authorization_endpoint": format!("{base}/oidc/v1/authorize"),
         "token_endpoint": format!("{base}/oidc/v1/token"),
-        "grant_types_supported": ["client_credentials"],
+        "grant_types_supported": ["client_credentials", GRANT],
     }))
     .into_response()
 }
 
-/// Client credentials, in the header or in the form: the platform takes both.
+const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+/// Client credentials, in the header or in the form: the platform takes both. Or an identity token of
+/// somebody else, which goes alone.
 pub(super) async fn token(
     State(workspace): Shared,
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
 ) -> Response {
-    if form.get("grant_type").map(String::as_str) != Some("client_credentials") {
-        return refusal(400, "unsupported_grant_type", "grant type is not supported");
-    }
     let field = |name: &str| form.get(name).cloned();
-    let credentials = basic(&headers).or_else(|| field("client_id").zip(field("client_secret")));
-    let Some((client_id, secret)) = credentials else {
-        return refusal(401, "invalid_client", "Client authentication failed");
-    };
-    match workspace.issuer.sign_in(&client_id, &secret) {
-        Some((token, lifetime)) => {
-            workspace.events.record(EventKind::WorkspaceToken {
-                identity: client_id,
+    let (identity, token, lifetime) = match form.get("grant_type").map(String::as_str) {
+        Some("client_credentials") => {
+            let credentials =
+                basic(&headers).or_else(|| field("client_id").zip(field("client_secret")));
+            let signed_in = credentials.and_then(|(client_id, secret)| {
+                let (token, lifetime) = workspace.issuer.sign_in(&client_id, &secret)?;
+                Some((client_id, token, lifetime))
             });
-            Json(json!({
-                "access_token": token,
-                "token_type": "Bearer",
-                "expires_in": lifetime.as_secs().max(1),
-                "scope": "all-apis",
-            }))
-            .into_response()
+            match signed_in {
+                Some(signed_in) => signed_in,
+                None => return refusal(401, "invalid_client", "Client authentication failed"),
+            }
         }
-        None => refusal(401, "invalid_client", "Client authentication failed"),
-    }
+        Some(GRANT) => {
+            let is_jwt = field("subject_token_type").as_deref()
+                == Some("urn:ietf:params:oauth:token-type:jwt");
+            if headers.contains_key(AUTHORIZATION) || !is_jwt || form.contains_key("client_secret")
+            {
+                return refusal(400, "invalid_request", "the request is malformed");
+            }
+            let subject = field("subject_token").unwrap_or_default();
+            let client_id = field("client_id");
+            let audience = format!("{}/oidc/v1/token", workspace.base_url);
+            let exchanged = workspace
+                .issuer
+                .exchange(&subject, client_id.as_deref(), &audience);
+            match exchanged {
+                Some(exchanged) => exchanged,
+                None => {
+                    let text = "no federation policy matches the token";
+                    return refusal(400, "invalid_grant", text);
+                }
+            }
+        }
+        _ => return refusal(400, "unsupported_grant_type", "grant type is not supported"),
+    };
+    workspace.log_sign_in(&identity);
+    Json(json!({
+        "access_token": token,
+        "token_type": "Bearer",
+        "expires_in": lifetime.as_secs().max(1),
+        "scope": form.get("scope").map_or("all-apis", String::as_str),
+    }))
+    .into_response()
 }
 
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
+/// GitHub Actions' service for identity tokens: for the service principal, and for the audience that
+/// was asked for.
+pub(super) async fn github(
+    State(workspace): Shared,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let people = &workspace.people;
+    let wanted = format!("Bearer {}", people.request_token);
+    let sent = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let Some(audience) = query.get("audience").filter(|_| sent == Some(&wanted)) else {
+        return refusal(401, "unauthorized", "the request token is not valid");
+    };
+    let token = workspace.issuer.id_token(&people.client_id, Some(audience));
+    Json(json!({ "value": token, "count": token.len() })).into_response()
+}
+
+pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let decoded = STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;

@@ -1,0 +1,194 @@
+//! The ways to sign in, and the variables that each needs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::LocalLakebase;
+use crate::Error;
+use crate::workspace::RESOURCE_ID;
+
+/// A way to sign in to the workspace, as `DATABRICKS_AUTH_TYPE` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignIn {
+    /// `pat`, as the person.
+    Pat,
+    /// `basic`, as the person.
+    Basic,
+    /// `oauth-m2m`, as the service principal.
+    OauthM2m,
+    /// `env-oidc`, as the service principal.
+    EnvOidc,
+    /// `file-oidc`, as the service principal.
+    FileOidc,
+    /// `github-oidc`, as the service principal.
+    GithubOidc,
+    /// `azure-client-secret`, as the service principal. Needs the addresses of the stand-ins, see
+    /// [`azure_login_url`](LocalLakebase::azure_login_url).
+    AzureClientSecret,
+    /// `azure-msi`, as the service principal. Needs the addresses of the stand-ins.
+    AzureMsi,
+    /// `metadata-service`, as the person.
+    MetadataService,
+    /// `databricks-cli`, as the person. The tool on the `PATH` is a stand-in.
+    DatabricksCli,
+    /// `azure-cli`, as the person. The tool on the `PATH` is a stand-in.
+    AzureCli,
+}
+
+impl SignIn {
+    /// Every way there is.
+    pub const ALL: [Self; 11] = [
+        Self::Pat,
+        Self::Basic,
+        Self::OauthM2m,
+        Self::EnvOidc,
+        Self::FileOidc,
+        Self::GithubOidc,
+        Self::AzureClientSecret,
+        Self::AzureMsi,
+        Self::MetadataService,
+        Self::DatabricksCli,
+        Self::AzureCli,
+    ];
+
+    /// The name that Databricks documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pat => "pat",
+            Self::Basic => "basic",
+            Self::OauthM2m => "oauth-m2m",
+            Self::EnvOidc => "env-oidc",
+            Self::FileOidc => "file-oidc",
+            Self::GithubOidc => "github-oidc",
+            Self::AzureClientSecret => "azure-client-secret",
+            Self::AzureMsi => "azure-msi",
+            Self::MetadataService => "metadata-service",
+            Self::DatabricksCli => "databricks-cli",
+            Self::AzureCli => "azure-cli",
+        }
+    }
+
+    /// Signs in as the service principal, not as the person.
+    pub fn is_service_principal(self) -> bool {
+        matches!(
+            self,
+            Self::OauthM2m
+                | Self::EnvOidc
+                | Self::FileOidc
+                | Self::GithubOidc
+                | Self::AzureClientSecret
+                | Self::AzureMsi
+        )
+    }
+}
+
+impl fmt::Display for SignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SignIn {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL
+            .into_iter()
+            .find(|way| way.name() == name)
+            .ok_or_else(|| {
+                let names = Self::ALL.map(Self::name).join(", ");
+                Error::new(format!("{name:?} is no way to sign in; these are: {names}"))
+            })
+    }
+}
+
+impl LocalLakebase {
+    /// The variables for a program that signs in in another way than by client id and secret. They
+    /// do not name the Postgres role, so that it is found out; nor the host.
+    pub fn env_for(&self, sign_in: SignIn) -> Vec<(String, String)> {
+        let other = |name: &String| {
+            name.starts_with("DATABRICKS_CLIENT") || name == "PGUSER" || name == "PGHOST"
+        };
+        let mut vars = self.env();
+        vars.retain(|(name, _)| !other(name));
+        let folder = self.ca_file.parent().unwrap_or(&self.ca_file);
+        let file = |name: &str| folder.join(name).display().to_string();
+        let id = || ("DATABRICKS_CLIENT_ID", self.client_id.clone());
+        let resource = || ("DATABRICKS_AZURE_RESOURCE_ID", RESOURCE_ID.to_owned());
+        let own = match sign_in {
+            SignIn::Pat => vec![("DATABRICKS_TOKEN", self.user_token.clone())],
+            SignIn::Basic => vec![
+                ("DATABRICKS_USERNAME", self.user.clone()),
+                ("DATABRICKS_PASSWORD", self.user_password.clone()),
+            ],
+            SignIn::OauthM2m => vec![
+                id(),
+                ("DATABRICKS_CLIENT_SECRET", self.client_secret.clone()),
+            ],
+            SignIn::EnvOidc => vec![
+                id(),
+                ("DATABRICKS_AUTH_TYPE", "env-oidc".to_owned()),
+                ("DATABRICKS_OIDC_TOKEN", self.id_token.clone()),
+            ],
+            SignIn::FileOidc => vec![
+                id(),
+                ("DATABRICKS_AUTH_TYPE", "file-oidc".to_owned()),
+                ("DATABRICKS_OIDC_TOKEN_FILEPATH", file("id-token")),
+            ],
+            SignIn::GithubOidc => vec![
+                id(),
+                (
+                    "ACTIONS_ID_TOKEN_REQUEST_URL",
+                    format!("{}/github/id-token?api-version=2.0", self.workspace_url()),
+                ),
+                ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", self.request_token.clone()),
+            ],
+            SignIn::AzureClientSecret => vec![
+                ("ARM_CLIENT_ID", self.client_id.clone()),
+                ("ARM_CLIENT_SECRET", self.client_secret.clone()),
+                resource(),
+            ],
+            SignIn::AzureMsi => vec![("ARM_USE_MSI", "true".to_owned()), resource()],
+            SignIn::MetadataService => vec![(
+                "DATABRICKS_METADATA_SERVICE_URL",
+                format!(
+                    "{}/metadata-service/{}",
+                    self.workspace_url(),
+                    self.metadata_key
+                ),
+            )],
+            SignIn::DatabricksCli => vec![("PATH", file("tools"))],
+            SignIn::AzureCli => vec![
+                ("DATABRICKS_AUTH_TYPE", "azure-cli".to_owned()),
+                ("PATH", file("tools")),
+                resource(),
+            ],
+        };
+        vars.extend(
+            own.into_iter()
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+        vars
+    }
+
+    /// The stand-in of Entra ID's login.
+    pub fn azure_login_url(&self) -> String {
+        format!("{}/entra/", self.workspace_url())
+    }
+
+    /// The stand-in of Azure Resource Manager.
+    pub fn azure_resource_manager_url(&self) -> String {
+        format!("{}/arm/", self.workspace_url())
+    }
+
+    /// The name of Azure's service-management API: only an audience, nobody calls it.
+    pub fn azure_service_management_url(&self) -> String {
+        format!("{}/service-management/", self.workspace_url())
+    }
+
+    /// The stand-in of the instance metadata service.
+    pub fn azure_instance_metadata_url(&self) -> String {
+        format!("{}/", self.workspace_url())
+    }
+}

@@ -1,0 +1,329 @@
+//! Entra ID: service principals, managed identities, the Azure CLI.
+
+use std::ops::RangeInclusive;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use lakebase_core::{AzureEndpoints, Lakebase};
+
+use crate::home::{AZ, Home};
+use crate::stub::{Answer, CREDENTIALS, Seen, Stub};
+use crate::{Pairs, builder, configured, handle};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[86..=93, 95..=95];
+
+const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
+
+fn endpoints(url: &str) -> AzureEndpoints {
+    AzureEndpoints {
+        login: format!("{url}/login/"),
+        resource_manager: format!("{url}/arm/"),
+        service_management: format!("{url}/sm/"),
+        instance_metadata: format!("{url}/imds/"),
+    }
+}
+
+/// Entra ID, Resource Manager and the metadata service besides a workspace. The workspace sends
+/// browsers to `location`.
+async fn azure(location: Option<&'static str>, status: u16) -> Stub {
+    Stub::start(move |seen: &Seen| {
+        let resource = seen.field("resource").unwrap_or_default();
+        let kind = match resource.as_str() {
+            APPLICATION => "cde",
+            other if other.ends_with("/sm/") => "def",
+            _ => "arm",
+        };
+        let token = format!("{{\"access_token\":\"{kind}\",\"token_type\":\"bearer\",\"expires_on\":\"4102444800\"}}");
+        match seen.path.as_str() {
+            "/aad/auth" => {
+                let answer = Answer::new(status, "");
+                let to = location.map(|to| to.replace("{url}", &seen.url));
+                Some(match to {
+                    Some(to) => answer.with("location", to),
+                    None => answer,
+                })
+            }
+            "/metadata/identity/oauth2/token" => Some(Answer::json(token)),
+            path if path.starts_with("/login/") => Some(Answer::json(token)),
+            "/arm/a/b/c" => Some(Answer::json(format!(
+                "{{\"properties\":{{\"workspaceUrl\":\"{}\"}}}}",
+                seen.url
+            ))),
+            _ => None,
+        }
+    })
+    .await
+}
+
+fn lakebase(stub: &Stub, explicit: Pairs<'_>) -> Lakebase {
+    let builder = builder(explicit, &[]).azure_endpoints(endpoints(&stub.url));
+    Lakebase::new(builder.build().expect("a configuration")).expect("a handle")
+}
+
+#[tokio::test]
+async fn the_tenant_is_the_one_whose_login_page_the_workspace_names() {
+    for (number, location, status, tenant) in [
+        (86, None, 404, None),
+        (86, None, 302, None),
+        (86, Some("https://unexpected-location"), 302, None),
+        (
+            87,
+            Some("{url}/login/tenant-id/oauth2/authorize?x=1"),
+            302,
+            Some("tenant-id"),
+        ),
+    ] {
+        let stub = azure(location, status).await;
+        let explicit = [
+            ("host", stub.url.as_str()),
+            ("azure_client_id", "id"),
+            ("azure_client_secret", "hush"),
+        ];
+        let outcome = lakebase(&stub, &explicit).credential().await;
+        match tenant {
+            Some(tenant) => {
+                outcome.expect("a credential");
+                let path = format!("/login/{tenant}/oauth2/token");
+                let asked = stub.seen(&path);
+                assert_eq!(asked.len(), 2, "{number}");
+                assert_eq!(asked[0].field("resource").as_deref(), Some(APPLICATION));
+                assert_eq!(asked[0].field("client_secret").as_deref(), Some("hush"));
+                assert_eq!(asked[0].field("scope"), None);
+                assert_eq!(
+                    asked[1].field("resource"),
+                    Some(format!("{}/sm/", stub.url))
+                );
+            }
+            None => {
+                let error = outcome.expect_err("no tenant").to_string();
+                assert!(
+                    error.contains("ARM_TENANT_ID is not set"),
+                    "{number}: {error}"
+                );
+                assert_eq!(stub.seen("/aad/auth").len(), 1, "{number}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_tokens_and_the_resource_id_sign_a_call() {
+    let stub = azure(None, 404).await;
+    let explicit = [
+        ("host", stub.url.as_str()),
+        ("azure_tenant_id", "t"),
+        ("azure_client_id", "id"),
+        ("azure_client_secret", "hush"),
+        ("azure_workspace_resource_id", "/a/b/c"),
+    ];
+    lakebase(&stub, &explicit)
+        .credential()
+        .await
+        .expect("a credential");
+    let sent = stub.last(CREDENTIALS);
+    assert_eq!(sent.header("authorization"), "Bearer cde");
+    assert_eq!(sent.header("x-databricks-azure-sp-management-token"), "def");
+    assert_eq!(
+        sent.header("x-databricks-azure-workspace-resource-id"),
+        "/a/b/c"
+    );
+    assert!(stub.seen("/aad/auth").is_empty(), "the tenant is known");
+}
+
+#[tokio::test]
+async fn vector_93_a_managed_identity_finds_the_workspace_by_its_resource_id() {
+    let stub = azure(None, 404).await;
+    let explicit = [
+        ("azure_use_msi", "true"),
+        ("azure_workspace_resource_id", "/a/b/c"),
+        ("azure_client_id", "mine"),
+    ];
+    lakebase(&stub, &explicit)
+        .credential()
+        .await
+        .expect("a credential");
+    let asked = stub.seen("/metadata/identity/oauth2/token");
+    let resources: Vec<String> = asked
+        .iter()
+        .filter_map(|seen| seen.field("resource"))
+        .collect();
+    let (arm, management) = (format!("{}/arm/", stub.url), format!("{}/sm/", stub.url));
+    assert_eq!(resources, [arm, APPLICATION.to_owned(), management]);
+    for seen in &asked {
+        assert_eq!(seen.header("metadata"), "true");
+        assert_eq!(seen.field("api-version").as_deref(), Some("2018-02-01"));
+        assert_eq!(seen.field("client_id").as_deref(), Some("mine"));
+    }
+    let found = stub.last("/arm/a/b/c");
+    assert_eq!(found.header("authorization"), "Bearer arm");
+    assert_eq!(found.field("api-version").as_deref(), Some("2018-04-01"));
+    let sent = stub.last(CREDENTIALS);
+    assert_eq!(sent.header("authorization"), "Bearer cde");
+    assert_eq!(sent.header("x-databricks-azure-sp-management-token"), "def");
+    assert_eq!(
+        sent.header("x-databricks-azure-workspace-resource-id"),
+        "/a/b/c"
+    );
+}
+
+/// Signs in with the stand-in of the Azure CLI. Returns what it was asked, and the call that it signed.
+async fn with_az(stub: &Stub, explicit: Pairs<'_>, vars: Pairs<'_>) -> (Vec<String>, Seen) {
+    let home = Home::new();
+    let path = home.program("az", AZ);
+    let mut all = vec![("HOME", home.as_str()), ("PATH", path.as_str())];
+    all.extend(vars);
+    let mut settings = vec![("host", stub.url.as_str()), ("cloud", "AZURE")];
+    settings.extend(explicit);
+    handle(&settings, &all)
+        .credential()
+        .await
+        .expect("a credential");
+    let asked = home.read("az.log").lines().map(str::to_owned).collect();
+    (asked, stub.last(CREDENTIALS))
+}
+
+fn jwt(claims: &str) -> String {
+    format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims))
+}
+
+#[tokio::test]
+async fn the_azure_cli_signs_in_people_and_service_principals() {
+    let stub = Stub::workspace().await;
+    let resource: Pairs<'_> = &[("azure_workspace_resource_id", "/subscriptions/sub/ws")];
+    let management = "https://management.core.windows.net/";
+
+    let (asked, sent) = with_az(&stub, resource, &[]).await;
+    assert_eq!(
+        sent.header("x-databricks-azure-workspace-resource-id"),
+        "/subscriptions/sub/ws",
+        "88"
+    );
+    assert_eq!(
+        sent.header("x-databricks-azure-sp-management-token"),
+        "aad",
+        "88"
+    );
+    assert_eq!(
+        asked,
+        [
+            format!(
+                "account get-access-token --resource {APPLICATION} --output json --subscription sub"
+            ),
+            format!(
+                "account get-access-token --resource {management} --output json --subscription sub"
+            ),
+        ]
+    );
+
+    let human = jwt(r#"{"upn": "ana@example.com"}"#);
+    let (_, sent) = with_az(&stub, resource, &[("AZ_TOKEN", &human)]).await;
+    assert_eq!(
+        sent.header("x-databricks-azure-sp-management-token"),
+        "",
+        "88: a person"
+    );
+    assert_eq!(sent.header("authorization"), format!("Bearer {human}"));
+    let machine = jwt(r#"{"appid": "x"}"#);
+    let (_, sent) = with_az(&stub, resource, &[("AZ_TOKEN", &machine)]).await;
+    assert_eq!(
+        sent.header("x-databricks-azure-sp-management-token"),
+        machine,
+        "88"
+    );
+
+    let (_, sent) = with_az(&stub, resource, &[("FAIL_IF", management)]).await;
+    assert_eq!(
+        sent.header("x-databricks-azure-sp-management-token"),
+        "",
+        "89"
+    );
+
+    let (asked, _) = with_az(&stub, resource, &[("FAIL_IF", "sub")]).await;
+    let expected = format!("account get-access-token --resource {APPLICATION} --output json");
+    assert_eq!(asked[0], expected, "90");
+}
+
+#[tokio::test]
+async fn vector_91_the_tenant_is_left_out_for_a_machines_own_identity() {
+    let stub = Stub::workspace().await;
+    let tenant: Pairs<'_> = &[("azure_tenant_id", "mine")];
+    for (kind, name, has_tenant) in [
+        ("user", "ana", true),
+        ("servicePrincipal", "app", true),
+        ("servicePrincipal", "systemAssignedIdentity", false),
+        ("servicePrincipal", "userAssignedIdentity", false),
+    ] {
+        let (asked, _) = with_az(&stub, tenant, &[("AZ_TYPE", kind), ("AZ_NAME", name)]).await;
+        assert_eq!(asked[0], "account show --output json");
+        assert_eq!(asked[1].ends_with("--tenant mine"), has_tenant, "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn vector_92_the_environment_names_the_cloud_where_no_host_does() {
+    for (name, login) in [
+        ("public", "https://management.azure.com/"),
+        ("AzurePublicCloud", "https://management.azure.com/"),
+        ("usgovernment", "https://management.usgovcloudapi.net/"),
+        ("AzureUSGovernment", "https://management.usgovcloudapi.net/"),
+        ("china", "https://management.chinacloudapi.cn/"),
+        ("AzureChinaCloud", "https://management.chinacloudapi.cn/"),
+    ] {
+        let home = Home::new();
+        let path = home.program("az", AZ);
+        // It stops before the network: Resource Manager's token is refused.
+        let vars = [
+            ("HOME", home.as_str()),
+            ("PATH", path.as_str()),
+            ("FAIL_IF", login),
+        ];
+        let explicit = [
+            ("azure_workspace_resource_id", "/a/b/c"),
+            ("azure_environment", name),
+            ("auth_type", "azure-cli"),
+        ];
+        let error = handle(&explicit, &vars)
+            .credential()
+            .await
+            .expect_err("refused");
+        let expected = format!("refused {login}");
+        assert!(error.to_string().contains(&expected), "{name}: {error}");
+    }
+    let explicit = [
+        ("azure_use_msi", "true"),
+        ("azure_workspace_resource_id", "/a/b/c"),
+        ("azure_environment", "moon"),
+    ];
+    let error = configured(&explicit, &[])
+        .expect_err("no such cloud")
+        .to_string();
+    assert!(
+        error.contains("moon") && error.contains("azure_environment"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn vector_95_an_answer_that_cannot_be_read_is_an_error_and_no_reason_to_be_somebody_else() {
+    for (answer, expected) in [
+        ("{accessToken: ..corrupt", "cannot unmarshal CLI result"),
+        (
+            "{\"accessToken\": \"x\", \"expiresOn\": \"\"}",
+            "cannot parse expiry",
+        ),
+    ] {
+        let home = Home::new();
+        let path = home.program("az", &format!("echo '{answer}'"));
+        let vars = [("PATH", path.as_str())];
+        let explicit = [("host", "https://adb-1.azuredatabricks.net")];
+        let error = handle(&explicit, &vars)
+            .credential()
+            .await
+            .expect_err(answer);
+        let text = error.to_string();
+        assert!(
+            text.contains(expected) && text.contains("azure-cli"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! The login of `databricks auth login`.
+
+use std::ops::RangeInclusive;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::home::Home;
+use crate::stub::Stub;
+use crate::{E0, Pairs, configured, handle};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] =
+    &[96..=96, 98..=100, 102..=103, 105..=107, 109..=115];
+
+/// A CLI of some version that answers with `TOKEN`, or complains with `COMPLAINT`.
+const CLI: &str = r#"
+echo "$*" >> "$HOME/cli.log"
+if [ "$1" = version ]; then
+    [ -n "$VERSION" ] || exit 1
+    echo "$VERSION"
+    exit 0
+fi
+if [ -n "$COMPLAINT" ]; then
+    echo "$COMPLAINT" >&2
+    exit 1
+fi
+echo "$ANSWER"
+"#;
+
+const ANSWER: &str = "{\n  \"access_token\": \"cli-token\",\n  \"token_type\": \"Bearer\",\n  \"expiry\": \"2100-01-01T00:00:00.123456789+11:00\"\n}";
+
+fn version(minor: u64, patch: u64) -> String {
+    format!("{{\"Major\": 0, \"Minor\": {minor}, \"Patch\": {patch}, \"Prerelease\": \"rc.1\"}}")
+}
+
+/// Signs in with a CLI. Returns the tail of the command, or the error.
+async fn outcome(explicit: Pairs<'_>, vars: Pairs<'_>) -> Result<String, String> {
+    let home = Home::new();
+    let path = home.program("databricks", CLI);
+    let mut all = vec![
+        ("HOME", home.as_str()),
+        ("PATH", path.as_str()),
+        ("ANSWER", ANSWER),
+    ];
+    all.extend(vars);
+    let lakebase = match configured(explicit, &all) {
+        Ok(config) => lakebase_core::Lakebase::new(config).expect("a handle"),
+        Err(error) => return Err(error.to_string()),
+    };
+    lakebase
+        .credential()
+        .await
+        .map_err(|error| error.to_string())?;
+    let log = home.read("cli.log");
+    let command = log
+        .lines()
+        .find_map(|line| line.strip_prefix("auth token "));
+    Ok(command.expect("it was asked").to_owned())
+}
+
+#[tokio::test]
+async fn it_is_asked_as_its_version_understands() {
+    let stub = Stub::workspace().await;
+    let host = ("host", stub.url.as_str());
+    let profile = ("profile", "my-profile");
+    let home = Home::with_profiles("[my-profile]\naccount_id = x\n");
+    let file = home.profile_file();
+    let file = ("config_file", file.as_str());
+    let by_host = format!("--host {}", stub.url);
+    let fresh = format!("{by_host} --force-refresh");
+    let ids = [host, ("account_id", "a"), ("workspace_id", "1")];
+    let garbage = "Databricks CLI v0.207.1".to_owned();
+    for (number, explicit, version, expected) in [
+        (96, &[host][..], version(200, 0), by_host.as_str()),
+        (96, &[host], String::new(), &by_host),
+        (96, &[host], version(0, 0), &by_host),
+        (
+            98,
+            &[host, profile, file],
+            version(207, 1),
+            "--profile my-profile",
+        ),
+        (99, &[host, profile, file], version(200, 0), &by_host),
+        (99, &[host, profile, file], version(207, 0), &by_host),
+        (99, &[host, profile, file], String::new(), &by_host),
+        (99, &[host, profile, file], version(0, 0), &by_host),
+        (100, &[host], version(296, 0), &fresh),
+        (
+            102,
+            &[host, profile, file],
+            version(296, 0),
+            "--profile my-profile --force-refresh",
+        ),
+        (105, &ids, version(295, 0), &by_host),
+        (106, &[host], version(296, 0), &fresh),
+        (107, &[host], garbage, &by_host),
+    ] {
+        let vars = [("VERSION", version.as_str())];
+        let asked = outcome(explicit, &vars).await;
+        assert_eq!(asked.as_deref(), Ok(expected), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn vector_103_it_needs_to_know_where() {
+    let error = outcome(&[("auth_type", "databricks-cli")], &[])
+        .await
+        .expect_err("nowhere");
+    assert!(
+        error.contains("neither profile nor host is configured"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn vectors_109_and_110_an_expiry_is_rfc_3339_or_local_time_or_an_error() {
+    let stub = Stub::workspace().await;
+    let explicit = [("host", stub.url.as_str())];
+    let answer = |expiry: &str| {
+        format!("{{\"access_token\": \"t\", \"token_type\": \"Bearer\", \"expiry\": \"{expiry}\"}}")
+    };
+    for expiry in [
+        "2100-12-01T15:19:48.007742617Z",
+        "2100-12-05T15:59:01.40081+11:00",
+        "2100-12-06 10:06:05",
+    ] {
+        outcome(&explicit, &[("ANSWER", &answer(expiry))])
+            .await
+            .expect(expiry);
+    }
+    for (expiry, expected) in [
+        ("March 20, 2100", "`expiry` is not a date"),
+        ("", "`expiry` is not a date"),
+        ("2023-12-01T15:19:48Z", "the token has expired"),
+    ] {
+        let error = outcome(&explicit, &[("ANSWER", &answer(expiry))])
+            .await
+            .expect_err(expiry);
+        assert!(
+            error.contains(expected) && error.contains("databricks-cli"),
+            "{error}"
+        );
+    }
+    let error = outcome(&explicit, &[("ANSWER", "not json hush")])
+        .await
+        .expect_err("no JSON");
+    assert!(
+        error.contains("cannot unmarshal CLI result") && !error.contains("hush"),
+        "{error}"
+    );
+}
+
+#[test]
+fn vector_111_the_legacy_tool_is_passed_over() {
+    let (legacy, current) = (Home::new(), Home::new());
+    let script = "exec python -c 'from databricks_cli.cli import cli'";
+    let old = legacy.program("databricks", script);
+    let new = current.program("databricks", CLI);
+    let host = ("host", "https://x");
+    for path in [
+        format!("{old}:{new}"),
+        format!("{new}:{old}"),
+        format!("relative:{new}"),
+    ] {
+        let config = configured(&[host], &[("PATH", &path)]).expect("the current one");
+        assert_eq!(config.auth_type(), Some("databricks-cli"));
+    }
+    for (path, expected) in [
+        (old.as_str(), "version <0.100.0 detected"),
+        ("/nowhere", "not installed"),
+        ("relative", "not installed"),
+    ] {
+        let error = configured(&[host], &[("PATH", path)])
+            .expect_err(expected)
+            .to_string();
+        assert!(error.starts_with(E0) && error.contains(expected), "{error}");
+    }
+    // A path is taken as it is.
+    let direct = format!("{new}/databricks");
+    configured(&[host, ("databricks_cli_path", &direct)], &[]).expect("by path");
+    let gone = configured(&[host, ("databricks_cli_path", "/nowhere/databricks")], &[]);
+    assert!(
+        gone.expect_err("gone")
+            .to_string()
+            .contains("is not at /nowhere/databricks")
+    );
+}
+
+#[tokio::test]
+async fn the_login_must_have_been_made_for_the_configured_scopes() {
+    let stub = Stub::workspace().await;
+    let host = ("host", stub.url.as_str());
+    let scopes = ("scopes", "sql");
+    let forced = ("auth_type", "databricks-cli");
+    let answer = |scope: &str| {
+        let token = format!(
+            "e30.{}.sig",
+            URL_SAFE_NO_PAD.encode(format!("{{\"scope\": {scope}}}"))
+        );
+        ANSWER.replace("cli-token", &token)
+    };
+    for (number, explicit, scope, expected) in [
+        (112, &[host, scopes][..], "\"sql offline_access\"", None),
+        (112, &[host, scopes], "[\"sql\"]", None),
+        (
+            113,
+            &[host, scopes, forced],
+            "\"all-apis offline_access\"",
+            Some("do not match the configured scopes"),
+        ),
+        (
+            113,
+            &[host, scopes],
+            "\"all-apis offline_access\"",
+            Some(E0),
+        ),
+        (112, &[host], "\"anything\"", None),
+    ] {
+        let outcome = outcome(explicit, &[("ANSWER", &answer(scope))]).await;
+        match expected {
+            None => drop(outcome.expect("a credential")),
+            Some(text) => {
+                let error = outcome.expect_err(text);
+                assert!(error.contains(text), "{number}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_logged_in_is_declined_and_a_broken_login_is_an_error() {
+    let stub = Stub::workspace().await;
+    let host = ("host", stub.url.as_str());
+    let nobody = "Error: cache: databricks OAuth is not configured for this host. no cached credentials; run `databricks auth login` to sign in";
+    let broken = "A new access token could not be retrieved because the refresh token is invalid. To reauthenticate, run the following command:";
+    let error = outcome(&[host], &[("COMPLAINT", nobody)])
+        .await
+        .expect_err("114");
+    assert!(
+        error.contains(E0) && error.contains("databricks auth login"),
+        "114: {error}"
+    );
+    let forced = [host, ("auth_type", "databricks-cli")];
+    let error = outcome(&forced, &[("COMPLAINT", nobody)])
+        .await
+        .expect_err("114");
+    assert!(
+        error.contains("databricks-cli: cannot get access token"),
+        "114: {error}"
+    );
+    let error = outcome(&[host], &[("COMPLAINT", broken)])
+        .await
+        .expect_err("115");
+    let expected = "databricks-cli: cannot get access token: A new access token could not";
+    assert!(
+        error.contains(expected) && !error.contains(E0),
+        "115: {error}"
+    );
+}
+
+#[tokio::test]
+async fn somebody_who_was_signed_in_once_is_not_replaced_by_somebody_else() {
+    // The Databricks CLI's login is used, then it is gone; the Azure CLI's must not step in.
+    let stub = Stub::start(|seen| {
+        (seen.path == crate::stub::CREDENTIALS && seen.count == 2)
+            .then(|| crate::stub::Answer::new(401, ""))
+    })
+    .await;
+    let home = Home::new();
+    let path = home.program("databricks", "[ -e \"$HOME/gone\" ] && { echo 'databricks OAuth is not configured' >&2; exit 1; }; echo \"$ANSWER\"");
+    home.program("az", crate::home::AZ);
+    let vars = [
+        ("HOME", home.as_str()),
+        ("PATH", path.as_str()),
+        ("ANSWER", ANSWER),
+    ];
+    let explicit = [("host", stub.url.as_str()), ("cloud", "AZURE")];
+    let lakebase = handle(&explicit, &vars);
+    let credential = lakebase.credential().await.expect("a credential");
+    std::fs::write(home.path().join("gone"), "").expect("a file");
+    lakebase.reject(&credential);
+    let error = lakebase.credential().await.expect_err("logged out");
+    assert!(error.to_string().contains("databricks-cli"), "{error}");
+    assert_eq!(home.read("az.log"), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_hangs_is_killed() {
+    let home = Home::new();
+    let path = home.program(
+        "databricks",
+        "echo $$ >> \"$HOME/pids\"; exec /bin/sleep 1000",
+    );
+    let vars = [("HOME", home.as_str()), ("PATH", path.as_str())];
+    let lakebase = handle(&[("host", "https://x")], &vars);
+    let error = lakebase.credential().await.expect_err("no answer");
+    assert!(error.is_timeout() && error.is_transient(), "{error}");
+    assert!(
+        error.to_string().contains("did not answer within"),
+        "{error}"
+    );
+    tokio::time::resume();
+    lakebase_tests::soon(async {
+        let alive = |pid: &str| std::path::Path::new(&format!("/proc/{pid}/stat")).exists();
+        while home.read("pids").lines().any(alive) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,118 @@
+//! A scratch home folder.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self(TempDir::new().expect("a folder"))
+    }
+
+    /// With a profile file.
+    pub(crate) fn with_profiles(text: &str) -> Self {
+        let home = Self::new();
+        std::fs::write(home.path().join(".databrickscfg"), text).expect("a file");
+        home
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        self.path().to_str().expect("UTF-8")
+    }
+
+    pub(crate) fn profile_file(&self) -> String {
+        format!("{}/.databrickscfg", self.as_str())
+    }
+
+    /// Puts a program of bash into `bin`, and returns the folder.
+    pub(crate) fn program(&self, name: &str, script: &str) -> String {
+        let folder = self.path().join("bin");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join(name);
+        std::fs::write(&path, format!("#!/bin/bash\n{script}\n")).expect("a script");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("permissions");
+        folder.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// What a program has written there.
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path().join(name)).unwrap_or_default()
+    }
+}
+
+/// The default profile, and one of every kind.
+pub(crate) const M: &str = "\
+[DEFAULT]
+host = https://dbc-XXXXXXXX-YYYY.cloud.databricks.com/
+token = dapi-default
+rate_limit=34
+debug_truncate = 1
+
+[nohost]
+token = dapi-default
+
+[pat.with.dot]
+host = https://dbc-XXXXXXXX-YYYY.cloud.databricks.com/
+token = dapi-default
+
+[basic]
+host = https://dbc-XXXXXXXX-YYYY.cloud.databricks.com/
+username = abc
+password = bcd
+
+[azure-spn]
+host = https://adb-123.4.azuredatabricks.net/
+azure_tenant_id = 12345678
+azure_client_id = 87654321
+azure_client_secret = 10000002
+
+[scope-empty]
+host = https://example.com
+client_id = a
+client_secret = b
+
+[scope-multiple]
+host = https://example.com
+client_id = a
+client_secret = b
+scopes = clusters, jobs, pipelines, iam:read, files:read, mlflow, model-serving:read
+";
+/// Azure profiles, no default one.
+pub(crate) const A: &str = "\
+[nohost]
+token = dapi-default
+[justhost]
+host = https://adb-123.4.azuredatabricks.net/
+[pat]
+host = https://adb-123.4.azuredatabricks.net/
+token = dapi-default
+";
+/// No default profile, and nothing usable.
+pub(crate) const C: &str = "[nohost]\ntoken = dapi-default\n[notoken]\nhost = https://x\n";
+/// An empty default profile.
+pub(crate) const E: &str = "; comment\n[DEFAULT]\n\n[abc]\nhost = https://foo\ntoken = xyz\n";
+
+/// The Azure CLI, as far as tests need it. `FAIL` and `FAIL_IF` break it.
+pub(crate) const AZ: &str = r#"
+[ "$FAIL" = yes ] && { echo "ERROR: Please run 'az login'" >&2; exit 1; }
+for argument in "$@"; do
+    if [ -n "$FAIL_IF" ] && [ "$argument" = "$FAIL_IF" ]; then
+        echo "ERROR: refused $argument" >&2
+        exit 1
+    fi
+done
+echo "$*" >> "$HOME/az.log"
+if [ "$2" = show ]; then
+    echo "{\"tenantId\": \"t\", \"user\": {\"type\": \"${AZ_TYPE:-user}\", \"name\": \"${AZ_NAME:-ana}\"}}"
+else
+    echo "{\"accessToken\": \"${AZ_TOKEN:-aad}\", \"tokenType\": \"Bearer\", \"expires_on\": 4102444800, \"expiresOn\": \"2100-01-01 00:00:00.000000\"}"
+fi
+"#;

@@ -1,0 +1,197 @@
+//! What a host says of itself, and what it is used for.
+
+use std::ops::RangeInclusive;
+
+use crate::stub::{Answer, CREDENTIALS, DISCOVERY, METADATA, Seen, Stub, TOKEN};
+use crate::{Pairs, configured, handle};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[58..=59, 61..=69];
+
+const M2M: Pairs<'static> = &[("client_id", "a"), ("client_secret", "b")];
+
+/// A workspace that describes itself like this; `{url}` is its own.
+async fn described(text: &'static str) -> Stub {
+    Stub::start(move |seen: &Seen| {
+        let own = |path: &str| format!("{{\"token_endpoint\": \"{}{path}\"}}", seen.url);
+        match seen.path.as_str() {
+            METADATA => Some(Answer::json(text.replace("{url}", &seen.url))),
+            "/oidc/accounts/acct/.well-known/oauth-authorization-server" => {
+                Some(Answer::json(own("/account-token")))
+            }
+            "/elsewhere" => Some(Answer::json(own("/other-token"))),
+            "/account-token" | "/other-token" => Some(Answer::json(crate::stub::token(1, 3600))),
+            "/github" => Some(Answer::json("{\"value\": \"jwt\"}")),
+            _ => None,
+        }
+    })
+    .await
+}
+
+async fn signed_in(stub: &Stub, explicit: Pairs<'_>) {
+    let mut all = vec![("host", stub.url.as_str())];
+    all.extend(explicit);
+    handle(&all, &[]).credential().await.expect("a credential");
+}
+
+#[tokio::test]
+async fn it_tells_the_oauth_document_and_the_workspace() {
+    let text = r#"{"oidc_endpoint": "{url}/oidc", "account_id": "acct", "workspace_id": "77", "cloud": "AWS"}"#;
+    let stub = described(text).await;
+    signed_in(&stub, M2M).await;
+    assert_eq!(
+        stub.paths(),
+        [METADATA, DISCOVERY, TOKEN, CREDENTIALS],
+        "58"
+    );
+    assert_eq!(
+        stub.last(CREDENTIALS).header("x-databricks-workspace-id"),
+        "77"
+    );
+}
+
+#[tokio::test]
+async fn it_may_have_a_place_for_the_account() {
+    let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/{account_id}", "workspace_id": "77"}"#;
+    let stub = described(text).await;
+    let mut explicit = M2M.to_vec();
+    explicit.push(("account_id", "acct"));
+    signed_in(&stub, &explicit).await;
+    stub.last("/account-token");
+    // Without the account, the workspace's own document is asked.
+    signed_in(&stub, M2M).await;
+    stub.last(TOKEN);
+}
+
+#[tokio::test]
+async fn what_is_configured_counts() {
+    let text = r#"{"oidc_endpoint": "{url}/oidc", "account_id": "acct", "workspace_id": "77"}"#;
+    let stub = described(text).await;
+    let elsewhere = format!("{}/elsewhere", stub.url);
+    let mut explicit = M2M.to_vec();
+    explicit.extend([("workspace_id", "1"), ("discovery_url", elsewhere.as_str())]);
+    signed_in(&stub, &explicit).await;
+    stub.last("/other-token");
+    let sent = stub.last(CREDENTIALS);
+    assert_eq!(sent.header("x-databricks-workspace-id"), "1", "61, 69");
+}
+
+#[tokio::test]
+async fn it_may_say_nothing_or_fail_or_be_no_json() {
+    for (number, answer) in [
+        (62, Answer::json("{\"workspace_id\": \"77\"}")),
+        (63, Answer::new(500, "oops")),
+        (63, Answer::new(404, "")),
+        (
+            63,
+            Answer::new(200, "<html>sign in</html>").with("content-type", "text/html"),
+        ),
+    ] {
+        let stub = Stub::start(move |seen| (seen.path == METADATA).then(|| answer.clone())).await;
+        signed_in(&stub, M2M).await;
+        assert_eq!(stub.seen(TOKEN).len(), 1, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_sent_to_a_place_in_clear_that_it_names() {
+    let stub = described(r#"{"oidc_endpoint": "http://example.com/oidc"}"#).await;
+    signed_in(&stub, M2M).await;
+    stub.last(TOKEN);
+}
+
+/// The audience that GitHub was asked for.
+async fn audience(stub: &Stub, explicit: Pairs<'_>) -> String {
+    let url = format!("{}/github", stub.url);
+    let mut all = vec![
+        ("client_id", "a"),
+        ("actions_id_token_request_url", url.as_str()),
+        ("actions_id_token_request_token", "t"),
+    ];
+    all.extend(explicit);
+    signed_in(stub, &all).await;
+    stub.last("/github").field("audience").expect("an audience")
+}
+
+#[tokio::test]
+async fn the_audience_of_identity_tokens_is_configured_told_or_the_account_or_the_token_endpoint() {
+    let account: Pairs<'_> = &[("account_id", "acct")];
+    let own = |stub: &Stub| format!("{}{TOKEN}", stub.url);
+
+    let stub = described("{}").await;
+    assert_eq!(audience(&stub, account).await, "acct", "64");
+    assert_eq!(audience(&stub, &[]).await, own(&stub), "no account");
+
+    let stub = described(r#"{"workspace_id": "77"}"#).await;
+    assert_eq!(audience(&stub, account).await, own(&stub), "65");
+
+    let stub = described(
+        r#"{"token_federation_default_oidc_audiences": ["told", "second"], "account_id": "acct"}"#,
+    )
+    .await;
+    assert_eq!(audience(&stub, &[]).await, "told", "66");
+    assert_eq!(
+        audience(&stub, &[("token_audience", "mine & yours")]).await,
+        "mine & yours",
+        "66"
+    );
+    assert_eq!(
+        audience(&stub, &[("audience", "go")]).await,
+        "go",
+        "the Go name"
+    );
+
+    let stub =
+        Stub::start(|seen| (seen.path == "/github").then(|| Answer::json("{\"value\": \"jwt\"}")))
+            .await;
+    assert_eq!(
+        audience(&stub, account).await,
+        own(&stub),
+        "no description at all"
+    );
+}
+
+#[test]
+fn the_cloud_is_told_by_resource_id_by_word_or_by_name() {
+    let msi = |explicit: Pairs<'_>| {
+        let mut all = vec![("auth_type", "azure-msi"), ("azure_use_msi", "true")];
+        all.extend(explicit);
+        configured(&all, &[]).is_ok()
+    };
+    let aws = ("host", "https://dbc-1.cloud.databricks.com");
+    let resource = ("azure_workspace_resource_id", "/a/b/c");
+    assert!(msi(&[aws, ("cloud", "AZURE")]), "67");
+    assert!(msi(&[aws, ("cloud", "azure")]), "67");
+    assert!(msi(&[aws, resource, ("cloud", "AWS")]), "68");
+    assert!(!msi(&[aws]));
+    assert!(!msi(&[
+        ("host", "https://adb-1.azuredatabricks.net"),
+        ("cloud", "AWS")
+    ]));
+    assert!(msi(&[
+        ("host", "https://adb-1.azuredatabricks.net"),
+        ("cloud", "moon")
+    ]));
+    for name in [
+        "adb-1.azuredatabricks.net",
+        "adb-1.databricks.azure.us",
+        "adb-1.databricks.azure.cn",
+    ] {
+        assert!(msi(&[("host", name)]), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_sign_in_that_does_not_need_it_does_not_ask() {
+    let stub = described(r#"{"workspace_id": "77"}"#).await;
+    signed_in(&stub, &[("token", "dapi")]).await;
+    signed_in(&stub, &[("username", "u"), ("password", "p")]).await;
+    assert_eq!(stub.paths(), [CREDENTIALS, CREDENTIALS]);
+    let sent = stub.last(CREDENTIALS);
+    assert_eq!(sent.header("x-databricks-workspace-id"), "", "69");
+    signed_in(&stub, &[("token", "dapi"), ("workspace_id", "1")]).await;
+    assert_eq!(
+        stub.last(CREDENTIALS).header("x-databricks-workspace-id"),
+        "1",
+        "69"
+    );
+}

@@ -1,0 +1,274 @@
+//! Retries, error bodies, pages instead of JSON, proxies.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use lakebase_core::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::handle;
+use crate::stub::{Answer, CREDENTIALS, DISCOVERY, Stub, TOKEN};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[122..=132, 134..=136];
+
+/// A workspace that answers the first calls for a credential like this.
+async fn answering(times: usize, answer: Answer) -> Stub {
+    Stub::start(move |seen| {
+        (seen.path == CREDENTIALS && seen.count <= times).then(|| answer.clone())
+    })
+    .await
+}
+
+async fn outcome(stub: &Stub) -> Result<(), Error> {
+    let explicit = [("host", stub.url.as_str()), ("token", "dapi-hush")];
+    handle(&explicit, &[]).credential().await.map(drop)
+}
+
+#[tokio::test]
+async fn what_passes_is_asked_again() {
+    let cluster = r#"{"error_code":"INVALID_STATE","message":"ClusterNotReadyException: wait"}"#;
+    for (number, answer) in [
+        (122, Answer::new(429, "{}")),
+        (122, Answer::new(429, "{}").with("retry-after", "1")),
+        (122, Answer::new(429, "{}").with("retry-after", "1.58")),
+        (122, Answer::new(503, "{}")),
+        (122, Answer::new(503, "{}").with("retry-after", "1")),
+        (122, Answer::new(503, "{}").with("retry-after", "1.58")),
+        (123, Answer::new(400, cluster)),
+        // Minting is safe to repeat, so that these are an outage like any other.
+        (
+            134,
+            Answer::new(502, "<html><title>502 Bad Gateway</title></html>"),
+        ),
+        (128, Answer::new(500, "")),
+    ] {
+        let stub = answering(1, answer.clone()).await;
+        let result = outcome(&stub).await;
+        result.unwrap_or_else(|error| panic!("{number}: {answer:?}: {error}"));
+        assert_eq!(stub.seen(CREDENTIALS).len(), 2, "{number}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn sign_ins_are_asked_again_by_the_same_rules() {
+    for (status, requests) in [
+        (429, 2),
+        (502, 2),
+        (503, 2),
+        (504, 2),
+        (400, 1),
+        (401, 1),
+        (403, 1),
+    ] {
+        let stub = Stub::start(move |seen| {
+            (seen.path == TOKEN && seen.count == 1).then(|| Answer::new(status, "{}"))
+        })
+        .await;
+        let explicit = [
+            ("host", stub.url.as_str()),
+            ("client_id", "a"),
+            ("client_secret", "b"),
+        ];
+        let outcome = handle(&explicit, &[]).credential().await;
+        assert_eq!(stub.seen(TOKEN).len(), requests, "128: {status}");
+        assert_eq!(outcome.is_ok(), requests == 2, "128: {status}");
+        // The document is read once.
+        assert_eq!(stub.seen(DISCOVERY).len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn vectors_125_and_126_a_wait_is_kept_within_the_budget_and_reported() {
+    let stub = answering(9, Answer::new(429, "{}").with("retry-after", "4")).await;
+    let explicit = [
+        ("host", stub.url.as_str()),
+        ("token", "t"),
+        ("auth_type", "pat"),
+    ];
+    let config = crate::builder(&explicit, &[("PGHOST", "localhost"), ("PGUSER", "u")])
+        .connect_timeout(Duration::from_secs(1))
+        .build()
+        .expect("a configuration");
+    let lakebase = lakebase_core::Lakebase::new(config).expect("a handle");
+    let error = lakebase.connect().await.map(drop).expect_err("125");
+    assert!(error.is_timeout(), "125: {error}");
+    assert_eq!(stub.seen(CREDENTIALS).len(), 1, "125");
+    for (status, header, seconds) in [
+        (429, Some("100"), Some(100)),
+        (503, Some("100"), Some(100)),
+        (429, None, Some(1)),
+        // An outage says nothing of its length: the pauses are ours.
+        (503, None, None),
+    ] {
+        let answer = Answer::new(status, "{}");
+        let answer = match header {
+            Some(value) => answer.with("retry-after", value),
+            None => answer,
+        };
+        let stub = answering(9, answer).await;
+        let error = outcome(&stub).await.expect_err("126");
+        let expected = seconds.map(Duration::from_secs);
+        assert_eq!(error.retry_after(), expected, "126: {status} {header:?}");
+        assert!(error.is_transient(), "126");
+    }
+}
+
+#[tokio::test]
+async fn every_shape_of_an_error_is_told_with_its_code() {
+    let json = "application/json";
+    let html = "text/html";
+    for (number, status, kind, body, code, detail) in [
+        (
+            124,
+            400,
+            json,
+            r#"{"error_code":"BAD_REQUEST","message":"no"}"#,
+            Some("BAD_REQUEST"),
+            "no",
+        ),
+        (
+            127,
+            403,
+            json,
+            r#"{"error_code":"PERMISSION_DENIED","message":"errorMessage"}"#,
+            Some("PERMISSION_DENIED"),
+            "errorMessage",
+        ),
+        (129, 404, json, "", None, "Not Found"),
+        (
+            130,
+            400,
+            "text/plain",
+            "MALFORMED_REQUEST: vpc_endpoints malformed",
+            Some("MALFORMED_REQUEST"),
+            "vpc_endpoints malformed",
+        ),
+        (
+            131,
+            400,
+            json,
+            r#"{"error_code":500,"message":"m"}"#,
+            Some("500"),
+            "m",
+        ),
+        (
+            132,
+            400,
+            html,
+            "<html><pre>Worker environment not ready</pre></html>",
+            Some("BAD_REQUEST"),
+            "Worker environment not ready",
+        ),
+        (136, 444, json, r#"{"message":"odd"}"#, None, "odd"),
+        (
+            134,
+            502,
+            html,
+            "<html><title>502 Bad Gateway</title></html>",
+            Some("BAD_GATEWAY"),
+            "502 Bad Gateway",
+        ),
+    ] {
+        let stub = answering(9, Answer::new(status, body).with("content-type", kind)).await;
+        let error = outcome(&stub).await.expect_err("an error");
+        let text = error.to_string();
+        assert_eq!(error.error_code(), code, "{number}: {text}");
+        assert_eq!(error.status(), Some(status), "{number}");
+        assert!(text.contains(detail), "{number}: {text}");
+        assert_eq!(error.is_auth(), status == 403, "{number}");
+        // 127: where it went, and as whom.
+        for part in [
+            "sign-in pat",
+            "host from attribute host",
+            "token from attribute token",
+        ] {
+            assert!(text.contains(part), "{number}: {part} is not in {text}");
+        }
+        assert!(!text.contains("hush"), "{number}: {text}");
+        let requests = if status == 502 { 3 } else { 1 };
+        assert_eq!(stub.seen(CREDENTIALS).len(), requests, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn vector_135_a_private_network_is_told_from_its_page() {
+    let page = "/login.html?error=private-link-validation-error&x=1";
+    let stub = answering(9, Answer::new(302, "").with("location", page)).await;
+    let error = outcome(&stub).await.expect_err("an error");
+    assert_eq!(error.error_code(), Some("PRIVATE_LINK_VALIDATION_ERROR"));
+    assert_eq!(error.status(), Some(403));
+    assert!(
+        error.is_auth() && error.to_string().contains("private network"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
+    // It answers every CONNECT with a refusal that tells whom it was for.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let proxy = format!(
+        "http://user:hush@{}",
+        listener.local_addr().expect("an address")
+    );
+    let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let task = tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match socket.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let _ = asked.send(String::from_utf8_lossy(&head).into_owned());
+            let _ = socket
+                .write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+                .await;
+        }
+    });
+    let host = "https://dbc-1.invalid";
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
+        let vars = [(name, proxy.as_str())];
+        let lakebase = handle(&[("host", host), ("token", "t")], &vars);
+        let error = lakebase
+            .credential()
+            .await
+            .expect_err("refused by the proxy");
+        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        let head = heard.recv().await.expect("the proxy was asked");
+        assert!(head.starts_with("CONNECT dbc-1.invalid:443 "), "{head}");
+        assert!(
+            head.to_lowercase().contains("proxy-authorization: basic"),
+            "{head}"
+        );
+        while heard.try_recv().is_ok() {}
+    }
+    let vars = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", ".invalid")];
+    let lakebase = handle(&[("host", host), ("token", "t")], &vars);
+    lakebase
+        .credential()
+        .await
+        .expect_err("there is no such host");
+    assert!(heard.try_recv().is_err(), "an exception");
+    // What is on this machine is never asked through a proxy.
+    let stub = Stub::workspace().await;
+    let vars = [("HTTP_PROXY", proxy.as_str()), ("ALL_PROXY", &proxy)];
+    let lakebase = handle(&[("host", &stub.url), ("token", "t")], &vars);
+    lakebase.credential().await.expect("a credential");
+    assert!(heard.try_recv().is_err());
+    task.abort();
+
+    let config = crate::configured(
+        &[("host", host), ("token", "t")],
+        &[("HTTPS_PROXY", "socks5://u:hush@x")],
+    );
+    let error = lakebase_core::Lakebase::new(config.expect("a configuration")).expect_err("SOCKS");
+    let text = error.to_string();
+    assert!(
+        text.contains("HTTPS_PROXY") && !text.contains("hush"),
+        "{text}"
+    );
+}

@@ -1,0 +1,313 @@
+//! The three likeliest mistakes with each sign-in: something is missing, it is refused, nobody answers.
+//! Each error names the strategy, where its settings came from, and the next step; never a secret.
+
+use lakebase_core::{Config, Error, Lakebase};
+use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
+use lakebase_tests::{local, soon};
+
+use crate::strategies::azure;
+
+type Vars = Vec<(String, String)>;
+
+async fn failure(local: &LocalLakebase, vars: Vars, changes: &[(&str, &str)]) -> Error {
+    let changes = changes
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let builder = Config::builder()
+        .vars(vars.into_iter().chain(changes))
+        .azure_endpoints(azure(local));
+    let config = match builder.build() {
+        Ok(config) => config,
+        Err(error) => return error,
+    };
+    let lakebase = Lakebase::new(config).expect("a handle");
+    soon(lakebase.credential())
+        .await
+        .map(drop)
+        .expect_err("a mistake")
+}
+
+fn check(local: &LocalLakebase, error: &Error, way: SignIn, parts: &[&str]) {
+    let text = format!("{error} {error:?} {}", error.chain());
+    for part in parts.iter().chain(&[way.name()]) {
+        assert!(text.contains(part), "{way}: {part:?} is not in {error}");
+    }
+    for secret in local.secrets() {
+        assert!(!text.contains(&secret), "{way}: a secret is in {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let local = local().await;
+    for (way, without, parts) in [
+        (
+            SignIn::Pat,
+            "DATABRICKS_HOST",
+            &["DATABRICKS_HOST is not set", "Env: DATABRICKS_TOKEN"][..],
+        ),
+        (
+            SignIn::Basic,
+            "DATABRICKS_PASSWORD",
+            &["DATABRICKS_PASSWORD is not set"],
+        ),
+        (
+            SignIn::OauthM2m,
+            "DATABRICKS_CLIENT_SECRET",
+            &["DATABRICKS_CLIENT_SECRET is not set"],
+        ),
+        (
+            SignIn::EnvOidc,
+            "DATABRICKS_OIDC_TOKEN",
+            &[
+                "DATABRICKS_OIDC_TOKEN is not set",
+                "DATABRICKS_AUTH_TYPE asks",
+            ],
+        ),
+        (
+            SignIn::FileOidc,
+            "DATABRICKS_OIDC_TOKEN_FILEPATH",
+            &["DATABRICKS_OIDC_TOKEN_FILEPATH is not set"],
+        ),
+        (
+            SignIn::GithubOidc,
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+            &[
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN is not set",
+                "id-token: write",
+            ],
+        ),
+        (
+            SignIn::AzureClientSecret,
+            "ARM_CLIENT_SECRET",
+            &["ARM_CLIENT_SECRET is not set"],
+        ),
+        (
+            SignIn::AzureMsi,
+            "DATABRICKS_AZURE_RESOURCE_ID",
+            &["is not a workspace on Azure"],
+        ),
+        (
+            SignIn::MetadataService,
+            "DATABRICKS_HOST",
+            &["DATABRICKS_HOST is not set"],
+        ),
+        (
+            SignIn::DatabricksCli,
+            "PATH",
+            &[
+                "the Databricks CLI is not installed",
+                "databricks auth login",
+            ],
+        ),
+        (
+            SignIn::AzureCli,
+            "PATH",
+            &[
+                "the Azure CLI is not installed",
+                "DATABRICKS_AUTH_TYPE asks",
+            ],
+        ),
+    ] {
+        let mut vars = local.env_for(way);
+        vars.retain(|(name, _)| name != without);
+        let error = failure(&local, vars, &[]).await;
+        check(&local, &error, way, parts);
+        assert!(error.is_config() && !error.is_transient(), "{way}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_says_by_whom_and_what_to_do() {
+    let local = local().await;
+    let key = format!("{}/metadata-service/wrong", local.workspace_url());
+    let folder = local
+        .ca_file()
+        .parent()
+        .expect("a folder")
+        .join("other-token");
+    std::fs::write(&folder, "e30.e30.x").expect("a file");
+    let file = folder.to_str().expect("UTF-8");
+    for (way, changes, parts) in [
+        (
+            SignIn::Pat,
+            &[("DATABRICKS_TOKEN", "dapi-wrong")][..],
+            &[
+                "check DATABRICKS_TOKEN",
+                "token from DATABRICKS_TOKEN",
+                "HTTP 401",
+            ][..],
+        ),
+        (
+            SignIn::Basic,
+            &[("DATABRICKS_PASSWORD", "wrong")],
+            &[
+                "Check DATABRICKS_USERNAME",
+                "password from DATABRICKS_PASSWORD",
+            ],
+        ),
+        (
+            SignIn::OauthM2m,
+            &[("DATABRICKS_CLIENT_SECRET", "wrong")],
+            &[
+                "invalid_client",
+                "client_secret from DATABRICKS_CLIENT_SECRET",
+                "Check DATABRICKS_CLIENT_ID",
+            ],
+        ),
+        (
+            SignIn::EnvOidc,
+            &[("DATABRICKS_OIDC_TOKEN", "e30.e30.x")],
+            &[
+                "no federation policy matches",
+                "Check the federation policy",
+            ],
+        ),
+        (
+            SignIn::FileOidc,
+            &[("DATABRICKS_OIDC_TOKEN_FILEPATH", file)],
+            &[
+                "no federation policy matches",
+                "from DATABRICKS_OIDC_TOKEN_FILEPATH",
+            ],
+        ),
+        (
+            SignIn::GithubOidc,
+            &[("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "wrong")],
+            &[
+                "GitHub did not hand out",
+                "id-token: write",
+                "from ACTIONS_ID_TOKEN_REQUEST_URL",
+            ],
+        ),
+        (
+            SignIn::AzureClientSecret,
+            &[("ARM_CLIENT_SECRET", "wrong")],
+            &[
+                "AADSTS7000215",
+                "Check ARM_TENANT_ID",
+                "azure_client_secret from ARM_CLIENT_SECRET",
+            ],
+        ),
+        (
+            SignIn::AzureMsi,
+            &[("ARM_CLIENT_ID", "another")],
+            &["Identity not found", "azure_client_id from ARM_CLIENT_ID"],
+        ),
+        (
+            SignIn::MetadataService,
+            &[("DATABRICKS_METADATA_SERVICE_URL", key.as_str())],
+            &[
+                "the metadata service refused",
+                "sign in again there",
+                "from DATABRICKS_METADATA_SERVICE_URL",
+            ],
+        ),
+    ] {
+        let error = failure(&local, local.env_for(way), changes).await;
+        check(&local, &error, way, parts);
+        assert!(
+            !error.is_config() && !error.is_transient(),
+            "{way}: {error:?}"
+        );
+    }
+    for (way, parts) in [
+        (
+            SignIn::DatabricksCli,
+            &[
+                "cannot get access token",
+                "no such login",
+                "databricks auth login",
+            ][..],
+        ),
+        (
+            SignIn::AzureCli,
+            &["cannot get access token", "no such login"],
+        ),
+    ] {
+        local.fail(Call::Cli, Fault::status(400, "E", "no such login"));
+        let error = failure(&local, local.env_for(way), &[]).await;
+        check(&local, &error, way, parts);
+        assert!(error.is_auth(), "{way}: {error:?}");
+        local.heal(Call::Cli);
+    }
+}
+
+#[tokio::test]
+async fn nobody_answering_is_told_apart_and_trying_again_can_help() {
+    let local = local().await;
+    // A port that nobody listens on: it was ours until now.
+    let free = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("an address")
+    };
+    let gone = format!("http://{free}");
+    let (service, tokens) = (format!("{gone}/key-hush"), format!("{gone}/token?x=1"));
+    for (way, changes) in [
+        (SignIn::Pat, &[("DATABRICKS_HOST", gone.as_str())][..]),
+        (SignIn::Basic, &[("DATABRICKS_HOST", &gone)]),
+        (SignIn::OauthM2m, &[("DATABRICKS_HOST", &gone)]),
+        (SignIn::EnvOidc, &[("DATABRICKS_HOST", &gone)]),
+        (SignIn::FileOidc, &[("DATABRICKS_HOST", &gone)]),
+        (
+            SignIn::GithubOidc,
+            &[("ACTIONS_ID_TOKEN_REQUEST_URL", &tokens)],
+        ),
+        (
+            SignIn::MetadataService,
+            &[("DATABRICKS_METADATA_SERVICE_URL", &service)],
+        ),
+    ] {
+        let error = failure(&local, local.env_for(way), changes).await;
+        let reached = format!("cannot reach {gone}");
+        check(
+            &local,
+            &error,
+            way,
+            &[reached.as_str(), "host from DATABRICKS_HOST"],
+        );
+        assert!(!error.to_string().contains("hush"), "{error}");
+        assert!(error.is_transient() && !error.is_auth(), "{way}: {error}");
+    }
+    for way in [SignIn::AzureClientSecret, SignIn::AzureMsi] {
+        local.fail(Call::Entra, Fault::Reset);
+        let error = failure(
+            &local,
+            local.env_for(way),
+            &[("ARM_TENANT_ID", "local-tenant")],
+        )
+        .await;
+        check(
+            &local,
+            &error,
+            way,
+            &["cannot reach", "host from DATABRICKS_HOST"],
+        );
+        assert!(error.is_transient(), "{way}: {error}");
+        local.heal(Call::Entra);
+    }
+    // The tools are there, but what they ask is not.
+    for way in [SignIn::DatabricksCli, SignIn::AzureCli] {
+        local.fail(Call::Cli, Fault::Reset);
+        let error = failure(&local, local.env_for(way), &[]).await;
+        check(&local, &error, way, &["cannot get access token"]);
+        local.heal(Call::Cli);
+    }
+}
+
+#[tokio::test]
+async fn a_profile_is_named_with_its_file() {
+    let local = local().await;
+    let home = crate::home::Home::with_profiles(&format!(
+        "[dev]\nhost = {}\ntoken = dapi-wrong\n",
+        local.workspace_url()
+    ));
+    let vars = vec![
+        ("HOME".to_owned(), home.as_str().to_owned()),
+        ("LAKEBASE_ENDPOINT".to_owned(), local.endpoint()),
+    ];
+    let error = failure(&local, vars, &[("DATABRICKS_CONFIG_PROFILE", "dev")]).await;
+    let source = format!("token from profile dev in {} (token)", home.profile_file());
+    check(&local, &error, SignIn::Pat, &[source.as_str(), "HTTP 401"]);
+    assert!(!error.to_string().contains("dapi-wrong"), "{error}");
+}

@@ -1,0 +1,273 @@
+//! OAuth: client credentials and token federation.
+
+use std::ops::RangeInclusive;
+
+use crate::home::Home;
+use crate::stub::{Answer, CREDENTIALS, Seen, Stub, TOKEN};
+use crate::{Pairs, X, configured, handle};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[71..=71, 74..=76, 78..=85];
+
+const M2M: Pairs<'static> = &[("client_id", "b"), ("client_secret", "c")];
+
+async fn outcome(stub: &Stub, explicit: Pairs<'_>, vars: Pairs<'_>) -> Result<(), String> {
+    let mut all = vec![("host", stub.url.as_str())];
+    all.extend(explicit);
+    let lakebase = handle(&all, vars);
+    let minted = lakebase.credential().await;
+    minted.map(drop).map_err(|error| error.to_string())
+}
+
+fn fields(seen: &Seen) -> Vec<String> {
+    let mut names: Vec<String> = seen
+        .body
+        .split('&')
+        .filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn client_credentials_go_into_the_header_and_the_kind_of_token_is_kept() {
+    for (kind, expected) in [
+        ("Some", "Some cde"),
+        ("bearer", "Bearer cde"),
+        ("", "Bearer cde"),
+    ] {
+        let reply = format!(
+            "{{\"access_token\":\"cde\",\"token_type\":\"{kind}\",\"expires_in\":\"3600\"}}"
+        );
+        let stub =
+            Stub::start(move |seen| (seen.path == TOKEN).then(|| Answer::json(reply.clone())))
+                .await;
+        outcome(&stub, M2M, &[]).await.expect("a credential");
+        let sent = stub.last(TOKEN);
+        assert_eq!(sent.header("authorization"), "Basic Yjpj", "71");
+        assert_eq!(
+            sent.body, "grant_type=client_credentials&scope=all-apis",
+            "71"
+        );
+        let sent = stub.last(CREDENTIALS);
+        assert_eq!(sent.header("authorization"), expected, "71");
+        assert_eq!(sent.header("accept"), "application/json");
+        assert_eq!(sent.header("content-type"), "application/json");
+    }
+}
+
+#[tokio::test]
+async fn a_role_of_a_group_and_authorization_details_go_into_the_form() {
+    let stub = Stub::workspace().await;
+    let mut explicit = M2M.to_vec();
+    explicit.extend([("group_id", "g 1"), ("authorization_details", "[{}]")]);
+    outcome(&stub, &explicit, &[]).await.expect("a credential");
+    let sent = stub.last(TOKEN);
+    assert_eq!(sent.field("assume_group").as_deref(), Some("g 1"));
+    assert_eq!(sent.field("authorization_details").as_deref(), Some("[{}]"));
+    let explicit = [("host", "https://x"), ("token", "t"), ("group_id", "g")];
+    let error = configured(&explicit, &[])
+        .expect_err("no such thing")
+        .to_string();
+    let expected = "does not support group role assumption";
+    assert!(error.contains(expected) && error.contains("pat"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_secret_is_told_at_first_use_in_the_words_of_the_server() {
+    let refusal =
+        r#"{"error":"invalid_client","error_description":"Client authentication failed"}"#;
+    let stub = Stub::start(move |seen| {
+        (seen.path == TOKEN)
+            .then(|| Answer::new(401, refusal).with("content-type", "application/json"))
+    })
+    .await;
+    let wrong = [("client_id", "b"), ("client_secret", "hush-hush")];
+    let error = outcome(&stub, &wrong, &[]).await.expect_err("74");
+    for part in [
+        "oauth-m2m",
+        "invalid_client",
+        "Client authentication failed",
+        "client_secret from",
+    ] {
+        assert!(error.contains(part), "74: {part} is not in {error}");
+    }
+    assert_eq!(stub.seen(TOKEN).len(), 1, "a wrong secret stays wrong");
+}
+
+#[tokio::test]
+async fn an_identity_token_goes_alone() {
+    let stub = Stub::workspace().await;
+    let vars = [("DATABRICKS_OIDC_TOKEN", "id-token-42")];
+    let forced = ("auth_type", "env-oidc");
+    outcome(&stub, &[("client_id", "client-id"), forced], &vars)
+        .await
+        .expect("75");
+    let sent = stub.last(TOKEN);
+    let all = [
+        "client_id",
+        "grant_type",
+        "scope",
+        "subject_token",
+        "subject_token_type",
+    ];
+    assert_eq!(fields(&sent), all, "75");
+    assert_eq!(sent.header("authorization"), "", "75");
+    for (name, value) in [
+        (
+            "grant_type",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        ("subject_token", "id-token-42"),
+        ("client_id", "client-id"),
+        ("scope", "all-apis"),
+    ] {
+        assert_eq!(sent.field(name).as_deref(), Some(value), "75");
+    }
+    outcome(&stub, &[], &vars).await.expect("76");
+    assert_eq!(fields(&stub.last(TOKEN)), all[1..], "76");
+}
+
+#[tokio::test]
+async fn vector_78_without_an_audience_the_token_endpoint_is_it() {
+    let stub =
+        Stub::start(|seen| (seen.path == "/id").then(|| Answer::json("{\"value\":\"jwt\"}"))).await;
+    let url = format!("{}/id?x=1", stub.url);
+    let vars = [
+        ("ACTIONS_ID_TOKEN_REQUEST_URL", url.as_str()),
+        ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "job"),
+        ("DATABRICKS_CLIENT_ID", "c"),
+    ];
+    outcome(&stub, &[], &vars).await.expect("a credential");
+    let asked = stub.last("/id");
+    assert_eq!(
+        asked.field("audience"),
+        Some(format!("{}{TOKEN}", stub.url))
+    );
+    assert_eq!(asked.field("x").as_deref(), Some("1"));
+    assert_eq!(asked.header("authorization"), "Bearer job");
+    assert_eq!(
+        stub.last(TOKEN).field("subject_token").as_deref(),
+        Some("jwt")
+    );
+}
+
+#[tokio::test]
+async fn vector_79_an_identity_token_that_is_not_there_is_an_error() {
+    let stub = Stub::workspace().await;
+    let home = Home::new();
+    let path = format!("{}/jwt", home.as_str());
+    let explicit = [("oidc_token_filepath", path.as_str())];
+    let error = outcome(&stub, &explicit, &[]).await.expect_err("missing");
+    assert!(
+        error.contains(&format!("file {path} does not exist")),
+        "{error}"
+    );
+    std::fs::write(&path, " \n").expect("a file");
+    let error = outcome(&stub, &explicit, &[]).await.expect_err("empty");
+    assert!(error.contains(&format!("file {path} is empty")), "{error}");
+    // It is read again at every exchange, and trimmed.
+    std::fs::write(&path, "jwt\n").expect("a file");
+    outcome(&stub, &explicit, &[]).await.expect("a credential");
+    assert_eq!(
+        stub.last(TOKEN).field("subject_token").as_deref(),
+        Some("jwt")
+    );
+
+    let host = ("host", "https://x");
+    for (explicit, vars) in [
+        (&[host, ("oidc_token_env", "MINE")][..], &[("MINE", "")][..]),
+        (&[host, ("auth_type", "file-oidc")], &[]),
+        (
+            &[host, ("auth_type", "env-oidc")],
+            &[("DATABRICKS_OIDC_TOKEN", "")],
+        ),
+    ] {
+        configured(explicit, vars).expect_err("nothing to exchange");
+    }
+}
+
+#[test]
+fn what_is_ambiguous_is_refused_unless_one_is_named() {
+    let host = ("DATABRICKS_HOST", "https://x");
+    let (id, secret) = (
+        ("DATABRICKS_CLIENT_ID", "c"),
+        ("DATABRICKS_CLIENT_SECRET", "s"),
+    );
+    let default = ("DATABRICKS_OIDC_TOKEN", "jwt");
+    let (by_name, mine) = (("DATABRICKS_OIDC_TOKEN_ENV", "MINE"), ("MINE", "jwt"));
+    let file = ("DATABRICKS_OIDC_TOKEN_FILEPATH", "/f");
+    let forced = ("DATABRICKS_AUTH_TYPE", "env-oidc");
+    for (number, vars, expected) in [
+        (81, &[host, id, secret, default][..], Ok("oauth-m2m")),
+        (82, &[host, id, by_name, mine], Err("env-oidc and oauth")),
+        (83, &[host, id, file], Err("file-oidc and oauth")),
+        (84, &[host, id, by_name, mine, forced], Ok("env-oidc")),
+    ] {
+        match (configured(&[], vars), expected) {
+            (Ok(config), Ok(expected)) => {
+                assert_eq!(config.auth_type(), Some(expected), "{number}")
+            }
+            (Err(error), Err(families)) => {
+                let expected = format!("{X}{families}. Config: ");
+                assert!(
+                    error.to_string().starts_with(&expected),
+                    "{number}: {error}"
+                );
+            }
+            (outcome, _) => panic!("{number}: {outcome:?}"),
+        }
+    }
+}
+
+#[test]
+fn vector_85_every_pair_of_identities_is_refused_and_both_are_named() {
+    let families = [
+        ("pat", "token"),
+        ("basic", "username"),
+        ("oauth", "client_id"),
+        ("azure", "azure_tenant_id"),
+        ("google", "google_service_account"),
+        ("metadata-service", "metadata_service_url"),
+        ("env-oidc", "oidc_token_env"),
+        ("file-oidc", "oidc_token_filepath"),
+    ];
+    let mut pairs = 0;
+    for (at, (first, one)) in families.iter().enumerate() {
+        for (second, other) in &families[at + 1..] {
+            let mut names = [*first, *second];
+            names.sort_unstable();
+            let explicit = [("host", "https://x"), (*one, "x"), (*other, "x")];
+            let error = configured(&explicit, &[])
+                .expect_err("two identities")
+                .to_string();
+            let expected = format!("{X}{} and {}. Config: ", names[0], names[1]);
+            assert!(
+                error.starts_with(&expected),
+                "{error}\ndoes not begin with {expected}"
+            );
+            pairs += 1;
+        }
+    }
+    assert_eq!(pairs, 28);
+}
+
+#[tokio::test]
+async fn vector_80_a_token_is_exchanged_once_for_as_long_as_it_lives() {
+    let local = lakebase_tests::local().await;
+    let mut vars = local.env_for(lakebase_local::SignIn::EnvOidc);
+    vars.push(("PGHOST".to_owned(), "localhost".to_owned()));
+    let config = lakebase_core::Config::from_vars(vars).expect("a configuration");
+    let lakebase = lakebase_core::Lakebase::new(config).expect("a handle");
+    for _ in 0..6 {
+        local.revoke_tokens();
+        lakebase.connect().await.map(drop).expect("a login");
+    }
+    let counters = local.counters();
+    assert!(counters.minted >= 6, "{counters:?}");
+    assert_eq!(counters.token_calls, 1, "{counters:?}");
+    local.expire_workspace_tokens();
+    local.revoke_tokens();
+    lakebase.connect().await.map(drop).expect("a login");
+    assert_eq!(local.counters().token_calls, 2);
+}

@@ -1,0 +1,453 @@
+//! Which sign-in is chosen, and what is said where none is: the vectors that Python and Go share.
+
+use std::ops::RangeInclusive;
+
+use crate::home::{A, AZ, C, E, Home, M};
+use crate::{E0, Pairs, X, configured, setting};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[1..=31];
+
+const DBC: &str = "https://dbc-XXXXXXXX-YYYY.cloud.databricks.com";
+const ADB: &str = "https://adb-123.4.azuredatabricks.net";
+const RESOURCE: (&str, &str) = ("azure_workspace_resource_id", "/sub/rg/ws");
+
+struct Case {
+    number: u16,
+    home: &'static str,
+    explicit: Pairs<'static>,
+    vars: Pairs<'static>,
+    expected: Expected,
+}
+
+enum Expected {
+    Chosen(&'static str, &'static str),
+    /// After the error that nothing is configured.
+    Nothing(&'static str),
+    /// After the error that too much is.
+    Conflict(&'static str),
+}
+
+use Expected::{Chosen, Conflict, Nothing};
+
+fn case(
+    number: u16,
+    home: &'static str,
+    explicit: Pairs<'static>,
+    vars: Pairs<'static>,
+    expected: Expected,
+) -> Case {
+    Case {
+        number,
+        home,
+        explicit,
+        vars,
+        expected,
+    }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case(1, "", &[], &[], Nothing("")),
+        case(
+            2,
+            "",
+            &[],
+            &[("DATABRICKS_HOST", "x")],
+            Nothing(". Config: host=https://x. Env: DATABRICKS_HOST"),
+        ),
+        case(
+            3,
+            "",
+            &[],
+            &[("DATABRICKS_TOKEN", "x")],
+            Nothing(". Config: token=***. Env: DATABRICKS_TOKEN"),
+        ),
+        case(
+            4,
+            "",
+            &[],
+            &[("DATABRICKS_HOST", "x"), ("DATABRICKS_TOKEN", "x")],
+            Chosen("pat", "https://x"),
+        ),
+        case(
+            5,
+            "",
+            &[("host", "https://x")],
+            &[("DATABRICKS_TOKEN", "x")],
+            Chosen("pat", "https://x"),
+        ),
+        case(
+            6,
+            "",
+            &[],
+            &[("DATABRICKS_USERNAME", "x"), ("DATABRICKS_PASSWORD", "x")],
+            Nothing(
+                ". Config: username=x, password=***. Env: DATABRICKS_USERNAME, DATABRICKS_PASSWORD",
+            ),
+        ),
+        case(
+            7,
+            "",
+            &[],
+            &[
+                ("DATABRICKS_HOST", "x"),
+                ("DATABRICKS_USERNAME", "x"),
+                ("DATABRICKS_PASSWORD", "x"),
+            ],
+            Chosen("basic", "https://x"),
+        ),
+        case(
+            8,
+            "",
+            &[("host", "y")],
+            &[
+                ("DATABRICKS_HOST", "x"),
+                ("DATABRICKS_USERNAME", "x"),
+                ("DATABRICKS_PASSWORD", "x"),
+            ],
+            Chosen("basic", "https://y"),
+        ),
+        case(
+            9,
+            "",
+            &[("host", "y"), ("username", "x")],
+            &[("DATABRICKS_PASSWORD", "x")],
+            Chosen("basic", "https://y"),
+        ),
+        case(
+            10,
+            "",
+            &[("host", "y"), ("username", "x"), ("password", "x")],
+            &[],
+            Chosen("basic", "https://y"),
+        ),
+        case(
+            11,
+            "",
+            &[],
+            &[
+                ("DATABRICKS_HOST", "x"),
+                ("DATABRICKS_TOKEN", "x"),
+                ("DATABRICKS_USERNAME", "x"),
+                ("DATABRICKS_PASSWORD", "x"),
+            ],
+            Conflict(
+                "basic and pat. Config: host=https://x, token=***, username=x, password=***. Env: DATABRICKS_HOST, DATABRICKS_TOKEN, DATABRICKS_USERNAME, DATABRICKS_PASSWORD",
+            ),
+        ),
+        case(
+            12,
+            "",
+            &[("auth_type", "basic")],
+            &[
+                ("DATABRICKS_HOST", "x"),
+                ("DATABRICKS_TOKEN", "x"),
+                ("DATABRICKS_USERNAME", "x"),
+                ("DATABRICKS_PASSWORD", "x"),
+            ],
+            Chosen("basic", "https://x"),
+        ),
+        case(
+            13,
+            "",
+            &[],
+            &[("DATABRICKS_CONFIG_FILE", "x")],
+            Nothing(". Config: config_file=x. Env: DATABRICKS_CONFIG_FILE"),
+        ),
+        case(
+            14,
+            M,
+            &[("host", "x")],
+            &[],
+            Nothing(". Config: host=https://x"),
+        ),
+        case(15, E, &[], &[], Nothing("")),
+        case(
+            16,
+            E,
+            &[],
+            &[("DATABRICKS_CONFIG_PROFILE", "abc")],
+            Chosen("pat", "https://foo"),
+        ),
+        case(17, M, &[], &[], Chosen("pat", DBC)),
+        case(
+            18,
+            M,
+            &[],
+            &[("DATABRICKS_CONFIG_PROFILE", "pat.with.dot")],
+            Chosen("pat", DBC),
+        ),
+        case(
+            19,
+            M,
+            &[],
+            &[("DATABRICKS_CONFIG_PROFILE", "nohost")],
+            Nothing(". Config: token=***, profile=nohost. Env: DATABRICKS_CONFIG_PROFILE"),
+        ),
+        case(
+            20,
+            M,
+            &[],
+            &[
+                ("DATABRICKS_CONFIG_PROFILE", "nohost"),
+                ("DATABRICKS_TOKEN", "x"),
+            ],
+            Nothing(
+                ". Config: token=***, profile=nohost. Env: DATABRICKS_TOKEN, DATABRICKS_CONFIG_PROFILE",
+            ),
+        ),
+        case(
+            21,
+            M,
+            &[],
+            &[
+                ("DATABRICKS_CONFIG_PROFILE", "nohost"),
+                ("DATABRICKS_USERNAME", "x"),
+            ],
+            Conflict(
+                "basic and pat. Config: token=***, username=x, profile=nohost. Env: DATABRICKS_USERNAME, DATABRICKS_CONFIG_PROFILE",
+            ),
+        ),
+        case(
+            22,
+            "",
+            &[
+                ("host", "https://adb-xxx.y.azuredatabricks.net/"),
+                ("token", "y"),
+            ],
+            &[],
+            Chosen("pat", "https://adb-xxx.y.azuredatabricks.net"),
+        ),
+        case(
+            23,
+            A,
+            &[("host", ADB), RESOURCE],
+            &[("AZ", "yes")],
+            Chosen("azure-cli", ADB),
+        ),
+        case(
+            25,
+            A,
+            &[RESOURCE],
+            &[],
+            Nothing(". Config: azure_workspace_resource_id=/sub/rg/ws"),
+        ),
+        case(
+            26,
+            A,
+            &[("token", "x"), RESOURCE],
+            &[("AZ", "yes")],
+            Conflict("azure and pat. Config: token=***, azure_workspace_resource_id=/sub/rg/ws"),
+        ),
+        case(
+            27,
+            M,
+            &[("host", ADB), RESOURCE],
+            &[("AZ", "yes")],
+            Chosen("azure-cli", ADB),
+        ),
+        case(
+            28,
+            A,
+            &[("host", ADB), RESOURCE],
+            &[("AZ", "yes"), ("DATABRICKS_CONFIG_PROFILE", "justhost")],
+            Chosen("azure-cli", ADB),
+        ),
+        case(
+            29,
+            A,
+            &[("host", ADB), RESOURCE],
+            &[("AZ", "yes"), ("DATABRICKS_USERNAME", "x")],
+            Conflict(
+                "azure and basic. Config: host=https://adb-123.4.azuredatabricks.net, username=x, azure_workspace_resource_id=/sub/rg/ws. Env: DATABRICKS_USERNAME",
+            ),
+        ),
+        case(
+            31,
+            "",
+            &[("host", "x")],
+            &[
+                ("DATABRICKS_TOKEN", "x"),
+                ("DATABRICKS_USERNAME", "x"),
+                ("DATABRICKS_PASSWORD", "x"),
+                ("DATABRICKS_AUTH_TYPE", "basic"),
+            ],
+            Chosen("basic", "https://x"),
+        ),
+    ]
+}
+
+#[test]
+fn the_same_settings_lead_to_the_same_sign_in_or_error_as_with_the_official_clients() {
+    for Case {
+        number,
+        home: profiles,
+        explicit,
+        vars,
+        expected,
+    } in cases()
+    {
+        let home = match profiles {
+            "" => Home::new(),
+            text => Home::with_profiles(text),
+        };
+        let tools = home.program("az", AZ);
+        let has_az = vars.contains(&("AZ", "yes"));
+        let path = if has_az { tools.as_str() } else { "/nowhere" };
+        let mut all = vec![("HOME", home.as_str()), ("PATH", path)];
+        all.extend(vars);
+        let outcome = configured(explicit, &all);
+        let text = match (&expected, &outcome) {
+            (Chosen(auth_type, host), Ok(config)) => {
+                let found = setting(config, "host");
+                assert_eq!(config.auth_type(), Some(*auth_type), "{number}");
+                // Names of hosts are in lower case here.
+                assert_eq!(found, Some(host.to_lowercase()), "{number}");
+                continue;
+            }
+            (Nothing(rest), Err(_)) => format!("{E0}{rest}"),
+            (Conflict(rest), Err(_)) => format!("{X}{rest}"),
+            _ => panic!("{number}: {outcome:?}"),
+        };
+        let error = outcome.expect_err("an error");
+        assert!(error.is_config(), "{number}: {error:?}");
+        assert!(
+            error.to_string().starts_with(&text),
+            "{number}: {error}\ndoes not begin with\n{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn vector_24_an_azure_cli_that_fails_declines() {
+    let home = Home::with_profiles(A);
+    let path = home.program("az", AZ);
+    let vars = [("HOME", home.as_str()), ("PATH", &path), ("FAIL", "yes")];
+    let lakebase = crate::handle(&[RESOURCE], &vars);
+    let error = lakebase
+        .credential()
+        .await
+        .expect_err("nobody is logged in");
+    let text = error.to_string();
+    let expected = format!("{E0}. Config: azure_workspace_resource_id=/sub/rg/ws");
+    assert!(text.contains(&expected), "{text}");
+    assert!(text.contains("az login"), "{text}");
+}
+
+#[test]
+fn vector_30_a_profile_that_is_asked_for_must_be_there() {
+    let home = Home::with_profiles(C);
+    let vars = [
+        ("HOME", home.as_str()),
+        ("DATABRICKS_CONFIG_PROFILE", "DEFAULT"),
+    ];
+    let error = configured(&[], &vars).expect_err("no such profile");
+    let expected = format!(
+        "resolve: {} has no DEFAULT profile configured. Config: profile=DEFAULT. Env: DATABRICKS_CONFIG_PROFILE",
+        home.profile_file()
+    );
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[test]
+fn what_is_configured_but_incomplete_never_falls_through_to_somebody_elses_login() {
+    let home = Home::new();
+    let path = home.program("databricks", "exit 0");
+    for (vars, expected) in [
+        (
+            &[("DATABRICKS_CLIENT_ID", "id")][..],
+            "oauth-m2m is incomplete: DATABRICKS_CLIENT_SECRET is not set",
+        ),
+        (
+            &[
+                ("DATABRICKS_CLIENT_SECRET", "s"),
+                ("DATABRICKS_CLIENT_ID", ""),
+            ],
+            "oauth-m2m is incomplete: DATABRICKS_CLIENT_ID is empty",
+        ),
+        (
+            &[("DATABRICKS_USERNAME", "u")],
+            "basic is incomplete: DATABRICKS_PASSWORD is not set",
+        ),
+        (
+            &[("DATABRICKS_OIDC_TOKEN_ENV", "MINE")],
+            "env-oidc is incomplete: the variable \"MINE\"",
+        ),
+        (
+            &[("ARM_CLIENT_ID", "id")],
+            "azure-client-secret is incomplete: ARM_CLIENT_SECRET is not set",
+        ),
+        (
+            &[("ARM_USE_MSI", "maybe")],
+            "azure-msi: ARM_USE_MSI: \"maybe\" is not true or false",
+        ),
+        (
+            &[(
+                "DATABRICKS_METADATA_SERVICE_URL",
+                "https://example.com/key-1",
+            )],
+            "metadata-service: DATABRICKS_METADATA_SERVICE_URL: only localhost URLs are allowed",
+        ),
+    ] {
+        let mut all = vec![("PATH", path.as_str()), ("DATABRICKS_HOST", "https://x")];
+        all.extend(vars);
+        let error = configured(&[], &all).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+        assert!(!error.contains("key-1"), "{error}");
+    }
+    // Nothing but the host is known: then the login of the person at this machine will do.
+    let all = [("PATH", path.as_str()), ("DATABRICKS_HOST", "https://x")];
+    let config = configured(&[], &all).expect("a configuration");
+    assert_eq!(config.auth_type(), Some("databricks-cli"));
+}
+
+#[test]
+fn booleans_are_words_and_false_is_not_true() {
+    for (value, is_msi) in [
+        ("true", true),
+        ("1", true),
+        ("T", true),
+        ("false", false),
+        ("0", false),
+    ] {
+        let vars = [
+            ("DATABRICKS_HOST", ADB),
+            ("ARM_USE_MSI", value),
+            ("DATABRICKS_AUTH_TYPE", "azure-msi"),
+        ];
+        assert_eq!(configured(&[], &vars).is_ok(), is_msi, "{value}");
+    }
+}
+
+#[test]
+fn an_unknown_attribute_in_code_is_a_mistake() {
+    let error = configured(&[("clientid", "x")], &[]).expect_err("a slip");
+    assert!(error.to_string().contains("clientid"), "{error}");
+}
+
+#[test]
+fn each_setting_tells_where_it_came_from() {
+    let home = Home::with_profiles("[p]\ntoken = dapi-p\naccount_id = acct\n");
+    let vars = [
+        ("HOME", home.as_str()),
+        ("DATABRICKS_HOST", "https://x"),
+        ("DATABRICKS_CONFIG_PROFILE", "p"),
+    ];
+    let config = configured(&[("workspace_id", "7")], &vars).expect("a configuration");
+    let found: Vec<String> = config
+        .sign_in_settings()
+        .iter()
+        .map(|setting| format!("{}={} from {}", setting.name, setting.value, setting.source))
+        .collect();
+    let file = home.profile_file();
+    assert_eq!(
+        found,
+        [
+            "host=https://x from DATABRICKS_HOST".to_owned(),
+            format!("account_id=acct from profile p in {file} (account_id)"),
+            "workspace_id=7 from attribute workspace_id".to_owned(),
+            format!("token=*** from profile p in {file} (token)"),
+            "profile=p from DATABRICKS_CONFIG_PROFILE".to_owned(),
+        ]
+    );
+}

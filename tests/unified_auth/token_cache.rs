@@ -1,0 +1,304 @@
+//! The workspace token: when it is kept, renewed in the background, and waited for.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use lakebase_core::{Clock, Lakebase, Refresh, SystemClock};
+use lakebase_tests::soon;
+use tokio::sync::Semaphore;
+
+use crate::builder;
+use crate::stub::{Answer, CREDENTIALS, ME, Stub, TOKEN, token};
+
+pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[116..=121];
+
+/// The machine's clocks, moved ahead together.
+#[derive(Clone, Debug, Default)]
+struct Ahead(Arc<AtomicU64>);
+
+impl Ahead {
+    fn advance(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    fn by(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for Ahead {
+    fn wall(&self) -> SystemTime {
+        SystemClock.wall() + self.by()
+    }
+
+    fn monotonic(&self) -> Instant {
+        SystemClock.monotonic() + self.by()
+    }
+}
+
+struct Bench {
+    stub: Stub,
+    clock: Ahead,
+    lakebase: Lakebase,
+}
+
+impl Bench {
+    /// A workspace whose n-th sign-in is answered like this; the usual way where that is `None`.
+    async fn new(
+        seconds: u64,
+        answer: impl Fn(usize) -> Option<Answer> + Send + Sync + 'static,
+        explicit: &[(&str, &str)],
+    ) -> Self {
+        let stub = Stub::start(move |seen| match seen.path.as_str() {
+            TOKEN => {
+                Some(answer(seen.count).unwrap_or_else(|| Answer::json(token(seen.count, seconds))))
+            }
+            _ => None,
+        })
+        .await;
+        let mut all = vec![
+            ("host", stub.url.as_str()),
+            ("client_id", "a"),
+            ("client_secret", "b"),
+        ];
+        all.extend(explicit);
+        let clock = Ahead::default();
+        let config = builder(&all, &[])
+            .clock(clock.clone())
+            .refresh(Refresh::Lazy);
+        let config = config.build().expect("a configuration");
+        let lakebase = Lakebase::new(config).expect("a handle");
+        Self {
+            stub,
+            clock,
+            lakebase,
+        }
+    }
+
+    /// Mints once more, and tells which workspace token signed the call.
+    async fn mint(&self) -> String {
+        self.try_mint().await.expect("a credential")
+    }
+
+    async fn try_mint(&self) -> Result<String, lakebase_core::Error> {
+        let before = self.stub.seen(CREDENTIALS).len();
+        let held = self.lakebase.credential().await?;
+        if self.stub.seen(CREDENTIALS).len() == before {
+            self.lakebase.accept(&held);
+            self.lakebase.reject(&held);
+            self.lakebase.credential().await?;
+        }
+        let sent = self.stub.last(CREDENTIALS);
+        Ok(sent.header("authorization").replace("Bearer ", ""))
+    }
+
+    async fn until_asked(&self, times: usize) {
+        soon(async {
+            while self.stub.seen(TOKEN).len() < times {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    fn asked(&self) -> usize {
+        self.stub.seen(TOKEN).len()
+    }
+}
+
+#[tokio::test]
+async fn vector_116_a_token_is_stale_in_its_second_half_or_its_last_twenty_minutes() {
+    for (lifetime, stale) in [(3600, 2400), (600, 300), (90, 45)] {
+        let bench = Bench::new(lifetime, |_| None, &[]).await;
+        assert_eq!(bench.mint().await, "workspace-1");
+        bench.clock.advance(stale - 2);
+        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.asked(), 1, "{lifetime}: fresh");
+        bench.clock.advance(4);
+        assert_eq!(bench.mint().await, "workspace-1", "nobody waits");
+        bench.until_asked(2).await;
+        // It signs from the moment it has arrived.
+        soon(async { while bench.mint().await != "workspace-2" {} }).await;
+        assert_eq!(bench.asked(), 2, "{lifetime}");
+    }
+}
+
+#[tokio::test]
+async fn vector_117_calls_that_meet_a_stale_token_use_it_and_renew_it_once() {
+    let gate = Arc::new(Semaphore::new(0));
+    let hold = Arc::clone(&gate);
+    let answer = move |n| (n == 2).then(|| Answer::json(token(n, 3600)).behind(&hold));
+    let bench = Bench::new(3600, answer, &[]).await;
+    bench.mint().await;
+    bench.clock.advance(41 * 60);
+    for _ in 0..5 {
+        assert_eq!(bench.mint().await, "workspace-1");
+    }
+    bench.until_asked(2).await;
+    gate.add_permits(1);
+    soon(async { while bench.mint().await != "workspace-2" {} }).await;
+    assert_eq!(bench.asked(), 2);
+}
+
+#[tokio::test]
+async fn vector_118_a_failed_renewal_is_tried_again_after_a_minute() {
+    let refused = |n| (n == 2 || n == 3).then(|| Answer::new(400, "{}"));
+    let bench = Bench::new(3600, refused, &[]).await;
+    bench.mint().await;
+    bench.clock.advance(41 * 60);
+    bench.mint().await;
+    bench.until_asked(2).await;
+    bench.clock.advance(50);
+    for _ in 0..20 {
+        assert_eq!(bench.mint().await, "workspace-1");
+    }
+    assert_eq!(bench.asked(), 2, "within a minute");
+    bench.clock.advance(20);
+    bench.mint().await;
+    bench.until_asked(3).await;
+    for _ in 0..20 {
+        assert_eq!(bench.mint().await, "workspace-1");
+    }
+    assert_eq!(bench.asked(), 3, "one more, not one each");
+}
+
+#[tokio::test]
+async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
+    for late_status in [200, 400] {
+        let gate = Arc::new(Semaphore::new(0));
+        let hold = Arc::clone(&gate);
+        let answer =
+            move |n| (n == 2).then(|| Answer::new(late_status, token(n, 3600)).behind(&hold));
+        let bench = Bench::new(3600, answer, &[]).await;
+        bench.mint().await;
+        bench.clock.advance(41 * 60);
+        bench.mint().await;
+        bench.until_asked(2).await;
+        bench.clock.advance(25 * 60);
+        assert_eq!(
+            bench.mint().await,
+            "workspace-3",
+            "the old one is over: waited for"
+        );
+        gate.add_permits(1);
+        for _ in 0..30 {
+            assert_eq!(bench.mint().await, "workspace-3");
+        }
+        // Nor does its failure put off the next renewal.
+        bench.clock.advance(41 * 60);
+        bench.mint().await;
+        bench.until_asked(4).await;
+    }
+}
+
+#[tokio::test]
+async fn vector_120_without_background_renewal_a_token_is_used_to_its_end() {
+    let off = ("disable_async_token_refresh", "true");
+    let bench = Bench::new(3600, |_| None, &[off]).await;
+    bench.mint().await;
+    bench.clock.advance(59 * 60);
+    for _ in 0..20 {
+        assert_eq!(bench.mint().await, "workspace-1");
+    }
+    assert_eq!(bench.asked(), 1);
+    bench.clock.advance(60);
+    assert_eq!(bench.mint().await, "workspace-2");
+}
+
+#[tokio::test]
+async fn an_almost_expired_workspace_token_never_mints() {
+    for left in [39, 20, 1] {
+        let bench = Bench::new(3600, |_| None, &[]).await;
+        bench.mint().await;
+        bench.clock.advance(3600 - left);
+        assert_eq!(bench.mint().await, "workspace-2", "{left} s left");
+    }
+}
+
+#[tokio::test]
+async fn vector_121_a_token_that_does_not_live_for_forty_seconds_is_fetched_for_each_call() {
+    let stub = Stub::start(|seen| {
+        let expires = SystemClock.wall() + Duration::from_secs(10);
+        let expires = expires
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .expect("after 1970");
+        (seen.path == "/ms/key").then(|| {
+            Answer::json(format!(
+                "{{\"access_token\":\"token-{}\",\"token_type\":\"Bearer\",\"expires_on\":{}}}",
+                seen.count,
+                expires.as_secs()
+            ))
+        })
+    })
+    .await;
+    let url = format!("{}/ms/key", stub.url);
+    let explicit = [("host", stub.url.as_str()), ("metadata_service_url", &url)];
+    let lakebase = crate::handle(&explicit, &[]);
+    for number in 1..=3 {
+        let held = lakebase.credential().await.expect("a credential");
+        let sent = stub.last(CREDENTIALS);
+        assert_eq!(
+            sent.header("authorization"),
+            format!("Bearer token-{number}")
+        );
+        let asked = stub.last("/ms/key");
+        assert_eq!(asked.header("x-databricks-metadata-version"), "1");
+        assert_eq!(asked.header("x-databricks-host"), stub.url);
+        lakebase.accept(&held);
+        lakebase.reject(&held);
+    }
+}
+
+#[tokio::test]
+async fn a_look_up_and_a_mint_at_the_same_time_sign_in_once() {
+    let stub = Stub::start(|seen| match seen.path.as_str() {
+        ME => None,
+        path if path.ends_with("/endpoints/primary") => Some(Answer::json(
+            "{\"status\": {\"hosts\": {\"host\": \"localhost\"}}}",
+        )),
+        _ => None,
+    })
+    .await;
+    let explicit = [
+        ("host", stub.url.as_str()),
+        ("client_id", "a"),
+        ("client_secret", "b"),
+    ];
+    let lakebase = crate::handle(&explicit, &[]);
+    let (target, credential) = tokio::join!(lakebase.target(), lakebase.credential());
+    target.expect("a target");
+    credential.expect("a credential");
+    assert_eq!(stub.seen(TOKEN).len(), 1, "{:?}", stub.paths());
+}
+
+#[tokio::test]
+async fn a_token_that_the_workspace_does_not_take_is_replaced_once_per_call() {
+    for (refusals, expected) in [(1, Ok("workspace-2")), (9, Err("HTTP 401"))] {
+        let stub = Stub::start(move |seen| {
+            (seen.path == CREDENTIALS && seen.count <= refusals).then(|| Answer::new(401, ""))
+        })
+        .await;
+        let explicit = [
+            ("host", stub.url.as_str()),
+            ("client_id", "a"),
+            ("client_secret", "b"),
+        ];
+        let outcome = crate::handle(&explicit, &[]).credential().await;
+        match (outcome, expected) {
+            (Ok(_), Ok(bearer)) => {
+                let sent = stub.last(CREDENTIALS);
+                assert_eq!(sent.header("authorization"), format!("Bearer {bearer}"));
+            }
+            (Err(error), Err(text)) => {
+                assert!(
+                    error.to_string().contains(text) && error.is_auth(),
+                    "{error}"
+                );
+                assert_eq!(stub.seen(TOKEN).len(), 2, "{error}");
+            }
+            (outcome, _) => panic!("{outcome:?}"),
+        }
+    }
+}
