@@ -138,6 +138,9 @@ const AMBIENT: &[(&str, Configure)] = &[
     ("azure-cli", azure_cli::configure),
 ];
 
+/// May come before a strategy that has use for a client id alone.
+const FEDERATED_BY_ID: &[&str] = &["oauth-m2m", "env-oidc", "file-oidc", "github-oidc"];
+
 /// Known to official clients, and not to this crate.
 const UNSUPPORTED: &[&str] = &[
     "azure-devops-oidc",
@@ -165,7 +168,13 @@ pub(crate) fn choose(settings: &Settings) -> Result<Arc<dyn SignIn>, Error> {
             Ok(sign_in) => return Ok(Arc::from(sign_in)),
             Err(Not::Meant) => {}
             Err(Not::Complete(missing)) => {
-                incomplete.push(format!("{name} is incomplete: {missing}"))
+                let hint = format!("{name} is incomplete: {missing}");
+                // A client id alone may be for an identity token. Everything else ends the search.
+                let may_go_on = settings.is_id_alone() && FEDERATED_BY_ID.contains(name);
+                incomplete.push(hint);
+                if !may_go_on {
+                    break;
+                }
             }
             Err(Not::Right(error)) => return Err(error.with_setting(name)),
         }
@@ -173,6 +182,14 @@ pub(crate) fn choose(settings: &Settings) -> Result<Arc<dyn SignIn>, Error> {
     if !incomplete.is_empty() {
         let hint = incomplete.join("; ");
         return Err(settings.nothing_configured().with_hint(hint));
+    }
+    if settings.is_any_set(&[
+        Attribute::GoogleServiceAccount,
+        Attribute::GoogleCredentials,
+    ]) {
+        return Err(settings
+            .nothing_configured()
+            .with_hint("google-credentials and google-id are not supported by this crate"));
     }
     let mut candidates = Vec::new();
     let mut declined = Vec::new();
@@ -185,7 +202,7 @@ pub(crate) fn choose(settings: &Settings) -> Result<Arc<dyn SignIn>, Error> {
         }
     }
     if candidates.is_empty() {
-        declined.insert(0, "Set DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET (service principal), or DATABRICKS_TOKEN, or log in with `databricks auth login`".to_owned());
+        declined.insert(0, "Set DATABRICKS_HOST, and DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET (service principal), or DATABRICKS_TOKEN, or log in with `databricks auth login`".to_owned());
         return Err(settings.nothing_configured().with_hint(declined.join(". ")));
     }
     let nothing = settings.nothing_configured();

@@ -58,6 +58,14 @@
 //! names. If neither is asked for by name and a host or a credential is known already, the file is not
 //! read.
 //!
+//! Calls go through the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` (HTTP only, also in lower
+//! case), except to the hosts of `NO_PROXY` and to this machine.
+//!
+//! Stricter than the official clients: half of a credential (an id without its secret) is an error, even
+//! if a command-line tool is logged in; tokens of Entra ID go to workspaces on Azure only; plain `http` is
+//! for loopback; the account console is no workspace. Not supported: `azure-devops-oidc`,
+//! `github-oidc-azure`, `external-browser`, `google-credentials`, `google-id`, `runtime`, `model-serving`.
+//!
 //! Where the official clients disagree, this crate does as the Go SDK for files, hosts, booleans and
 //! OAuth documents; as the Python SDK for failing closed and for telling the legacy CLI; and gives tokens
 //! up 40 s before their end, as both do for Azure.
@@ -227,10 +235,7 @@ impl Config {
         let resolved =
             |(attribute, setting): (attributes::Attribute, &setting::Setting)| ResolvedSetting {
                 name: attribute.name(),
-                value: match attribute.is_secret() {
-                    true => "***".to_owned(),
-                    false => setting.value.clone(),
-                },
+                value: attribute.show(&setting.value),
                 source: setting.from.clone(),
             };
         workspace.settings.attributes.iter().map(resolved).collect()

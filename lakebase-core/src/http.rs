@@ -121,7 +121,7 @@ fn unreachable(to: &str, error: reqwest::Error) -> Error {
             .with_source(error);
     }
     Error::new(Kind::Network, format!("cannot reach {to}"))
-        .with_hint("Check DATABRICKS_HOST and the network (proxy, IP access list, Private Link)")
+        .with_hint("Check the address and the network (proxy, IP access list, Private Link)")
         .with_source(error)
 }
 

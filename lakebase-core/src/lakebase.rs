@@ -5,13 +5,14 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cache::CredentialCache;
 use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
+use crate::remembered::Remembered;
 use crate::retry::{Retry, retrying};
 use crate::target::Tls;
 use crate::tls::Roots;
@@ -34,7 +35,7 @@ struct Inner {
     config: Config,
     workspace: Option<Arc<Workspace>>,
     source: Source,
-    target: OnceCell<Arc<Target>>,
+    target: Remembered<Arc<Target>>,
     last_failure: Mutex<Option<(Instant, Error)>>,
 }
 
@@ -92,7 +93,7 @@ impl Lakebase {
                 config,
                 workspace,
                 source,
-                target: OnceCell::new(),
+                target: Remembered::default(),
                 last_failure: Mutex::default(),
             }),
         })
@@ -123,14 +124,10 @@ impl Lakebase {
     ///
     /// # Cancel safety
     ///
-    /// Safe; another caller takes the look-up over.
+    /// Safe; the next caller looks again.
     pub async fn target(&self) -> Result<Arc<Target>, Error> {
-        let target = self
-            .inner
-            .target
-            .get_or_try_init(async || self.resolve().await.map(Arc::new))
-            .await?;
-        Ok(Arc::clone(target))
+        let find = async { self.resolve().await.map(Arc::new) };
+        self.inner.target.get_or_find(find).await
     }
 
     async fn resolve(&self) -> Result<Target, Error> {

@@ -16,6 +16,7 @@ mod lakebase;
 mod login;
 mod provider;
 mod refresh;
+mod remembered;
 mod retry;
 mod target;
 mod tls;

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::OnceCell;
 
 pub(crate) use client::Client;
 
 use crate::compute::Compute;
 use crate::error::Kind;
+use crate::remembered::Remembered;
 use crate::{Claim, Credential, CredentialProvider, EndpointPath, Error};
 
 /// One compute in one workspace.
@@ -23,7 +23,7 @@ pub(crate) struct Workspace {
     client: Client,
     compute: Compute,
     /// Of a branch, once it was found.
-    endpoint: OnceCell<EndpointPath>,
+    endpoint: Remembered<EndpointPath>,
 }
 
 /// Mints credentials for one compute.
@@ -53,7 +53,7 @@ impl Workspace {
         Self {
             client,
             compute,
-            endpoint: OnceCell::new(),
+            endpoint: Remembered::default(),
         }
     }
 

@@ -261,3 +261,29 @@ async fn what_a_killed_run_left_on_a_borrowed_server_is_swept_by_the_next() {
     assert_eq!(ours().await, 0);
     assert_becomes_empty(scratch.path());
 }
+
+#[test]
+fn a_program_can_be_made_to_sign_in_in_another_way() {
+    let scratch = scratch();
+    let script = "databricks auth token --host \"$DATABRICKS_HOST\"; echo \"${PGUSER:-none}\"";
+    let output = program(scratch.path())
+        .args(["--sign-in", "databricks-cli", "sh", "-c", script])
+        .env("PGUSER", "in-the-way")
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("\"access_token\""), "{output:?}");
+    assert!(text.trim_end().ends_with("none"), "{output:?}");
+
+    let output = program(scratch.path())
+        .args(["--sign-in", "magic"])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(
+        text.contains("magic") && text.contains("azure-msi"),
+        "{text}"
+    );
+    assert_becomes_empty(scratch.path());
+}

@@ -76,6 +76,7 @@ async fn the_tenant_is_the_one_whose_login_page_the_workspace_names() {
         let stub = azure(location, status).await;
         let explicit = [
             ("host", stub.url.as_str()),
+            ("cloud", "AZURE"),
             ("azure_client_id", "id"),
             ("azure_client_secret", "hush"),
         ];
@@ -241,6 +242,47 @@ async fn the_azure_cli_signs_in_people_and_service_principals() {
     let (asked, _) = with_az(&stub, resource, &[("FAIL_IF", "sub")]).await;
     let expected = format!("account get-access-token --resource {APPLICATION} --output json");
     assert_eq!(asked[0], expected, "90");
+}
+
+#[tokio::test]
+async fn the_azure_cli_goes_on_as_it_began() {
+    // Both forms work at first; then the one that was used fails. The other might be somebody else.
+    let stub = Stub::start(|seen| {
+        (seen.path == CREDENTIALS && seen.count == 2).then(|| Answer::new(401, ""))
+    })
+    .await;
+    let home = Home::new();
+    let script = format!("[ -e \"$HOME/gone\" ] && FAIL_IF=sub\n{AZ}");
+    let path = home.program("az", &script);
+    let vars = [("HOME", home.as_str()), ("PATH", path.as_str())];
+    let explicit = [
+        ("host", stub.url.as_str()),
+        ("azure_workspace_resource_id", "/subscriptions/sub/ws"),
+    ];
+    let lakebase = handle(&explicit, &vars);
+    let held = lakebase.credential().await.expect("a credential");
+    std::fs::write(home.path().join("gone"), "").expect("a file");
+    lakebase.reject(&held);
+    let error = lakebase
+        .credential()
+        .await
+        .expect_err("the subscription is gone");
+    assert!(error.to_string().contains("refused sub"), "{error}");
+}
+
+#[test]
+fn entra_tokens_go_to_azure_only() {
+    let explicit = [
+        ("host", "https://dbc-1.cloud.databricks.com"),
+        ("azure_client_id", "id"),
+        ("azure_client_secret", "s"),
+        ("azure_tenant_id", "t"),
+    ];
+    let error = configured(&explicit, &[]).expect_err("AWS").to_string();
+    assert!(
+        error.contains("azure-client-secret") && error.contains("DATABRICKS_CLOUD"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn vectors_109_and_110_an_expiry_is_rfc_3339_or_local_time_or_an_error() {
     for (expiry, expected) in [
         ("March 20, 2100", "`expiry` is not a date"),
         ("", "`expiry` is not a date"),
-        ("2023-12-01T15:19:48Z", "the token has expired"),
+        ("2023-12-01T15:19:48Z", "a token that has expired"),
     ] {
         let error = outcome(&explicit, &[("ANSWER", &answer(expiry))])
             .await
@@ -284,27 +284,74 @@ async fn somebody_who_was_signed_in_once_is_not_replaced_by_somebody_else() {
     assert_eq!(home.read("az.log"), "");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_tool_that_hangs_is_killed() {
+#[tokio::test]
+async fn a_tool_that_hangs_is_killed_with_all_it_has_started() {
     let home = Home::new();
-    let path = home.program(
-        "databricks",
-        "echo $$ >> \"$HOME/pids\"; exec /bin/sleep 1000",
-    );
+    let script = "/bin/sleep 1000 & echo $$ $! >> \"$HOME/pids\"; wait";
+    let path = home.program("databricks", script);
     let vars = [("HOME", home.as_str()), ("PATH", path.as_str())];
     let lakebase = handle(&[("host", "https://x")], &vars);
-    let error = lakebase.credential().await.expect_err("no answer");
+    let asked = lakebase.credential();
+    tokio::pin!(asked);
+    lakebase_tests::soon(async {
+        while home.read("pids").is_empty() {
+            tokio::select! {
+                _ = &mut asked => panic!("it has not answered"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    })
+    .await;
+    let pids = home.read("pids");
+    let alive = |pid: &str| {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A zombie has ended; whoever adopted it has not looked yet.
+        !state.is_empty() && !state.contains(") Z ")
+    };
+    assert!(pids.split_whitespace().all(alive), "{pids}");
+    // Nothing else happens, so the limits are over at once.
+    tokio::time::pause();
+    let error = asked.await.expect_err("no answer");
+    tokio::time::resume();
     assert!(error.is_timeout() && error.is_transient(), "{error}");
     assert!(
         error.to_string().contains("did not answer within"),
         "{error}"
     );
-    tokio::time::resume();
     lakebase_tests::soon(async {
-        let alive = |pid: &str| std::path::Path::new(&format!("/proc/{pid}/stat")).exists();
-        while home.read("pids").lines().any(alive) {
+        while home.read("pids").split_whitespace().any(alive) {
             tokio::task::yield_now().await;
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn it_reads_the_file_and_the_profile_that_we_have_read() {
+    let stub = Stub::workspace().await;
+    let home = Home::new();
+    let file = home.path().join("cfg");
+    std::fs::write(&file, format!("[prod]\nhost = {}\n", stub.url)).expect("a file");
+    let script = "echo \"$DATABRICKS_CONFIG_FILE $DATABRICKS_CONFIG_PROFILE\" >> \"$HOME/seen\"; echo \"$ANSWER\"";
+    let path = home.program("databricks", script);
+    let vars = [
+        ("HOME", home.as_str()),
+        ("PATH", path.as_str()),
+        ("ANSWER", ANSWER),
+        ("DATABRICKS_CONFIG_PROFILE", "other"),
+    ];
+    let explicit = [
+        ("config_file", file.to_str().expect("UTF-8")),
+        ("profile", "prod"),
+    ];
+    handle(&explicit, &vars)
+        .credential()
+        .await
+        .expect("a credential");
+    let expected = format!("{} prod", file.display());
+    let seen = home.read("seen");
+    assert!(
+        seen.lines().all(|line| line == expected) && !seen.is_empty(),
+        "{seen}"
+    );
 }

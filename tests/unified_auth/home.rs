@@ -1,7 +1,8 @@
 //! A scratch home folder.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -36,9 +37,18 @@ impl Home {
         let folder = self.path().join("bin");
         std::fs::create_dir_all(&folder).expect("a folder");
         let path = folder.join(name);
-        std::fs::write(&path, format!("#!/bin/bash\n{script}\n")).expect("a script");
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&path, mode).expect("permissions");
+        // Written by a child: another test's child may inherit what this process has open, and a
+        // script that somebody has open for writing cannot be run.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut pipe = child.stdin.take().expect("piped");
+        write!(pipe, "#!/bin/bash\n{script}\n").expect("written");
+        drop(pipe);
+        assert!(child.wait().expect("it ends").success());
         folder.to_str().expect("UTF-8").to_owned()
     }
 

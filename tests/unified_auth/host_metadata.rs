@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::stub::{Answer, CREDENTIALS, DISCOVERY, METADATA, Seen, Stub, TOKEN};
+use crate::stub::{Answer, CREDENTIALS, METADATA, Seen, Stub, TOKEN};
 use crate::{Pairs, configured, handle};
 
 pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[58..=59, 61..=69];
@@ -35,14 +35,12 @@ async fn signed_in(stub: &Stub, explicit: Pairs<'_>) {
 
 #[tokio::test]
 async fn it_tells_the_oauth_document_and_the_workspace() {
-    let text = r#"{"oidc_endpoint": "{url}/oidc", "account_id": "acct", "workspace_id": "77", "cloud": "AWS"}"#;
+    let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/acct/", "account_id": "acct", "workspace_id": "77", "cloud": "AWS"}"#;
     let stub = described(text).await;
     signed_in(&stub, M2M).await;
-    assert_eq!(
-        stub.paths(),
-        [METADATA, DISCOVERY, TOKEN, CREDENTIALS],
-        "58"
-    );
+    let document = "/oidc/accounts/acct/.well-known/oauth-authorization-server";
+    let expected = [METADATA, document, "/account-token", CREDENTIALS];
+    assert_eq!(stub.paths(), expected, "58");
     assert_eq!(
         stub.last(CREDENTIALS).header("x-databricks-workspace-id"),
         "77"
@@ -64,15 +62,48 @@ async fn it_may_have_a_place_for_the_account() {
 
 #[tokio::test]
 async fn what_is_configured_counts() {
-    let text = r#"{"oidc_endpoint": "{url}/oidc", "account_id": "acct", "workspace_id": "77"}"#;
+    let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/{account_id}", "account_id": "other", "workspace_id": "77"}"#;
     let stub = described(text).await;
-    let elsewhere = format!("{}/elsewhere", stub.url);
     let mut explicit = M2M.to_vec();
-    explicit.extend([("workspace_id", "1"), ("discovery_url", elsewhere.as_str())]);
+    explicit.extend([("workspace_id", "1"), ("account_id", "acct")]);
     signed_in(&stub, &explicit).await;
-    stub.last("/other-token");
+    assert_eq!(stub.paths()[0], METADATA, "61");
+    stub.last("/account-token");
     let sent = stub.last(CREDENTIALS);
     assert_eq!(sent.header("x-databricks-workspace-id"), "1", "61, 69");
+    let elsewhere = format!("{}/elsewhere", stub.url);
+    let mut explicit = M2M.to_vec();
+    explicit.push(("discovery_url", elsewhere.as_str()));
+    signed_in(&stub, &explicit).await;
+    stub.last("/other-token");
+}
+
+#[tokio::test]
+async fn a_description_that_was_missed_is_asked_for_again() {
+    let stub = Stub::start(|seen| match (seen.path.as_str(), seen.count) {
+        (METADATA, 1) => Some(Answer::new(503, "")),
+        (METADATA, _) => Some(Answer::json(format!(
+            "{{\"oidc_endpoint\": \"{}/other\"}}",
+            seen.url
+        ))),
+        ("/other/.well-known/oauth-authorization-server", _) => Some(Answer::json(format!(
+            "{{\"token_endpoint\": \"{}/other-token\"}}",
+            seen.url
+        ))),
+        // The first sign-in is good for one call.
+        (CREDENTIALS, 2) => Some(Answer::new(401, "")),
+        ("/other-token", _) => Some(Answer::json(crate::stub::token(1, 3600))),
+        _ => None,
+    })
+    .await;
+    let mut explicit = vec![("host", stub.url.as_str())];
+    explicit.extend(M2M);
+    let lakebase = handle(&explicit, &[]);
+    let held = lakebase.credential().await.expect("a credential");
+    stub.last(TOKEN);
+    lakebase.reject(&held);
+    lakebase.credential().await.expect("a credential");
+    stub.last("/other-token");
 }
 
 #[tokio::test]

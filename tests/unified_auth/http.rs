@@ -79,14 +79,14 @@ async fn sign_ins_are_asked_again_by_the_same_rules() {
 
 #[tokio::test]
 async fn vectors_125_and_126_a_wait_is_kept_within_the_budget_and_reported() {
-    let stub = answering(9, Answer::new(429, "{}").with("retry-after", "4")).await;
+    let stub = answering(9, Answer::new(429, "{}").with("retry-after", "30")).await;
     let explicit = [
         ("host", stub.url.as_str()),
         ("token", "t"),
         ("auth_type", "pat"),
     ];
     let config = crate::builder(&explicit, &[("PGHOST", "localhost"), ("PGUSER", "u")])
-        .connect_timeout(Duration::from_secs(1))
+        .connect_timeout(Duration::from_secs(3))
         .build()
         .expect("a configuration");
     let lakebase = lakebase_core::Lakebase::new(config).expect("a handle");

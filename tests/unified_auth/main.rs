@@ -62,6 +62,10 @@ pub(crate) const E0: &str = "default auth: cannot configure default credentials,
 pub(crate) const X: &str = "validate: more than one authorization method configured: ";
 
 /// Vectors that do not apply to this crate.
+///
+/// Three are played in part, with a rule of our own for the rest: an outage without `Retry-After` is waited
+/// out with our own pauses, not for a second (126); 500 and 502 are asked again like 503, since minting and
+/// signing in are safe to repeat (128, 134).
 const NOT_TAKEN: &[(u16, &str)] = &[
     (
         49,
@@ -88,10 +92,7 @@ const NOT_TAKEN: &[(u16, &str)] = &[
         77,
         "an account console is refused: Lakebase has no API there",
     ),
-    (
-        94,
-        "github-oidc-azure is not supported; the chain names it as such",
-    ),
+    (94, "github-oidc-azure is not supported"),
     (
         97,
         "an account console is refused: Lakebase has no API there",

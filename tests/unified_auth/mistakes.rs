@@ -85,7 +85,7 @@ async fn what_is_missing_is_named() {
         (
             SignIn::AzureMsi,
             "DATABRICKS_AZURE_RESOURCE_ID",
-            &["is not a workspace on Azure"],
+            &["is not known to be a workspace on Azure"],
         ),
         (
             SignIn::MetadataService,
@@ -133,7 +133,7 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
             SignIn::Pat,
             &[("DATABRICKS_TOKEN", "dapi-wrong")][..],
             &[
-                "check DATABRICKS_TOKEN",
+                "expired, revoked",
                 "token from DATABRICKS_TOKEN",
                 "HTTP 401",
             ][..],
@@ -141,10 +141,7 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
         (
             SignIn::Basic,
             &[("DATABRICKS_PASSWORD", "wrong")],
-            &[
-                "Check DATABRICKS_USERNAME",
-                "password from DATABRICKS_PASSWORD",
-            ],
+            &["Check user name", "password from DATABRICKS_PASSWORD"],
         ),
         (
             SignIn::OauthM2m,
@@ -152,7 +149,7 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
             &[
                 "invalid_client",
                 "client_secret from DATABRICKS_CLIENT_SECRET",
-                "Check DATABRICKS_CLIENT_ID",
+                "Check client id and secret",
             ],
         ),
         (
@@ -185,7 +182,7 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
             &[("ARM_CLIENT_SECRET", "wrong")],
             &[
                 "AADSTS7000215",
-                "Check ARM_TENANT_ID",
+                "Check tenant, client id and secret",
                 "azure_client_secret from ARM_CLIENT_SECRET",
             ],
         ),
@@ -222,7 +219,7 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
         ),
         (
             SignIn::AzureCli,
-            &["cannot get access token", "no such login"],
+            &["cannot get access token", "no such login", "az login"],
         ),
     ] {
         local.fail(Call::Cli, Fault::status(400, "E", "no such login"));
@@ -236,11 +233,12 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
 #[tokio::test]
 async fn nobody_answering_is_told_apart_and_trying_again_can_help() {
     let local = local().await;
-    // A port that nobody listens on: it was ours until now.
-    let free = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("an address")
-    };
+    // A port that is ours, and that nobody listens on.
+    let reserved = tokio::net::TcpSocket::new_v4().expect("a socket");
+    reserved
+        .bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
+        .expect("a port");
+    let free = reserved.local_addr().expect("an address");
     let gone = format!("http://{free}");
     let (service, tokens) = (format!("{gone}/key-hush"), format!("{gone}/token?x=1"));
     for (way, changes) in [
@@ -309,5 +307,60 @@ async fn a_profile_is_named_with_its_file() {
     let error = failure(&local, vars, &[("DATABRICKS_CONFIG_PROFILE", "dev")]).await;
     let source = format!("token from profile dev in {} (token)", home.profile_file());
     check(&local, &error, SignIn::Pat, &[source.as_str(), "HTTP 401"]);
-    assert!(!error.to_string().contains("dapi-wrong"), "{error}");
+    let text = error.to_string();
+    assert!(
+        !text.contains("dapi-wrong") && !text.contains("DATABRICKS_TOKEN"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJodXNoIn0.c2lnbmF0dXJl";
+    let host = ("DATABRICKS_HOST", "https://x");
+    for vars in [
+        &[host, ("DATABRICKS_OIDC_TOKEN_ENV", jwt)][..],
+        &[
+            host,
+            ("DATABRICKS_OIDC_TOKEN_FILEPATH", jwt),
+            ("DATABRICKS_TOKEN", "t"),
+        ],
+        &[
+            host,
+            ("DATABRICKS_CLIENT_ID", "id:hush-hush"),
+            ("DATABRICKS_CLIENT_SECRET", "s"),
+        ],
+        &[
+            host,
+            ("DATABRICKS_CLIENT_ID", "id:hush-hush"),
+            ("DATABRICKS_TOKEN", "t"),
+        ],
+        &[
+            ("DATABRICKS_HOST", "https://u:hush-hush@x"),
+            ("HOME", "/nowhere"),
+            ("DATABRICKS_CONFIG_FILE", "/dev/null"),
+            ("DATABRICKS_CONFIG_PROFILE", "p"),
+        ],
+    ] {
+        let error = crate::configured(&[], vars).expect_err("a mistake");
+        let text = format!("{error} {error:?}");
+        assert!(
+            !text.contains("eyJ") && !text.contains("hush-hush"),
+            "{text}"
+        );
+    }
+    // The key of a metadata service comes back in pages and redirects.
+    for answer in [
+        crate::stub::Answer::new(404, "<html><pre>Cannot GET /key-hush-hush/t</pre></html>"),
+        crate::stub::Answer::new(301, "").with("location", "/key-hush-hush/t/"),
+    ] {
+        let stub = crate::stub::Stub::start(move |_| Some(answer.clone())).await;
+        let url = format!("{}/key-hush-hush/t", stub.url);
+        let explicit = [("host", stub.url.as_str()), ("metadata_service_url", &url)];
+        let error = crate::handle(&explicit, &[])
+            .credential()
+            .await
+            .expect_err("refused");
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
+    }
 }

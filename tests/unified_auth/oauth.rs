@@ -253,6 +253,48 @@ fn vector_85_every_pair_of_identities_is_refused_and_both_are_named() {
 }
 
 #[tokio::test]
+async fn vector_80_each_exchange_takes_the_identity_token_of_the_day() {
+    // A token is good for one call, so that each needs an exchange.
+    let used = std::sync::Mutex::new(std::collections::HashSet::new());
+    let stub = Stub::start(move |seen| match seen.path.as_str() {
+        CREDENTIALS => {
+            let bearer = seen.header("authorization").to_owned();
+            let is_new = used.lock().expect("not poisoned").insert(bearer);
+            (!is_new).then(|| Answer::new(401, ""))
+        }
+        "/id" => Some(Answer::json(format!(
+            "{{\"value\":\"job-{}\"}}",
+            seen.count
+        ))),
+        _ => None,
+    })
+    .await;
+    let home = Home::new();
+    let path = format!("{}/jwt", home.as_str());
+    let url = format!("{}/id", stub.url);
+    let file = [("oidc_token_filepath", path.as_str())];
+    let github = [
+        ("client_id", "c"),
+        ("actions_id_token_request_url", url.as_str()),
+        ("actions_id_token_request_token", "t"),
+    ];
+    for (explicit, name) in [(&file[..], "file"), (&github, "job")] {
+        let mut all = vec![("host", stub.url.as_str())];
+        all.extend(explicit);
+        let lakebase = handle(&all, &[]);
+        for round in 1..=2 {
+            std::fs::write(&path, format!("file-{round}")).expect("a file");
+            let held = lakebase.credential().await.expect("a credential");
+            let sent = stub.last(TOKEN).field("subject_token");
+            assert_eq!(sent, Some(format!("{name}-{round}")));
+            lakebase.accept(&held);
+            lakebase.reject(&held);
+        }
+    }
+    assert_eq!(stub.seen("/id").len(), 2, "one for each exchange");
+}
+
+#[tokio::test]
 async fn vector_80_a_token_is_exchanged_once_for_as_long_as_it_lives() {
     let local = lakebase_tests::local().await;
     let mut vars = local.env_for(lakebase_local::SignIn::EnvOidc);

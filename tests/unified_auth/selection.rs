@@ -378,6 +378,28 @@ fn what_is_configured_but_incomplete_never_falls_through_to_somebody_elses_login
             "azure-client-secret is incomplete: ARM_CLIENT_SECRET is not set",
         ),
         (
+            &[
+                ("DATABRICKS_CLIENT_SECRET", "s"),
+                ("DATABRICKS_OIDC_TOKEN", "jwt"),
+            ],
+            "oauth-m2m is incomplete: DATABRICKS_CLIENT_ID is not set",
+        ),
+        (
+            &[
+                ("DATABRICKS_USERNAME", "u"),
+                ("DATABRICKS_OIDC_TOKEN", "jwt"),
+            ],
+            "basic is incomplete: DATABRICKS_PASSWORD is not set",
+        ),
+        (
+            &[("DATABRICKS_CLIENT_ID", "id"), ("GITHUB_ACTIONS", "true")],
+            "permissions: id-token: write",
+        ),
+        (
+            &[("GOOGLE_CREDENTIALS", "{}")],
+            "google-credentials and google-id are not supported",
+        ),
+        (
             &[("ARM_USE_MSI", "maybe")],
             "azure-msi: ARM_USE_MSI: \"maybe\" is not true or false",
         ),
@@ -417,6 +439,15 @@ fn booleans_are_words_and_false_is_not_true() {
         ];
         assert_eq!(configured(&[], &vars).is_ok(), is_msi, "{value}");
     }
+}
+
+#[test]
+fn no_is_as_good_as_nothing() {
+    let home = Home::with_profiles(M);
+    let vars = [("HOME", home.as_str()), ("ARM_USE_MSI", "false")];
+    let config = configured(&[], &vars).expect("the default profile is read");
+    assert_eq!(config.auth_type(), Some("pat"));
+    configured(&[("host", "https://x"), ("token", "t")], &vars).expect("no conflict");
 }
 
 #[test]

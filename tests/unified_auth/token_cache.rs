@@ -14,27 +14,39 @@ use crate::stub::{Answer, CREDENTIALS, ME, Stub, TOKEN, token};
 
 pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[116..=121];
 
-/// The machine's clocks, moved ahead together.
-#[derive(Clone, Debug, Default)]
-struct Ahead(Arc<AtomicU64>);
+/// Clocks that stand still unless they are moved ahead, together.
+#[derive(Clone, Debug)]
+struct Ahead {
+    wall: SystemTime,
+    monotonic: Instant,
+    by: Arc<AtomicU64>,
+}
 
 impl Ahead {
+    fn new() -> Self {
+        Self {
+            wall: SystemClock.wall(),
+            monotonic: SystemClock.monotonic(),
+            by: Arc::default(),
+        }
+    }
+
     fn advance(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
+        self.by.fetch_add(seconds, Ordering::SeqCst);
     }
 
     fn by(&self) -> Duration {
-        Duration::from_secs(self.0.load(Ordering::SeqCst))
+        Duration::from_secs(self.by.load(Ordering::SeqCst))
     }
 }
 
 impl Clock for Ahead {
     fn wall(&self) -> SystemTime {
-        SystemClock.wall() + self.by()
+        self.wall + self.by()
     }
 
     fn monotonic(&self) -> Instant {
-        SystemClock.monotonic() + self.by()
+        self.monotonic + self.by()
     }
 }
 
@@ -64,7 +76,7 @@ impl Bench {
             ("client_secret", "b"),
         ];
         all.extend(explicit);
-        let clock = Ahead::default();
+        let clock = Ahead::new();
         let config = builder(&all, &[])
             .clock(clock.clone())
             .refresh(Refresh::Lazy);
@@ -155,7 +167,7 @@ async fn vector_118_a_failed_renewal_is_tried_again_after_a_minute() {
         assert_eq!(bench.mint().await, "workspace-1");
     }
     assert_eq!(bench.asked(), 2, "within a minute");
-    bench.clock.advance(20);
+    bench.clock.advance(70);
     bench.mint().await;
     bench.until_asked(3).await;
     for _ in 0..20 {
@@ -169,8 +181,11 @@ async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
     for late_status in [200, 400] {
         let gate = Arc::new(Semaphore::new(0));
         let hold = Arc::clone(&gate);
-        let answer =
-            move |n| (n == 2).then(|| Answer::new(late_status, token(n, 3600)).behind(&hold));
+        let answer = move |n| match n {
+            2 => Some(Answer::new(late_status, token(n, 3600)).behind(&hold)),
+            3 => Some(Answer::json(token(n, 90))),
+            _ => None,
+        };
         let bench = Bench::new(3600, answer, &[]).await;
         bench.mint().await;
         bench.clock.advance(41 * 60);
@@ -187,7 +202,7 @@ async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
             assert_eq!(bench.mint().await, "workspace-3");
         }
         // Nor does its failure put off the next renewal.
-        bench.clock.advance(41 * 60);
+        bench.clock.advance(46);
         bench.mint().await;
         bench.until_asked(4).await;
     }
@@ -271,6 +286,82 @@ async fn a_look_up_and_a_mint_at_the_same_time_sign_in_once() {
     target.expect("a target");
     credential.expect("a credential");
     assert_eq!(stub.seen(TOKEN).len(), 1, "{:?}", stub.paths());
+}
+
+#[tokio::test]
+async fn a_refused_token_is_not_used_again_though_the_next_sign_in_fails() {
+    let stub = Stub::start(|seen| match (seen.path.as_str(), seen.count) {
+        (CREDENTIALS, 1) => Some(Answer::new(401, "")),
+        (TOKEN, 2) => Some(Answer::new(400, "{}")),
+        _ => None,
+    })
+    .await;
+    let explicit = [
+        ("host", stub.url.as_str()),
+        ("client_id", "a"),
+        ("client_secret", "b"),
+    ];
+    crate::handle(&explicit, &[])
+        .credential()
+        .await
+        .expect_err("refused");
+    let lakebase = crate::handle(&explicit, &[]);
+    lakebase.credential().await.expect("a credential");
+    let used = stub.seen(CREDENTIALS);
+    let used = used
+        .iter()
+        .filter(|seen| seen.header("authorization") == "Bearer workspace-1");
+    assert_eq!(used.count(), 1);
+}
+
+#[test]
+fn a_sign_in_on_a_runtime_that_stands_still_is_in_nobodys_way() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    };
+    let (mine, frozen, living) = (runtime(), runtime(), runtime());
+    let gate = Arc::new(Semaphore::new(0));
+    let hold = Arc::clone(&gate);
+    let stub = mine.block_on(Stub::start(move |seen| {
+        (seen.path == TOKEN && seen.count == 1).then(|| Answer::json(token(1, 3600)).behind(&hold))
+    }));
+    let clock = Ahead::new();
+    let explicit = [
+        ("host", stub.url.as_str()),
+        ("client_id", "a"),
+        ("client_secret", "b"),
+    ];
+    let config = builder(&explicit, &[]).clock(clock.clone());
+    let lakebase = Lakebase::new(config.build().expect("a configuration")).expect("a handle");
+    // The server has a thread of its own, the first sign-in's runtime has none from here on.
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = std::thread::spawn(move || mine.block_on(stopped));
+    frozen.block_on(async {
+        let asked = lakebase.credential();
+        tokio::pin!(asked);
+        soon(async {
+            while stub.seen(TOKEN).is_empty() {
+                tokio::select! {
+                    _ = &mut asked => panic!("nobody has answered"),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        })
+        .await;
+    });
+    // Neither its mint nor its sign-in moves any more.
+    clock.advance(60);
+    let outcome = living.block_on(async { soon(lakebase.credential()).await });
+    outcome.expect("a credential");
+    assert_eq!(
+        stub.last(CREDENTIALS).header("authorization"),
+        "Bearer workspace-2"
+    );
+    stop.send(()).expect("it waits");
+    server.join().expect("it ends").expect("told");
 }
 
 #[tokio::test]

@@ -336,6 +336,17 @@ pub(super) fn resource_id(settings: &Settings) -> Result<Option<String>, Error> 
     }
 }
 
+/// On Azure, and known to be.
+pub(super) fn require_azure(settings: &Settings) -> Result<(), super::Not> {
+    match settings.get(Attribute::Host) {
+        Some(host) if !settings.is_azure() => Err(host
+            .wrong("known to be a workspace on Azure")
+            .with_hint("Set DATABRICKS_AZURE_RESOURCE_ID to its resource id, or DATABRICKS_CLOUD to AZURE, if it is one")
+            .into()),
+        _ => Ok(()),
+    }
+}
+
 /// Either names the workspace.
 pub(super) fn require_workspace(settings: &Settings) -> Result<(), super::Not> {
     if settings

@@ -18,6 +18,7 @@ use crate::Error;
 use crate::config::attributes::Attribute;
 use crate::error::Kind;
 use crate::refresh::Validity;
+use crate::remembered::Remembered;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -25,6 +26,10 @@ struct AzureCli {
     program: Program,
     tenant: Option<String>,
     subscription: Option<String>,
+    /// Whether the subscription was named when it first worked: never changed afterwards, or a passing
+    /// failure would make us somebody else.
+    names_subscription: Remembered<bool>,
+    is_machine: Remembered<bool>,
 }
 
 pub(super) fn configure(settings: &Settings) -> Configured {
@@ -37,6 +42,7 @@ pub(super) fn configure(settings: &Settings) -> Configured {
     azure::require_workspace(settings)?;
     settings.refuse_group("azure-cli")?;
     let program = on_path("az", &settings.vars)
+        .into_iter()
         .next()
         .ok_or_else(|| Not::Complete("most likely the Azure CLI is not installed".to_owned()))?;
     let resource_id = azure::resource_id(settings)?;
@@ -49,6 +55,8 @@ pub(super) fn configure(settings: &Settings) -> Configured {
             program: Program::new(program, Arc::clone(&settings.vars)),
             tenant: settings.owned(Attribute::AzureTenantId),
             subscription: subscription.map(str::to_owned),
+            names_subscription: Remembered::default(),
+            is_machine: Remembered::default(),
         },
         resource_id,
         cloud: settings.azure_cloud()?,
@@ -59,21 +67,32 @@ impl AzureCli {
     /// The tool refuses a tenant for the machine's own identity.
     async fn tenant(&self) -> Option<&str> {
         let tenant = self.tenant.as_deref()?;
-        let output = self
-            .program
-            .run(&["account", "show", "--output", "json"], LIMIT)
-            .await;
-        let account: Value = serde_json::from_str(&output.ok()?.stdout).ok()?;
+        let is_machine = match self.is_machine.get() {
+            Some(known) => known,
+            None => match self.asks_machine().await {
+                Some(told) => self.is_machine.keep(told),
+                None => false,
+            },
+        };
+        (!is_machine).then_some(tenant)
+    }
+
+    /// `None` if the tool does not tell.
+    async fn asks_machine(&self) -> Option<bool> {
+        let show = ["account", "show", "--output", "json"];
+        let output = self.program.run(&show, LIMIT).await.ok()?;
+        let account: Value = serde_json::from_str(&output.stdout).ok()?;
         let is = |field: &str, words: &[&str]| {
             let value = account.pointer(field).and_then(Value::as_str);
             value.is_some_and(|value| words.contains(&value))
         };
-        let is_machine = is("/user/type", &["servicePrincipal"])
-            && is(
-                "/user/name",
-                &["systemAssignedIdentity", "userAssignedIdentity"],
-            );
-        (!is_machine).then_some(tenant)
+        Some(
+            is("/user/type", &["servicePrincipal"])
+                && is(
+                    "/user/name",
+                    &["systemAssignedIdentity", "userAssignedIdentity"],
+                ),
+        )
     }
 
     async fn ask(
@@ -112,11 +131,20 @@ impl EntraTokens for AzureCli {
         async move {
             let tenant = self.tenant().await;
             let asked = site.http.now();
-            let subscription = self.subscription.as_deref();
+            let known = self.names_subscription.get();
+            let subscription = self
+                .subscription
+                .as_deref()
+                .filter(|_| known != Some(false));
+            let mut named = subscription.is_some();
             let mut output = self.ask(resource, tenant, subscription).await?;
-            if !output.success && subscription.is_some() {
+            if !output.success && named && known.is_none() {
                 // The person may not see the subscription and have the workspace all the same.
+                named = false;
                 output = self.ask(resource, tenant, None).await?;
+            }
+            if output.success {
+                self.names_subscription.keep(named);
             }
             if !output.success {
                 return Err(Refusal::Declined(format!(
@@ -142,8 +170,11 @@ impl EntraTokens for AzureCli {
                 .ok_or_else(|| {
                     unusable("cannot parse expiry: neither `expires_on` nor `expiresOn` is a time")
                 })?;
-            let validity = Validity::measure(expiry, None, asked, site.http.now())
-                .ok_or_else(|| unusable("cannot use the CLI's token: it has expired"))?;
+            let validity =
+                Validity::measure(expiry, None, asked, site.http.now()).ok_or_else(|| {
+                    Error::new(Kind::SignIn, "the CLI handed out a token that has expired")
+                        .with_hint("Check this machine's clock, or log in again")
+                })?;
             Ok(EntraToken {
                 kind: text("tokenType").unwrap_or_default().to_owned(),
                 secret: SecretString::from(secret),

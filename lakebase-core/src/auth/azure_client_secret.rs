@@ -5,20 +5,20 @@ use std::fmt;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::OnceCell;
 use url::Url;
 
 use super::azure::{self, Azure, EntraToken, EntraTokens};
 use super::{Configured, Refusal, Settings, Site};
 use crate::Error;
 use crate::config::attributes::Attribute;
+use crate::remembered::Remembered;
 
-const ADVICE: &str = "Check ARM_TENANT_ID, ARM_CLIENT_ID and ARM_CLIENT_SECRET, and that the service principal was added to the workspace";
+const ADVICE: &str = "Check tenant, client id and secret of the service principal, and that it was added to the workspace";
 
 struct EntraPrincipal {
     login: String,
     tenant: Option<String>,
-    found_tenant: OnceCell<String>,
+    found_tenant: Remembered<String>,
     client_id: String,
     client_secret: SecretString,
 }
@@ -38,6 +38,8 @@ pub(super) fn configure(settings: &Settings) -> Configured {
         // Only a workspace could be asked for it.
         settings.required(Attribute::AzureTenantId)?;
     }
+    // Other workspaces have no use for tokens of Entra ID, and must not see them.
+    azure::require_azure(settings)?;
     settings.refuse_group("azure-client-secret")?;
     let cloud = settings.azure_cloud()?;
     Ok(Box::new(Azure {
@@ -45,7 +47,7 @@ pub(super) fn configure(settings: &Settings) -> Configured {
         tokens: EntraPrincipal {
             login: cloud.endpoints.login.clone(),
             tenant: settings.owned(Attribute::AzureTenantId),
-            found_tenant: OnceCell::new(),
+            found_tenant: Remembered::default(),
             client_id: id.value.clone(),
             client_secret: SecretString::from(secret.value.clone()),
         },
@@ -54,15 +56,14 @@ pub(super) fn configure(settings: &Settings) -> Configured {
 }
 
 impl EntraPrincipal {
-    async fn tenant(&self, site: &Site) -> Result<&str, Error> {
-        if let Some(tenant) = &self.tenant {
-            return Ok(tenant);
+    async fn tenant(&self, site: &Site) -> Result<String, Error> {
+        match &self.tenant {
+            Some(tenant) => Ok(tenant.clone()),
+            None => {
+                let find = find_tenant(site, &self.login);
+                self.found_tenant.get_or_find(find).await
+            }
         }
-        let found = self
-            .found_tenant
-            .get_or_try_init(|| find_tenant(site, &self.login))
-            .await?;
-        Ok(found)
     }
 }
 
@@ -118,8 +119,11 @@ impl EntraTokens for EntraPrincipal {
 
 /// The workspace sends browsers to its tenant's login page.
 async fn find_tenant(site: &Site, login: &str) -> Result<String, Error> {
-    let url = site.url("/aad/auth").await?;
+    let url = site.url("/aad/auth")?;
     let reply = site.http.send(site.http.get(url)).await?;
+    if reply.status == 429 || reply.status >= 500 {
+        return Err(reply.failure("the workspace does not tell its tenant"));
+    }
     let tenant = reply
         .location()
         .filter(|_| (300..400).contains(&reply.status));

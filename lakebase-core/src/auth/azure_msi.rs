@@ -13,7 +13,7 @@ use crate::Error;
 use crate::config::attributes::Attribute;
 
 const LIMIT: Duration = Duration::from_secs(10);
-const ADVICE: &str = "Check that this machine has a managed identity (which one: ARM_CLIENT_ID) and that it was added to the workspace";
+const ADVICE: &str = "Check that this machine has a managed identity (which one: azure_client_id) and that it was added to the workspace";
 
 struct ManagedIdentity {
     service: Url,
@@ -25,12 +25,7 @@ pub(super) fn configure(settings: &Settings) -> Configured {
         return Err(settings.absent(Attribute::AzureUseMsi));
     }
     azure::require_workspace(settings)?;
-    if !settings.is_azure() {
-        let host = settings.required(Attribute::Host)?;
-        return Err(host
-            .wrong("a workspace on Azure, where managed identities are")
-            .into());
-    }
+    azure::require_azure(settings)?;
     settings.refuse_group("azure-msi")?;
     let cloud = settings.azure_cloud()?;
     let address = &cloud.endpoints.instance_metadata;

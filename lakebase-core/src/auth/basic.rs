@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::token::{self, Token};
 use super::{Configured, Refusal, Settings, SignIn, Site};
+use crate::Error;
 use crate::config::attributes::Attribute;
 
 struct Basic {
@@ -23,7 +24,8 @@ pub(super) fn configure(settings: &Settings) -> Configured {
     settings.required_host()?;
     settings.refuse_group("basic")?;
     if username.value.contains(':') {
-        return Err(username.wrong("a user name: it holds a colon").into());
+        let text = format!("{} is not a user name: it holds a colon", username.from);
+        return Err(Error::config(text).into());
     }
     let encoded = token::basic(&username.value, &password.value);
     Ok(Box::new(Basic {
@@ -45,7 +47,7 @@ impl SignIn for Basic {
     }
 
     fn advice(&self) -> &'static str {
-        "Check DATABRICKS_USERNAME and DATABRICKS_PASSWORD; most workspaces take no passwords any more"
+        "Check user name and password; most workspaces take no passwords any more"
     }
 
     fn can_renew(&self) -> bool {

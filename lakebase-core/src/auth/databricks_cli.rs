@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::OnceCell;
 
 use super::command::{Program, on_path};
 use super::token::{Token, is_header_safe};
@@ -17,6 +16,7 @@ use crate::Error;
 use crate::config::attributes::Attribute;
 use crate::error::Kind;
 use crate::refresh::Validity;
+use crate::remembered::Remembered;
 
 /// It may have to refresh over the network; its own limit is an hour.
 const TOKEN_LIMIT: Duration = Duration::from_secs(30);
@@ -33,8 +33,8 @@ struct Version(u64, u64, u64);
 
 struct Cli {
     program: Program,
-    version: OnceCell<Option<Version>>,
-    host: Option<String>,
+    version: Remembered<Version>,
+    host: String,
     profile: Option<String>,
     /// Other than the usual ones: the login must have been made for them.
     scopes: Option<String>,
@@ -42,23 +42,26 @@ struct Cli {
 }
 
 pub(super) fn configure(settings: &Settings) -> Configured {
-    let host = settings.value(Attribute::Host).map(str::to_owned);
     let profile = settings.owned(Attribute::Profile);
-    if host.is_none() && profile.is_none() {
-        return Err(match settings.is_forced() {
-            true => Not::Complete("cannot configure CLI token source: neither profile nor host is configured: host is not set".to_owned()),
-            false => Not::Meant,
+    let Some(host) = settings.owned(Attribute::Host) else {
+        return Err(match (settings.is_forced(), &profile) {
+            (true, None) => Not::Complete("cannot configure CLI token source: neither profile nor host is configured: host is not set".to_owned()),
+            // It could tell a token, but not where to use it.
+            (_, Some(_)) => Not::Complete(settings.missing(Attribute::Host)),
+            (false, None) => Not::Meant,
         });
-    }
-    if host.is_none() {
-        // It could tell a token, but not where to use it.
-        settings.required_host()?;
-    }
+    };
     settings.refuse_group("databricks-cli")?;
     let path = find(settings).map_err(Not::Complete)?;
     Ok(Box::new(Cli {
-        program: Program::new(path, Arc::clone(&settings.vars)),
-        version: OnceCell::new(),
+        // It reads the file and the profile that we have read, whatever else the environment says.
+        program: Program::new(path, Arc::clone(&settings.vars))
+            .with(
+                "DATABRICKS_CONFIG_FILE",
+                settings.owned(Attribute::ConfigFile),
+            )
+            .with("DATABRICKS_CONFIG_PROFILE", profile.clone()),
+        version: Remembered::default(),
         host,
         profile,
         scopes: settings.get(Attribute::Scopes).map(|_| settings.scopes()),
@@ -104,41 +107,30 @@ fn is_legacy(path: &Path) -> bool {
 impl Cli {
     /// `None` if it cannot be told, or is a developer's build: then the oldest way of asking is used.
     async fn version(&self) -> Option<Version> {
-        let probe = async || {
-            let output = self
-                .program
-                .run(&["version", "--output", "json"], VERSION_LIMIT)
-                .await
-                .map_err(drop)?;
+        let ask = async {
+            let args = ["version", "--output", "json"];
+            let output = self.program.run(&args, VERSION_LIMIT).await.map_err(drop)?;
             parse_version(&output.stdout).ok_or(())
         };
         // An answer that cannot be read is asked for again next time.
-        let found = self
-            .version
-            .get_or_try_init(async || probe().await.map(Some))
-            .await;
-        (*found.ok()?).filter(|version| *version != Version(0, 0, 0))
+        let version = self.version.get_or_find(ask).await.ok()?;
+        (version != Version(0, 0, 0)).then_some(version)
     }
 
-    async fn command(&self) -> Result<Vec<String>, Error> {
+    async fn command(&self) -> Vec<String> {
         let version = self.version().await;
         let knows = |feature: Version| version.is_some_and(|version| version >= feature);
         let mut command = vec!["auth".to_owned(), "token".to_owned()];
-        match (&self.profile, &self.host) {
-            (Some(profile), _) if knows(KNOWS_PROFILES) => {
+        match &self.profile {
+            Some(profile) if knows(KNOWS_PROFILES) => {
                 command.extend(["--profile".to_owned(), profile.clone()]);
             }
-            (_, Some(host)) => command.extend(["--host".to_owned(), host.clone()]),
-            (_, None) => {
-                return Err(Error::config(
-                    "the Databricks CLI does not support --profile (requires >= v0.207.1) and no host fallback is configured",
-                ));
-            }
+            _ => command.extend(["--host".to_owned(), self.host.clone()]),
         }
         if knows(KNOWS_FORCE_REFRESH) {
             command.push("--force-refresh".to_owned());
         }
-        Ok(command)
+        command
     }
 
     /// The login may have been made for other scopes than those configured.
@@ -160,7 +152,11 @@ impl Cli {
             .collect();
         granted.sort_unstable();
         granted.dedup();
-        if granted.join(" ") == *wanted {
+        let wanted_alone: Vec<&str> = wanted
+            .split(' ')
+            .filter(|scope| *scope != "offline_access")
+            .collect();
+        if granted == wanted_alone {
             return Ok(());
         }
         let text =
@@ -182,13 +178,14 @@ impl SignIn for Cli {
 
     fn fetch<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Token, Refusal>> {
         async {
-            let command = self.command().await?;
+            let command = self.command().await;
             let args: Vec<&str> = command.iter().map(String::as_str).collect();
             let asked = site.http.now();
             let output = self.program.run(&args, TOKEN_LIMIT).await?;
             if !output.success {
                 let text = format!("cannot get access token: {}", output.complaint);
-                if output.complaint.contains("databricks OAuth is not") {
+                let has = |text: &str| text.contains("databricks OAuth is not");
+                if has(&output.stderr) || has(&output.stdout) {
                     return Err(Refusal::Declined(text));
                 }
                 return Err(Error::new(Kind::SignIn, text)
@@ -216,7 +213,10 @@ impl SignIn for Cli {
             let expiry = parse_expiry(expiry).ok_or_else(|| unusable("`expiry` is not a date"))?;
             // Made on this machine, so by this machine's clock.
             let validity = Validity::measure(expiry, None, asked, site.http.now())
-                .ok_or_else(|| unusable("the token has expired"))?;
+                .ok_or_else(|| {
+                    Error::new(Kind::SignIn, "the CLI handed out a token that has expired")
+                        .with_hint("Check this machine's clock, or log in again with `databricks auth login`")
+                })?;
             self.check_scopes(token)?;
             let kind = answer
                 .get("token_type")

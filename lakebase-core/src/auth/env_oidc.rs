@@ -15,6 +15,16 @@ struct Variable(SecretString);
 
 pub(super) fn configure(settings: &Settings) -> Configured {
     let named = settings.get(Attribute::OidcTokenEnv);
+    // Somebody may have put the token itself there.
+    let is_name = |name: &str| {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    if let Some(named) = named.filter(|named| !is_name(&named.value)) {
+        let text = format!("{} is not the name of a variable", named.from);
+        let hint = "It names the variable that holds the identity token";
+        return Err(Error::config(text).with_hint(hint).into());
+    }
     let name = named.map_or(USUAL, |name| name.value.as_str());
     let token = settings
         .vars

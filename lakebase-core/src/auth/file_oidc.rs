@@ -1,15 +1,21 @@
 //! `file-oidc`: the identity token is in a file that somebody keeps fresh (Kubernetes).
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
+use tokio::io::AsyncReadExt as _;
 
 use super::oidc::{Federation, IdTokens};
 use super::{Configured, Settings, Site};
 use crate::Error;
 use crate::config::attributes::Attribute;
+
+/// Far more than any.
+const LARGEST_TOKEN: u64 = 64 * 1024;
 
 struct File {
     path: PathBuf,
@@ -28,6 +34,17 @@ pub(super) fn configure(settings: &Settings) -> Configured {
     Ok(Box::new(Federation::new(tokens, settings)))
 }
 
+/// Not from what may never end.
+async fn read(path: &Path) -> io::Result<String> {
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut text = String::new();
+    let file = tokio::fs::File::open(path).await?;
+    file.take(LARGEST_TOKEN).read_to_string(&mut text).await?;
+    Ok(text)
+}
+
 impl IdTokens for File {
     fn name(&self) -> &'static str {
         "file-oidc"
@@ -36,16 +53,20 @@ impl IdTokens for File {
     fn id_token<'a>(&'a self, _site: &'a Site) -> BoxFuture<'a, Result<SecretString, Error>> {
         async {
             let path = self.path.display();
+            let limit = Duration::from_secs(5);
             let wrong = |what: &str| {
                 Error::config(format!("{}: file {path} {what}", self.from))
                     .with_hint("Mount the identity token there, or correct the path")
             };
-            let token = tokio::fs::read_to_string(&self.path)
-                .await
-                .map_err(|error| match error.kind() {
-                    std::io::ErrorKind::NotFound => wrong("does not exist"),
-                    _ => wrong("cannot be read").with_source(error),
-                })?;
+            let reading = tokio::time::timeout(limit, read(&self.path)).await;
+            let token = match reading {
+                Ok(Ok(token)) => token,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(wrong("does not exist"));
+                }
+                Ok(Err(error)) => return Err(wrong("cannot be read").with_source(error)),
+                Err(_) => return Err(wrong("cannot be read in time").with_transient(true)),
+            };
             match token.trim() {
                 "" => Err(wrong("is empty")),
                 token => Ok(SecretString::from(token)),

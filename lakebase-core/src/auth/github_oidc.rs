@@ -22,6 +22,15 @@ pub(super) fn configure(settings: &Settings) -> Configured {
     if !settings.is_forced()
         && !settings.is_any_set(&[Attribute::IdTokenRequestUrl, Attribute::IdTokenRequestToken])
     {
+        let in_actions = settings
+            .vars
+            .get("GITHUB_ACTIONS")
+            .is_some_and(|yes| yes == "true");
+        if in_actions && settings.is_id_alone() {
+            return Err(Not::Complete(
+                "the job may not ask for identity tokens; the workflow needs `permissions: id-token: write`".to_owned(),
+            ));
+        }
         return Err(Not::Meant);
     }
     // Every job that may ask for identity tokens has these two, whatever it asks them for.

@@ -17,7 +17,7 @@ use crate::endpoint::is_loopback;
 use crate::refresh::Validity;
 
 const LIMIT: Duration = Duration::from_secs(10);
-const ADVICE: &str = "The program behind DATABRICKS_METADATA_SERVICE_URL handed out a token that is not (or no longer) good for this workspace: sign in again there";
+const ADVICE: &str = "The program that signs in for us handed out a token that is not (or no longer) good for this workspace: sign in again there";
 
 struct MetadataService {
     /// Holds a key, so it is never shown.
@@ -45,7 +45,7 @@ impl SignIn for MetadataService {
 
     fn fetch<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Token, Refusal>> {
         async {
-            let host = site.host().await?;
+            let host = site.host()?;
             let request = site
                 .http
                 .get(self.url.clone())
@@ -53,10 +53,17 @@ impl SignIn for MetadataService {
                 .header("X-Databricks-Host", host.as_str().trim_end_matches('/'))
                 .timeout(LIMIT);
             let reply = site.http.send(request).await.map_err(|error| {
-                error.with_hint(
-                    "Is the program behind DATABRICKS_METADATA_SERVICE_URL still running?",
-                )
+                error.with_hint("Is the program that signs in for us still running?")
             })?;
+            // The key may come back in a page or in a redirect.
+            let path = self.url.path().to_owned();
+            let segments = path
+                .split('/')
+                .filter(|part| part.len() > 3)
+                .map(str::to_owned);
+            let query = self.url.query().unwrap_or_default().to_owned();
+            let secrets: Vec<String> = segments.chain([query]).collect();
+            let reply = reply.scrubbed(&secrets);
             if !reply.is_success() {
                 return Err(reply
                     .failure("the metadata service refused")

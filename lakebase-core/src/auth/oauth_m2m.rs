@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use super::oauth::Request;
 use super::token::{Token, header_secret};
 use super::{Configured, Refusal, Settings, SignIn, Site};
+use crate::Error;
 use crate::config::attributes::Attribute;
 
-const ADVICE: &str = "Check DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET: the secret may be wrong, expired or of another workspace";
+const ADVICE: &str = "Check client id and secret of the service principal: the secret may be wrong, expired or of another workspace";
 
 struct ServicePrincipal {
     client_id: String,
@@ -27,7 +28,10 @@ pub(super) fn configure(settings: &Settings) -> Configured {
     let secret = settings.required(Attribute::ClientSecret)?;
     settings.required_host()?;
     if id.value.contains(':') {
-        return Err(id.wrong("a client id: it holds a colon").into());
+        // Most likely with the secret behind it.
+        return Err(
+            Error::config(format!("{} is not a client id: it holds a colon", id.from)).into(),
+        );
     }
     Ok(Box::new(ServicePrincipal {
         client_id: id.value.clone(),

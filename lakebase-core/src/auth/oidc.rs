@@ -16,7 +16,7 @@ use crate::Error;
 use crate::config::attributes::Attribute;
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const ADVICE: &str = "Check the federation policy: issuer, audience and subject must be those of the identity token; and DATABRICKS_CLIENT_ID, which a policy of the whole account must not have";
+const ADVICE: &str = "Check the federation policy: issuer, audience and subject must be those of the identity token; and the client id, which a policy of the whole account must not have";
 
 /// Where identity tokens come from.
 pub(super) trait IdTokens: Send + Sync + 'static {

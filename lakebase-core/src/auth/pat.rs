@@ -35,7 +35,7 @@ impl SignIn for Pat {
     }
 
     fn advice(&self) -> &'static str {
-        "The token may be wrong, expired, revoked or of another workspace: check DATABRICKS_TOKEN"
+        "The personal access token may be wrong, expired, revoked or of another workspace"
     }
 
     fn can_renew(&self) -> bool {

@@ -44,19 +44,37 @@ impl Settings {
         self.get(attribute).map_or(Ok(false), boolean)
     }
 
+    /// How to say that a setting is missing, and where it was looked for.
+    pub(super) fn missing(&self, attribute: Attribute) -> String {
+        let missing = attribute.missing(&self.vars);
+        match self.value(Attribute::Profile) {
+            Some(profile) => format!(
+                "{missing}, and profile {profile} has no {}",
+                attribute.name()
+            ),
+            None => missing,
+        }
+    }
+
     /// A setting without which the strategy cannot be.
     pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, Not> {
         self.get(attribute)
-            .ok_or_else(|| Not::Complete(attribute.missing(&self.vars)))
+            .ok_or_else(|| Not::Complete(self.missing(attribute)))
     }
 
     /// The strategy's main setting is not there: that matters only if it was asked for by name.
     pub(super) fn absent(&self, attribute: Attribute) -> Not {
         if self.is_forced() {
-            Not::Complete(attribute.missing(&self.vars))
+            Not::Complete(self.missing(attribute))
         } else {
             Not::Meant
         }
+    }
+
+    /// A client id without its secret.
+    pub(super) fn is_id_alone(&self) -> bool {
+        self.attributes.is_set(Attribute::ClientId)
+            && !self.attributes.is_set(Attribute::ClientSecret)
     }
 
     pub(super) fn is_forced(&self) -> bool {
@@ -66,7 +84,7 @@ impl Settings {
     pub(super) fn required_host(&self) -> Result<&Url, Not> {
         self.host
             .as_ref()
-            .ok_or_else(|| Not::Complete(Attribute::Host.missing(&self.vars)))
+            .ok_or_else(|| Not::Complete(self.missing(Attribute::Host)))
     }
 
     pub(super) fn check_conflicts(&self) -> Result<(), Error> {
@@ -78,9 +96,9 @@ impl Settings {
             "validate: more than one authorization method configured: {}",
             families.join(" and ")
         );
-        Err(self
-            .explain(text)
-            .with_hint("Unset all but one, or say which one by DATABRICKS_AUTH_TYPE"))
+        Err(self.explain(text).with_hint(
+            "Unset all but one, or say which one by DATABRICKS_AUTH_TYPE (in code: auth_type)",
+        ))
     }
 
     pub(super) fn nothing_configured(&self) -> Error {

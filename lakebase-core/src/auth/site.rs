@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::OnceCell;
 use url::Url;
 
 use super::{Refusal, Settings, SignIn};
@@ -12,6 +11,7 @@ use crate::config::attributes::Attribute;
 use crate::endpoint::is_loopback;
 use crate::error::Kind;
 use crate::http::Http;
+use crate::remembered::Remembered;
 
 /// The host's description of itself is a convenience; nobody waits long for it.
 const METADATA_LIMIT: Duration = Duration::from_secs(5);
@@ -22,9 +22,9 @@ const USUAL_ENDPOINT: &str = "/oidc/v1/token";
 pub(crate) struct Site {
     pub(crate) http: Http,
     settings: Settings,
-    found_host: OnceCell<Url>,
-    metadata: OnceCell<Metadata>,
-    token_endpoint: OnceCell<Url>,
+    found_host: Remembered<Url>,
+    metadata: Remembered<Metadata>,
+    token_endpoint: Remembered<Url>,
 }
 
 /// `/.well-known/databricks-config`, as far as it matters here.
@@ -43,9 +43,9 @@ impl Site {
         Self {
             http,
             settings,
-            found_host: OnceCell::new(),
-            metadata: OnceCell::new(),
-            token_endpoint: OnceCell::new(),
+            found_host: Remembered::default(),
+            metadata: Remembered::default(),
+            token_endpoint: Remembered::default(),
         }
     }
 
@@ -54,53 +54,52 @@ impl Site {
     }
 
     /// The workspace's URL, as configured or found.
-    pub(crate) async fn host(&self) -> Result<&Url, Error> {
+    pub(crate) fn host(&self) -> Result<Url, Error> {
         self.known_host()
-            .ok_or_else(|| Error::config(Attribute::Host.missing(&self.settings.vars)))
+            .ok_or_else(|| Error::config(self.settings.missing(Attribute::Host)))
     }
 
-    pub(crate) fn known_host(&self) -> Option<&Url> {
-        self.settings
-            .host
-            .as_ref()
-            .or_else(|| self.found_host.get())
+    pub(crate) fn known_host(&self) -> Option<Url> {
+        self.settings.host.clone().or_else(|| self.found_host.get())
     }
 
     /// The same, after asking the sign-in if nobody has told.
-    pub(crate) async fn find_host(&self, sign_in: &dyn SignIn) -> Result<&Url, Error> {
+    pub(crate) async fn find_host(&self, sign_in: &dyn SignIn) -> Result<Url, Error> {
         if let Some(host) = &self.settings.host {
-            return Ok(host);
+            return Ok(host.clone());
         }
-        let found = async || sign_in.find_host(self).await.map_err(Refusal::into_error);
-        self.found_host.get_or_try_init(found).await
+        let find = async {
+            let name = |error: Error| error.with_setting(sign_in.name());
+            let found = sign_in.find_host(self).await;
+            found.map_err(Refusal::into_error).map_err(name)
+        };
+        self.found_host.get_or_find(find).await
     }
 
-    pub(super) async fn url(&self, path: &str) -> Result<Url, Error> {
-        let host = self.host().await?;
+    pub(super) fn url(&self, path: &str) -> Result<Url, Error> {
+        let host = self.host()?;
         host.join(path).map_err(|error| {
             Error::config(format!("cannot build a URL below {host}")).with_source(error)
         })
     }
 
     /// The id that goes into the routing header: configured, or told by the host if it was asked.
-    pub(crate) fn workspace_id(&self) -> Option<&str> {
-        let told = || self.metadata.get()?.workspace_id.as_deref();
-        self.settings.value(Attribute::WorkspaceId).or_else(told)
+    pub(crate) fn workspace_id(&self) -> Option<String> {
+        let told = || self.metadata.get()?.workspace_id;
+        self.settings.owned(Attribute::WorkspaceId).or_else(told)
     }
 
     /// Asked once; a failure is no more than a pity, and asked again at the next sign-in.
-    async fn metadata(&self) -> Metadata {
-        match self.metadata.get_or_try_init(|| self.ask_metadata()).await {
-            Ok(metadata) => metadata.clone(),
-            Err(error) => {
-                tracing::warn!(%error, "the workspace does not describe itself");
-                Metadata::default()
-            }
+    async fn metadata(&self) -> Option<Metadata> {
+        let found = self.metadata.get_or_find(self.ask_metadata()).await;
+        if let Err(error) = &found {
+            tracing::warn!(error = %error.chain(), "the workspace does not describe itself");
         }
+        found.ok()
     }
 
     async fn ask_metadata(&self) -> Result<Metadata, Error> {
-        let url = self.url("/.well-known/databricks-config").await?;
+        let url = self.url("/.well-known/databricks-config")?;
         let request = self.http.get(url).timeout(METADATA_LIMIT);
         let reply = self.http.send(request).await?;
         if reply.status == 404 {
@@ -132,7 +131,7 @@ impl Site {
         if let Some(audience) = self.settings.owned(Attribute::TokenAudience) {
             return Some(audience);
         }
-        let metadata = self.metadata().await;
+        let metadata = self.metadata().await?;
         if metadata.audience.is_some() {
             return metadata.audience;
         }
@@ -147,16 +146,20 @@ impl Site {
 
     /// From the OAuth document: the configured one, the one the host names, or the usual one.
     pub(super) async fn token_endpoint(&self) -> Result<Url, Error> {
-        let found = self
-            .token_endpoint
-            .get_or_try_init(|| self.discover())
-            .await?;
-        Ok(found.clone())
+        if let Some(found) = self.token_endpoint.get() {
+            return Ok(found);
+        }
+        let (document, is_certain) = self.oauth_document().await?;
+        let found = self.discover(document).await?;
+        // A host that could not describe itself may name another document next time.
+        Ok(match is_certain {
+            true => self.token_endpoint.keep(found),
+            false => found,
+        })
     }
 
-    async fn discover(&self) -> Result<Url, Error> {
-        let usual = self.url(USUAL_ENDPOINT).await?;
-        let document = self.oauth_document().await?;
+    async fn discover(&self, document: Url) -> Result<Url, Error> {
+        let usual = self.url(USUAL_ENDPOINT)?;
         let reply = self.http.send(self.http.get(document)).await?;
         if reply.status == 404 {
             return Ok(usual);
@@ -179,17 +182,19 @@ impl Site {
         })
     }
 
-    async fn oauth_document(&self) -> Result<Url, Error> {
+    /// Where it is, and whether that was told for certain.
+    async fn oauth_document(&self) -> Result<(Url, bool), Error> {
         if let Some(url) = self.settings.get(Attribute::DiscoveryUrl) {
             let parsed = Url::parse(&url.value).ok();
-            return parsed
-                .filter(|url| self.may_have_secrets(url))
-                .ok_or_else(|| url.wrong("an https URL"));
+            let parsed = parsed.filter(|url| self.may_have_secrets(url));
+            return Ok((parsed.ok_or_else(|| url.wrong("an https URL"))?, true));
         }
-        let usual = self.url(&format!("/oidc/{OAUTH_DOCUMENT}")).await?;
-        let metadata = self.metadata().await;
+        let usual = self.url(&format!("/oidc/{OAUTH_DOCUMENT}"))?;
+        let Some(metadata) = self.metadata().await else {
+            return Ok((usual, false));
+        };
         let Some(endpoint) = metadata.oidc_endpoint else {
-            return Ok(usual);
+            return Ok((usual, true));
         };
         let account = self
             .settings
@@ -202,14 +207,13 @@ impl Site {
                 tracing::warn!(
                     "account_id is required to resolve the OAuth document that the host names; asks for the workspace's instead"
                 );
-                return Ok(usual);
+                return Ok((usual, true));
             }
         };
         let document = format!("{}/{OAUTH_DOCUMENT}", endpoint.trim_end_matches('/'));
         let parsed = Url::parse(&document).ok();
-        Ok(parsed
-            .filter(|url| self.may_have_secrets(url))
-            .unwrap_or(usual))
+        let parsed = parsed.filter(|url| self.may_have_secrets(url));
+        Ok((parsed.unwrap_or(usual), true))
     }
 
     /// https; plain http only where the workspace itself is a stand-in on loopback.

@@ -103,10 +103,33 @@ impl Attribute {
         self.definition().shown == Shown::Secret || self == Self::IdTokenRequestToken
     }
 
+    /// All of them with their names, the official one first.
+    pub(crate) fn all() -> impl Iterator<Item = (Self, impl Iterator<Item = &'static str>)> {
+        TABLE.iter().map(|definition| {
+            let names = std::iter::once(definition.name);
+            (
+                definition.attribute,
+                names.chain(definition.aliases.iter().copied()),
+            )
+        })
+    }
+
     /// The attribute of an official name, or of one that a profile may use.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let is = |d: &&Definition| d.name == name || d.aliases.contains(&name);
         Some(TABLE.iter().find(is)?.attribute)
+    }
+
+    /// A value as people may see it. Some are put where they do not belong, with a secret inside.
+    pub(crate) fn show(self, value: &str) -> String {
+        let is_jwt = value.starts_with("eyJ") && value.matches('.').count() == 2;
+        let is_pair = matches!(self, Self::ClientId | Self::Username) && value.contains(':');
+        let has_user = self == Self::Host && value.contains('@');
+        let is_secret = self.is_secret() || is_jwt || is_pair || has_user;
+        match is_secret {
+            true => "***".to_owned(),
+            false => value.to_owned(),
+        }
     }
 
     /// How to say that it is missing: by its variable, which may be there but empty.
@@ -162,6 +185,10 @@ impl Attributes {
         if attribute == Attribute::WorkspaceId && setting.value == "none" {
             return;
         }
+        // No is as good as nothing: it chooses no identity.
+        if attribute == Attribute::AzureUseMsi && boolean(&setting).is_ok_and(|yes| !yes) {
+            return;
+        }
         self.0.entry(attribute).or_insert(setting);
     }
 
@@ -200,8 +227,11 @@ impl Attributes {
         let shown: Vec<String> = self
             .iter()
             .filter_map(|(attribute, setting)| match attribute.definition().shown {
-                Shown::Plain => Some(format!("{}={}", attribute.name(), setting.value)),
-                Shown::Secret => Some(format!("{}=***", attribute.name())),
+                Shown::Plain | Shown::Secret => Some(format!(
+                    "{}={}",
+                    attribute.name(),
+                    attribute.show(&setting.value)
+                )),
                 Shown::Silent => None,
             })
             .collect();

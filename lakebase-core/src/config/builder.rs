@@ -137,7 +137,14 @@ impl ConfigBuilder {
         self.sign_in_setting("profile", name.into(), "profile")
     }
 
-    /// The one strategy to sign in with, for example `databricks-cli`.
+    /// The file that profiles are read from, `~/.databrickscfg` by default.
+    pub fn config_file(self, path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_string_lossy().into_owned();
+        self.sign_in_setting("config_file", path, "config_file")
+    }
+
+    /// The one strategy to sign in with, for example `databricks-cli`. Settings of others, from the
+    /// environment for example, are no conflict then.
     pub fn auth_type(self, name: impl Into<String>) -> Self {
         self.sign_in_setting("auth_type", name.into(), "auth_type")
     }

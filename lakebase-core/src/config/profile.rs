@@ -90,15 +90,21 @@ pub(super) fn load(attributes: &mut Attributes, vars: &Vars) -> Result<Loaded, E
                 "resolve: {} has no {name} profile configured",
                 path.display()
             );
-            return Err(attributes.explain(text, vars));
+            let mut others: Vec<&str> = file.sections.keys().map(String::as_str).collect();
+            others.retain(|other| *other != SETTINGS && *other != name);
+            others.sort_unstable();
+            let hint = format!("Profiles there are: {}", others.join(", "));
+            return Err(attributes.explain(text, vars).with_hint(hint));
         }
         attributes.remove(Attribute::Profile);
         return Ok(Loaded::Quietly);
     };
-    for (key, value) in section {
-        if let Some(attribute) = Attribute::named(key) {
-            let from = format!("profile {name} in {} ({key})", path.display());
-            attributes.fill(attribute, Setting::new(value, from));
+    for (attribute, names) in Attribute::all() {
+        for key in names {
+            if let Some(value) = section.get(key) {
+                let from = format!("profile {name} in {} ({key})", path.display());
+                attributes.fill(attribute, Setting::new(value, from));
+            }
         }
     }
     Ok(Loaded::Quietly)

@@ -29,7 +29,7 @@ pub(super) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Workspace,
     for (name, setting) in explicit.attributes.into_iter().rev() {
         let attribute = Attribute::named(&name).ok_or_else(|| {
             Error::config(format!(
-                "attribute: {name:?} is no attribute of Databricks' configuration"
+                "attribute: {name:?} is no attribute that a sign-in knows"
             ))
             .with_hint("Official names are, for example, client_id, profile or azure_tenant_id")
         })?;

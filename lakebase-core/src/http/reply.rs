@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use url::form_urlencoded;
 
 use crate::Error;
 use crate::clock::Now;
@@ -69,7 +70,12 @@ impl Reply {
         self.secrets = secrets
             .iter()
             .filter(|secret| !secret.is_empty())
-            .map(|secret| SecretString::from(secret.as_str()))
+            .flat_map(|secret| {
+                // A page may repeat a form as it was sent.
+                let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+                [encoded, secret.clone()]
+            })
+            .map(SecretString::from)
             .collect();
         self
     }
@@ -137,7 +143,6 @@ impl Reply {
         match self.status {
             300..=399 => error.with_hint("Redirects are not followed: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces"),
             403 => error.with_hint("Check that the identity has the workspace-access entitlement and may use the project, and that no IP access list or Private Link rule blocks this network"),
-            404 => error.with_hint("Check LAKEBASE_ENDPOINT (does it exist in this workspace?) and DATABRICKS_HOST"),
             _ => error,
         }
     }
@@ -179,6 +184,15 @@ impl Reply {
             let detail = text(&["message", "detail", "error_description", "errorSummary"])
                 .or_else(|| text(&["error"]))
                 .unwrap_or_default();
+            // Azure Resource Manager has both one level down.
+            let nested = |field: &str| match body.get("error")?.get(field)? {
+                Value::String(text) => Some(self.quote(text)),
+                _ => None,
+            };
+            let (code, detail) = match (code, detail.as_str()) {
+                (None, "") => (nested("code"), nested("message").unwrap_or_default()),
+                (code, _) => (code, detail),
+            };
             let request_id = body
                 .get("details")
                 .and_then(Value::as_array)
@@ -347,6 +361,11 @@ mod tests {
             ),
             (r#"{"errorCode":"E1","errorSummary":"s"}"#, Some("E1"), "s"),
             (r#"{"error":"legacy"}"#, None, "legacy"),
+            (
+                r#"{"error":{"code":"AuthorizationFailed","message":"no right"}}"#,
+                Some("AuthorizationFailed"),
+                "no right",
+            ),
             ("MALFORMED_REQUEST: vpc", Some("MALFORMED_REQUEST"), "vpc"),
             (
                 "<html><pre>Worker environment not ready</pre></html>",

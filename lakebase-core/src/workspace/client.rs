@@ -93,7 +93,13 @@ impl Client {
                 let error = reply.failure("the workspace refused the sign-in");
                 return Err(error.with_hint(self.sign_in.advice()));
             }
-            return Err(reply.failure("the workspace refused the request"));
+            let error = reply.failure("the workspace refused the request");
+            return Err(match reply.status {
+                404 => error.with_hint(
+                    "Does it exist in this workspace? Check LAKEBASE_ENDPOINT (or LAKEBASE_INSTANCE_NAME) and the workspace",
+                ),
+                _ => error,
+            });
         }
     }
 
@@ -116,7 +122,7 @@ impl Client {
         let agent = self.agent.with_auth(self.sign_in.name()).to_string();
         request = request.header(USER_AGENT, agent);
         if let Some(id) = self.site.workspace_id() {
-            let id = HeaderValue::from_str(id).map_err(|_| {
+            let id = HeaderValue::from_str(&id).map_err(|_| {
                 Error::config("DATABRICKS_WORKSPACE_ID holds characters that no id has")
             })?;
             request = request.header("x-databricks-workspace-id", id);
@@ -142,7 +148,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("host", &self.site.known_host().map(Url::as_str))
+            .field("host", &self.site.known_host().map(String::from))
             .field("sign_in", &self.sign_in)
             .finish_non_exhaustive()
     }

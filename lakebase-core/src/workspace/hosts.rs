@@ -25,18 +25,18 @@ impl Workspace {
     }
 
     /// The endpoint to mint for: the one that was named, or the branch's own.
-    pub(super) async fn endpoint(&self) -> Result<&EndpointPath, Error> {
+    pub(super) async fn endpoint(&self) -> Result<EndpointPath, Error> {
         match &self.compute {
-            Compute::Endpoint(path) => Ok(path),
+            Compute::Endpoint(path) => Ok(path.clone()),
             Compute::Instance(_) => Err(Error::config("a Provisioned instance has no endpoint")),
             Compute::Branch(branch) => {
-                let find = async || {
+                let find = async {
                     let (reply, endpoints) = self.endpoints(branch).await?;
                     let own = endpoints.iter().find(|endpoint| is(endpoint, "READ_WRITE"));
                     let own = own.ok_or_else(|| no_endpoint(&reply, branch))?;
                     path_of(own, &reply)
                 };
-                self.endpoint.get_or_try_init(find).await
+                self.endpoint.get_or_find(find).await
             }
         }
     }
@@ -55,7 +55,7 @@ impl Workspace {
         let own = endpoints.iter().find(|endpoint| is(endpoint, "READ_WRITE"));
         let own = own.ok_or_else(|| no_endpoint(&reply, branch))?;
         let path = path_of(own, &reply)?;
-        let _ = self.endpoint.set(path.clone());
+        let path = self.endpoint.keep(path);
         let replica = endpoints.iter().find(|endpoint| is(endpoint, "READ_ONLY"));
         match replica.filter(|_| kind.is_read_only()) {
             Some(replica) => self.endpoint_host(&path_of(replica, &reply)?, kind).await,

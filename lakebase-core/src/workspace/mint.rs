@@ -27,7 +27,7 @@ impl Workspace {
         let (path, mut body, expiry) = match &self.compute {
             Compute::Instance(name) => (
                 "/api/2.0/database/credentials",
-                // The platform takes it for the same call if it comes twice.
+                // A name of its own for each call: with the same one, the platform may answer the same.
                 json!({ "request_id": Uuid::new_v4().to_string(), "instance_names": [name] }),
                 "expiration_time",
             ),
