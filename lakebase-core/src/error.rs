@@ -34,6 +34,9 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
+/// How the text of a transient error ends.
+const CAN_HELP: &str = " can help]";
+
 /// Who has to act. Private: callers ask questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -223,6 +226,11 @@ impl Error {
         text + &self.remark()
     }
 
+    /// Whether a [`chain`](Self::chain) that only its text is left of was that of a transient error.
+    pub fn says_transient(chain: &str) -> bool {
+        chain.ends_with(CAN_HELP)
+    }
+
     /// What failed, where, and what to do next.
     fn text(&self) -> String {
         let inner = &*self.0;
@@ -262,8 +270,8 @@ impl Error {
     fn remark(&self) -> String {
         match (self.0.kind, self.0.transient, self.0.retry_after) {
             (Kind::Config, ..) => String::new(),
-            (_, true, Some(wait)) => format!(" [trying again in {} s can help]", wait.as_secs()),
-            (_, true, None) => " [trying again can help]".to_owned(),
+            (_, true, Some(wait)) => format!(" [trying again in {} s{CAN_HELP}", wait.as_secs()),
+            (_, true, None) => format!(" [trying again{CAN_HELP}"),
             (_, false, _) => " [trying again unchanged will not help]".to_owned(),
         }
     }

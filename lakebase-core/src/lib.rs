@@ -20,6 +20,7 @@ mod remembered;
 mod retry;
 mod target;
 mod tls;
+mod transient;
 mod workspace;
 
 pub use auth::AzureEndpoints;
@@ -37,3 +38,6 @@ pub use login::{Login, LoginFailure, MIGRATION_LOCK};
 pub use provider::CredentialProvider;
 pub use refresh::Refresh;
 pub use target::Target;
+#[cfg(feature = "tokio-postgres")]
+pub use transient::is_transient;
+pub use transient::is_transient_sqlstate;

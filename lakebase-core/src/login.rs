@@ -16,6 +16,9 @@ use crate::{Credential, Error, Lakebase, Target, tls};
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Asking for a credential again costs nothing, as callers share a failure for half a second. So a login
+/// that waits for the workspace is there within a second after it is back.
+const LONGEST_PAUSE_FOR_WORKSPACE: Duration = Duration::from_millis(250);
 
 /// Key of the Postgres advisory lock under which the adapters run migrations, so that replicas that
 /// start together do not run them twice. One key for all adapters: schemas may overlap.
@@ -100,6 +103,8 @@ enum Verdict {
     /// Not worth it.
     Permanent,
 }
+
+const WORKSPACE: &str = "the workspace";
 
 /// How far a login has come.
 #[derive(Default)]
@@ -217,7 +222,12 @@ impl Lakebase {
             if !failure.is_transient() {
                 return Err(failure);
             }
+            let longest = match progress.waiting_for {
+                WORKSPACE => LONGEST_PAUSE_FOR_WORKSPACE,
+                _ => LONGEST_PAUSE,
+            };
             let wait = pause
+                .min(longest)
                 .mul_f64(0.5 + fastrand::f64())
                 .max(failure.retry_after().unwrap_or_default());
             match last {
@@ -242,7 +252,7 @@ impl Lakebase {
     where
         F: Future<Output = Result<T, LoginFailure>>,
     {
-        progress.waiting_for = "the workspace";
+        progress.waiting_for = WORKSPACE;
         let target = self.target().await?;
         let credential = self.credential().await?;
         progress.waiting_for = "Postgres";

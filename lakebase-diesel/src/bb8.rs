@@ -251,6 +251,18 @@ impl From<Failure> for RunError {
     }
 }
 
+/// Whether a connection that the pool could not give may be had later: the cause is transient, or all
+/// connections were busy.
+pub fn is_transient(error: &RunError) -> bool {
+    match error {
+        RunError::User(PoolError::ConnectionError(error)) => {
+            crate::is_transient_connection_error(error)
+        }
+        RunError::User(PoolError::QueryError(error)) => crate::is_transient(error),
+        RunError::TimedOut => true,
+    }
+}
+
 /// The next failure that bb8 reports.
 async fn next(signal: &mut watch::Receiver<Option<Error>>) -> Error {
     loop {

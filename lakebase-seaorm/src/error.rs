@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use lakebase_core::{Error, LoginFailure};
-use sea_orm::{DbErr, RuntimeErr};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 
 /// Our error inside SeaORM's, which prints its source only as text.
 #[derive(Debug)]
@@ -44,6 +44,51 @@ pub fn cause(error: &DbErr) -> Option<&Error> {
         return None;
     };
     Some(&io.get_ref()?.downcast_ref::<Cause>()?.0)
+}
+
+/// Whether the operation, or the whole transaction that it was part of, may succeed if it is repeated: the
+/// connection was lost, the compute restarts or was suspended, another transaction was in the way, or no
+/// connection could be had for a passing reason.
+///
+/// If it was the `COMMIT` whose answer was lost, the transaction may have happened: repeat only what may
+/// happen twice.
+///
+/// ```
+/// # use sea_orm::{DatabaseTransaction, DbErr, TransactionTrait as _};
+/// # async fn book(transaction: &DatabaseTransaction) -> Result<(), DbErr> { Ok(()) }
+/// # async fn run(db: lakebase_seaorm::LakebaseConnection) -> Result<(), DbErr> {
+/// for attempt in 1.. {
+///     let outcome = async {
+///         let transaction = db.begin().await?;
+///         book(&transaction).await?;
+///         transaction.commit().await
+///     };
+///     match outcome.await {
+///         Err(error) if attempt < 3 && lakebase_seaorm::is_transient(&error) => continue,
+///         outcome => return outcome,
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn is_transient(error: &DbErr) -> bool {
+    if let Some(cause) = cause(error) {
+        return cause.is_transient();
+    }
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => match &**error {
+            sqlx::Error::Database(database) => {
+                let code = database.code().unwrap_or_default();
+                lakebase_core::is_transient_sqlstate(&code)
+            }
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        },
+        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => true,
+        _ => false,
+    }
 }
 
 /// Whether an operation failed for want of a login: SeaORM answers `Conn` only before a statement

@@ -9,6 +9,6 @@ mod options;
 
 pub use connect::{connect, connect_with};
 pub use connection::LakebaseConnection;
-pub use error::cause;
+pub use error::{cause, is_transient};
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 pub use options::options;

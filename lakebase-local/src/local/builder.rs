@@ -178,7 +178,7 @@ impl Builder {
         };
         let id_token = issuer.id_token(&people.client_id, None);
         let folder = postgres.dir();
-        let written = workspace::write_scripts(&folder.join("tools"), api_address.port())
+        let written = workspace::write_scripts(folder, api_address.port())
             .and_then(|()| std::fs::write(folder.join("id-token"), &id_token));
         written.map_err(|error| Error::because("cannot write the stand-ins", error))?;
         let workspace = Arc::new(Workspace {

@@ -158,10 +158,10 @@ impl LocalLakebase {
                     self.metadata_key
                 ),
             )],
-            SignIn::DatabricksCli => vec![("PATH", file("tools"))],
+            SignIn::DatabricksCli => vec![("PATH", folder.display().to_string())],
             SignIn::AzureCli => vec![
                 ("DATABRICKS_AUTH_TYPE", "azure-cli".to_owned()),
-                ("PATH", file("tools")),
+                ("PATH", folder.display().to_string()),
                 resource(),
             ],
         };

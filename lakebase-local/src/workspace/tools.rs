@@ -43,9 +43,8 @@ else
 fi
 "#;
 
-/// Puts `databricks` and `az` into a folder.
+/// Puts `databricks` and `az` into the folder. Not below it: whoever removes it may be another user.
 pub(crate) fn write_scripts(folder: &Path, port: u16) -> io::Result<()> {
-    std::fs::create_dir_all(folder)?;
     for name in ["databricks", "az"] {
         let text = SCRIPT
             .replace("@PORT@", &port.to_string())

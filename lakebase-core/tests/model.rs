@@ -1,0 +1,383 @@
+//! A month in the life of a handle, on paused time, with faults at random: whatever the platform and the
+//! machine do, no login uses a dead token, nothing becomes a storm, and everything recovers.
+//!
+//! A failing seed is printed. `LAKEBASE_MODEL_SEED=n` plays that one alone, `LAKEBASE_MODEL_SCHEDULES=n`
+//! plays as many.
+
+#![allow(clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use lakebase_core::{
+    Clock, Config, Credential, CredentialProvider, Error, Lakebase, Login, LoginFailure,
+};
+use tokio::time::{sleep, timeout};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// An answer that does not come is given up by the HTTP client.
+const HTTP_LIMIT: Duration = Duration::from_secs(10);
+/// Attempts to mint within any minute, with callers that ask all the time and nobody who answers: two a
+/// second, because callers share a failure for half a second, and what the renewals add.
+const MOST_ATTEMPTS_A_MINUTE: usize = 150;
+/// An hour's token is renewed after 42 to 48 minutes.
+const MINTS_A_DAY: usize = 35;
+
+/// A small generator, so that a seed means the same for ever.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Somewhere between.
+    fn between(&mut self, low: Duration, high: Duration) -> Duration {
+        let span = (high - low).as_millis().max(1) as u64;
+        low + Duration::from_millis(self.next() % span)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Api {
+    Up,
+    Refuses,
+    Slow(Duration),
+    Silent,
+}
+
+/// What is true, whatever our machine believes.
+struct State {
+    began: Instant,
+    /// Time that passed while the machine was suspended: for the world, and for the wall clock.
+    suspended: Duration,
+    /// How far the wall clock is ahead; negative if it is behind.
+    skew_secs: i64,
+    api: Api,
+    compute_up: bool,
+    minted: u64,
+    revoked_up_to: u64,
+    /// True time at which each token dies, by serial number from 1.
+    deaths: Vec<Duration>,
+    /// The last minute's attempts to mint.
+    attempts: VecDeque<Duration>,
+    most_attempts: usize,
+    /// When something was last wrong.
+    last_fault: Duration,
+    disturbances: usize,
+    logins: usize,
+    violation: Option<String>,
+}
+
+#[derive(Clone)]
+struct World(Arc<Mutex<State>>);
+
+impl World {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            began: tokio::time::Instant::now().into_std(),
+            suspended: Duration::ZERO,
+            skew_secs: 0,
+            api: Api::Up,
+            compute_up: true,
+            minted: 0,
+            revoked_up_to: 0,
+            deaths: Vec::new(),
+            attempts: VecDeque::new(),
+            most_attempts: 0,
+            last_fault: Duration::ZERO,
+            disturbances: 0,
+            logins: 0,
+            violation: None,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("not poisoned")
+    }
+}
+
+impl State {
+    /// Time that the machine was awake.
+    fn awake(&self) -> Duration {
+        tokio::time::Instant::now().into_std() - self.began
+    }
+
+    /// True time.
+    fn now(&self) -> Duration {
+        self.awake() + self.suspended
+    }
+
+    fn blame(&mut self, text: String) {
+        let at = self.now();
+        self.violation
+            .get_or_insert_with(|| format!("after {at:?}: {text}"));
+    }
+
+    fn is_faulty(&self) -> bool {
+        self.api != Api::Up || !self.compute_up
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("World")
+    }
+}
+
+impl Clock for World {
+    fn wall(&self) -> SystemTime {
+        let state = self.lock();
+        let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let skew = Duration::from_secs(state.skew_secs.unsigned_abs());
+        let now = base + state.now();
+        if state.skew_secs < 0 {
+            now - skew
+        } else {
+            now + skew
+        }
+    }
+
+    fn monotonic(&self) -> Instant {
+        let state = self.lock();
+        state.began + state.awake()
+    }
+}
+
+impl CredentialProvider for World {
+    async fn credential(&self) -> Result<Credential, Error> {
+        let api = {
+            let mut state = self.lock();
+            let now = state.awake();
+            state.attempts.push_back(now);
+            while state.attempts.front().is_some_and(|at| now - *at > MINUTE) {
+                state.attempts.pop_front();
+            }
+            state.most_attempts = state.most_attempts.max(state.attempts.len());
+            state.api
+        };
+        let down = || Err(Error::provider("the API is down", true));
+        match api {
+            Api::Up => {}
+            Api::Refuses => return down(),
+            Api::Slow(delay) if delay < HTTP_LIMIT => sleep(delay).await,
+            Api::Slow(_) | Api::Silent => {
+                sleep(HTTP_LIMIT).await;
+                return down();
+            }
+        }
+        let serial = {
+            let mut state = self.lock();
+            state.minted += 1;
+            let death = state.now() + HOUR;
+            state.deaths.push(death);
+            state.minted
+        };
+        // A provider states the expiry by this machine's clock.
+        Ok(Credential::new(serial.to_string(), self.wall() + HOUR))
+    }
+}
+
+/// One login, as the platform judges it.
+async fn attempt(world: World, login: Login) -> Result<(), LoginFailure> {
+    let serial: u64 = login.credential.expose().parse().expect("a serial number");
+    let mut state = world.lock();
+    if !state.compute_up {
+        return Err(LoginFailure::transport("the compute is asleep"));
+    }
+    let death = state.deaths[serial as usize - 1];
+    if state.now() >= death {
+        let late = state.now() - death;
+        state.blame(format!("a login with a token that is dead since {late:?}"));
+        return Err(LoginFailure::postgres(
+            "28P01",
+            "JWT token has expired",
+            "dead",
+        ));
+    }
+    if serial <= state.revoked_up_to {
+        return Err(LoginFailure::postgres(
+            "28P01",
+            "Invalid authorization",
+            "revoked",
+        ));
+    }
+    state.logins += 1;
+    Ok(())
+}
+
+async fn log_in(lakebase: &Lakebase, world: &World) -> Result<(), Error> {
+    lakebase.login(|login| attempt(world.clone(), login)).await
+}
+
+/// A task of the application: logs in every now and then. It may fail only if something is wrong.
+async fn call(lakebase: Lakebase, world: World, mut random: Random) {
+    loop {
+        sleep(random.between(Duration::from_secs(1), 10 * MINUTE)).await;
+        let before = world.lock().now();
+        let outcome = log_in(&lakebase, &world).await;
+        let mut state = world.lock();
+        let was_faulty = state.is_faulty() || state.last_fault + MINUTE >= before;
+        if let Err(error) = outcome
+            && !was_faulty
+        {
+            state.blame(format!("a login failed though nothing was wrong: {error}"));
+        }
+    }
+}
+
+/// Plays one fault to its end, and sees the handle recover.
+async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
+    let kind = random.next() % 8;
+    world.lock().disturbances += 1;
+    let mut allowed = Duration::from_secs(1);
+    match kind {
+        0..=2 => {
+            let (api, patience) = match kind {
+                0 => (Api::Refuses, allowed),
+                1 => {
+                    let delay = random.between(allowed, 2 * HTTP_LIMIT);
+                    (Api::Slow(delay), HTTP_LIMIT + allowed)
+                }
+                _ => (Api::Silent, HTTP_LIMIT + allowed),
+            };
+            allowed = patience;
+            let longest = if random.next().is_multiple_of(4) {
+                3 * HOUR
+            } else {
+                20 * MINUTE
+            };
+            world.lock().api = api;
+            sleep(random.between(Duration::from_secs(1), longest)).await;
+        }
+        3 => {
+            world.lock().compute_up = false;
+            sleep(random.between(allowed, Duration::from_secs(20))).await;
+        }
+        4 => {
+            let mut state = world.lock();
+            state.revoked_up_to = state.minted;
+        }
+        5 => {
+            let step = (random.next() % 1800) as i64 - 900;
+            let mut state = world.lock();
+            state.skew_secs = (state.skew_secs + step).clamp(-900, 900);
+        }
+        6 => {
+            let nap = random.between(MINUTE, 5 * HOUR);
+            world.lock().suspended += nap;
+        }
+        _ => {
+            // Several at once.
+            let mut state = world.lock();
+            state.revoked_up_to = state.minted;
+            state.suspended += 30 * MINUTE;
+            state.api = Api::Refuses;
+            drop(state);
+            sleep(random.between(Duration::from_secs(1), 10 * MINUTE)).await;
+        }
+    }
+    {
+        let mut state = world.lock();
+        state.api = Api::Up;
+        state.compute_up = true;
+        state.last_fault = state.now();
+    }
+    // Callers that keep asking get through at once.
+    let recovered = timeout(allowed, async {
+        while log_in(lakebase, world).await.is_err() {}
+    });
+    if recovered.await.is_err() {
+        world
+            .lock()
+            .blame(format!("not recovered {allowed:?} after fault {kind}"));
+    }
+}
+
+fn play(seed: u64, length: Duration) -> (usize, usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let world = World::new();
+        let mut random = Random(seed);
+        let config = Config::builder()
+            .host("db.example.com")
+            .user("app")
+            .credential_provider(world.clone())
+            .clock(world.clone())
+            .build()
+            .expect("a configuration");
+        let lakebase = Lakebase::new(config).expect("a handle");
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let own = Random(random.next());
+                tokio::spawn(call(lakebase.clone(), world.clone(), own))
+            })
+            .collect();
+        while world.lock().awake() < length {
+            sleep(random.between(MINUTE, 8 * HOUR)).await;
+            disturb(&lakebase, &world, &mut random).await;
+            let state = world.lock();
+            if let Some(violation) = &state.violation {
+                panic!("LAKEBASE_MODEL_SEED={seed}: {violation}");
+            }
+        }
+        for caller in callers {
+            caller.abort();
+        }
+        let state = world.lock();
+        let days = state.now().div_duration_f64(DAY).ceil() as usize;
+        // Each disturbance may cost a token or two before its time.
+        let most = days * MINTS_A_DAY + 2 * state.disturbances + 1;
+        let (minted, attempts) = (state.minted as usize, state.most_attempts);
+        assert!(
+            minted <= most,
+            "LAKEBASE_MODEL_SEED={seed}: {minted} mints in {days} days with {} disturbances",
+            state.disturbances
+        );
+        assert!(
+            attempts <= MOST_ATTEMPTS_A_MINUTE,
+            "LAKEBASE_MODEL_SEED={seed}: {attempts} attempts within a minute"
+        );
+        assert!(
+            state.logins > days,
+            "LAKEBASE_MODEL_SEED={seed}: nobody logged in"
+        );
+        (minted, attempts)
+    })
+}
+
+#[allow(clippy::disallowed_methods)] // which seed to play is the developer's word
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_month_of_faults_leads_to_a_dead_token_a_storm_or_a_standstill() {
+    if let Some(seed) = asked("LAKEBASE_MODEL_SEED") {
+        play(seed, 30 * DAY);
+        return;
+    }
+    for seed in 0..4 {
+        play(seed, 30 * DAY);
+    }
+}
+
+#[test]
+fn nor_does_any_of_a_thousand_days() {
+    let schedules = asked("LAKEBASE_MODEL_SCHEDULES").unwrap_or(1000);
+    for seed in 1000..1000 + schedules {
+        play(seed, DAY);
+    }
+}

@@ -1,0 +1,110 @@
+//! Whether repeating a transaction can help. Nothing here repeats one.
+
+use diesel::ConnectionError;
+use diesel::result::{DatabaseErrorKind, Error};
+
+/// Texts of Postgres for errors whose SQLSTATE diesel does not hand on. (Lakebase speaks English.)
+const TEXTS: &[&str] = &[
+    "could not serialize access",
+    "deadlock detected",
+    "terminating connection due to",
+    "the database system is shutting down",
+    "the database system is starting up",
+    "the database system is in recovery mode",
+    "conflict with recovery",
+];
+
+/// What a driver says of statements that it could not send for reasons of their own.
+const OWN_FAULTS: &[&str] = &[
+    "error serializing",
+    "error deserializing",
+    "invalid column",
+    "expected ",
+];
+
+/// Whether the whole transaction may succeed if it is repeated, on a new connection: this one was lost,
+/// the compute restarts or was suspended, or another transaction was in the way.
+///
+/// If it was the `COMMIT` whose answer was lost, the transaction may have happened: repeat only what may
+/// happen twice.
+///
+/// ```
+/// # use diesel::QueryResult;
+/// # use diesel_async::AsyncPgConnection;
+/// # async fn book(connection: &mut AsyncPgConnection) -> QueryResult<()> { Ok(()) }
+/// # #[cfg(feature = "bb8")]
+/// # async fn run(pool: lakebase_diesel::bb8::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// for attempt in 1.. {
+///     let mut connection = pool.get().await?;
+///     match book(&mut connection).await {
+///         Err(error) if attempt < 3 && lakebase_diesel::is_transient(&error) => continue,
+///         outcome => return Ok(outcome?),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::DatabaseError(kind, information) => {
+            let text = information.message();
+            match kind {
+                DatabaseErrorKind::SerializationFailure | DatabaseErrorKind::ClosedConnection => {
+                    true
+                }
+                DatabaseErrorKind::UnableToSendCommand => {
+                    !OWN_FAULTS.iter().any(|fault| text.starts_with(fault))
+                }
+                _ => TEXTS.iter().any(|known| text.contains(known)),
+            }
+        }
+        // The connection broke in the middle, and with it what diesel knew of the transaction.
+        Error::BrokenTransactionManager => true,
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
+        _ => false,
+    }
+}
+
+/// The same for the connection that a pool could not give. Knows the errors of this crate only, which
+/// diesel keeps as text.
+pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::BadConnection(text) => lakebase_core::Error::says_transient(text),
+        ConnectionError::CouldntSetupConfiguration(error) => is_transient(error),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: DatabaseErrorKind, text: &str) -> Error {
+        Error::DatabaseError(kind, Box::new(text.to_owned()))
+    }
+
+    #[test]
+    fn losses_and_conflicts_are_transient_and_mistakes_are_not() {
+        use DatabaseErrorKind::{
+            ClosedConnection, SerializationFailure, UnableToSendCommand, UniqueViolation, Unknown,
+        };
+        for (kind, text, expected) in [
+            (SerializationFailure, "could not serialize access", true),
+            (ClosedConnection, "connection closed", true),
+            (UnableToSendCommand, "connection closed", true),
+            (UnableToSendCommand, "error serializing parameter 0", false),
+            (Unknown, "deadlock detected", true),
+            (
+                Unknown,
+                "terminating connection due to administrator command",
+                true,
+            ),
+            (Unknown, "relation \"x\" does not exist", false),
+            (UniqueViolation, "duplicate key", false),
+        ] {
+            assert_eq!(is_transient(&error(kind, text)), expected, "{text}");
+        }
+        assert!(!is_transient(&Error::NotFound));
+        assert!(is_transient(&Error::BrokenTransactionManager));
+    }
+}
