@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::clock::{Clock, Now};
+use crate::clock::{Now, Watch};
 use crate::error::Kind;
 use crate::provider::SharedProvider;
 use crate::refresh::{Backoff, Refresh, Schedule, Validity};
@@ -38,7 +38,7 @@ pub(crate) struct CredentialCache {
 
 struct Shared {
     provider: SharedProvider,
-    clock: Arc<dyn Clock>,
+    clock: Arc<Watch>,
     refresh: Refresh,
     /// Generation of the held credential, zero for none: the lock-free look.
     generation: AtomicU64,
@@ -94,7 +94,7 @@ struct Failure {
 }
 
 impl CredentialCache {
-    pub(crate) fn new(provider: SharedProvider, clock: Arc<dyn Clock>, refresh: Refresh) -> Self {
+    pub(crate) fn new(provider: SharedProvider, clock: Arc<Watch>, refresh: Refresh) -> Self {
         Self {
             shared: Arc::new(Shared {
                 provider,
@@ -216,7 +216,7 @@ impl Shared {
     }
 
     fn now(&self) -> Now {
-        Now::read(&*self.clock)
+        self.clock.now()
     }
 
     /// The mint under way, or a new one.

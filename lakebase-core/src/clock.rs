@@ -1,7 +1,9 @@
 //! Where time comes from.
 
 use std::fmt;
-use std::time::{Instant, SystemTime};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The two clocks the crate reads, so that tests can move them.
 ///
@@ -34,13 +36,80 @@ impl Clock for SystemClock {
 pub(crate) struct Now {
     pub(crate) wall: SystemTime,
     pub(crate) monotonic: Instant,
+    /// All the time that either clock says has passed since the [`Watch`] was made.
+    pub(crate) passed: Duration,
 }
 
-impl Now {
-    pub(crate) fn read(clock: &dyn Clock) -> Self {
+/// Smaller differences between the clocks are drift and the time between two readings.
+const JUMP_MILLIS: i64 = 1000;
+
+/// Reads both clocks and adds up what either says has passed.
+///
+/// The clocks part when a machine is suspended (the monotonic one stands still) and when somebody sets the
+/// wall clock. Time that the wall clock has gained stays counted, even if it is set back later.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    clock: Arc<dyn Clock>,
+    wall: SystemTime,
+    monotonic: Instant,
+    /// How far the wall clock has gone beyond the monotonic one since then; negative if it is behind.
+    apart_millis: AtomicI64,
+    /// The sum of its gains.
+    gained_millis: AtomicU64,
+    jumping: Mutex<()>,
+}
+
+impl Watch {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             wall: clock.wall(),
             monotonic: clock.monotonic(),
+            clock,
+            apart_millis: AtomicI64::new(0),
+            gained_millis: AtomicU64::new(0),
+            jumping: Mutex::new(()),
         }
     }
+
+    /// Takes no lock, unless the clocks have just parted.
+    pub(crate) fn now(&self) -> Now {
+        let (wall, monotonic) = (self.clock.wall(), self.clock.monotonic());
+        let apart = self.apart(wall, monotonic);
+        if is_jump(apart, self.apart_millis.load(Ordering::Acquire)) {
+            self.jumped();
+        }
+        let awake = monotonic.saturating_duration_since(self.monotonic);
+        let gained = Duration::from_millis(self.gained_millis.load(Ordering::Acquire));
+        Now {
+            wall,
+            monotonic,
+            passed: awake.saturating_add(gained),
+        }
+    }
+
+    fn apart(&self, wall: SystemTime, monotonic: Instant) -> i64 {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let shown = match wall.duration_since(self.wall) {
+            Ok(later) => millis(later),
+            Err(earlier) => -millis(earlier.duration()),
+        };
+        shown.saturating_sub(millis(monotonic.saturating_duration_since(self.monotonic)))
+    }
+
+    fn jumped(&self) {
+        let _one_at_a_time = self.jumping.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read again: somebody else may have noticed in between.
+        let apart = self.apart(self.clock.wall(), self.clock.monotonic());
+        let before = self.apart_millis.load(Ordering::Acquire);
+        if !is_jump(apart, before) {
+            return;
+        }
+        let gained = u64::try_from(apart.saturating_sub(before)).unwrap_or(0);
+        self.gained_millis.fetch_add(gained, Ordering::AcqRel);
+        self.apart_millis.store(apart, Ordering::Release);
+    }
+}
+
+fn is_jump(apart: i64, before: i64) -> bool {
+    apart.saturating_sub(before).saturating_abs() >= JUMP_MILLIS
 }

@@ -89,7 +89,7 @@ use secrecy::SecretString;
 pub use builder::ConfigBuilder;
 
 use crate::auth::{Settings, SignIn};
-use crate::clock::Clock;
+use crate::clock::Watch;
 use crate::compute::Compute;
 use crate::http::UserAgent;
 use crate::provider::SharedProvider;
@@ -128,7 +128,7 @@ pub struct Config {
     pub(crate) roots: Option<Roots>,
     pub(crate) connect_timeout: Duration,
     pub(crate) refresh: Refresh,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<Watch>,
 }
 
 /// What goes over the wire as the password.

@@ -15,7 +15,7 @@ pub(crate) use reply::{Reply, timestamp};
 pub(crate) use user_agent::UserAgent;
 
 use crate::Error;
-use crate::clock::{Clock, Now};
+use crate::clock::{Now, Watch};
 use crate::config::attributes::Vars;
 use crate::endpoint::is_loopback;
 use crate::error::Kind;
@@ -29,16 +29,12 @@ const LARGEST_BODY: usize = 256 * 1024;
 #[derive(Clone)]
 pub(crate) struct Http {
     client: reqwest::Client,
-    clock: Arc<dyn Clock>,
+    clock: Arc<Watch>,
 }
 
 impl Http {
     /// `vars` is the environment, which names the proxies.
-    pub(crate) fn new(
-        agent: &UserAgent,
-        vars: &Vars,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(agent: &UserAgent, vars: &Vars, clock: Arc<Watch>) -> Result<Self, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // No proxy but those of `vars`.
@@ -71,7 +67,7 @@ impl Http {
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now::read(&*self.clock)
+        self.clock.now()
     }
 
     /// One request, one reply, whatever its status.

@@ -74,11 +74,8 @@ impl Validity {
 
     /// Time since it began, by whichever clock says more.
     fn age(&self, now: Now) -> Duration {
-        let monotonic = now
-            .monotonic
-            .saturating_duration_since(self.since.monotonic);
         let wall = now.wall.duration_since(self.since.wall).unwrap_or_default();
-        monotonic.max(wall)
+        now.passed.saturating_sub(self.since.passed).max(wall)
     }
 
     /// May be given to a driver now.
@@ -108,7 +105,7 @@ impl Validity {
 
     /// Of two that are used together, the one that ends first.
     pub(crate) fn ending_first(self, other: Self) -> Self {
-        let end = |validity: Self| validity.since.monotonic.checked_add(validity.lifetime);
+        let end = |validity: Self| validity.since.passed.saturating_add(validity.lifetime);
         if end(other) < end(self) { other } else { self }
     }
 

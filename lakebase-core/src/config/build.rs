@@ -12,7 +12,7 @@ use super::attributes::Vars;
 use super::builder::{ConfigBuilder, Raw};
 use super::setting::Setting;
 use super::{Config, LoginKind, Plaintext, TlsMode, sign_in, url as pg_url};
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, Watch};
 use crate::compute::Compute;
 use crate::endpoint::{direct_host, is_loopback, is_pooled_host};
 use crate::provider::SharedProvider;
@@ -157,7 +157,9 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
             None => DEFAULT_CONNECT_TIMEOUT,
         },
         refresh: builder.refresh,
-        clock: builder.clock.unwrap_or_else(|| Arc::new(SystemClock)),
+        clock: Arc::new(Watch::new(
+            builder.clock.unwrap_or_else(|| Arc::new(SystemClock)),
+        )),
         host,
         login,
         workspace,

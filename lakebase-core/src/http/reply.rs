@@ -341,6 +341,7 @@ mod tests {
         let now = Now {
             wall: at(0),
             monotonic: tokio::time::Instant::now().into_std(),
+            passed: Duration::ZERO,
         };
         for (body, code, detail) in [
             (

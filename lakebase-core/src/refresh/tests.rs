@@ -25,6 +25,7 @@ impl Start {
         Now {
             wall: self.wall + wall,
             monotonic: self.monotonic + monotonic,
+            passed: wall.max(monotonic),
         }
     }
 }

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::token_cache::{Held, TokenCache};
 use crate::auth::{Settings, SignIn, Site};
-use crate::clock::Clock;
+use crate::clock::Watch;
 use crate::config::attributes::Attribute;
 use crate::http::{Http, Reply, UserAgent};
 use crate::{Error, config};
@@ -28,7 +28,7 @@ impl Client {
         settings: &Settings,
         sign_in: &Arc<dyn SignIn>,
         agent: &UserAgent,
-        clock: Arc<dyn Clock>,
+        clock: Arc<Watch>,
     ) -> Result<Self, Error> {
         let http = Http::new(agent, &settings.vars, clock)?;
         let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {

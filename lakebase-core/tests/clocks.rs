@@ -1,0 +1,50 @@
+//! What the machine's clocks do to a held token.
+
+#![allow(clippy::expect_used)] // a test fails by panicking
+
+mod support;
+
+use std::time::Duration;
+
+use lakebase_core::Refresh;
+use support::{Provider, TestClock, lakebase_with};
+
+const MINUTE: i64 = 60;
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_after_a_suspend_revives_no_token() {
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let lakebase = lakebase_with(&provider, Refresh::Lazy);
+    let held = lakebase.credential().await.expect("a credential");
+    // Half an hour of suspend, seen by somebody; then the wall clock is set back by as much.
+    clock.step_wall(30 * MINUTE);
+    assert!(lakebase.is_valid(&held));
+    clock.step_wall(-30 * MINUTE);
+    assert!(lakebase.is_valid(&held));
+    tokio::time::advance(Duration::from_secs(29 * 60)).await;
+    assert!(lakebase.is_valid(&held), "59 minutes have passed");
+    tokio::time::advance(Duration::from_secs(40)).await;
+    assert!(!lakebase.is_valid(&held), "more than that have");
+    lakebase.credential().await.expect("a credential");
+    assert_eq!(provider.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_forth_and_back_counts_each_time_forth_once() {
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let lakebase = lakebase_with(&provider, Refresh::Lazy);
+    let held = lakebase.credential().await.expect("a credential");
+    for _ in 0..3 {
+        clock.step_wall(15 * MINUTE);
+        // However many look.
+        for _ in 0..100 {
+            assert!(lakebase.is_valid(&held));
+        }
+        clock.step_wall(-15 * MINUTE);
+        assert!(lakebase.is_valid(&held));
+    }
+    clock.step_wall(15 * MINUTE);
+    assert!(!lakebase.is_valid(&held), "an hour in all");
+}
