@@ -6,6 +6,8 @@ use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_inst
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::{Clock as _, SystemClock};
 
+use crate::is_transient;
+
 /// A moment on both clocks: the monotonic one stands still while a machine is suspended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
@@ -36,6 +38,9 @@ impl Moment {
 /// Sits on every connection and passes all events on to what the application set as default.
 pub(crate) struct Activity {
     last: Moment,
+    /// The last statement failed in a way that may have taken the connection along, though nothing on
+    /// this side has noticed yet.
+    doubtful: bool,
     default: Option<Box<dyn Instrumentation>>,
 }
 
@@ -43,21 +48,30 @@ impl Activity {
     pub(crate) fn install(connection: &mut AsyncPgConnection) {
         connection.set_instrumentation(Self {
             last: Moment::now(),
+            doubtful: false,
             default: get_default_instrumentation(),
         });
     }
 
-    /// When a connection was last heard from; `None` if the application replaced our
-    /// instrumentation by its own.
+    /// When a connection was last heard from; `None` if that says nothing, or if the application
+    /// replaced our instrumentation by its own.
     pub(crate) fn last(connection: &mut AsyncPgConnection) -> Option<Moment> {
-        Some(connection.instrumentation().downcast_ref::<Self>()?.last)
+        let own = connection.instrumentation().downcast_ref::<Self>()?;
+        (!own.doubtful).then_some(own.last)
     }
 }
 
 impl Instrumentation for Activity {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
-        if matches!(event, InstrumentationEvent::FinishQuery { error: None, .. }) {
-            self.last = Moment::now();
+        match event {
+            InstrumentationEvent::FinishQuery { error: None, .. } => {
+                self.last = Moment::now();
+                self.doubtful = false;
+            }
+            InstrumentationEvent::FinishQuery {
+                error: Some(error), ..
+            } => self.doubtful |= is_transient(error),
+            _ => {}
         }
         if let Some(default) = &mut self.default {
             default.on_connection_event(event);

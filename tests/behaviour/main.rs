@@ -2,10 +2,12 @@
 
 mod diesel_programs;
 mod discovery;
+mod failover;
 mod herd;
 mod migrations;
 mod native_password;
 mod official_clients;
+mod open_transactions;
 mod outage;
 mod platform_errors;
 mod pool_names_the_cause;

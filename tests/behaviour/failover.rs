@@ -1,0 +1,89 @@
+//! A restart under load: each statement in flight fails once, with an error that says that repeating can
+//! help; the next one works, and the pool is whole again.
+
+use std::sync::Arc;
+
+use diesel_async::RunQueryDsl as _;
+use lakebase_local::{Cut, LocalLakebase};
+use lakebase_tests::{lakebase, local, soon};
+use sea_orm::ConnectionTrait as _;
+use tokio::sync::Barrier;
+
+const BUSY: usize = 50;
+/// Long enough that all of them are in it when the server goes; none of them ends by itself.
+const STATEMENT: &str = "SELECT pg_sleep(100)";
+const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
+
+/// Cuts once every task is in its statement.
+async fn cut_when_busy(local: &LocalLakebase, cut: Cut) {
+    let busy = format!(
+        "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity \
+         WHERE query = '{STATEMENT}' AND state = 'active') < {BUSY} \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
+    );
+    soon(local.sql(&busy)).await.expect("all are busy");
+    local.cut_sessions(cut).await.expect("cut");
+}
+
+#[tokio::test]
+async fn diesel_statements_in_flight_fail_once_and_the_pool_is_whole_again() {
+    let local = local().await;
+    let pool = lakebase_diesel::bb8::Builder::new().max_size(BUSY as u32);
+    let pool = pool.build(&lakebase(&local)).await.expect("a pool");
+    for cut in CUTS {
+        let after = Arc::new(Barrier::new(BUSY));
+        let tasks: Vec<_> = (0..BUSY)
+            .map(|_| {
+                let (pool, after) = (pool.clone(), Arc::clone(&after));
+                tokio::spawn(async move {
+                    {
+                        let mut connection = pool.get().await.expect("a connection");
+                        let outcome = diesel::sql_query(STATEMENT).execute(&mut connection).await;
+                        let error = outcome.expect_err("the server went");
+                        assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
+                    }
+                    let mut connection = pool.get().await.expect("a connection");
+                    let answer = diesel::sql_query("SELECT 1").execute(&mut connection).await;
+                    answer.unwrap_or_else(|error| panic!("{cut:?}: {error}"));
+                    // All of them at once: nobody shares a connection.
+                    after.wait().await;
+                })
+            })
+            .collect();
+        cut_when_busy(&local, cut).await;
+        for task in tasks {
+            soon(task).await.expect("it ends well");
+        }
+        assert_eq!(pool.state().connections as usize, BUSY);
+    }
+}
+
+#[tokio::test]
+async fn seaorm_statements_in_flight_fail_once_and_the_pool_is_whole_again() {
+    let local = local().await;
+    let mut options = sea_orm::ConnectOptions::new("postgres://ignored");
+    options.max_connections(BUSY as u32);
+    let db = lakebase_seaorm::connect_with(&lakebase(&local), options)
+        .await
+        .expect("a connection");
+    for cut in CUTS {
+        let tasks: Vec<_> = (0..BUSY)
+            .map(|_| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    let error = db
+                        .execute_unprepared(STATEMENT)
+                        .await
+                        .expect_err("the server went");
+                    assert!(lakebase_seaorm::is_transient(&error), "{cut:?}: {error:?}");
+                    let answer = db.execute_unprepared("SELECT 1").await;
+                    answer.unwrap_or_else(|error| panic!("{cut:?}: {error}"));
+                })
+            })
+            .collect();
+        cut_when_busy(&local, cut).await;
+        for task in tasks {
+            soon(task).await.expect("it ends well");
+        }
+    }
+}

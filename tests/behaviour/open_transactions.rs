@@ -1,0 +1,185 @@
+//! A transaction that the compute takes along is reported as one that may be repeated; a mistake is not.
+
+use diesel::result::Error as DieselError;
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
+use lakebase_local::{Cut, LocalLakebase};
+use lakebase_tests::{lakebase, local, soon};
+use sea_orm::{ConnectionTrait as _, DbErr, TransactionTrait as _};
+
+const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
+
+/// Two of them wait for each other's row; Postgres ends one with 40P01.
+const DEADLOCK: [&str; 2] = [
+    "UPDATE pairs SET v = v + 1 WHERE id = 1",
+    "UPDATE pairs SET v = v + 1 WHERE id = 2",
+];
+
+async fn local_with_pairs() -> LocalLakebase {
+    let local = local().await;
+    let sql = format!(
+        "CREATE TABLE pairs (id int PRIMARY KEY, v int NOT NULL); \
+         INSERT INTO pairs VALUES (1, 0), (2, 0); \
+         GRANT ALL ON pairs TO \"{}\"",
+        local.client_id()
+    );
+    local.sql(&sql).await.expect("a table");
+    local
+}
+
+#[tokio::test]
+async fn tokio_postgres_tells_a_lost_transaction_from_a_mistake() {
+    let local = local_with_pairs().await;
+    for cut in CUTS {
+        let (mut client, connection) = soon(lakebase(&local).connect()).await.expect("a login");
+        tokio::spawn(connection);
+        let transaction = client.transaction().await.expect("begun");
+        transaction
+            .batch_execute("SELECT 1")
+            .await
+            .expect("an answer");
+        local.cut_sessions(cut).await.expect("cut");
+        let error = soon(transaction.batch_execute("SELECT 1"))
+            .await
+            .expect_err("gone");
+        assert!(lakebase_core::is_transient(&error), "{cut:?}: {error:?}");
+    }
+    let (client, connection) = soon(lakebase(&local).connect()).await.expect("a login");
+    tokio::spawn(connection);
+    let error = client
+        .batch_execute("SELECT * FROM nothing")
+        .await
+        .expect_err("no table");
+    assert!(!lakebase_core::is_transient(&error), "{error:?}");
+}
+
+async fn diesel_connection(local: &LocalLakebase) -> AsyncPgConnection {
+    let connected = soon(lakebase_diesel::connect(&lakebase(local))).await;
+    connected.expect("a connection")
+}
+
+async fn run(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), DieselError> {
+    soon(diesel::sql_query(sql).execute(connection))
+        .await
+        .map(drop)
+}
+
+#[tokio::test]
+async fn diesel_tells_a_lost_transaction_from_a_mistake() {
+    let local = local_with_pairs().await;
+    for cut in CUTS {
+        let mut connection = diesel_connection(&local).await;
+        let local = &local;
+        let outcome = connection
+            .transaction::<(), DieselError, _>(async |connection| {
+                run(connection, "SELECT 1").await?;
+                local.cut_sessions(cut).await.expect("cut");
+                run(connection, "SELECT 1").await
+            })
+            .await;
+        let error = outcome.expect_err("gone");
+        assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
+    }
+    let mut connection = diesel_connection(&local).await;
+    let error = run(&mut connection, "SELECT * FROM nothing")
+        .await
+        .expect_err("no table");
+    assert!(!lakebase_diesel::is_transient(&error), "{error:?}");
+    let twice = "INSERT INTO pairs VALUES (1, 1)";
+    let error = run(&mut connection, twice).await.expect_err("a duplicate");
+    assert!(!lakebase_diesel::is_transient(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn diesel_tells_a_deadlock() {
+    let local = local_with_pairs().await;
+    let (mut one, mut other) = (
+        diesel_connection(&local).await,
+        diesel_connection(&local).await,
+    );
+    for (connection, first) in [(&mut one, DEADLOCK[0]), (&mut other, DEADLOCK[1])] {
+        run(connection, "BEGIN").await.expect("begun");
+        run(connection, first).await.expect("a row");
+    }
+    let outcomes = tokio::join!(run(&mut one, DEADLOCK[1]), run(&mut other, DEADLOCK[0]));
+    let error = outcomes
+        .0
+        .err()
+        .or(outcomes.1.err())
+        .expect("one of them lost");
+    assert!(lakebase_diesel::is_transient(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn seaorm_tells_a_lost_transaction_and_a_deadlock_from_a_mistake() {
+    let local = local_with_pairs().await;
+    let db = soon(lakebase_seaorm::connect(&lakebase(&local)))
+        .await
+        .expect("a connection");
+    for cut in CUTS {
+        let outcome: Result<(), DbErr> = async {
+            let transaction = db.begin().await?;
+            transaction.execute_unprepared("SELECT 1").await?;
+            local.cut_sessions(cut).await.expect("cut");
+            transaction.execute_unprepared("SELECT 1").await?;
+            transaction.commit().await
+        }
+        .await;
+        let error = outcome.expect_err("gone");
+        assert!(lakebase_seaorm::is_transient(&error), "{cut:?}: {error:?}");
+    }
+    let db = soon(lakebase_seaorm::connect(&lakebase(&local)))
+        .await
+        .expect("a connection");
+    let error = db
+        .execute_unprepared("SELECT * FROM nothing")
+        .await
+        .expect_err("no table");
+    assert!(!lakebase_seaorm::is_transient(&error), "{error:?}");
+
+    let (one, other) = (
+        db.begin().await.expect("begun"),
+        db.begin().await.expect("begun"),
+    );
+    one.execute_unprepared(DEADLOCK[0]).await.expect("a row");
+    other.execute_unprepared(DEADLOCK[1]).await.expect("a row");
+    let outcomes = tokio::join!(
+        soon(one.execute_unprepared(DEADLOCK[1])),
+        soon(other.execute_unprepared(DEADLOCK[0]))
+    );
+    let error = outcomes
+        .0
+        .err()
+        .or(outcomes.1.err())
+        .expect("one of them lost");
+    assert!(lakebase_seaorm::is_transient(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_pool_tells_whether_a_connection_may_be_had_later() {
+    let local = local().await;
+    let patient = lakebase_diesel::bb8::connect(&lakebase(&local))
+        .await
+        .expect("a pool");
+    drop(soon(patient.get()).await.expect("a connection"));
+    local.set_api_down(true);
+    local.revoke_tokens();
+    local.cut_sessions(Cut::Close).await.expect("cut");
+    let hasty = lakebase_tests::lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
+    let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&hasty);
+    let error = soon(pool.get())
+        .await
+        .map(drop)
+        .expect_err("the API is down");
+    assert!(lakebase_diesel::bb8::is_transient(&error), "{error:?}");
+    let error = soon(lakebase_seaorm::connect(&hasty))
+        .await
+        .map(drop)
+        .expect_err("as before");
+    assert!(error.is_transient(), "{error:?}");
+    local.set_api_down(false);
+
+    let nobody = lakebase_tests::lakebase_with(&local, &[("PGUSER", "nobody")]);
+    let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&nobody);
+    let error = soon(pool.get()).await.map(drop).expect_err("no such role");
+    assert!(!lakebase_diesel::bb8::is_transient(&error), "{error:?}");
+}
