@@ -367,3 +367,66 @@ fn control_characters_are_refused_by_name() {
         assert!(text.contains(expected), "{changes:?}: {text}");
     }
 }
+
+/// Every variable that is read, with a value that is good for most.
+const ALL: &[(&str, &str)] = &[
+    ("LAKEBASE_ENDPOINT", ENDPOINT),
+    ("LAKEBASE_INSTANCE_NAME", "orders"),
+    ("LAKEBASE_PG_URL", "postgresql://u:p@h/d"),
+    ("PGHOST", "h"),
+    ("PGHOSTADDR", "127.0.0.1"),
+    ("PGPORT", "5432"),
+    ("PGDATABASE", "d"),
+    ("PGUSER", "u"),
+    ("PGPASSWORD", "p"),
+    ("PGSSLMODE", "require"),
+    ("PGAPPNAME", "a"),
+    ("PGCONNECT_TIMEOUT", "30"),
+    ("DATABRICKS_HOST", HOST),
+    ("DATABRICKS_TOKEN", "t"),
+    ("DATABRICKS_CLIENT_ID", "c"),
+    ("DATABRICKS_CLIENT_SECRET", "s"),
+    ("DATABRICKS_OIDC_TOKEN_ENV", "X"),
+    ("DATABRICKS_METADATA_SERVICE_URL", "http://localhost/x"),
+    ("DATABRICKS_AUTH_TYPE", "pat"),
+    ("DATABRICKS_CONFIG_PROFILE", "p"),
+    ("DATABRICKS_AZURE_RESOURCE_ID", "/a/b/c"),
+    ("ARM_USE_MSI", "true"),
+    ("ARM_TENANT_ID", "t"),
+    ("HTTPS_PROXY", "http://p"),
+];
+
+proptest::proptest! {
+    #[test]
+    fn no_environment_is_too_odd_to_be_judged(
+        used in proptest::collection::vec(0..ALL.len(), 0..8),
+        odd in 0..ALL.len(),
+        value in "\\PC{0,30}",
+    ) {
+        let usual = used.into_iter().map(|at| (ALL[at].0, ALL[at].1.to_owned()));
+        let vars = usual.chain([(ALL[odd].0, value)]);
+        if let Ok(config) = Config::from_vars(vars) {
+            let _ = Lakebase::new(config);
+        }
+    }
+
+    #[test]
+    fn no_url_is_too_odd_to_be_judged(text in "\\PC{0,60}") {
+        let _ = Config::from_url(&text);
+        let _ = Config::from_url(&format!("postgresql://{text}"));
+        let _ = Config::from_url(&format!("postgresql://u:p@h/d?{text}"));
+    }
+
+    #[test]
+    fn no_password_in_a_url_is_repeated_by_its_error(
+        before in "[ -~]{0,6}",
+        after in "[ -~]{0,6}",
+        rest in "[ -~]{0,20}",
+    ) {
+        let url = format!("postgresql://u:{before}hush-hush{after}@host/d?{rest}");
+        if let Err(error) = Config::from_url(&url) {
+            let shown = format!("{error} {error:?}");
+            proptest::prop_assert!(!shown.contains("hush-hush"), "{}", shown);
+        }
+    }
+}

@@ -284,4 +284,35 @@ mod tests {
             assert!(read(bytes).await.is_err(), "{why}");
         }
     }
+
+    fn read_now(bytes: &[u8]) -> io::Result<First> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        runtime.block_on(read(bytes))
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_is_too_odd_to_be_read_or_refused(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        ) {
+            let _ = read_now(&bytes);
+            // The same behind a length that fits, as a startup of our version.
+            let mut packet = u32::try_from(bytes.len() + 8).expect("small").to_be_bytes().to_vec();
+            packet.extend([0, 3, 0, 0]);
+            packet.extend(&bytes);
+            let _ = read_now(&packet);
+        }
+
+        #[test]
+        fn every_startup_is_read_as_it_was_written(
+            user in "[a-zA-Z0-9@.-]{1,40}",
+            options in "[ -~]{0,40}",
+        ) {
+            let mut startup = Startup { version: PROTOCOL_3 << 16, params: Vec::new() };
+            startup.set("user", &user);
+            startup.set("options", &options);
+            let first = read_now(&startup.encode()).expect("a startup");
+            proptest::prop_assert_eq!(first, First::Startup(startup));
+        }
+    }
 }

@@ -237,4 +237,22 @@ mod tests {
             assert!(!what.contains("hush"), "{what}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_is_too_odd_to_be_read_or_refused(text in "(?s).{0,200}") {
+            let _ = Ini::parse(&text);
+        }
+
+        #[test]
+        fn what_was_written_plainly_is_read_back(
+            section in "[a-zA-Z0-9._-]{1,20}",
+            key in "[a-z_]{1,20}",
+            value in "[a-zA-Z0-9:/._=-]{0,40}",
+        ) {
+            let ini = Ini::parse(&format!("[{section}]\n{key} = {value}\n"));
+            let ini = ini.expect("plain text");
+            proptest::prop_assert_eq!(ini.get(&section, &key), Some(value.as_str()));
+        }
+    }
 }

@@ -392,4 +392,60 @@ mod tests {
             );
         }
     }
+
+    fn reply(status: u16, body: Vec<u8>) -> Reply {
+        let now = Now {
+            wall: at(1_800_000_000),
+            monotonic: tokio::time::Instant::now().into_std(),
+            passed: Duration::ZERO,
+        };
+        Reply::new("https://w", status, &HeaderMap::new(), body, now, now)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_is_too_odd_to_be_explained(
+            status in 100_u16..1000,
+            body in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+        ) {
+            let reply = reply(status, body);
+            let _ = reply.json();
+            let _ = reply.failure("refused").to_string();
+        }
+
+        #[test]
+        fn a_secret_that_comes_back_is_blotted_out_wherever_it_is(
+            before in "[ -~]{0,40}",
+            after in "[ -~]{0,40}",
+            shape in 0..6_usize,
+        ) {
+            let secret = "dose~hush+secret/42=";
+            let text = format!("{before}{secret}{after}");
+            let quoted = serde_json::to_string(&text).expect("a string");
+            let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+            let body = match shape {
+                0 => text,
+                1 => format!("{{\"error_code\":{quoted},\"message\":{quoted}}}"),
+                2 => format!("{{\"error\":{{\"code\":{quoted},\"message\":{quoted}}}}}"),
+                3 => format!("<html><pre>{text}</pre></html>"),
+                4 => format!("CODE: {text}"),
+                _ => format!("client_secret={form}&x=1"),
+            };
+            let reply = reply(400, body.into_bytes()).scrubbed(&[secret.to_owned()]);
+            let error = reply.failure("refused");
+            let shown = format!("{error} {error:?}");
+            proptest::prop_assert!(!shown.contains(secret) && !shown.contains(&form), "{}", shown);
+        }
+
+        #[test]
+        fn no_date_is_too_odd_to_be_read_or_refused(text in "[ -~]{0,40}") {
+            let _ = (timestamp(&text), http_date(&text), retry_after(&text, at(0)));
+        }
+
+        #[test]
+        fn every_time_that_was_written_is_read_back(seconds in 0_u64..4_102_444_800) {
+            let text = jiff::Timestamp::try_from(at(seconds)).expect("in range").to_string();
+            proptest::prop_assert_eq!(timestamp(&text), Some(at(seconds)));
+        }
+    }
 }
