@@ -14,7 +14,9 @@ assert me == os.environ["PGUSER"], me
 described = client.postgres.get_endpoint(name=endpoint)
 assert described.status.hosts.host == os.environ["PGHOST"]
 parent = endpoint.rsplit("/endpoints/", 1)[0]
-assert [found.name for found in client.postgres.list_endpoints(parent=parent)] == [endpoint]
+# Two of them, on two pages.
+found = [found.name for found in client.postgres.list_endpoints(parent=parent)]
+assert found == [f"{parent}/endpoints/replica", endpoint], found
 
 credential = client.postgres.generate_database_credential(endpoint=endpoint)
 assert credential.expire_time is not None
