@@ -13,8 +13,12 @@ use sea_orm::{
     DbBackend, DbErr, ExecResult, IntoDatabaseExecutor, IsolationLevel, QueryResult, QueryStream,
     Statement, StreamTrait, TransactionError, TransactionOptions, TransactionTrait, metric,
 };
+use tokio::time::Instant;
 
 use crate::feed::Feed;
+
+/// After that many logins outside of the pool, its own failure is handed on.
+const MOST_RECOVERIES: u32 = 3;
 
 /// A [`DatabaseConnection`] whose pool always logs in with a current token. Cheap to clone.
 ///
@@ -84,21 +88,32 @@ impl LakebaseConnection {
         self.db.close_by_ref().await
     }
 
-    /// Runs an operation of the inner connection; once more if there was no login for it.
+    /// Runs an operation of the inner connection; again if there was no login for it.
+    ///
+    /// What the pool was given after a failure may be refused as well by the time it is used (revoked
+    /// again, or the machine is so busy that a login takes as long as a token lives), so a few times.
     async fn run<T, F>(&self, operation: impl Fn() -> F + Send + Sync) -> Result<T, DbErr>
     where
         F: Future<Output = Result<T, DbErr>> + Send,
         T: Send,
     {
-        let epoch = self.feed.epoch();
+        let began = Instant::now();
+        let mut epoch = self.feed.epoch();
+        let mut recoveries = 0;
         self.feed.ensure(epoch).await?;
-        match operation().await {
-            Err(error) => {
-                // Hands the error back unless it is about a login: then nothing was sent.
-                self.feed.recover(error, epoch).await?;
-                operation().await
+        loop {
+            let error = match operation().await {
+                Err(error) => error,
+                done => return done,
+            };
+            let is_late = recoveries > 0 && began.elapsed() >= self.feed.limit();
+            if recoveries == MOST_RECOVERIES || is_late {
+                return Err(error);
             }
-            done => done,
+            // Hands the error back unless it is about a login: then nothing was sent.
+            self.feed.recover(error, epoch).await?;
+            epoch = self.feed.epoch();
+            recoveries += 1;
         }
     }
 

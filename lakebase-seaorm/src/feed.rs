@@ -73,7 +73,7 @@ impl Feed {
     }
 
     /// Longest time an operation may spend before its statement is sent.
-    fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         self.pool.options().get_acquire_timeout()
     }
 
