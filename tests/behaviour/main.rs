@@ -1,5 +1,6 @@
 //! The promises, one module each, named after it.
 
+mod connection_limit;
 mod diesel_programs;
 mod discovery;
 mod failover;
@@ -10,6 +11,7 @@ mod official_clients;
 mod open_transactions;
 mod outage;
 mod platform_errors;
+mod pool_end;
 mod pool_names_the_cause;
 mod refused_login;
 mod rotation;
