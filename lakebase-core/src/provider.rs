@@ -37,7 +37,7 @@ use crate::{Credential, Error};
 /// ```
 ///
 /// The cache around it sees to single flight and renewal ahead of expiry. A call runs on a task of
-/// its own and is given 60 s; a caller that goes away does not cancel it.
+/// its own and is given 40 s; a caller that goes away does not cancel it.
 pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
     /// Mints one credential.
     ///
