@@ -31,6 +31,9 @@ pub enum Cut {
     Close,
     /// The connection is reset.
     Reset,
+    /// Nothing is said and nothing arrives any more: packets vanish, as with a failed host. Linux only;
+    /// elsewhere the session just falls silent.
+    Vanish,
 }
 
 /// What a client that connects now gets.

@@ -18,6 +18,7 @@ use crate::issuer::{Issuer, TokenState};
 use crate::postgres::{self, Server};
 use crate::protocol::{self, AuthStep, First, Startup};
 use crate::roles::{RoleKind, Roles};
+use crate::vanish;
 
 /// Everything before the session must be over by then: slow clients must not pile up.
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);
@@ -75,7 +76,7 @@ impl Refusal {
 /// Accepts until the handle is dropped.
 pub(crate) async fn serve(
     gateway: Arc<Gateway>,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     mut stop: watch::Receiver<bool>,
 ) {
     let strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
@@ -242,7 +243,7 @@ impl Gateway {
         if label.trim_end_matches("-pooler").ends_with("-ro") {
             startup.add_setting("default_transaction_read_only=on");
         }
-        let Some(_place) = Place::take(&self.rules) else {
+        let Some(place) = Place::take(&self.rules) else {
             let refusal = Refusal::fatal("53300", "sorry, too many clients already");
             return self.refuse(&mut stream, login, refusal).await;
         };
@@ -274,9 +275,21 @@ impl Gateway {
             return stream.shutdown().await;
         }
         self.events.record(EventKind::LoggedIn(login));
-        let result = relay(&mut stream, &mut server, signal).await;
+        let cut = relay(&mut stream, &mut server, signal).await;
+        drop((server, place));
+        if cut == Some(Cut::Vanish)
+            && let Err(error) = vanish::swallow(stream.get_ref().0)
+        {
+            tracing::debug!(%error, "the session only falls silent");
+        }
         self.events.record(EventKind::Ended { user });
-        result
+        match cut {
+            None => stream.shutdown().await,
+            Some(Cut::Reset) => stream.get_ref().0.set_zero_linger(),
+            Some(Cut::Message | Cut::Close) => Ok(()),
+            // Until everything is stopped.
+            Some(Cut::Vanish) => std::future::pending().await,
+        }
     }
 
     /// Lakebase's rules for a clear-text password. Looked at only here, never again.
@@ -415,24 +428,17 @@ async fn relay(
     client: &mut TlsStream<TcpStream>,
     server: &mut (impl AsyncRead + AsyncWrite + Unpin),
     mut cut: watch::Receiver<Option<Cut>>,
-) -> io::Result<()> {
-    let cut = {
-        let (mut from_client, mut to_client) = tokio::io::split(&mut *client);
-        let (mut from_server, mut to_server) = tokio::io::split(server);
-        let upstream = async {
-            let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-            let _ = to_server.shutdown().await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            _ = tokio::io::copy(&mut from_server, &mut to_client) => None,
-            () = upstream => None,
-            _ = cut.changed() => *cut.borrow(),
-        }
+) -> Option<Cut> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let upstream = async {
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        let _ = to_server.shutdown().await;
+        std::future::pending::<()>().await;
     };
-    match cut {
-        None => client.shutdown().await,
-        Some(Cut::Reset) => client.get_ref().0.set_zero_linger(),
-        Some(Cut::Message | Cut::Close) => Ok(()),
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => None,
+        () = upstream => None,
+        _ = cut.changed() => *cut.borrow(),
     }
 }

@@ -12,6 +12,7 @@ mod local;
 mod postgres;
 mod protocol;
 mod roles;
+mod vanish;
 mod workspace;
 
 pub use compute::{Cut, Wake};

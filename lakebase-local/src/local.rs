@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -53,6 +54,7 @@ pub struct LocalLakebase {
     compute: Arc<Compute>,
     roles: Arc<Roles>,
     gateway: Arc<Gateway>,
+    gateway_listener: Arc<TcpListener>,
     /// Gone only while being dropped.
     postgres: Option<Postgres>,
     stop: watch::Sender<bool>,

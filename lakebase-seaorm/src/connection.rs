@@ -102,7 +102,9 @@ impl LakebaseConnection {
         let mut recoveries = 0;
         self.feed.ensure(epoch).await?;
         loop {
-            let error = match operation().await {
+            let outcome = operation().await;
+            self.feed.note(&outcome);
+            let error = match outcome {
                 Err(error) => error,
                 done => return done,
             };

@@ -14,7 +14,8 @@ use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::error::{is_login_failure, sort, to_db_err};
+use crate::error::{is_login_failure, is_transient, sort, to_db_err};
+use crate::liveness::{self, Heard};
 use crate::options::with_login;
 
 /// How often the feeding task looks by itself: the task that renews credentials may have died with
@@ -37,6 +38,8 @@ pub(crate) struct Feed {
     /// Counts recoveries, so that tasks that failed together recover once.
     recoveries: AtomicU64,
     recovering: Mutex<()>,
+    heard: Heard,
+    sweeping: Mutex<()>,
     task: RwLock<Option<AbortHandle>>,
 }
 
@@ -56,6 +59,8 @@ impl Feed {
             fed: RwLock::new(Some(login.credential)),
             recoveries: AtomicU64::new(0),
             recovering: Mutex::default(),
+            heard: Heard::now(),
+            sweeping: Mutex::default(),
             task: RwLock::default(),
         });
         let task = tokio::spawn(follow(Arc::downgrade(&feed), lakebase.credential_updates()));
@@ -79,12 +84,30 @@ impl Feed {
 
     /// Gives the pool the current credential unless it has it. An atomic read when it has.
     ///
-    /// Waits only if nothing valid is held and no idle connection could serve instead.
+    /// If the pool rested, or lost a connection, its idle ones are looked at first.
+    ///
+    /// Waits only for that, or if nothing valid is held and no idle connection could serve instead.
     pub(crate) async fn ensure(&self, epoch: u64) -> Result<(), DbErr> {
+        if !self.heard.lately() {
+            let _turn = self.sweeping.lock().await;
+            if !self.heard.lately() {
+                liveness::sweep(&self.pool).await;
+                self.heard.note();
+            }
+        }
         if self.is_current() || self.feed_at_hand() || self.pool.num_idle() > 0 {
             return Ok(());
         }
         self.log_in(epoch).await
+    }
+
+    /// How an operation ended.
+    pub(crate) fn note<T>(&self, outcome: &Result<T, DbErr>) {
+        match outcome {
+            Ok(_) => self.heard.note(),
+            Err(error) if is_transient(error) => self.heard.forget(),
+            Err(_) => {}
+        }
     }
 
     fn is_current(&self) -> bool {

@@ -4,6 +4,7 @@ mod connect;
 mod connection;
 mod error;
 mod feed;
+mod liveness;
 pub mod migrations;
 mod options;
 

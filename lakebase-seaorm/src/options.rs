@@ -6,15 +6,14 @@ use lakebase_core::{Lakebase, Login};
 use sea_orm::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use crate::liveness::{self, PING_AFTER};
+
 /// Idle connections may keep a compute awake, which costs money.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
 /// Below the hour of a token, far below the platform's three days.
 const MAX_LIFETIME: Duration = Duration::from_secs(45 * 60);
 /// Pools of a fleet that started together must not reconnect together.
 const LIFETIME_JITTER: f64 = 0.1;
-/// sqlx does not watch idle connections, so one that rested longer is asked before it is used. Under
-/// load none rests that long, and a checkout costs no round trip.
-const PING_AFTER: Duration = Duration::from_secs(1);
 /// SeaORM wants a URL; ours means nothing. With a password, or sqlx would look for one in `~/.pgpass`.
 const PLACEHOLDER: &str = "postgres://lakebase:unused@lakebase";
 
@@ -24,8 +23,14 @@ const PLACEHOLDER: &str = "postgres://lakebase:unused@lakebase";
 /// let mut options = lakebase_seaorm::options();
 /// options.max_connections(20).set_schema_search_path("app");
 /// ```
+///
+/// Start from these rather than from `ConnectOptions::new(url)`: they make the pool look, without a round
+/// trip, whether the server has closed a connection before it is handed out. sqlx alone notices that only
+/// after a rest of a second. A hook of your own (`map_sqlx_postgres_before_acquire`) replaces this one.
 pub fn options() -> ConnectOptions {
-    ConnectOptions::new(PLACEHOLDER)
+    let mut options = ConnectOptions::new(PLACEHOLDER);
+    liveness::watch(&mut options);
+    options
 }
 
 /// Fills in what the application left open.

@@ -4,6 +4,7 @@ mod connection_limit;
 mod diesel_programs;
 mod discovery;
 mod failover;
+mod half_open;
 mod herd;
 mod migrations;
 mod native_password;

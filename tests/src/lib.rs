@@ -1,6 +1,10 @@
 //! What the behaviour tests share: a started local Lakebase and handles on it.
 
+mod app;
+
 use std::time::{Duration, SystemTime};
+
+pub use app::{ADAPTERS, Adapter, App, Failure, through_every_adapter};
 
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};

@@ -113,7 +113,8 @@ impl Builder {
             )));
         }
         let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
-        let gateway_listener = listen(self.postgres_ip, self.postgres_port, "Postgres").await?;
+        let gateway_listener =
+            Arc::new(listen(self.postgres_ip, self.postgres_port, "Postgres").await?);
         let address = |listener: &TcpListener| {
             listener
                 .local_addr()
@@ -195,7 +196,7 @@ impl Builder {
         let tasks = vec![
             tokio::spawn(gateway::serve(
                 Arc::clone(&gateway),
-                gateway_listener,
+                Arc::clone(&gateway_listener),
                 stop.subscribe(),
             )),
             tokio::spawn(workspace::serve(workspace, api, stop.subscribe())),
@@ -221,6 +222,7 @@ impl Builder {
             compute,
             roles,
             gateway,
+            gateway_listener,
             postgres: Some(postgres),
             stop,
             tasks,

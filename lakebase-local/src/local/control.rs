@@ -13,6 +13,7 @@ use crate::events::Call;
 use crate::faults::Fault;
 use crate::postgres::{DATABASE, quote_ident, quote_literal};
 use crate::roles::RoleKind;
+use crate::vanish;
 
 /// Identities and roles.
 impl LocalLakebase {
@@ -230,6 +231,17 @@ impl LocalLakebase {
             self.compute.cut(cut);
             Ok(())
         }
+    }
+
+    /// Lets the packets of everybody who connects vanish, or stops that: a host that is gone. Open
+    /// sessions are not concerned; for those there is [`Cut::Vanish`].
+    ///
+    /// # Errors
+    ///
+    /// Where the system cannot do it: it takes Linux.
+    pub fn set_unreachable(&self, unreachable: bool) -> Result<(), Error> {
+        vanish::swallow_connects(&self.gateway_listener, unreachable)
+            .map_err(|error| Error::because("packets cannot be made to vanish here", error))
     }
 
     /// Most sessions at a time; beyond it logins get `53300`.

@@ -1,0 +1,39 @@
+//! A network that swallows packets: what a failed host, a dropped NAT entry or a pulled cable look like.
+
+use std::io;
+
+use tokio::net::{TcpListener, TcpStream};
+
+/// From now on nothing that is sent to `socket` arrives, and nothing of it is acknowledged.
+#[cfg(target_os = "linux")]
+pub(crate) fn swallow(socket: &TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(socket).attach_filter(&[nothing()])
+}
+
+/// Those who connect to `listener` hear nothing (or something again).
+#[cfg(target_os = "linux")]
+pub(crate) fn swallow_connects(listener: &TcpListener, swallows: bool) -> io::Result<()> {
+    let socket = socket2::SockRef::from(listener);
+    if swallows {
+        socket.attach_filter(&[nothing()])
+    } else {
+        socket.detach_filter()
+    }
+}
+
+/// A packet filter that lets zero bytes of each packet through. The kernel applies it below TCP.
+#[cfg(target_os = "linux")]
+fn nothing() -> socket2::SockFilter {
+    const RETURN: u16 = 0x06;
+    socket2::SockFilter::new(RETURN, 0, 0, 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn swallow(_: &TcpStream) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn swallow_connects(_: &TcpListener, _: bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

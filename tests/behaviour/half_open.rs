@@ -1,0 +1,143 @@
+//! A network that swallows packets is noticed: idle connections are replaced, statements end, attempts to
+//! connect are cut off, and places in the pool come back.
+
+#![cfg(target_os = "linux")]
+
+use std::time::{Duration, Instant};
+
+use lakebase_core::Lakebase;
+use lakebase_local::{Cut, EventKind, LocalLakebase};
+use lakebase_tests::{Adapter, App, all_idle, lakebase, lakebase_with, local, soon};
+use sea_orm::ConnectionTrait as _;
+
+/// Keepalive and user timeout: 30 s each, one after the other at worst.
+const AT_LAST: Duration = Duration::from_secs(90);
+/// What a checkout may cost while the old connections are gone: one ping.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+/// Everything that was sent to the open sessions is lost from now on.
+async fn lose_packets(local: &LocalLakebase, sessions: usize) {
+    let ended = |events: &[lakebase_local::Event]| {
+        let ends = |event: &&lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
+        events.iter().filter(ends).count()
+    };
+    let before = ended(&local.events());
+    local.cut_sessions(Cut::Vanish).await.expect("cut");
+    soon(local.wait_until(|events| ended(events) >= before + sessions)).await;
+}
+
+async fn started(adapter: Adapter, lakebase: &Lakebase) -> App {
+    let app = App::start(adapter, lakebase).await.expect("started");
+    app.ask().await.expect("an answer");
+    app
+}
+
+#[tokio::test]
+async fn a_statement_on_a_connection_that_vanished_ends_as_transient_and_the_next_one_works() {
+    let prove = async |adapter| {
+        let local = local().await;
+        let app = started(adapter, &lakebase(&local)).await;
+        lose_packets(&local, 1).await;
+        // Used a moment ago, so it is trusted.
+        let outcome = tokio::time::timeout(AT_LAST, app.ask()).await;
+        let failure = outcome
+            .unwrap_or_else(|_| panic!("{app:?}: no end"))
+            .expect_err("it was lost");
+        assert!(failure.is_transient, "{app:?}: {failure}");
+        soon(app.ask())
+            .await
+            .unwrap_or_else(|failure| panic!("{app:?}: {failure}"));
+    };
+    // sqlx sets neither keepalive nor user timeout: there it takes the kernel's own patience.
+    tokio::join!(prove(Adapter::TokioPostgres), prove(Adapter::DieselBb8));
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_vanished_is_found_by_keepalive() {
+    let local = local().await;
+    let (client, connection) = lakebase(&local).connect().await.expect("a login");
+    let driven = tokio::spawn(connection);
+    lose_packets(&local, 1).await;
+    let ended = tokio::time::timeout(AT_LAST, driven).await;
+    let ended = ended.expect("found").expect("no panic");
+    assert!(ended.is_err(), "nobody said goodbye");
+    assert!(client.is_closed());
+}
+
+#[tokio::test]
+async fn diesel_replaces_idle_connections_that_do_not_answer() {
+    let local = local().await;
+    let app = started(Adapter::DieselBb8, &lakebase(&local)).await;
+    lose_packets(&local, 1).await;
+    // From then on they are asked; keepalive has not given them up yet.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let began = Instant::now();
+    soon(app.ask()).await.expect("another connection");
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn seaorm_replaces_idle_connections_that_do_not_answer() {
+    const IDLE: usize = 5;
+    let local = local().await;
+    let db = lakebase_seaorm::connect(&lakebase(&local))
+        .await
+        .expect("a connection");
+    let asking = (0..IDLE).map(|_| db.execute_unprepared("SELECT pg_sleep(0.2)"));
+    for answer in futures_util::future::join_all(asking).await {
+        answer.expect("an answer");
+    }
+    all_idle(&db).await;
+    lose_packets(&local, IDLE).await;
+    tokio::time::sleep(Duration::from_millis(1_050)).await; // now they are asked before use
+    for nth in 0..=IDLE {
+        let began = Instant::now();
+        soon(db.execute_unprepared("SELECT 1"))
+            .await
+            .expect("another connection");
+        let limit = if nth == 0 { AT_ONCE } else { AT_ONCE / 4 };
+        assert!(
+            began.elapsed() < limit,
+            "{nth}: the others are as dead as the first: {:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_packets_costs_one_attempt_and_not_the_budget() {
+    let local = local().await;
+    local.set_unreachable(true).expect("unreachable");
+    let lakebase = lakebase(&local);
+    let connecting = {
+        let lakebase = lakebase.clone();
+        tokio::spawn(async move { lakebase.connect().await.map(drop) })
+    };
+    soon(async {
+        while lakebase.last_failure().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(!connecting.is_finished(), "it goes on");
+    local.set_unreachable(false).expect("back");
+    soon(connecting).await.expect("no panic").expect("a login");
+}
+
+#[tokio::test]
+async fn every_adapter_gives_up_on_a_silent_address_when_the_budget_is_over() {
+    let local = local().await;
+    let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
+    lakebase.credential().await.expect("the API answers");
+    local.set_unreachable(true).expect("unreachable");
+    for adapter in lakebase_tests::ADAPTERS {
+        let failure = soon(App::start(adapter, &lakebase))
+            .await
+            .expect_err("nobody answers");
+        assert!(failure.is_transient, "{adapter:?}: {failure}");
+        assert!(
+            failure.text.contains("no login within 1 s"),
+            "{adapter:?}: {failure}"
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! An application, seen from outside: the same promises are proved with whatever it connects through.
+
+use std::fmt;
+use std::sync::Arc;
+
+use diesel_async::RunQueryDsl as _;
+use lakebase_core::{Error, Lakebase};
+use lakebase_seaorm::LakebaseConnection;
+use sea_orm::ConnectionTrait as _;
+use tokio::sync::Mutex;
+
+use crate::forget_idle;
+
+/// What an application connects through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Adapter {
+    TokioPostgres,
+    DieselBb8,
+    SeaOrm,
+}
+
+/// All of them.
+pub const ADAPTERS: [Adapter; 3] = [Adapter::TokioPostgres, Adapter::DieselBb8, Adapter::SeaOrm];
+
+/// Proves a promise with each adapter, side by side.
+pub async fn through_every_adapter<F>(prove: impl Fn(Adapter) -> F)
+where
+    F: Future<Output = ()>,
+{
+    futures_util::future::join_all(ADAPTERS.map(prove)).await;
+}
+
+/// A running application. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// Holds one connection and opens another when that is closed, as programs without a pool do.
+    TokioPostgres(Lakebase, Arc<Mutex<Option<tokio_postgres::Client>>>),
+    DieselBb8(lakebase_diesel::bb8::Pool),
+    SeaOrm(LakebaseConnection),
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TokioPostgres(..) => "tokio-postgres",
+            Self::DieselBb8(_) => "diesel with bb8",
+            Self::SeaOrm(_) => "SeaORM",
+        })
+    }
+}
+
+/// What an application hears when something does not work.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// All of the text.
+    pub text: String,
+    /// The helper of its crate says that repeating may help.
+    pub is_transient: bool,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        Self {
+            text: error.chain(),
+            is_transient: error.is_transient(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transient = if self.is_transient { "" } else { "not " };
+        write!(f, "{} ({transient}transient)", self.text)
+    }
+}
+
+impl App {
+    /// Starts one with the defaults.
+    ///
+    /// # Errors
+    ///
+    /// What the adapter says.
+    pub async fn start(adapter: Adapter, lakebase: &Lakebase) -> Result<Self, Failure> {
+        let started = async {
+            Ok(match adapter {
+                Adapter::TokioPostgres => {
+                    let first = open(lakebase).await?;
+                    Kind::TokioPostgres(lakebase.clone(), Arc::new(Mutex::new(Some(first))))
+                }
+                Adapter::DieselBb8 => {
+                    Kind::DieselBb8(lakebase_diesel::bb8::connect(lakebase).await?)
+                }
+                Adapter::SeaOrm => Kind::SeaOrm(lakebase_seaorm::connect(lakebase).await?),
+            })
+        };
+        started
+            .await
+            .map(Self)
+            .map_err(|error: Error| Failure::of(&error))
+    }
+
+    /// One statement on a connection of the pool.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from being answered.
+    pub async fn run(&self, sql: &str) -> Result<(), Failure> {
+        match &self.0 {
+            Kind::TokioPostgres(lakebase, held) => {
+                let mut held = held.lock().await;
+                let client = match held.take().filter(|client| !client.is_closed()) {
+                    Some(client) => client,
+                    None => open(lakebase).await.map_err(|error| Failure::of(&error))?,
+                };
+                let client = held.insert(client);
+                client.batch_execute(sql).await.map_err(|error| Failure {
+                    text: format!("{error}: {:?}", error.as_db_error()),
+                    is_transient: lakebase_core::is_transient(&error),
+                })
+            }
+            Kind::DieselBb8(pool) => {
+                let mut connection = pool.get().await.map_err(|error| Failure {
+                    text: error.to_string(),
+                    is_transient: lakebase_diesel::bb8::is_transient(&error),
+                })?;
+                let outcome = diesel::sql_query(sql).execute(&mut connection).await;
+                outcome.map(drop).map_err(|error| Failure {
+                    text: error.to_string(),
+                    is_transient: lakebase_diesel::is_transient(&error),
+                })
+            }
+            Kind::SeaOrm(db) => {
+                db.execute_unprepared(sql)
+                    .await
+                    .map(drop)
+                    .map_err(|error| Failure {
+                        text: error.to_string(),
+                        is_transient: lakebase_seaorm::is_transient(&error),
+                    })
+            }
+        }
+    }
+
+    /// The cheapest statement.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub async fn ask(&self) -> Result<(), Failure> {
+        self.run("SELECT 1").await
+    }
+
+    /// The same on a connection that has just logged in.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub async fn log_in(&self) -> Result<(), Failure> {
+        match &self.0 {
+            Kind::TokioPostgres(_, held) => *held.lock().await = None,
+            Kind::DieselBb8(pool) => {
+                // No idle connection serves a dedicated one.
+                let fresh = pool.dedicated_connection().await;
+                let mut fresh = fresh.map_err(|error| Failure {
+                    text: error.to_string(),
+                    is_transient: lakebase_diesel::bb8::is_transient(&bb8::RunError::User(error)),
+                })?;
+                let outcome = diesel::sql_query("SELECT 1").execute(&mut fresh).await;
+                return outcome.map(drop).map_err(|error| Failure {
+                    text: error.to_string(),
+                    is_transient: lakebase_diesel::is_transient(&error),
+                });
+            }
+            Kind::SeaOrm(db) => forget_idle(db).await,
+        }
+        self.ask().await
+    }
+}
+
+async fn open(lakebase: &Lakebase) -> Result<tokio_postgres::Client, Error> {
+    let (client, connection) = lakebase.connect().await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
