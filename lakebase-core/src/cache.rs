@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::clock::{Now, Watch};
 use crate::error::Kind;
+use crate::http::Waiters;
 use crate::provider::SharedProvider;
 use crate::refresh::{Backoff, Refresh, Schedule, Validity};
 use crate::{Credential, Error};
@@ -40,6 +41,7 @@ struct Shared {
     provider: SharedProvider,
     clock: Arc<Watch>,
     refresh: Refresh,
+    waiters: Waiters,
     /// Generation of the held credential, zero for none: the lock-free look.
     generation: AtomicU64,
     /// Told whenever the held credential or the outcome of a mint changed.
@@ -94,12 +96,18 @@ struct Failure {
 }
 
 impl CredentialCache {
-    pub(crate) fn new(provider: SharedProvider, clock: Arc<Watch>, refresh: Refresh) -> Self {
+    pub(crate) fn new(
+        provider: SharedProvider,
+        clock: Arc<Watch>,
+        refresh: Refresh,
+        waiters: Waiters,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 provider,
                 clock,
                 refresh,
+                waiters,
                 generation: AtomicU64::new(0),
                 changed: watch::Sender::new(0),
                 state: Mutex::default(),
@@ -133,6 +141,7 @@ impl CredentialCache {
                 }
                 self.shared.join_flight(&mut state, &runtime)
             };
+            let _waiting = self.shared.waiters.enter();
             // By our own runtime's clock: the mint's may stand still.
             let landed = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
             match landed.ok().and_then(|landed| landed.ok()?.clone()) {

@@ -1,5 +1,6 @@
 //! Connections of tokio-postgres.
 
+use std::io;
 use std::time::Duration;
 
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -108,14 +109,16 @@ fn judge(error: tokio_postgres::Error) -> LoginFailure {
         return LoginFailure::postgres(code, message, error);
     }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut io = None;
     while let Some(error) = cause {
-        if error.is::<std::io::Error>() {
-            break;
-        }
+        io = io.or(error.downcast_ref::<io::Error>());
         cause = error.source();
     }
-    if cause.is_some() || error.is_closed() {
-        return LoginFailure::transport(error);
+    let kind = io.map(io::Error::kind);
+    match kind {
+        _ if error.is_closed() => LoginFailure::closed(error),
+        Some(io::ErrorKind::UnexpectedEof) => LoginFailure::closed(error),
+        Some(_) => LoginFailure::transport(error),
+        None => LoginFailure::permanent(error),
     }
-    LoginFailure::permanent(error)
 }

@@ -1,5 +1,6 @@
 //! Plain HTTP: limits, proxies, who we say we are. Knows no sign-in.
 
+mod hedge;
 mod proxy;
 mod reply;
 mod user_agent;
@@ -8,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use reqwest::{RequestBuilder, redirect};
+use reqwest::{Request, RequestBuilder, redirect};
 use url::Url;
 
+pub(crate) use hedge::Waiters;
 pub(crate) use reply::{Reply, timestamp};
 pub(crate) use user_agent::UserAgent;
 
+use self::hedge::Hedge;
 use crate::Error;
 use crate::clock::{Now, Watch};
 use crate::config::attributes::Vars;
@@ -30,11 +33,17 @@ const LARGEST_BODY: usize = 256 * 1024;
 pub(crate) struct Http {
     client: reqwest::Client,
     clock: Arc<Watch>,
+    hedge: Hedge,
 }
 
 impl Http {
     /// `vars` is the environment, which names the proxies.
-    pub(crate) fn new(agent: &UserAgent, vars: &Vars, clock: Arc<Watch>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        agent: &UserAgent,
+        vars: &Vars,
+        clock: Arc<Watch>,
+        waiters: &Waiters,
+    ) -> Result<Self, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // No proxy but those of `vars`.
@@ -55,7 +64,12 @@ impl Http {
             .pool_max_idle_per_host(0)
             .build()
             .map_err(|error| Error::config("cannot set up HTTP").with_source(error))?;
-        Ok(Self { client, clock })
+        let hedge = Hedge::new(waiters.clone());
+        Ok(Self {
+            client,
+            clock,
+            hedge,
+        })
     }
 
     pub(crate) fn get(&self, url: Url) -> RequestBuilder {
@@ -70,15 +84,28 @@ impl Http {
         self.clock.now()
     }
 
-    /// One request, one reply, whatever its status.
+    /// One request, one reply, whatever its status. Made anew while no answer comes and somebody waits;
+    /// all calls here may be made twice.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Reply, Error> {
         let request = request.build().map_err(|error| {
             Error::config("cannot build a request").with_source(error.without_url())
         })?;
         // Never more than the origin: paths and queries may hold keys.
         let to = request.url().origin().ascii_serialization();
+        // There is no body that cannot be copied: none is a stream.
+        let copy = || request.try_clone();
+        let ask = || async {
+            match copy() {
+                Some(request) => self.ask(&to, request).await,
+                None => Err(Error::config("cannot repeat a request")),
+            }
+        };
+        self.hedge.first(ask).await
+    }
+
+    async fn ask(&self, to: &str, request: Request) -> Result<Reply, Error> {
         let sent = self.now();
-        let failed = |error| unreachable(&to, error);
+        let failed = |error| unreachable(to, error);
         let mut response = self.client.execute(request).await.map_err(failed)?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -91,7 +118,7 @@ impl Http {
             body.extend_from_slice(&chunk);
         }
         Ok(Reply::new(
-            &to,
+            to,
             response.status().as_u16(),
             response.headers(),
             body,

@@ -12,6 +12,7 @@ use crate::cache::CredentialCache;
 use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
+use crate::http::Waiters;
 use crate::remembered::Remembered;
 use crate::retry::{Retry, retrying};
 use crate::target::Tls;
@@ -36,6 +37,7 @@ struct Inner {
     workspace: Option<Arc<Workspace>>,
     source: Source,
     target: Remembered<Arc<Target>>,
+    waiters: Waiters,
     last_failure: Mutex<Option<(Instant, Error)>>,
 }
 
@@ -61,12 +63,16 @@ impl Lakebase {
     ///
     /// [`Error::is_config`] if TLS or HTTP cannot be set up.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let cache =
-            |provider| CredentialCache::new(provider, Arc::clone(&config.clock), config.refresh);
+        let waiters = Waiters::default();
+        let cache = |provider| {
+            let clock = Arc::clone(&config.clock);
+            CredentialCache::new(provider, clock, config.refresh, waiters.clone())
+        };
         let workspace = match (&config.workspace, &config.compute) {
             (Some(access), Some(compute)) => {
                 let clock = Arc::clone(&config.clock);
-                let client = Client::new(&access.settings, &access.sign_in, &access.agent, clock)?;
+                let (settings, sign_in) = (&access.settings, &access.sign_in);
+                let client = Client::new(settings, sign_in, &access.agent, clock, &waiters)?;
                 Some(Arc::new(Workspace::new(client, compute.clone())))
             }
             _ => None,
@@ -94,6 +100,7 @@ impl Lakebase {
                 workspace,
                 source,
                 target: Remembered::default(),
+                waiters,
                 last_failure: Mutex::default(),
             }),
         })
@@ -126,7 +133,10 @@ impl Lakebase {
     ///
     /// Safe; the next caller looks again.
     pub async fn target(&self) -> Result<Arc<Target>, Error> {
-        let find = async { self.resolve().await.map(Arc::new) };
+        let find = async {
+            let _waiting = self.inner.waiters.enter();
+            self.resolve().await.map(Arc::new)
+        };
         self.inner.target.get_or_find(find).await
     }
 

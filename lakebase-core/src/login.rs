@@ -52,6 +52,7 @@ pub struct LoginFailure {
 enum FailureKind {
     Postgres { sqlstate: String, message: String },
     Transport,
+    Closed,
     Permanent,
 }
 
@@ -71,10 +72,18 @@ impl LoginFailure {
         }
     }
 
-    /// The connection failed: refused, reset, closed in the middle, no TLS.
+    /// The connection failed: refused, reset, no TLS.
     pub fn transport(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             kind: FailureKind::Transport,
+            source: source.into(),
+        }
+    }
+
+    /// The server closed the connection in the middle, without a word.
+    pub fn closed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self {
+            kind: FailureKind::Closed,
             source: source.into(),
         }
     }
@@ -104,12 +113,17 @@ enum Verdict {
     Permanent,
 }
 
+/// A platform that does not take native passwords closes the connection without a word. So may a compute
+/// that wakes, but not that often in a row.
+const MOST_CLOSED: u32 = 3;
+
 const WORKSPACE: &str = "the workspace";
 
 /// How far a login has come.
 #[derive(Default)]
 struct Progress {
     renewed: bool,
+    closed: u32,
     waiting_for: &'static str,
 }
 
@@ -219,7 +233,7 @@ impl Lakebase {
                 Err(_) => return Err(self.out_of_time(progress.waiting_for, last)),
             };
             self.set_last_failure(Some(failure.clone()));
-            if !failure.is_transient() {
+            if !failure.is_transient() || progress.closed == MOST_CLOSED {
                 return Err(failure);
             }
             let longest = match progress.waiting_for {
@@ -266,6 +280,9 @@ impl Lakebase {
             Ok(Err(failure)) => failure,
             Err(elapsed) => LoginFailure::transport(elapsed),
         };
+        if matches!(failure.kind, FailureKind::Closed) && !self.uses_tokens() {
+            progress.closed += 1;
+        }
         let (verdict, error) = self.explain(failure, &target);
         if verdict == Verdict::Refused && !progress.renewed && self.reject(&credential) {
             tracing::info!(%error, "login refused, renews the credential");
@@ -301,7 +318,13 @@ impl Lakebase {
                     .with_transient(false);
                 (Verdict::Permanent, error)
             }
-            FailureKind::Transport => (
+            FailureKind::Closed if !self.uses_tokens() => (
+                Verdict::Transient,
+                Error::new(Kind::Network, format!("the server closed the connection in the middle of the login to {target}")).with_hint(
+                    "Native login may be off for the endpoint: it is by default (enable_pg_native_login)",
+                ),
+            ),
+            FailureKind::Transport | FailureKind::Closed => (
                 Verdict::Transient,
                 Error::new(Kind::Network, format!("no connection to {target}")).with_hint(
                     "Check PGHOST, PGPORT and the network, unless the compute is just waking up",

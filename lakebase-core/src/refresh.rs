@@ -152,6 +152,13 @@ fn pause_floor(lifetime: Duration) -> Duration {
     (lifetime / 100).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
+/// What a server asked to wait, and up to a tenth more (a quarter of a second at least): those whom it
+/// turned away together must not come back together.
+pub(crate) fn spread(asked: Duration, random: f64) -> Duration {
+    let more = (asked / 10).max(Duration::from_millis(250));
+    asked + more.mul_f64(random.clamp(0.0, 1.0))
+}
+
 /// The pause after failed renewals: doubles from a floor, scales with short lifetimes, honours the
 /// server's `Retry-After`.
 #[derive(Clone, Copy, Debug)]
@@ -178,7 +185,7 @@ impl Backoff {
         Self {
             since,
             pause,
-            asked: retry_after,
+            asked: retry_after.map(|asked| spread(asked, random)),
         }
     }
 

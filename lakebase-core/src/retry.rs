@@ -7,12 +7,13 @@ use backon::{ExponentialBuilder, Retryable as _};
 
 use tokio::time::Instant;
 
+use crate::refresh::spread;
 use crate::{Credential, CredentialProvider, Error};
 
 /// Attempts beyond the first. The cache and the login loop above come back later on their own.
 const RETRIES: usize = 2;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Doubled once, and up to doubled by jitter: whoever waits is there within a second after it is back.
+const FIRST_PAUSE: Duration = Duration::from_millis(150);
 /// A longer `Retry-After` is handed up instead of being slept through here.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -38,14 +39,13 @@ where
     call.retry(
         ExponentialBuilder::default()
             .with_min_delay(FIRST_PAUSE)
-            .with_max_delay(LONGEST_PAUSE)
             .with_max_times(RETRIES)
             .with_jitter(),
     )
     .when(|error: &Error| error.is_transient() && started.elapsed() < LATEST_RETRY)
     .adjust(|error: &Error, pause| match error.retry_after() {
         Some(asked) if asked > LONGEST_RETRY_AFTER => None,
-        Some(asked) => pause.map(|pause| pause.max(asked)),
+        Some(asked) => pause.map(|pause| pause.max(spread(asked, fastrand::f64()))),
         None => pause,
     })
     .notify(|error, pause| tracing::debug!(%error, ?pause, "tries again"))

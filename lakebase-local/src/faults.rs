@@ -1,6 +1,6 @@
-//! How the workspace API misbehaves on demand.
+//! How the workspace API and the gateway misbehave on demand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +75,50 @@ impl Fault {
             content_type: "text/html; charset=utf-8".to_owned(),
             body: "<!doctype html><title>Sign in</title>".to_owned(),
         }
+    }
+}
+
+/// What happens to a login with a token instead of a look at the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoginFault {
+    /// It is answered with an error.
+    Refuse {
+        /// SQLSTATE.
+        sqlstate: String,
+        /// `FATAL`, or `ERROR` as some gateways say.
+        severity: String,
+        /// Text.
+        message: String,
+    },
+    /// The connection is closed as soon as the password is there.
+    Close,
+}
+
+impl LoginFault {
+    /// An error of severity `FATAL`.
+    pub fn refuse(sqlstate: &str, message: &str) -> Self {
+        Self::Refuse {
+            sqlstate: sqlstate.to_owned(),
+            severity: "FATAL".to_owned(),
+            message: message.to_owned(),
+        }
+    }
+}
+
+/// Faults of the next logins.
+#[derive(Debug, Default)]
+pub(crate) struct LoginFaults(Mutex<VecDeque<LoginFault>>);
+
+impl LoginFaults {
+    pub(crate) fn push(&self, times: usize, fault: LoginFault) {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        planned.extend(std::iter::repeat_n(fault, times));
+    }
+
+    pub(crate) fn take(&self) -> Option<LoginFault> {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        planned.pop_front()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::compute::{Admission, Compute, Cut};
 use crate::events::{EventKind, EventLog, Login};
+use crate::faults::{LoginFault, LoginFaults};
 use crate::issuer::{Issuer, TokenState};
 use crate::postgres::{self, Server};
 use crate::protocol::{self, AuthStep, First, Startup};
@@ -42,6 +43,7 @@ pub(crate) struct Rules {
     pub(crate) refusal: Mutex<(String, String)>,
     pub(crate) connection_limit: AtomicUsize,
     pub(crate) native_login: AtomicBool,
+    pub(crate) login_faults: LoginFaults,
     pub(crate) open: AtomicUsize,
 }
 
@@ -51,6 +53,7 @@ impl Default for Rules {
             refusal: Mutex::new(("28P01".to_owned(), "FATAL".to_owned())),
             connection_limit: AtomicUsize::new(200),
             native_login: AtomicBool::new(true),
+            login_faults: LoginFaults::default(),
             open: AtomicUsize::new(0),
         }
     }
@@ -234,7 +237,19 @@ impl Gateway {
                 let password = password
                     .await
                     .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no password"))??;
-                self.judge(&mut login, &kind, &password).await
+                match self.rules.login_faults.take() {
+                    None => self.judge(&mut login, &kind, &password).await,
+                    Some(LoginFault::Close) => return Ok(()),
+                    Some(LoginFault::Refuse {
+                        sqlstate,
+                        severity,
+                        message,
+                    }) => Err(Refusal {
+                        severity,
+                        sqlstate,
+                        message,
+                    }),
+                }
             }
         };
         if let Err(refusal) = verdict {
@@ -321,6 +336,10 @@ impl Gateway {
             TokenState::Expired { serial } | TokenState::Revoked { serial } => {
                 login.token = Some(serial);
                 return refuse("Invalid authorization for databricks identity login".to_owned());
+            }
+            TokenState::Undecodable { serial } => {
+                login.token = Some(serial);
+                return refuse(format!("Failed to decode token for role \"{user}\""));
             }
             TokenState::Foreign => {
                 return refuse("Invalid authorization for databricks identity login".to_owned());

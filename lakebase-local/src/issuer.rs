@@ -38,6 +38,8 @@ struct State {
     workspace_token_lifetime: Duration,
     /// Tokens up to this serial were revoked.
     revoked_up_to: u64,
+    /// Tokens up to this serial were signed with a key that is no longer trusted.
+    outdated_up_to: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub(crate) enum TokenState {
     Expired { serial: u64 },
     /// Taken back.
     Revoked { serial: u64 },
+    /// Signed with an old key.
+    Undecodable { serial: u64 },
     /// Looks like a token, but not one of ours for databases.
     Foreign,
     /// Not a token at all.
@@ -105,6 +109,7 @@ impl Issuer {
                 token_lifetime,
                 workspace_token_lifetime,
                 revoked_up_to: 0,
+                outdated_up_to: 0,
             }),
         }
     }
@@ -280,6 +285,9 @@ impl Issuer {
             Some(issued) if issued.serial <= state.revoked_up_to => TokenState::Revoked {
                 serial: issued.serial,
             },
+            Some(issued) if issued.serial <= state.outdated_up_to => TokenState::Undecodable {
+                serial: issued.serial,
+            },
             Some(issued) if self.clock.now() >= issued.expires_at => TokenState::Expired {
                 serial: issued.serial,
             },
@@ -296,6 +304,12 @@ impl Issuer {
     pub(crate) fn revoke_all(&self) {
         let mut state = self.lock();
         state.revoked_up_to = state.minted;
+    }
+
+    /// What was signed so far cannot be verified any more.
+    pub(crate) fn rotate_signing_key(&self) {
+        let mut state = self.lock();
+        state.outdated_up_to = state.minted;
     }
 
     /// Every database token is over from now on.

@@ -18,5 +18,5 @@ mod workspace;
 pub use compute::{Cut, Wake};
 pub use error::Error;
 pub use events::{Call, Counters, Event, EventKind, Login};
-pub use faults::Fault;
+pub use faults::{Fault, LoginFault};
 pub use local::{Builder, LocalLakebase, SignIn};

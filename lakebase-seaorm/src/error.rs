@@ -105,6 +105,9 @@ pub(crate) fn sort(failure: impl Into<Arc<sqlx::Error>>) -> LoginFailure {
             let code = database.code().unwrap_or_default().into_owned();
             LoginFailure::postgres(code, database.message().to_owned(), failure)
         }
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            LoginFailure::closed(failure)
+        }
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => {
             LoginFailure::transport(failure)
         }

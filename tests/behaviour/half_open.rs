@@ -141,3 +141,24 @@ async fn every_adapter_gives_up_on_a_silent_address_when_the_budget_is_over() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_named_with_a_hint_when_the_budget_is_over() {
+    let local = lakebase_tests::local().await;
+    let changes = [("PGPORT", "1"), ("PGCONNECT_TIMEOUT", "0.3")];
+    let lakebase = lakebase_with(&local, &changes);
+    let error = soon(lakebase.connect())
+        .await
+        .map(drop)
+        .expect_err("nobody");
+    let text = error.to_string();
+    assert!(error.is_timeout() && error.is_transient(), "{text}");
+    for part in [
+        "no login within 0.3 s",
+        "localhost:1/",
+        "PGPORT",
+        &local.endpoint(),
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}

@@ -194,23 +194,6 @@ async fn passing_trouble_is_tried_again_and_the_first_success_counts() {
 }
 
 #[tokio::test]
-async fn a_retry_after_is_honoured_in_seconds_and_as_a_date_and_handed_up_when_long() {
-    let local = local().await;
-    for (retry_after, seconds) in [("90", 90), ("Wed, 01 Jan 2999 00:00:00 GMT", 300)] {
-        let (error, calls) =
-            refusal(&local, Call::Credential, Fault::rate_limited(retry_after)).await;
-        assert!(error.is_transient(), "{error}");
-        assert!(
-            error
-                .retry_after()
-                .is_some_and(|wait| wait.as_secs() == seconds),
-            "{error:?}"
-        );
-        assert_eq!(calls, 1, "nobody sleeps that long inside a call");
-    }
-}
-
-#[tokio::test]
 async fn a_stale_workspace_token_is_renewed_once() {
     let local = local().await;
     let lakebase = lakebase(&local);

@@ -1,66 +1,97 @@
-//! A refused login renews once; a role that can never log in is no mint storm.
+//! A failed login is judged by what the platform says: a refused token is replaced once, a passing trouble
+//! waited out with the token at hand, and what belongs to the application is left to it.
 
-use std::time::Duration;
-
-use diesel_async::RunQueryDsl as _;
-use lakebase_local::{LocalLakebase, Wake};
-use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, soon};
+use lakebase_local::{LocalLakebase, LoginFault};
+use lakebase_tests::{Adapter, App, lakebase, lakebase_with, local, soon, through_every_adapter};
 use sea_orm::ConnectionTrait as _;
 
-/// What the platform may send with a refusal; it documents nothing.
-const VARIANTS: &[(&str, &str)] = &[("28P01", "FATAL"), ("28000", "ERROR"), ("XX000", "ERROR")];
+/// Seen in the field, or guessed: the platform documents none of it.
+const REFUSALS: &[(&str, &str)] = &[
+    (
+        "28P01",
+        "password authentication failed for user \"someone\"",
+    ),
+    ("XX000", "password authentication failed for user 'someone'"),
+    ("28000", "role \"someone\" does not exist"),
+    (
+        "XX000",
+        "Provided authentication token is not a valid JWT encoding",
+    ),
+    (
+        "XX000",
+        "Invalid authorization for databricks identity login",
+    ),
+    ("28000", "JWT token has expired (exp=1795273200)"),
+    ("08P01", "Failed to decode token for role \"someone\""),
+    (
+        "28P01",
+        "token's identity did not match the security label configured for role \"someone\"",
+    ),
+];
 
-/// Takes back all tokens between the logins that `log_in` makes.
-async fn assert_revocation_costs_one_mint<F>(local: &LocalLakebase, mut log_in: impl FnMut() -> F)
-where
-    F: Future<Output = ()>,
-{
-    for (sqlstate, severity) in VARIANTS {
-        local.set_refusal(sqlstate, severity);
-        local.revoke_tokens();
-        let before = local.counters();
-        soon(log_in()).await;
-        soon(log_in()).await;
-        let after = local.counters();
-        assert_eq!(
-            after.minted - before.minted,
-            1,
-            "{sqlstate} {severity}: {after:?}"
-        );
-        assert!(
-            after.refused > before.refused,
-            "{sqlstate} {severity}: {after:?}"
-        );
-    }
+/// Trouble that no other token helps against.
+const PASSING: &[(&str, &str)] = &[
+    ("57P03", "the database system is starting up"),
+    (
+        "57P01",
+        "terminating connection due to administrator command",
+    ),
+    ("53300", "sorry, too many clients already"),
+    ("XX000", "Control plane request failed"),
+    ("08006", "could not reach the compute"),
+];
+
+async fn started(adapter: Adapter) -> (LocalLakebase, App) {
+    let local = local().await;
+    let app = App::start(adapter, &lakebase(&local)).await;
+    (local, app.expect("started"))
+}
+
+/// Logs in with `fault` in the way, which costs that many mints and stays invisible.
+async fn logs_in_after(app: &App, local: &LocalLakebase, fault: LoginFault, mints: u64) {
+    let before = local.counters().minted;
+    local.fail_logins(app.tries(), fault.clone());
+    soon(app.log_in())
+        .await
+        .unwrap_or_else(|failure| panic!("{app:?} {fault:?}: {failure}"));
+    let minted = local.counters().minted - before;
+    assert_eq!(minted, mints, "{app:?} {fault:?}");
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_invisible_to_diesel() {
-    let local = local().await;
-    let lakebase = lakebase(&local);
-    let pool = lakebase_diesel::bb8::connect(&lakebase)
-        .await
-        .expect("a pool");
-    assert_revocation_costs_one_mint(&local, async || {
-        let mut fresh = pool.dedicated_connection().await.expect("a connection");
-        diesel::sql_query("SELECT 1")
-            .execute(&mut fresh)
-            .await
-            .expect("an answer");
+async fn a_refusal_in_whatever_words_is_answered_with_another_token() {
+    through_every_adapter(async |adapter| {
+        let (local, app) = started(adapter).await;
+        for &(sqlstate, message) in REFUSALS {
+            for severity in ["FATAL", "ERROR"] {
+                let refusal = LoginFault::Refuse {
+                    sqlstate: sqlstate.to_owned(),
+                    severity: severity.to_owned(),
+                    message: message.to_owned(),
+                };
+                logs_in_after(&app, &local, refusal, 1).await;
+            }
+        }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_invisible_to_seaorm() {
-    let local = local().await;
-    let lakebase = lakebase(&local);
-    let db = lakebase_seaorm::connect(&lakebase)
-        .await
-        .expect("a connection");
-    assert_revocation_costs_one_mint(&local, async || {
-        forget_idle(&db).await;
-        db.execute_unprepared("SELECT 1").await.expect("an answer");
+async fn passing_trouble_is_waited_out_with_the_same_token() {
+    through_every_adapter(async |adapter| {
+        let (local, app) = started(adapter).await;
+        for &(sqlstate, message) in PASSING {
+            logs_in_after(&app, &local, LoginFault::refuse(sqlstate, message), 0).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_in_the_middle_of_the_login_is_opened_again() {
+    through_every_adapter(async |adapter| {
+        let (local, app) = started(adapter).await;
+        logs_in_after(&app, &local, LoginFault::Close, 0).await;
     })
     .await;
 }
@@ -116,47 +147,6 @@ async fn seaorm_never_repeats_a_statement_that_fails_like_a_login() {
 }
 
 #[tokio::test]
-async fn a_role_that_can_never_log_in_causes_two_mints_in_a_hundred_attempts_and_a_hint() {
-    let local = local().await;
-    let lakebase = lakebase_with(&local, &[("PGUSER", "nobody-we-know")]);
-    for _ in 0..100 {
-        let error = soon(lakebase.connect())
-            .await
-            .map(drop)
-            .expect_err("no such role");
-        assert!(error.is_auth() && !error.is_transient(), "{error}");
-        assert_eq!(error.sqlstate(), Some("28000"), "{error}");
-        let text = error.chain();
-        assert!(
-            text.contains("databricks_create_role('nobody-we-know'"),
-            "{text}"
-        );
-        assert!(
-            text.contains("role \"nobody-we-know\" does not exist"),
-            "{text}"
-        );
-    }
-    assert_eq!(local.counters().minted, 2, "{:?}", local.counters());
-}
-
-#[tokio::test]
-async fn an_identity_that_is_not_the_role_is_told_so() {
-    let local = local().await;
-    let lakebase = lakebase_with(&local, &[("PGUSER", local.user())]);
-    let error = lakebase
-        .connect()
-        .await
-        .map(drop)
-        .expect_err("another identity");
-    let text = error.chain();
-    assert!(
-        error.is_auth() && text.contains("case-sensitive") && text.contains("PGUSER"),
-        "{text}"
-    );
-    assert!(text.contains("security label"), "{text}");
-}
-
-#[tokio::test]
 async fn members_of_a_group_log_in_as_the_group() {
     let local = local().await;
     local
@@ -171,70 +161,4 @@ async fn members_of_a_group_log_in_as_the_group() {
         .await
         .expect("an answer");
     assert_eq!(row.get::<_, String>(0), "analysts");
-}
-
-#[tokio::test]
-async fn what_is_no_question_of_tokens_is_reported_without_another_mint() {
-    let local = local().await;
-    local
-        .sql("CREATE DATABASE closed")
-        .await
-        .expect("a database");
-    local
-        .sql("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
-        .await
-        .expect("closed");
-    for (database, sqlstate, hint) in [
-        ("missing", "3D000", "PGDATABASE"),
-        ("closed", "42501", "GRANT CONNECT ON DATABASE \"closed\""),
-    ] {
-        let lakebase = lakebase_with(&local, &[("PGDATABASE", database)]);
-        let before = local.counters().minted;
-        let error = soon(lakebase.connect())
-            .await
-            .map(drop)
-            .expect_err(database);
-        assert_eq!(error.sqlstate(), Some(sqlstate), "{error}");
-        assert!(error.to_string().contains(hint), "{error}");
-        assert_eq!(
-            local.counters().minted - before,
-            1,
-            "the first mint of this handle"
-        );
-    }
-}
-
-#[tokio::test]
-async fn the_connection_limit_is_waited_for_within_the_budget() {
-    let local = local().await;
-    let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
-    let (_client, connection) = lakebase.connect().await.expect("the first");
-    local.set_connection_limit(1);
-    let error = soon(lakebase.connect())
-        .await
-        .map(drop)
-        .expect_err("the limit");
-    assert!(
-        error.is_timeout() && error.chain().contains("too many clients"),
-        "{}",
-        error.chain()
-    );
-    let (second, ()) = tokio::join!(soon(lakebase.connect()), async { drop(connection) });
-    second.map(drop).expect("room again");
-}
-
-#[tokio::test]
-async fn a_compute_that_answers_starting_up_is_waited_for() {
-    let local = local().await;
-    let lakebase = lakebase(&local);
-    local
-        .suspend(
-            Default::default(),
-            Duration::from_millis(300),
-            Wake::StartingUp,
-        )
-        .await
-        .expect("suspended");
-    soon(lakebase.connect()).await.map(drop).expect("awake");
-    assert!(local.counters().refused > 0, "it did answer 57P03");
 }

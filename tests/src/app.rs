@@ -23,6 +23,17 @@ pub enum Adapter {
 /// All of them.
 pub const ADAPTERS: [Adapter; 3] = [Adapter::TokioPostgres, Adapter::DieselBb8, Adapter::SeaOrm];
 
+impl Adapter {
+    /// As `puppet` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TokioPostgres => "tokio-postgres",
+            Self::DieselBb8 => "diesel-bb8",
+            Self::SeaOrm => "seaorm",
+        }
+    }
+}
+
 /// Proves a promise with each adapter, side by side.
 pub async fn through_every_adapter<F>(prove: impl Fn(Adapter) -> F)
 where
@@ -101,6 +112,15 @@ impl App {
             .await
             .map(Self)
             .map_err(|error: Error| Failure::of(&error))
+    }
+
+    /// How many logins it tries with one token before it looks for another: SeaORM's pool is sqlx's, so
+    /// what it ran into is first tried again outside of it.
+    pub fn tries(&self) -> usize {
+        match &self.0 {
+            Kind::TokioPostgres(..) | Kind::DieselBb8(_) => 1,
+            Kind::SeaOrm(_) => 2,
+        }
     }
 
     /// One statement on a connection of the pool.

@@ -136,7 +136,7 @@ fn the_pause_after_failures_grows_is_bounded_and_never_zero() {
     assert_eq!(left(40, Some(HOUR), None), Duration::from_secs(30));
     assert_eq!(left(1, Some(SECOND), None), Duration::from_millis(50));
     assert_eq!(left(40, Some(SECOND), None), Duration::from_millis(250));
-    assert_eq!(left(1, None, Some(7 * SECOND)), 7 * SECOND);
+    assert_eq!(left(1, None, Some(7 * SECOND)), spread(7 * SECOND, 0.5));
     assert!(left(1, Some(Duration::ZERO), None) > Duration::ZERO);
 }
 
@@ -147,8 +147,17 @@ fn callers_with_nothing_valid_wait_at_most_half_a_second_unless_the_server_asked
     let long = Backoff::new(start.monotonic, 9, Some(HOUR), None, 0.5);
     assert_eq!(long.left_for_callers(now), MAX_CALLER_WAIT);
     let asked = Backoff::new(start.monotonic, 1, Some(HOUR), Some(5 * SECOND), 0.5);
-    assert_eq!(asked.left_for_callers(now), 5 * SECOND);
+    assert_eq!(asked.left_for_callers(now), spread(5 * SECOND, 0.5));
     assert_eq!(long.left_for_callers(start.after(SECOND)), Duration::ZERO);
+}
+
+#[test]
+fn those_who_were_turned_away_together_do_not_come_back_together_and_never_early() {
+    for (asked, at_most) in [(SECOND, 1_250), (60 * SECOND, 66_000)] {
+        assert_eq!(spread(asked, 0.0), asked);
+        assert!(spread(asked, 0.3) < spread(asked, 0.6));
+        assert_eq!(spread(asked, 1.0), Duration::from_millis(at_most));
+    }
 }
 
 #[test]

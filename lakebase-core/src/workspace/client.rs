@@ -13,7 +13,7 @@ use super::token_cache::{Held, TokenCache};
 use crate::auth::{Settings, SignIn, Site};
 use crate::clock::Watch;
 use crate::config::attributes::Attribute;
-use crate::http::{Http, Reply, UserAgent};
+use crate::http::{Http, Reply, UserAgent, Waiters};
 use crate::{Error, config};
 
 pub(crate) struct Client {
@@ -29,8 +29,9 @@ impl Client {
         sign_in: &Arc<dyn SignIn>,
         agent: &UserAgent,
         clock: Arc<Watch>,
+        waiters: &Waiters,
     ) -> Result<Self, Error> {
-        let http = Http::new(agent, &settings.vars, clock)?;
+        let http = Http::new(agent, &settings.vars, clock, waiters)?;
         let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {
             Some(setting) => !config::attributes::boolean(setting)?,
             None => true,

@@ -10,7 +10,7 @@ use super::LocalLakebase;
 use crate::Error;
 use crate::compute::{Cut, Wake};
 use crate::events::Call;
-use crate::faults::Fault;
+use crate::faults::{Fault, LoginFault};
 use crate::postgres::{DATABASE, quote_ident, quote_literal};
 use crate::roles::RoleKind;
 use crate::vanish;
@@ -146,6 +146,12 @@ impl LocalLakebase {
         self.issuer.revoke_all();
     }
 
+    /// The key that database tokens are signed with changes: those minted so far are refused, whatever
+    /// their expiry.
+    pub fn rotate_signing_key(&self) {
+        self.issuer.rotate_signing_key();
+    }
+
     /// Every database token is over now.
     pub fn expire_tokens(&self) {
         self.issuer.expire_all();
@@ -198,6 +204,11 @@ impl LocalLakebase {
 
 /// The compute.
 impl LocalLakebase {
+    /// Lets the next logins with a token fail, whatever the token.
+    pub fn fail_logins(&self, times: usize, fault: LoginFault) {
+        self.gateway.rules.login_faults.push(times, fault);
+    }
+
     /// Suspends the compute: sessions end, and the next connection wakes it after `wake_delay`.
     ///
     /// # Errors

@@ -1,0 +1,188 @@
+//! The workspace API may be down: as long as the held token lives, nobody notices.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+use lakebase_local::{Call, Fault, LocalLakebase};
+use lakebase_tests::{Adapter, App, lakebase, lakebase_with, local_with_tokens_of, minted, soon};
+
+const LIFETIME: Duration = Duration::from_secs(3);
+const BUDGET: Duration = Duration::from_secs(1);
+/// After that long back, the API is used again.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+/// How the API can be away.
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    Refused,
+    Silent,
+    Failing,
+    HalfReplies,
+    Resets,
+}
+
+impl Outage {
+    const ALL: [Self; 5] = [
+        Self::Refused,
+        Self::Silent,
+        Self::Failing,
+        Self::HalfReplies,
+        Self::Resets,
+    ];
+
+    fn begin(self, local: &LocalLakebase) {
+        let fault = match self {
+            Self::Refused => return local.set_api_down(true),
+            Self::Silent => Fault::Silence,
+            Self::Failing => Fault::status(503, "TEMPORARILY_UNAVAILABLE", "later"),
+            Self::HalfReplies => Fault::HalfReply,
+            Self::Resets => Fault::Reset,
+        };
+        for call in CALLS {
+            local.fail(call, fault.clone());
+        }
+    }
+
+    fn end(self, local: &LocalLakebase) {
+        local.set_api_down(false);
+        for call in CALLS {
+            local.heal(call);
+        }
+    }
+}
+
+const CALLS: [Call; 3] = [Call::Discovery, Call::Token, Call::Credential];
+
+/// From before the renewal until the token is dead, and back.
+async fn ride_out(adapter: Adapter, outage: Outage) {
+    let local = local_with_tokens_of(LIFETIME).await;
+    let budget = BUDGET.as_secs().to_string();
+    let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", budget.as_str())]);
+    let app = App::start(adapter, &lakebase).await.expect("started");
+    // As after the hour that it lives: then the way to the credential is long.
+    local.expire_workspace_tokens();
+    outage.begin(&local);
+    let newest = || minted(&local.events()).last().expect("a token").expires_at;
+    let (began, failure) = soon(async {
+        loop {
+            let began = SystemTime::now();
+            if let Err(failure) = app.log_in().await {
+                return (began, failure);
+            }
+        }
+    })
+    .await;
+    assert!(
+        began >= newest() - LIFETIME / 10 - Duration::from_millis(100),
+        "{adapter:?} {outage:?}: failed while the token was good: {failure}"
+    );
+    assert!(failure.is_transient, "{adapter:?} {outage:?}: {failure}");
+
+    // Away for a while: some budgets long.
+    for _ in 0..4 {
+        let began = Instant::now();
+        let failure = soon(app.log_in()).await.expect_err("away");
+        let took = began.elapsed();
+        assert!(
+            took < BUDGET * 3 / 2,
+            "{adapter:?} {outage:?}: {took:?} for {failure}"
+        );
+        assert!(
+            failure.text.contains("127.0.0.1") || failure.text.contains("the workspace"),
+            "{adapter:?} {outage:?}: no cause: {failure}"
+        );
+    }
+
+    outage.end(&local);
+    let back = Instant::now();
+    soon(async { while app.log_in().await.is_err() {} }).await;
+    let took = back.elapsed();
+    assert!(
+        took < RECOVERY,
+        "{adapter:?} {outage:?}: back after {took:?}"
+    );
+    let refused = local.counters().refused;
+    assert_eq!(refused, 0, "{adapter:?} {outage:?}: a dead token was tried");
+}
+
+#[tokio::test]
+async fn tokio_postgres_rides_out_every_outage() {
+    join_all(Outage::ALL.map(|outage| ride_out(Adapter::TokioPostgres, outage))).await;
+}
+
+#[tokio::test]
+async fn diesel_rides_out_every_outage() {
+    join_all(Outage::ALL.map(|outage| ride_out(Adapter::DieselBb8, outage))).await;
+}
+
+#[tokio::test]
+async fn seaorm_rides_out_every_outage() {
+    join_all(Outage::ALL.map(|outage| ride_out(Adapter::SeaOrm, outage))).await;
+}
+
+#[tokio::test]
+async fn a_silent_api_costs_callers_their_budget_and_no_more() {
+    let local = lakebase_tests::local().await;
+    local.fail(Call::Credential, Fault::Silence);
+    let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "0.5")]);
+    let error = soon(lakebase.connect())
+        .await
+        .map(drop)
+        .expect_err("silence");
+    assert!(
+        error.is_timeout() && error.to_string().contains("the workspace"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_is_repeated_until_it_works_without_a_caller() {
+    let local = local_with_tokens_of(LIFETIME).await;
+    let lakebase = lakebase(&local);
+    lakebase.credential().await.expect("a credential");
+    local.fail_times(
+        Call::Credential,
+        2,
+        Fault::status(403, "PERMISSION_DENIED", "for a moment"),
+    );
+    soon(local.wait_until(|events| minted(events).len() >= 2)).await;
+    assert_eq!(
+        local.counters().credential_calls,
+        4,
+        "{:?}",
+        local.counters()
+    );
+}
+
+#[tokio::test]
+async fn seaorm_does_not_try_a_dead_token_even_while_it_holds_idle_connections() {
+    let local = local_with_tokens_of(LIFETIME).await;
+    let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "2")]);
+    let db = lakebase_seaorm::connect(&lakebase)
+        .await
+        .expect("a connection");
+    db.ping().await.expect("an idle connection from now on");
+    local.set_api_down(true);
+    let credential = lakebase.credential().await.expect("held");
+    soon(async {
+        while lakebase.is_valid(&credential) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Living connections go on serving, whatever became of the token.
+    db.ping().await.expect("the idle connection");
+    lakebase_tests::all_idle(&db).await;
+    local
+        .cut_sessions(lakebase_local::Cut::Close)
+        .await
+        .expect("cut");
+    tokio::time::sleep(Duration::from_millis(1_050)).await; // now they are asked before use
+    let error = soon(db.ping()).await.expect_err("no token, no connection");
+    assert!(error.to_string().contains("cannot reach"), "{error}");
+    assert_eq!(local.counters().refused, 0, "nobody tried the dead token");
+
+    local.set_api_down(false);
+    soon(db.ping()).await.expect("healed");
+    assert_eq!(local.counters().refused, 0);
+}

@@ -1,0 +1,103 @@
+//! A workspace that says "too many requests" is left alone for as long as it asked, however many wait, and
+//! those whom it turned away together do not come back together.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use lakebase_local::{Call, Event, EventKind, Fault, LocalLakebase};
+use lakebase_tests::{Adapter, App, lakebase, local, soon, through_every_adapter};
+
+const TASKS: usize = 20;
+
+/// When the credential API was called, and what it answered.
+fn calls(events: &[Event]) -> Vec<(SystemTime, u16)> {
+    let call = |event: &Event| match event.kind {
+        EventKind::Api {
+            call: Call::Credential,
+            status,
+        } => Some((event.at, status)),
+        _ => None,
+    };
+    events.iter().filter_map(call).collect()
+}
+
+/// Many start at once and are turned away twice. The pauses between the calls.
+async fn pauses(adapter: Adapter, local: &LocalLakebase, retry_after: &str) -> Vec<Duration> {
+    let lakebase = lakebase(local);
+    local.fail_times(Call::Credential, 2, Fault::rate_limited(retry_after));
+    let starting = (0..TASKS).map(|_| App::start(adapter, &lakebase));
+    for started in soon(join_all(starting)).await {
+        started.unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+    }
+    let calls = calls(&local.events());
+    let statuses: Vec<u16> = calls.iter().map(|(_, status)| *status).collect();
+    assert_eq!(statuses, [429, 429, 200], "{adapter:?}: one call for all");
+    let pause = |pair: &[(SystemTime, u16)]| pair[1].0.duration_since(pair[0].0).expect("later");
+    calls.windows(2).map(pause).collect()
+}
+
+#[tokio::test]
+async fn a_wait_in_seconds_is_honoured() {
+    through_every_adapter(async |adapter| {
+        let pauses = pauses(adapter, &local().await, "2").await;
+        for pause in pauses {
+            assert!(pause >= Duration::from_secs(2), "{adapter:?}: {pause:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wait_until_a_date_is_honoured() {
+    through_every_adapter(async |adapter| {
+        let local = local().await;
+        // Whole seconds: up to one less than it says.
+        let until = SystemTime::now() + Duration::from_secs(4);
+        let pauses = pauses(adapter, &local, &http_date(until)).await;
+        assert!(
+            pauses[0] >= Duration::from_secs(2),
+            "{adapter:?}: {pauses:?}"
+        );
+    })
+    .await;
+}
+
+fn http_date(at: SystemTime) -> String {
+    let at = jiff::Timestamp::try_from(at).expect("a date");
+    jiff::fmt::rfc2822::DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&at)
+        .expect("a date")
+}
+
+#[tokio::test]
+async fn a_long_wait_is_handed_up_instead_of_slept_through() {
+    for (retry_after, seconds) in [("90", 90), ("Wed, 01 Jan 2999 00:00:00 GMT", 300)] {
+        let local = local().await;
+        local.fail(Call::Credential, Fault::rate_limited(retry_after));
+        let lakebase = lakebase(&local);
+        for _ in 0..TASKS {
+            let error = soon(lakebase.credential()).await.expect_err("turned away");
+            assert!(error.is_transient(), "{error}");
+            let wait = error.retry_after().expect("a wait").as_secs();
+            assert!(wait.abs_diff(seconds) <= seconds / 10 + 1, "{error:?}");
+        }
+        assert_eq!(local.counters().credential_calls, 1, "and it is kept");
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_that_was_turned_away_together_comes_back_spread_out() {
+    let local = local().await;
+    local.fail_times(Call::Credential, TASKS, Fault::rate_limited("1"));
+    let fleet: Vec<_> = (0..TASKS).map(|_| lakebase(&local)).collect();
+    for credential in soon(join_all(fleet.iter().map(|l| l.credential()))).await {
+        credential.expect("a credential");
+    }
+    let mut back: Vec<_> = calls(&local.events())
+        .into_iter()
+        .filter_map(|(at, status)| (status == 200).then_some(at))
+        .collect();
+    back.sort();
+    let spread = back[TASKS - 1].duration_since(back[0]).expect("later");
+    assert!(spread >= Duration::from_millis(100), "in step: {spread:?}");
+}

@@ -1,0 +1,81 @@
+//! A process that is stopped for longer than its token lives (SIGSTOP; a frozen container, a closed laptop)
+//! uses no dead token when it goes on.
+
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use lakebase_local::LocalLakebase;
+use lakebase_tests::{Adapter, local_with_tokens_of, minted, soon, through_every_adapter, vars};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+const LIFETIME: Duration = Duration::from_secs(2);
+
+struct Puppet {
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Puppet {
+    async fn start(adapter: Adapter, local: &LocalLakebase) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_puppet"))
+            .arg(adapter.name())
+            .env_clear()
+            .envs(vars(local, &[]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("it starts");
+        let orders = child.stdin.take().expect("piped");
+        let answers = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut puppet = Self {
+            child,
+            orders,
+            answers,
+        };
+        assert_eq!(puppet.answer().await, "ready");
+        puppet
+    }
+
+    async fn answer(&mut self) -> String {
+        let line = soon(self.answers.next_line()).await.expect("readable");
+        line.expect("an answer")
+    }
+
+    async fn order(&mut self) {
+        self.orders.write_all(b"log in\n").await.expect("written");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().expect("it runs").try_into().expect("small");
+        kill(Pid::from_raw(id), signal).expect("it is ours");
+    }
+}
+
+#[tokio::test]
+async fn after_it_goes_on_no_login_uses_the_dead_token() {
+    through_every_adapter(async |adapter| {
+        let local = local_with_tokens_of(LIFETIME).await;
+        let mut puppet = Puppet::start(adapter, &local).await;
+        for _ in 0..3 {
+            puppet.order().await;
+            assert_eq!(puppet.answer().await, "ok", "{adapter:?}");
+            puppet.signal(Signal::SIGSTOP);
+            // It finds the order at the moment it wakes, before any timer of its own.
+            puppet.order().await;
+            let dies_at = minted(&local.events()).last().expect("a token").expires_at;
+            let left = dies_at.duration_since(SystemTime::now());
+            let margin = Duration::from_millis(50);
+            tokio::time::sleep(left.unwrap_or_default() + margin).await;
+            puppet.signal(Signal::SIGCONT);
+            assert_eq!(puppet.answer().await, "ok", "{adapter:?}");
+        }
+        let counters = local.counters();
+        assert_eq!(counters.refused, 0, "{adapter:?}: {counters:?}");
+    })
+    .await;
+}
