@@ -477,7 +477,7 @@ async fn refresh_ahead(shared: Weak<Shared>, mut changed: watch::Receiver<u64>) 
     }
 }
 
-fn no_runtime() -> Error {
+pub(crate) fn no_runtime() -> Error {
     Error::config("no tokio runtime is running on this thread")
-        .with_hint("Ask for credentials from async code, or enter a runtime first")
+        .with_hint("Call from async code on tokio, or enter a runtime first")
 }

@@ -5,10 +5,11 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cache::CredentialCache;
+use crate::cache::{CredentialCache, no_runtime};
 use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
@@ -134,6 +135,7 @@ impl Lakebase {
     /// Safe; the next caller looks again.
     pub async fn target(&self) -> Result<Arc<Target>, Error> {
         let find = async {
+            Handle::try_current().map_err(|_| no_runtime())?;
             let _waiting = self.inner.waiters.enter();
             self.resolve().await.map(Arc::new)
         };

@@ -6,8 +6,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::cache::no_runtime;
 use crate::error::Kind;
 use crate::{Credential, Error, Lakebase, Target, tls};
 
@@ -216,6 +218,8 @@ impl Lakebase {
     where
         F: Future<Output = Result<T, LoginFailure>>,
     {
+        // Timers and sockets of tokio panic without one.
+        Handle::try_current().map_err(|_| no_runtime())?;
         let budget = self.connect_timeout();
         let deadline = Instant::now() + budget;
         let mut pause = FIRST_PAUSE;

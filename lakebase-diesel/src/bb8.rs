@@ -114,6 +114,10 @@ impl Builder {
     ///
     /// The cause of a failed login, not `TimedOut`.
     pub async fn build(self, lakebase: &Lakebase) -> Result<Pool, Error> {
+        // bb8's timers panic without one.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::config("no tokio runtime is running on this thread"));
+        }
         let pool = self.build_lazy(lakebase);
         let first = pool.wait(pool.inner.get()).await.map(drop);
         match first {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diesel_async::RunQueryDsl as _;
 use lakebase_local::{Cut, LocalLakebase};
-use lakebase_tests::{lakebase, local, soon};
+use lakebase_tests::{Adapter, App, lakebase, local, soon};
 use sea_orm::ConnectionTrait as _;
 use tokio::sync::Barrier;
 
@@ -23,6 +23,31 @@ async fn cut_when_busy(local: &LocalLakebase, cut: Cut) {
     );
     soon(local.sql(&busy)).await.expect("all are busy");
     local.cut_sessions(cut).await.expect("cut");
+}
+
+#[tokio::test]
+async fn tokio_postgres_statements_in_flight_fail_once() {
+    let local = local().await;
+    let lakebase = lakebase(&local);
+    for cut in CUTS {
+        let tasks: Vec<_> = (0..BUSY)
+            .map(|_| {
+                let lakebase = lakebase.clone();
+                tokio::spawn(async move {
+                    let app = App::start(Adapter::TokioPostgres, &lakebase).await;
+                    let app = app.expect("started");
+                    let failure = app.run(STATEMENT).await.expect_err("the server went");
+                    assert!(failure.is_transient, "{cut:?}: {failure}");
+                    let answer = app.ask().await;
+                    answer.unwrap_or_else(|failure| panic!("{cut:?}: {failure}"));
+                })
+            })
+            .collect();
+        cut_when_busy(&local, cut).await;
+        for task in tasks {
+            soon(task).await.expect("it ends well");
+        }
+    }
 }
 
 #[tokio::test]

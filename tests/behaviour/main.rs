@@ -1,6 +1,7 @@
 //! The promises, one module each, named after it.
 
 mod api_outage;
+mod cancellation;
 mod connection_limit;
 mod diesel_programs;
 mod discovery;

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use crate::Error;
 use crate::auth::{Refusal, SignIn, Site, Token};
+use crate::cache::no_runtime;
 use crate::error::Kind;
 
 /// One sign-in takes no longer; less than a mint may take, so that its cause is told.
@@ -162,8 +163,7 @@ impl Shared {
                 return Ok((flight.outcome.clone(), left));
             }
         }
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::config("no tokio runtime is running on this thread"))?;
+        let runtime = Handle::try_current().map_err(|_| no_runtime())?;
         let (landed, outcome) = watch::channel(None);
         let shared = Arc::clone(self);
         let task = runtime.spawn(async move {
