@@ -10,15 +10,20 @@ use sea_orm::ConnectionTrait as _;
 use tokio::sync::Barrier;
 
 const BUSY: usize = 50;
-/// Long enough that all of them are in it when the server goes; none of them ends by itself.
-const STATEMENT: &str = "SELECT pg_sleep(100)";
 const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
+
+/// Long enough that all of them are in it when the server goes; none of them ends by itself. Not the same
+/// one twice: Postgres takes a while to notice that somebody was cut off.
+fn statement(cut: Cut) -> String {
+    format!("SELECT pg_sleep(100) /* {cut:?} */")
+}
 
 /// Cuts once every task is in its statement.
 async fn cut_when_busy(local: &LocalLakebase, cut: Cut) {
+    let statement = statement(cut);
     let busy = format!(
         "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity \
-         WHERE query = '{STATEMENT}' AND state = 'active') < {BUSY} \
+         WHERE query = '{statement}' AND state = 'active') < {BUSY} \
          LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
     );
     soon(local.sql(&busy)).await.expect("all are busy");
@@ -36,7 +41,7 @@ async fn tokio_postgres_statements_in_flight_fail_once() {
                 tokio::spawn(async move {
                     let app = App::start(Adapter::TokioPostgres, &lakebase).await;
                     let app = app.expect("started");
-                    let failure = app.run(STATEMENT).await.expect_err("the server went");
+                    let failure = app.run(&statement(cut)).await.expect_err("the server went");
                     assert!(failure.is_transient, "{cut:?}: {failure}");
                     let answer = app.ask().await;
                     answer.unwrap_or_else(|failure| panic!("{cut:?}: {failure}"));
@@ -63,7 +68,9 @@ async fn diesel_statements_in_flight_fail_once_and_the_pool_is_whole_again() {
                 tokio::spawn(async move {
                     {
                         let mut connection = pool.get().await.expect("a connection");
-                        let outcome = diesel::sql_query(STATEMENT).execute(&mut connection).await;
+                        let outcome = diesel::sql_query(statement(cut))
+                            .execute(&mut connection)
+                            .await;
                         let error = outcome.expect_err("the server went");
                         assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
                     }
@@ -97,7 +104,7 @@ async fn seaorm_statements_in_flight_fail_once_and_the_pool_is_whole_again() {
                 let db = db.clone();
                 tokio::spawn(async move {
                     let error = db
-                        .execute_unprepared(STATEMENT)
+                        .execute_unprepared(&statement(cut))
                         .await
                         .expect_err("the server went");
                     assert!(lakebase_seaorm::is_transient(&error), "{cut:?}: {error:?}");

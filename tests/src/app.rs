@@ -136,11 +136,15 @@ impl App {
                     Some(client) => client,
                     None => open(lakebase).await.map_err(|error| Failure::of(&error))?,
                 };
-                let client = held.insert(client);
-                client.batch_execute(sql).await.map_err(|error| Failure {
+                let outcome = client.batch_execute(sql).await.map_err(|error| Failure {
                     text: format!("{error}: {:?}", error.as_db_error()),
                     is_transient: lakebase_core::is_transient(&error),
-                })
+                });
+                // What lost a statement is not used again.
+                if !outcome.as_ref().is_err_and(|failure| failure.is_transient) {
+                    *held = Some(client);
+                }
+                outcome
             }
             Kind::DieselBb8(pool) => {
                 let mut connection = pool.get().await.map_err(|error| Failure {

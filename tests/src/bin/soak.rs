@@ -233,7 +233,7 @@ async fn soak() -> Outcome<bool> {
         .configure(|inner| inner.reaper_rate(Duration::from_millis(500)))
         .build(&lakebase)
         .await?;
-    let mut options = sea_orm::ConnectOptions::new("postgres://ignored");
+    let mut options = lakebase_seaorm::options();
     options
         .max_connections(BUSY)
         .max_lifetime(CONNECTION_LIFETIME);
