@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
-use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::{Clock as _, SystemClock};
 
 use crate::is_transient;
@@ -45,18 +44,18 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    pub(crate) fn install(connection: &mut AsyncPgConnection) {
-        connection.set_instrumentation(Self {
+    pub(crate) fn new() -> Self {
+        Self {
             last: Moment::now(),
             doubtful: false,
             default: get_default_instrumentation(),
-        });
+        }
     }
 
     /// When a connection was last heard from; `None` if that says nothing, or if the application
     /// replaced our instrumentation by its own.
-    pub(crate) fn last(connection: &mut AsyncPgConnection) -> Option<Moment> {
-        let own = connection.instrumentation().downcast_ref::<Self>()?;
+    pub(crate) fn last_of(instrumentation: &mut dyn Instrumentation) -> Option<Moment> {
+        let own = instrumentation.downcast_ref::<Self>()?;
         (!own.doubtful).then_some(own.last)
     }
 }

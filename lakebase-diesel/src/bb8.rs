@@ -20,20 +20,12 @@ use tokio::time::Instant;
 
 pub use host::{PooledConnection, RunError};
 
-use crate::manager::{connection_error, manager_with};
+use crate::connect::connection_error;
+use crate::manager::manager_with;
+use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
 
 /// The manager under the pool.
 pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
-
-const MAX_SIZE: u32 = 10;
-/// Idle connections may keep a compute awake, which costs money.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
-/// Below the hour of a token, far below the platform's three days.
-const MAX_LIFETIME: Duration = Duration::from_secs(45 * 60);
-/// Pools of a fleet that started together must not reconnect together.
-const LIFETIME_JITTER: f64 = 0.1;
-/// `get` outlasts the login it waits for, so that it can say how that ended.
-const LOGIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Opens a pool with the tuned settings and one connection, so that a mistake shows here.
 ///
@@ -138,11 +130,10 @@ impl Builder {
         let manager = manager_with(lakebase, move |error| {
             *typed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
         });
-        let jitter = 1.0 + LIFETIME_JITTER * (2.0 * fastrand::f64() - 1.0);
         let inner = bb8::Builder::new()
             .max_size(MAX_SIZE)
             .idle_timeout(IDLE_TIMEOUT)
-            .max_lifetime(MAX_LIFETIME.mul_f64(jitter))
+            .max_lifetime(jittered_lifetime())
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .connection_timeout(lakebase.connect_timeout() + LOGIN_GRACE);
         let inner = self

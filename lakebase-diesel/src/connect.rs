@@ -1,10 +1,12 @@
 //! One connection.
 
+#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
+use diesel::ConnectionError;
 use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::{Error, Lakebase, LoginFailure};
 
-#[cfg(feature = "bb8")]
+#[cfg(any(feature = "bb8", feature = "deadpool"))]
 use crate::activity::Activity;
 
 /// Opens one connection, outside of any pool: verified TLS, a current token, one renewal if it is
@@ -28,9 +30,15 @@ pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
             if login.target.is_pooled() {
                 connection.set_prepared_statement_cache_size(CacheSize::Disabled);
             }
-            #[cfg(feature = "bb8")]
-            Activity::install(&mut connection);
+            #[cfg(any(feature = "bb8", feature = "deadpool"))]
+            connection.set_instrumentation(Activity::new());
             Ok(connection)
         })
         .await
+}
+
+/// diesel keeps only text of a failed connection, so the text is all of it.
+#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
+pub(crate) fn connection_error(error: &Error) -> ConnectionError {
+    ConnectionError::BadConnection(error.chain())
 }

@@ -1,17 +1,27 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(feature = "bb8")]
+#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
 mod activity;
+#[cfg(feature = "r2d2")]
+mod background;
 #[cfg(feature = "bb8")]
 pub mod bb8;
 mod connect;
-#[cfg(feature = "bb8")]
+#[cfg(feature = "deadpool")]
+pub mod deadpool;
+#[cfg(feature = "r2d2")]
+mod libpq;
+#[cfg(any(feature = "bb8", feature = "deadpool"))]
 mod manager;
 pub mod migrations;
+#[cfg(feature = "r2d2")]
+pub mod r2d2;
 mod transient;
+#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
+mod tuning;
 
 pub use connect::connect;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
-#[cfg(feature = "bb8")]
+#[cfg(any(feature = "bb8", feature = "deadpool"))]
 pub use manager::manager;
 pub use transient::{is_transient, is_transient_connection_error};

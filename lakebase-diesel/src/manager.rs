@@ -4,15 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diesel::QueryResult;
-use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
 
 use crate::activity::{Activity, Moment};
-use crate::connect::connect;
+use crate::connect::{connect, connection_error};
 
 /// A connection nobody has heard from for this long is asked before it is handed out. Younger ones
 /// are looked at locally, which costs no round trip: a server that hung up is noticed that way.
@@ -69,11 +69,6 @@ pub(crate) fn manager_with(
     AsyncDieselConnectionManager::new_with_config("lakebase", config)
 }
 
-/// diesel keeps only text of a failed connection, so the text is all of it.
-pub(crate) fn connection_error(error: &Error) -> ConnectionError {
-    ConnectionError::BadConnection(error.chain())
-}
-
 /// What is known of idle connections that went silent.
 #[derive(Default)]
 struct Suspicion {
@@ -89,7 +84,7 @@ impl Suspicion {
             return Err(closed("the server closed the connection"));
         }
         // Unknown (the application has its own instrumentation) counts as long ago.
-        let last = Activity::last(connection);
+        let last = Activity::last_of(connection.instrumentation());
         if let Some(last) = last {
             if last.elapsed() < PING_AFTER {
                 return Ok(());

@@ -53,6 +53,10 @@ pub async fn connect_with(
     lakebase: &Lakebase,
     options: ConnectOptions,
 ) -> Result<LakebaseConnection, Error> {
+    // sqlx panics without one.
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(Error::config("no tokio runtime is running on this thread"));
+    }
     let options = with_defaults(options, lakebase);
     if lakebase.target().await?.hostaddr().is_some() {
         return Err(Error::config(

@@ -116,6 +116,16 @@ async fn diesel_rides_out_every_outage() {
 }
 
 #[tokio::test]
+async fn diesel_with_deadpool_rides_out_every_outage() {
+    join_all(Outage::ALL.map(|outage| ride_out(Adapter::DieselDeadpool, outage))).await;
+}
+
+#[tokio::test]
+async fn diesel_with_r2d2_rides_out_every_outage() {
+    join_all(Outage::ALL.map(|outage| ride_out(Adapter::DieselR2d2, outage))).await;
+}
+
+#[tokio::test]
 async fn seaorm_rides_out_every_outage() {
     join_all(Outage::ALL.map(|outage| ride_out(Adapter::SeaOrm, outage))).await;
 }

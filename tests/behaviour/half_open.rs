@@ -49,7 +49,12 @@ async fn a_statement_on_a_connection_that_vanished_ends_as_transient_and_the_nex
             .unwrap_or_else(|failure| panic!("{app:?}: {failure}"));
     };
     // sqlx sets neither keepalive nor user timeout: there it takes the kernel's own patience.
-    tokio::join!(prove(Adapter::TokioPostgres), prove(Adapter::DieselBb8));
+    tokio::join!(
+        prove(Adapter::TokioPostgres),
+        prove(Adapter::DieselBb8),
+        prove(Adapter::DieselDeadpool),
+        prove(Adapter::DieselR2d2)
+    );
 }
 
 #[tokio::test]
@@ -66,14 +71,18 @@ async fn an_idle_connection_that_vanished_is_found_by_keepalive() {
 
 #[tokio::test]
 async fn diesel_replaces_idle_connections_that_do_not_answer() {
-    let local = local().await;
-    let app = started(Adapter::DieselBb8, &lakebase(&local)).await;
-    lose_packets(&local, 1).await;
-    // From then on they are asked; keepalive has not given them up yet.
-    tokio::time::sleep(Duration::from_secs(31)).await;
-    let began = Instant::now();
-    soon(app.ask()).await.expect("another connection");
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    let prove = async |adapter| {
+        let local = local().await;
+        let app = started(adapter, &lakebase(&local)).await;
+        lose_packets(&local, 1).await;
+        // From then on they are asked; keepalive has not given them up yet.
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        let began = Instant::now();
+        soon(app.ask()).await.expect("another connection");
+        let took = began.elapsed();
+        assert!(took < AT_ONCE, "{adapter:?}: {took:?}");
+    };
+    tokio::join!(prove(Adapter::DieselBb8), prove(Adapter::DieselDeadpool));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod api_outage;
 mod cancellation;
 mod connection_limit;
+mod deadpool_programs;
 mod diesel_programs;
 mod discovery;
 mod failover;
@@ -24,5 +25,6 @@ mod running_postgres;
 mod seaorm_programs;
 mod stopped_process;
 mod suspend;
+mod sync_diesel;
 mod tls;
 mod wrong_clock;

@@ -85,6 +85,21 @@ fn a_diesel_pool_that_is_dropped_leaves_no_task() {
 }
 
 #[test]
+fn a_diesel_pool_of_deadpool_that_is_dropped_leaves_no_task() {
+    leaves_nothing(async |lakebase| {
+        let pool = lakebase_diesel::deadpool::connect(&lakebase)
+            .await
+            .expect("a pool");
+        {
+            let mut connection = pool.get().await.expect("a connection");
+            let answer = diesel::sql_query("SELECT 1").execute(&mut connection).await;
+            answer.expect("an answer");
+        }
+        assert_busy();
+    });
+}
+
+#[test]
 fn a_seaorm_connection_leaves_no_task_dropped_or_closed() {
     for is_closed in [false, true] {
         leaves_nothing(async |lakebase| {

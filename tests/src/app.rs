@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use diesel_async::RunQueryDsl as _;
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
 use lakebase_seaorm::LakebaseConnection;
 use sea_orm::ConnectionTrait as _;
@@ -17,11 +17,19 @@ use crate::forget_idle;
 pub enum Adapter {
     TokioPostgres,
     DieselBb8,
+    DieselDeadpool,
+    DieselR2d2,
     SeaOrm,
 }
 
 /// All of them.
-pub const ADAPTERS: [Adapter; 3] = [Adapter::TokioPostgres, Adapter::DieselBb8, Adapter::SeaOrm];
+pub const ADAPTERS: [Adapter; 5] = [
+    Adapter::TokioPostgres,
+    Adapter::DieselBb8,
+    Adapter::DieselDeadpool,
+    Adapter::DieselR2d2,
+    Adapter::SeaOrm,
+];
 
 impl Adapter {
     /// As `puppet` takes it.
@@ -29,6 +37,8 @@ impl Adapter {
         match self {
             Self::TokioPostgres => "tokio-postgres",
             Self::DieselBb8 => "diesel-bb8",
+            Self::DieselDeadpool => "diesel-deadpool",
+            Self::DieselR2d2 => "diesel-r2d2",
             Self::SeaOrm => "seaorm",
         }
     }
@@ -51,6 +61,8 @@ enum Kind {
     /// Holds one connection and opens another when that is closed, as programs without a pool do.
     TokioPostgres(Lakebase, Arc<Mutex<Option<tokio_postgres::Client>>>),
     DieselBb8(lakebase_diesel::bb8::Pool),
+    DieselDeadpool(lakebase_diesel::deadpool::Pool),
+    DieselR2d2(lakebase_diesel::r2d2::Pool),
     SeaOrm(LakebaseConnection),
 }
 
@@ -59,6 +71,8 @@ impl fmt::Debug for Kind {
         f.write_str(match self {
             Self::TokioPostgres(..) => "tokio-postgres",
             Self::DieselBb8(_) => "diesel with bb8",
+            Self::DieselDeadpool(_) => "diesel with deadpool",
+            Self::DieselR2d2(_) => "diesel with r2d2",
             Self::SeaOrm(_) => "SeaORM",
         })
     }
@@ -105,6 +119,14 @@ impl App {
                 Adapter::DieselBb8 => {
                     Kind::DieselBb8(lakebase_diesel::bb8::connect(lakebase).await?)
                 }
+                Adapter::DieselDeadpool => {
+                    Kind::DieselDeadpool(lakebase_diesel::deadpool::connect(lakebase).await?)
+                }
+                Adapter::DieselR2d2 => {
+                    let lakebase = lakebase.clone();
+                    let pool = blocking(move || lakebase_diesel::r2d2::connect(&lakebase));
+                    Kind::DieselR2d2(pool.await?)
+                }
                 Adapter::SeaOrm => Kind::SeaOrm(lakebase_seaorm::connect(lakebase).await?),
             })
         };
@@ -118,8 +140,8 @@ impl App {
     /// what it ran into is first tried again outside of it.
     pub fn tries(&self) -> usize {
         match &self.0 {
-            Kind::TokioPostgres(..) | Kind::DieselBb8(_) => 1,
             Kind::SeaOrm(_) => 2,
+            _ => 1,
         }
     }
 
@@ -151,11 +173,27 @@ impl App {
                     text: error.to_string(),
                     is_transient: lakebase_diesel::bb8::is_transient(&error),
                 })?;
-                let outcome = diesel::sql_query(sql).execute(&mut connection).await;
-                outcome.map(drop).map_err(|error| Failure {
+                run_diesel(&mut connection, sql).await
+            }
+            Kind::DieselDeadpool(pool) => {
+                let mut connection = pool.get().await.map_err(|error| Failure {
                     text: error.to_string(),
-                    is_transient: lakebase_diesel::is_transient(&error),
+                    is_transient: lakebase_diesel::deadpool::is_transient(&error),
+                })?;
+                run_diesel(&mut connection, sql).await
+            }
+            Kind::DieselR2d2(pool) => {
+                let (pool, sql) = (pool.clone(), sql.to_owned());
+                blocking(move || {
+                    let mut connection = pool.get().map_err(|error| Failure::of(&error))?;
+                    let outcome =
+                        diesel::RunQueryDsl::execute(diesel::sql_query(sql), &mut *connection);
+                    outcome.map(drop).map_err(|error| Failure {
+                        text: error.to_string(),
+                        is_transient: lakebase_diesel::is_transient(&error),
+                    })
                 })
+                .await
             }
             Kind::SeaOrm(db) => {
                 db.execute_unprepared(sql)
@@ -193,16 +231,42 @@ impl App {
                     text: error.to_string(),
                     is_transient: lakebase_diesel::bb8::is_transient(&bb8::RunError::User(error)),
                 })?;
-                let outcome = diesel::sql_query("SELECT 1").execute(&mut fresh).await;
-                return outcome.map(drop).map_err(|error| Failure {
-                    text: error.to_string(),
-                    is_transient: lakebase_diesel::is_transient(&error),
-                });
+                return run_diesel(&mut fresh, "SELECT 1").await;
+            }
+            Kind::DieselDeadpool(pool) => drop(pool.retain(|_, _| false)),
+            Kind::DieselR2d2(pool) => {
+                let pool = pool.clone();
+                // r2d2 gives none away, but what has died is replaced.
+                blocking(move || {
+                    let mut idle: Vec<_> = std::iter::from_fn(|| pool.try_get()).collect();
+                    for connection in &mut idle {
+                        let end =
+                            diesel::sql_query("SELECT pg_terminate_backend(pg_backend_pid())");
+                        let _ = diesel::RunQueryDsl::execute(end, &mut **connection);
+                    }
+                })
+                .await;
             }
             Kind::SeaOrm(db) => forget_idle(db).await,
         }
         self.ask().await
     }
+}
+
+/// Not on a thread of the runtime, which synchronous drivers would block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+async fn run_diesel(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), Failure> {
+    let outcome = diesel::sql_query(sql).execute(connection).await;
+    outcome.map(drop).map_err(|error| Failure {
+        text: error.to_string(),
+        is_transient: lakebase_diesel::is_transient(&error),
+    })
 }
 
 async fn open(lakebase: &Lakebase) -> Result<tokio_postgres::Client, Error> {

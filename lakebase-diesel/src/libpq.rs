@@ -1,0 +1,256 @@
+//! One synchronous connection, through libpq.
+
+use std::collections::HashSet;
+use std::error::Error as StdError;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::{fmt, io};
+
+use diesel::connection::CacheSize;
+use diesel::{Connection as _, ConnectionError, PgConnection};
+use lakebase_core::{Login, LoginFailure, Target};
+use tempfile::NamedTempFile;
+
+use crate::activity::Activity;
+
+/// As the other drivers: per address, so that one that swallows packets does not eat the budget.
+const ADDRESS_LIMIT_S: &str = "5";
+const USER_TIMEOUT_MS: &str = "30000";
+/// Kept in memory, where there is such a folder.
+const MEMORY: &str = "/dev/shm";
+
+/// Of the machine, for companies, and Mozilla's, for bare containers; in PEM.
+static SYSTEM_ROOTS: LazyLock<String> = LazyLock::new(|| {
+    let machine = rustls_native_certs::load_native_certs().certs;
+    let all: HashSet<&[u8]> = machine
+        .iter()
+        .chain(webpki_root_certs::TLS_SERVER_ROOT_CERTS)
+        .map(AsRef::as_ref)
+        .collect();
+    all.into_iter()
+        .map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root)))
+        .collect()
+});
+
+/// What connections of one pool share.
+#[derive(Default)]
+pub(crate) struct Libpq {
+    roots: OnceLock<Arc<NamedTempFile>>,
+}
+
+impl Libpq {
+    /// Makes the attempt. Blocks.
+    ///
+    /// The password goes through a file that only this user can read and that is gone right after. In
+    /// the connection string it would show up in diesel's instrumentation, in the environment in child
+    /// processes.
+    pub(crate) fn connect(&self, login: &Login) -> Result<PgConnection, LoginFailure> {
+        let target = &login.target;
+        let password = password_file(login.credential.expose()).map_err(LoginFailure::permanent)?;
+        let mut options = target_options(target);
+        options.set("passfile", &path_text(password.path()));
+        if target.uses_tls() {
+            let roots = self.roots(target).map_err(LoginFailure::permanent)?;
+            options.set("sslmode", "verify-full");
+            options.set("sslrootcert", &path_text(roots.path()));
+        } else {
+            options.set("sslmode", "disable");
+        }
+        let mut connection = PgConnection::establish(&options.0).map_err(sort)?;
+        if target.is_pooled() {
+            connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+        }
+        connection.set_instrumentation(Activity::new());
+        Ok(connection)
+    }
+
+    /// libpq takes roots from a file only.
+    fn roots(&self, target: &Target) -> io::Result<Arc<NamedTempFile>> {
+        if let Some(roots) = self.roots.get() {
+            return Ok(Arc::clone(roots));
+        }
+        let mut file = NamedTempFile::with_prefix("lakebase-roots-")?;
+        file.write_all(SYSTEM_ROOTS.as_bytes())?;
+        file.write_all(target.extra_roots_pem().unwrap_or_default())?;
+        file.flush()?;
+        Ok(Arc::clone(self.roots.get_or_init(|| Arc::new(file))))
+    }
+}
+
+impl fmt::Debug for Libpq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Libpq")
+    }
+}
+
+fn password_file(password: &str) -> io::Result<NamedTempFile> {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("lakebase-");
+        builder
+    };
+    let file = builder().tempfile_in(MEMORY);
+    let mut file = file.or_else(|_| builder().tempfile())?;
+    let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
+    writeln!(file, "*:*:*:*:{escaped}")?;
+    file.flush()?;
+    Ok(file)
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A connection string. What it says, the environment cannot.
+struct Options(String);
+
+impl Options {
+    fn set(&mut self, name: &str, value: &str) {
+        let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+        self.0.push_str(&format!("{name}='{value}' "));
+    }
+}
+
+fn target_options(target: &Target) -> Options {
+    let mut options = Options(String::new());
+    options.set("host", target.host());
+    if let Some(address) = target.hostaddr() {
+        options.set("hostaddr", &address.to_string());
+    }
+    options.set("port", &target.port().to_string());
+    options.set("user", target.user());
+    options.set("dbname", target.database());
+    options.set("application_name", target.application_name());
+    let path = target.search_path().map(|path| {
+        // In startup options a backslash protects a space.
+        let path = path.replace('\\', r"\\").replace(' ', r"\ ");
+        format!("-c search_path={path}")
+    });
+    options.set("options", &path.unwrap_or_default());
+    options.set("target_session_attrs", "any");
+    options.set("gssencmode", "disable");
+    // A token goes as a clear-text password, which has nothing to bind to.
+    options.set("channel_binding", "disable");
+    options.set("connect_timeout", ADDRESS_LIMIT_S);
+    options.set("keepalives", "1");
+    options.set("keepalives_idle", "30");
+    options.set("keepalives_interval", "10");
+    options.set("keepalives_count", "5");
+    options.set("tcp_user_timeout", USER_TIMEOUT_MS);
+    options
+}
+
+/// libpq hands on the text only; the rest of us goes by the SQLSTATE.
+const CODES: &[(&str, &str)] = &[
+    ("password authentication failed", "28P01"),
+    ("pg_hba.conf", "28000"),
+    ("permission denied for database", "42501"),
+    ("too many clients", "53300"),
+    ("too many connections", "53300"),
+    ("remaining connection slots", "53300"),
+    ("is starting up", "57P03"),
+    ("is shutting down", "57P03"),
+    ("in recovery mode", "57P03"),
+    ("not yet accepting connections", "57P03"),
+    ("terminating connection due to", "57P01"),
+];
+
+fn code(message: &str) -> &'static str {
+    let message = message.to_lowercase();
+    if let Some((_, code)) = CODES.iter().find(|(text, _)| message.contains(text)) {
+        return code;
+    }
+    match () {
+        () if message.contains("does not exist") && message.contains("database ") => "3D000",
+        () if message.contains("does not exist") && message.contains("role ") => "28000",
+        // Nothing known to be a mistake: as a gateway's own trouble.
+        () => "XX000",
+    }
+}
+
+/// How libpq says that the server closed the connection.
+const CLOSED: &[&str] = &[
+    "closed the connection unexpectedly",
+    "connection has been closed unexpectedly",
+    "eof detected",
+];
+
+/// The server's words in a message of libpq: `... failed: FATAL:  words`.
+fn server_words(text: &str) -> Option<&str> {
+    let words = ["FATAL:", "ERROR:"]
+        .into_iter()
+        .find_map(|severity| Some(text.split_once(severity)?.1.trim()))?;
+    words.lines().next()
+}
+
+fn sort(error: ConnectionError) -> LoginFailure {
+    let text = match &error {
+        ConnectionError::BadConnection(text) => text.clone(),
+        ConnectionError::CouldntSetupConfiguration(cause) if crate::is_transient(cause) => {
+            return LoginFailure::transport(error);
+        }
+        _ => return LoginFailure::permanent(error),
+    };
+    if let Some(words) = server_words(&text) {
+        return LoginFailure::postgres(code(words), words.to_owned(), Said(text));
+    }
+    let lower = text.to_lowercase();
+    if lower.contains("certificate") {
+        return LoginFailure::permanent(Said(text));
+    }
+    if CLOSED.iter().any(|known| lower.contains(known)) {
+        return LoginFailure::closed(Said(text));
+    }
+    LoginFailure::transport(Said(text))
+}
+
+/// What libpq said, on one line.
+#[derive(Debug)]
+struct Said(String);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = self.0.split_whitespace();
+        f.write_str(words.next().unwrap_or("no connection"))?;
+        words.try_for_each(|word| write!(f, " {word}"))
+    }
+}
+
+impl StdError for Said {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libpq_says_is_sorted_as_the_sqlstate_would_be() {
+        for (text, expected) in [
+            (
+                "connection to server at \"h\", port 1 failed: FATAL:  password authentication failed for user \"x\"",
+                Some("28P01"),
+            ),
+            ("FATAL:  role \"x\" does not exist", Some("28000")),
+            ("FATAL:  database \"x\" does not exist", Some("3D000")),
+            (
+                "FATAL:  permission denied for database \"x\"",
+                Some("42501"),
+            ),
+            ("FATAL:  sorry, too many clients already", Some("53300")),
+            ("FATAL:  the database system is starting up", Some("57P03")),
+            ("ERROR:  Control plane request failed", Some("XX000")),
+            ("FATAL:  something new", Some("XX000")),
+            ("could not translate host name", None),
+        ] {
+            let found = server_words(text).map(code);
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_quoted_for_libpq() {
+        let mut options = Options(String::new());
+        options.set("user", r"o'neill \ sons");
+        assert_eq!(options.0, r"user='o\'neill \\ sons' ");
+    }
+}

@@ -1,0 +1,57 @@
+//! The pool of deadpool, tuned: it is diesel-async's own type.
+
+use std::time::Duration;
+
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use lakebase_diesel::deadpool::{Builder, is_transient};
+use lakebase_local::EventKind;
+use lakebase_tests::{lakebase, local, soon};
+
+#[tokio::test]
+async fn the_stock_pool_type_takes_our_manager() {
+    let local = local().await;
+    let manager = lakebase_diesel::manager(&lakebase(&local));
+    let pool: Pool<AsyncPgConnection> = Pool::builder(manager).build().expect("a pool");
+    let mut connection = soon(pool.get()).await.expect("a connection");
+    let answer = diesel::sql_query("SELECT 1").execute(&mut connection).await;
+    answer.expect("an answer");
+}
+
+#[tokio::test]
+async fn an_exhausted_pool_is_transient() {
+    let local = local().await;
+    let builder = Builder::new().max_size(1);
+    let builder = builder.wait_timeout(Duration::from_millis(200));
+    let pool = builder.build(&lakebase(&local)).await.expect("a pool");
+    let _busy = pool.get().await.expect("a connection");
+    let error = soon(pool.get())
+        .await
+        .map(drop)
+        .expect_err("the only one is busy");
+    assert!(is_transient(&error), "{error}");
+}
+
+#[tokio::test]
+async fn what_rests_for_too_long_is_closed_without_anybody_asking() {
+    let local = local().await;
+    let builder = Builder::new().idle_timeout(Duration::from_millis(200));
+    let pool = builder.build(&lakebase(&local)).await.expect("a pool");
+    assert_eq!(pool.status().size, 1);
+    let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
+    soon(local.wait_until(|events| events.iter().any(ended))).await;
+    assert_eq!(pool.status().size, 0);
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_not_handed_out_again() {
+    let local = local().await;
+    let builder = Builder::new().max_lifetime(Duration::from_millis(100));
+    let pool = builder.build(&lakebase(&local)).await.expect("a pool");
+    let held = pool.get().await.expect("a connection");
+    tokio::time::sleep(Duration::from_millis(120)).await; // its age
+    drop(held);
+    let before = local.counters().logins;
+    drop(soon(pool.get()).await.expect("another connection"));
+    assert_eq!(local.counters().logins, before + 1);
+}

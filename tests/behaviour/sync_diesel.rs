@@ -1,0 +1,214 @@
+//! Synchronous diesel on libpq: the manager takes the place of diesel's own, without a runtime.
+
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_instrumentation};
+use diesel::r2d2::Pool;
+use diesel::{Connection as _, RunQueryDsl as _};
+use lakebase_core::{Config, Lakebase};
+use lakebase_diesel::r2d2::{Builder, ConnectionManager, connect, establish};
+use lakebase_local::LocalLakebase;
+use lakebase_tests::{lakebase, lakebase_with, local_with_tokens_of, minted};
+use tokio::runtime::Runtime;
+
+const LIFETIME: Duration = Duration::from_secs(3);
+
+/// A platform on a runtime of its own: the test has none.
+fn platform() -> (Runtime, LocalLakebase) {
+    let runtime = Runtime::new().expect("a runtime");
+    let local = runtime.block_on(local_with_tokens_of(LIFETIME));
+    (runtime, local)
+}
+
+fn ask(connection: &mut diesel::PgConnection) {
+    let answer = diesel::sql_query("SELECT 1").execute(connection);
+    answer.expect("an answer");
+}
+
+#[test]
+fn the_manager_fits_into_a_stock_pool_without_a_runtime() {
+    let (_runtime, local) = platform();
+    let pool = Pool::builder()
+        .max_size(2)
+        .build(ConnectionManager::new(&lakebase(&local)))
+        .expect("a pool");
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let pool = pool.clone();
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    let mut connection = pool.get().expect("a connection");
+                    let inserted = connection.transaction(|connection| {
+                        diesel::sql_query("CREATE TEMP TABLE IF NOT EXISTS t (n int)")
+                            .execute(connection)?;
+                        diesel::sql_query("INSERT INTO t VALUES (1)").execute(connection)
+                    });
+                    assert_eq!(inserted, Ok(1));
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("it ends well");
+    }
+}
+
+#[test]
+fn tokens_are_renewed_without_a_runtime_and_every_login_uses_the_current_one() {
+    let (_runtime, local) = platform();
+    let lakebase = lakebase(&local);
+    let manager = ConnectionManager::new(&lakebase);
+    let began = Instant::now();
+    while minted(&local.events()).len() < 4 {
+        assert!(began.elapsed() < LIFETIME * 5, "tokens are not renewed");
+        ask(&mut diesel::r2d2::ManageConnection::connect(&manager).expect("a login"));
+    }
+    assert_eq!(local.counters().refused, 0);
+}
+
+#[test]
+fn the_schema_of_the_configuration_is_on_the_search_path() {
+    let (_runtime, local) = platform();
+    let config = Config::builder()
+        .vars(local.env())
+        .schema("Odd \\ 'name'")
+        .build();
+    let lakebase = Lakebase::new(config.expect("a configuration")).expect("a handle");
+    let mut connection = establish(&lakebase).expect("a login");
+    let path: String = diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>(
+        "current_setting('search_path')",
+    ))
+    .get_result(&mut connection)
+    .expect("an answer");
+    assert_eq!(path, "\"Odd \\ 'name'\",public");
+}
+
+#[test]
+fn an_exhausted_pool_is_a_transient_error_that_says_so() {
+    let (_runtime, local) = platform();
+    let builder = Builder::new().max_size(1);
+    let builder = builder.connection_timeout(Duration::from_millis(200));
+    let pool = builder.build(&lakebase(&local)).expect("a pool");
+    let _busy = pool.get().expect("a connection");
+    let error = pool.get().map(drop).expect_err("the only one is busy");
+    assert!(
+        error.is_transient() && error.to_string().contains("busy"),
+        "{error}"
+    );
+}
+
+#[test]
+fn one_waiting_thread_opens_one_connection() {
+    let (_runtime, local) = platform();
+    let pool = connect(&lakebase(&local)).expect("a pool");
+    let together = Arc::new(Barrier::new(2));
+    let waiting = std::thread::spawn({
+        let (pool, together) = (pool.clone(), Arc::clone(&together));
+        move || {
+            together.wait();
+            drop(pool.get().expect("a second connection"));
+        }
+    });
+    let first = pool.get().expect("the first connection");
+    together.wait();
+    waiting.join().expect("it ends well");
+    drop(first);
+    assert_eq!(pool.state().connections, 2);
+    assert_eq!(local.counters().logins, 2);
+}
+
+#[test]
+fn tls_is_verified_by_libpq_as_well() {
+    let (_runtime, local) = platform();
+    let unknown = lakebase_with(&local, &[("PGSSLROOTCERT", "system")]);
+    let renamed = lakebase_with(
+        &local,
+        &[("PGHOST", "db.example.com"), ("PGHOSTADDR", "127.0.0.1")],
+    );
+    for lakebase in [unknown, renamed] {
+        let error = establish(&lakebase).map(drop).expect_err("not trusted");
+        assert!(!error.is_transient(), "{error}");
+        let text = error.chain().to_lowercase();
+        assert!(text.contains("certificate"), "{text}");
+    }
+    let counters = local.counters();
+    assert_eq!(
+        (counters.logins, counters.refused),
+        (0, 0),
+        "the gateway saw no login"
+    );
+}
+
+/// Everything that diesel tells about connections, in this process.
+static TOLD: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+
+fn tell() -> Option<Box<dyn Instrumentation>> {
+    Some(Box::new(|event: InstrumentationEvent<'_>| {
+        TOLD.lock()
+            .expect("not poisoned")
+            .push_str(&format!("{event:?}"));
+    }))
+}
+
+fn files_of_ours() -> Vec<String> {
+    ["/dev/shm", "/tmp"]
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+        .collect()
+}
+
+#[test]
+fn the_token_is_seen_neither_by_instrumentation_nor_by_children_nor_on_disk() {
+    let (_runtime, local) = platform();
+    set_default_instrumentation(tell).expect("set");
+    let pool = connect(&lakebase(&local)).expect("a pool");
+    ask(&mut pool.get().expect("a connection"));
+    local.revoke_tokens();
+    local.fail_logins(
+        2,
+        lakebase_local::LoginFault::refuse("28P01", "password authentication failed"),
+    );
+    let error = establish(&lakebase(&local)).map(drop).expect_err("refused");
+    let told = TOLD.lock().expect("not poisoned").clone();
+    assert!(told.contains("StartEstablishConnection"), "{told}");
+    let own = std::fs::read_to_string("/proc/self/environ").unwrap_or_default();
+    let vars: String = std::env::vars()
+        .map(|(name, value)| name + &value)
+        .collect();
+    let shown = format!("{told} {own} {vars} {pool:?} {error:?} {}", error.chain());
+    let files = files_of_ours();
+    for secret in local.secrets() {
+        assert!(!shown.contains(&secret), "{secret} is shown");
+        assert!(!files.iter().any(|file| file.contains(&secret)), "on disk");
+    }
+}
+
+fn is_dropped_in_async_code(lakebase: &Lakebase) {
+    let pool = connect(lakebase).expect("a pool");
+    Runtime::new()
+        .expect("a runtime")
+        .block_on(async move { drop(pool) });
+}
+
+#[test]
+fn a_pool_may_be_dropped_by_async_code_and_ends_its_threads() {
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .filter(|name| name.trim() == "lakebase")
+            .count()
+    };
+    let (_runtime, local) = platform();
+    let before = threads();
+    is_dropped_in_async_code(&lakebase(&local));
+    let began = Instant::now();
+    // Other tests may have some of their own; what counts is that these go.
+    while threads() > before {
+        assert!(began.elapsed() < lakebase_tests::PATIENCE, "it stays");
+        std::thread::yield_now();
+    }
+}
