@@ -31,6 +31,8 @@ use crate::{Config, Credential, Error, Refresh, Target};
 #[derive(Clone)]
 pub struct Lakebase {
     inner: Arc<Inner>,
+    connect_timeout: Duration,
+    past_pooler: bool,
 }
 
 struct Inner {
@@ -96,6 +98,8 @@ impl Lakebase {
             }
         };
         Ok(Self {
+            connect_timeout: config.connect_timeout,
+            past_pooler: false,
             inner: Arc::new(Inner {
                 config,
                 workspace,
@@ -139,7 +143,12 @@ impl Lakebase {
             let _waiting = self.inner.waiters.enter();
             self.resolve().await.map(Arc::new)
         };
-        self.inner.target.get_or_find(find).await
+        let target = self.inner.target.get_or_find(find).await?;
+        Ok(if self.past_pooler {
+            target.direct()
+        } else {
+            target
+        })
     }
 
     async fn resolve(&self) -> Result<Target, Error> {
@@ -261,9 +270,34 @@ impl Lakebase {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Budget for one connection, from the configuration.
+    /// Budget for one connection: that of the configuration, unless this handle has its own.
     pub fn connect_timeout(&self) -> Duration {
-        self.inner.config.connect_timeout
+        self.connect_timeout
+    }
+
+    /// The same Lakebase, with another budget for one connection: start-up code may wait longer for a
+    /// compute that sleeps.
+    #[must_use]
+    pub fn with_connect_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            connect_timeout: timeout,
+            ..self.clone()
+        }
+    }
+
+    /// The same Lakebase past its built-in pooler, for what needs a session of its own: locks, settings,
+    /// migrations.
+    #[must_use]
+    pub fn direct(&self) -> Self {
+        Self {
+            past_pooler: true,
+            ..self.clone()
+        }
+    }
+
+    /// The schema of the configuration.
+    pub fn schema(&self) -> Option<&str> {
+        self.inner.config.schema.as_deref()
     }
 
     /// Logs in with minted tokens, not with a native password.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use crate::endpoint::is_pooled_host;
+use crate::endpoint::{direct_host, is_pooled_host};
 
 /// Host, port, database, user and TLS of one Lakebase.
 #[derive(Clone)]
@@ -67,6 +67,17 @@ impl Target {
     /// on a session, prepared statements included.
     pub fn is_pooled(&self) -> bool {
         is_pooled_host(&self.host)
+    }
+
+    /// The same database past its pooler.
+    pub(crate) fn direct(self: &Arc<Self>) -> Arc<Self> {
+        if !self.is_pooled() {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            host: direct_host(&self.host),
+            ..Self::clone(self)
+        })
     }
 
     /// Whether the connection goes through (verified) TLS. False on loopback only, unless plaintext

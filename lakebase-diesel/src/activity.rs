@@ -29,6 +29,7 @@ impl Moment {
         monotonic.max(now.wall.duration_since(self.wall).unwrap_or_default())
     }
 
+    #[cfg(any(feature = "bb8", feature = "deadpool"))]
     pub(crate) fn is_after(&self, other: &Self) -> bool {
         self.monotonic > other.monotonic
     }

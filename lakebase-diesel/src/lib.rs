@@ -2,7 +2,6 @@
 
 #[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
 mod activity;
-#[cfg(feature = "r2d2")]
 mod background;
 #[cfg(feature = "bb8")]
 pub mod bb8;

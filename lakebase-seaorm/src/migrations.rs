@@ -1,34 +1,306 @@
 //! SeaORM migrations, safe from many replicas.
+//!
+//! ```no_run
+//! # use sea_orm_migration::MigratorTrait;
+//! # async fn run<Migrator: MigratorTrait>() -> Result<(), Box<dyn std::error::Error>> {
+//! use lakebase_seaorm::{Lakebase, migrations::Migrations};
+//!
+//! let lakebase = Lakebase::from_env()?;
+//! let migrations = Migrations::new(&lakebase).schema("app").create_schema(true);
+//! migrations.up::<Migrator>(None).await?;
+//! # Ok(())
+//! # }
+//! ```
 
-use lakebase_core::MIGRATION_LOCK;
+mod error;
+mod lock;
+
+use std::fmt;
+use std::time::Duration;
+
+use lakebase_core::Lakebase;
 use sea_orm::DbErr;
-use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
+pub use error::MigrationError;
+
+use crate::connect::connect_with;
 use crate::connection::LakebaseConnection;
-use crate::error::to_db_err;
+use lock::Lock;
 
-/// Runs what is pending of `M` under a Postgres advisory lock, so that replicas that start together
-/// run each migration once; the others wait and find nothing to do.
+/// A sleeping compute, and the first login of a deployment, may take their time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+/// If this process dies in the middle of a long statement, the server notices.
+const NOTICE_DEATH: (&str, &str) = ("client_connection_check_interval", "2s");
+
+/// Runs what is pending of `M` on `db`, under a Postgres advisory lock, so that replicas that start
+/// together run each migration once; the others wait and find nothing to do.
 ///
-/// The lock is held on a connection of its own, which is closed at the end, whatever happens.
+/// [`Migrations`] can do more, and brings its own connection.
 ///
 /// # Errors
 ///
-/// If there is no connection or no lock, or a migration fails.
-pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), DbErr> {
-    let (client, connection) = db.lakebase().connect().await.map_err(to_db_err)?;
-    let session = tokio::spawn(connection);
-    let locked = client
-        .execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
-        .await;
-    if let Err(error) = locked {
-        return Err(DbErr::Migration(format!(
-            "cannot take the advisory lock: {error}"
-        )));
-    }
-    let outcome = M::up(db, None).await;
-    drop(client);
-    // Until the goodbye is sent.
-    let _ = session.await;
+/// If there is no connection or no lock, or a migration fails; names it.
+pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), MigrationError> {
+    let mut lock = Lock::take(db.lakebase()).await?;
+    let outcome = lock.hold(forth::<M>(db, M::up(db, None))).await;
+    lock.release().await;
     outcome
+}
+
+/// Runs and reverts the migrations of a `MigratorTrait`, on a connection of its own to the direct host.
+///
+/// Replicas that start together take turns under a Postgres advisory lock. If the one that has it dies,
+/// the server notices within seconds, and the next one goes on.
+#[derive(Clone)]
+#[must_use]
+pub struct Migrations {
+    lakebase: Lakebase,
+    schema: Option<String>,
+    create_schema: bool,
+}
+
+impl Migrations {
+    /// On this Lakebase, in the schema of its configuration, with 2 minutes to connect.
+    pub fn new(lakebase: &Lakebase) -> Self {
+        let budget = CONNECT_TIMEOUT.max(lakebase.connect_timeout());
+        Self {
+            lakebase: lakebase.with_connect_timeout(budget).direct(),
+            schema: lakebase.schema().map(str::to_owned),
+            create_schema: false,
+        }
+    }
+
+    /// Budget for each connection.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.lakebase = self.lakebase.with_connect_timeout(timeout);
+        self
+    }
+
+    /// Where tables are made, the history included. `public` stays on the search path behind it.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
+    /// Creates the schema if it does not exist.
+    pub fn create_schema(mut self, create: bool) -> Self {
+        self.create_schema = create;
+        self
+    }
+
+    /// Runs what is pending, or the next `steps` of it. Returns the names of those that were run.
+    ///
+    /// # Errors
+    ///
+    /// Names the migration and the SQLSTATE. Those before it stay.
+    pub async fn up<M: MigratorTrait>(
+        &self,
+        steps: Option<u32>,
+    ) -> Result<Vec<String>, MigrationError> {
+        self.locked(async |db| {
+            let before = applied::<M>(db).await?;
+            forth::<M>(db, M::up(db, steps)).await?;
+            Ok(without(applied::<M>(db).await?, &before))
+        })
+        .await
+    }
+
+    /// Reverts everything, or the last `steps`. Returns the names of those that were reverted, the newest
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// As [`up`](Self::up).
+    pub async fn down<M: MigratorTrait>(
+        &self,
+        steps: Option<u32>,
+    ) -> Result<Vec<String>, MigrationError> {
+        self.locked(async |db| {
+            let before = applied::<M>(db).await?;
+            back::<M>(db, M::down(db, steps)).await?;
+            let mut reverted = without(before, &applied::<M>(db).await?);
+            reverted.reverse();
+            Ok(reverted)
+        })
+        .await
+    }
+
+    /// Drops all tables and types of the schema, then runs everything.
+    ///
+    /// # Errors
+    ///
+    /// As [`up`](Self::up).
+    pub async fn fresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
+        self.locked(async |db| forth::<M>(db, M::fresh(db)).await)
+            .await
+    }
+
+    /// Reverts everything, then runs everything.
+    ///
+    /// # Errors
+    ///
+    /// As [`up`](Self::up).
+    pub async fn refresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
+        self.locked(async |db| {
+            back::<M>(db, M::down(db, None)).await?;
+            forth::<M>(db, M::up(db, None)).await
+        })
+        .await
+    }
+
+    /// Reverts everything and drops the history.
+    ///
+    /// # Errors
+    ///
+    /// As [`up`](Self::up).
+    pub async fn reset<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
+        self.locked(async |db| back::<M>(db, M::reset(db)).await)
+            .await
+    }
+
+    /// Each migration and whether it was applied. Changes nothing and takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// If there is no connection, or one that was applied is not in `M`.
+    pub async fn status<M: MigratorTrait>(
+        &self,
+    ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
+        let db = self.connect().await?;
+        let found = M::get_migration_with_status_read_only(&*db).await;
+        let _ = db.close().await;
+        let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
+        Ok(found
+            .iter()
+            .map(|migration| (migration.name().to_owned(), migration.status()))
+            .collect())
+    }
+
+    /// Connects and works under the lock. Afterwards it is free.
+    async fn locked<T>(
+        &self,
+        work: impl AsyncFnOnce(&LakebaseConnection) -> Result<T, MigrationError>,
+    ) -> Result<T, MigrationError> {
+        let mut lock = Lock::take(&self.lakebase).await?;
+        let entered = self.enter_schema(&lock).await;
+        let outcome = match entered {
+            Ok(()) => {
+                let work = async {
+                    let db = self.connect().await?;
+                    let outcome = work(&db).await;
+                    let _ = db.close().await;
+                    outcome
+                };
+                lock.hold(work).await
+            }
+            Err(error) => Err(error),
+        };
+        lock.release().await;
+        outcome
+    }
+
+    /// Postgres would skip a schema that is not there or may not be used, and make everything in the next
+    /// one.
+    async fn enter_schema(&self, lock: &Lock) -> Result<(), MigrationError> {
+        let Some(schema) = self.quoted_schema() else {
+            return Ok(());
+        };
+        let failed = |step, error: &tokio_postgres::Error| {
+            let text = match error.as_db_error() {
+                Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+                None => error.to_string(),
+            };
+            MigrationError::new(step, DbErr::Migration(text))
+        };
+        let stopped = |text| Err(MigrationError::new("stopped", DbErr::Migration(text)));
+        let sql = "SELECT to_regnamespace($1) IS NOT NULL";
+        let found = lock.client().query_one(sql, &[&schema]).await;
+        let found = found.map_err(|error| failed("cannot look for the schema", &error))?;
+        if !found.get::<_, bool>(0) {
+            if !self.create_schema {
+                return stopped(format!(
+                    "schema {schema} does not exist: create it, or ask for that with `create_schema`"
+                ));
+            }
+            let sql = format!("CREATE SCHEMA {schema}");
+            let created = lock.client().batch_execute(&sql).await;
+            created.map_err(|error| failed("cannot create the schema", &error))?;
+        }
+        let sql = "SELECT has_schema_privilege($1, 'USAGE')";
+        let allowed = lock.client().query_one(sql, &[&self.schema]).await;
+        let allowed = allowed.map_err(|error| failed("cannot look at the schema", &error))?;
+        if !allowed.get::<_, bool>(0) {
+            return stopped(format!(
+                "no right to use schema {schema}: its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}, or choose a schema of its own"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<LakebaseConnection, MigrationError> {
+        let mut options = crate::options();
+        options
+            .max_connections(2)
+            .map_sqlx_postgres_opts(|options| options.options([NOTICE_DEATH]));
+        if let Some(schema) = self.quoted_schema() {
+            options.set_schema_search_path(format!("{schema},public"));
+        }
+        let connected = connect_with(&self.lakebase, options).await;
+        connected.map_err(MigrationError::connecting)
+    }
+
+    fn quoted_schema(&self) -> Option<String> {
+        let schema = self.schema.as_deref()?;
+        Some(format!("\"{}\"", schema.replace('"', "\"\"")))
+    }
+}
+
+impl fmt::Debug for Migrations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Migrations")
+            .field("lakebase", &self.lakebase)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn applied<M: MigratorTrait>(db: &LakebaseConnection) -> Result<Vec<String>, MigrationError> {
+    let found = M::get_applied_migrations_read_only(&**db).await;
+    let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
+    Ok(found.iter().map(|one| one.name().to_owned()).collect())
+}
+
+/// What is in `some` and not in `others`.
+fn without(some: Vec<String>, others: &[String]) -> Vec<String> {
+    some.into_iter()
+        .filter(|name| !others.contains(name))
+        .collect()
+}
+
+/// If running them failed, it was the first that is still pending.
+async fn forth<M: MigratorTrait>(
+    db: &LakebaseConnection,
+    work: impl Future<Output = Result<(), DbErr>>,
+) -> Result<(), MigrationError> {
+    let Err(error) = work.await else {
+        return Ok(());
+    };
+    let pending = M::get_pending_migrations_read_only(&**db).await;
+    let name = pending
+        .ok()
+        .and_then(|all| Some(all.first()?.name().to_owned()));
+    Err(MigrationError::new("failed", error).of(name))
+}
+
+/// If reverting them failed, it was the last that is still applied.
+async fn back<M: MigratorTrait>(
+    db: &LakebaseConnection,
+    work: impl Future<Output = Result<(), DbErr>>,
+) -> Result<(), MigrationError> {
+    let Err(error) = work.await else {
+        return Ok(());
+    };
+    let name = applied::<M>(db).await.ok().and_then(|mut all| all.pop());
+    Err(MigrationError::new("could not be reverted", error).of(name))
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use diesel::r2d2::ManageConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
+use lakebase_diesel::r2d2::ConnectionManager;
 use lakebase_seaorm::LakebaseConnection;
 use sea_orm::ConnectionTrait as _;
 use tokio::sync::Mutex;
@@ -62,7 +64,7 @@ enum Kind {
     TokioPostgres(Lakebase, Arc<Mutex<Option<tokio_postgres::Client>>>),
     DieselBb8(lakebase_diesel::bb8::Pool),
     DieselDeadpool(lakebase_diesel::deadpool::Pool),
-    DieselR2d2(lakebase_diesel::r2d2::Pool),
+    DieselR2d2(lakebase_diesel::r2d2::Pool, ConnectionManager),
     SeaOrm(LakebaseConnection),
 }
 
@@ -72,7 +74,7 @@ impl fmt::Debug for Kind {
             Self::TokioPostgres(..) => "tokio-postgres",
             Self::DieselBb8(_) => "diesel with bb8",
             Self::DieselDeadpool(_) => "diesel with deadpool",
-            Self::DieselR2d2(_) => "diesel with r2d2",
+            Self::DieselR2d2(..) => "diesel with r2d2",
             Self::SeaOrm(_) => "SeaORM",
         })
     }
@@ -123,9 +125,10 @@ impl App {
                     Kind::DieselDeadpool(lakebase_diesel::deadpool::connect(lakebase).await?)
                 }
                 Adapter::DieselR2d2 => {
+                    let manager = ConnectionManager::new(lakebase);
                     let lakebase = lakebase.clone();
                     let pool = blocking(move || lakebase_diesel::r2d2::connect(&lakebase));
-                    Kind::DieselR2d2(pool.await?)
+                    Kind::DieselR2d2(pool.await?, manager)
                 }
                 Adapter::SeaOrm => Kind::SeaOrm(lakebase_seaorm::connect(lakebase).await?),
             })
@@ -182,16 +185,11 @@ impl App {
                 })?;
                 run_diesel(&mut connection, sql).await
             }
-            Kind::DieselR2d2(pool) => {
+            Kind::DieselR2d2(pool, _) => {
                 let (pool, sql) = (pool.clone(), sql.to_owned());
                 blocking(move || {
                     let mut connection = pool.get().map_err(|error| Failure::of(&error))?;
-                    let outcome =
-                        diesel::RunQueryDsl::execute(diesel::sql_query(sql), &mut *connection);
-                    outcome.map(drop).map_err(|error| Failure {
-                        text: error.to_string(),
-                        is_transient: lakebase_diesel::is_transient(&error),
-                    })
+                    run_sync(&mut connection, &sql)
                 })
                 .await
             }
@@ -234,16 +232,15 @@ impl App {
                 return run_diesel(&mut fresh, "SELECT 1").await;
             }
             Kind::DieselDeadpool(pool) => drop(pool.retain(|_, _| false)),
-            Kind::DieselR2d2(pool) => {
-                let pool = pool.clone();
-                // r2d2 gives none away, but what has died is replaced.
-                blocking(move || {
-                    let mut idle: Vec<_> = std::iter::from_fn(|| pool.try_get()).collect();
-                    for connection in &mut idle {
-                        let end =
-                            diesel::sql_query("SELECT pg_terminate_backend(pg_backend_pid())");
-                        let _ = diesel::RunQueryDsl::execute(end, &mut **connection);
-                    }
+            Kind::DieselR2d2(_, manager) => {
+                let manager = manager.clone();
+                // r2d2 gives no connection away, so outside of the pool, as it does it.
+                return blocking(move || {
+                    let mut fresh = manager.connect().map_err(|error| Failure {
+                        text: error.to_string(),
+                        is_transient: is_transient_r2d2(&error),
+                    })?;
+                    run_sync(&mut fresh, "SELECT 1")
                 })
                 .await;
             }
@@ -258,6 +255,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn run_sync(connection: &mut diesel::PgConnection, sql: &str) -> Result<(), Failure> {
+    let outcome = diesel::RunQueryDsl::execute(diesel::sql_query(sql), connection);
+    outcome.map(drop).map_err(|error| Failure {
+        text: error.to_string(),
+        is_transient: lakebase_diesel::is_transient(&error),
+    })
+}
+
+fn is_transient_r2d2(error: &diesel::r2d2::Error) -> bool {
+    match error {
+        diesel::r2d2::Error::ConnectionError(error) => {
+            lakebase_diesel::is_transient_connection_error(error)
+        }
+        diesel::r2d2::Error::QueryError(error) => lakebase_diesel::is_transient(error),
     }
 }
 

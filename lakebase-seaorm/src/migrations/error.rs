@@ -1,0 +1,123 @@
+//! Why migrations stopped.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use lakebase_core::Error;
+use sea_orm::{DbErr, RuntimeErr};
+use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
+
+use crate::error::{is_transient, to_db_err};
+
+/// Migrations could not be run: says which one, and why.
+#[derive(Clone, Debug)]
+pub struct MigrationError {
+    step: &'static str,
+    migration: Option<String>,
+    source: Arc<DbErr>,
+}
+
+impl MigrationError {
+    pub(super) fn new(step: &'static str, source: DbErr) -> Self {
+        Self {
+            step,
+            migration: None,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(super) fn connecting(error: Error) -> Self {
+        Self::new("cannot connect", to_db_err(error))
+    }
+
+    pub(super) fn of(self, migration: Option<String>) -> Self {
+        Self { migration, ..self }
+    }
+
+    /// The migration that failed; `None` if it did not come to one.
+    pub fn migration(&self) -> Option<&str> {
+        self.migration.as_deref()
+    }
+
+    /// Postgres's code.
+    pub fn sqlstate(&self) -> Option<String> {
+        if let Some(cause) = crate::cause(&self.source) {
+            return cause.sqlstate().map(str::to_owned);
+        }
+        Some(self.database()?.code().to_owned())
+    }
+
+    /// Where in the failed statement, in characters from 1, if Postgres says so.
+    pub fn position(&self) -> Option<usize> {
+        match self.database()?.position()? {
+            PgErrorPosition::Original(at) => Some(at),
+            PgErrorPosition::Internal { .. } => None,
+        }
+    }
+
+    /// Whether running the migrations again, unchanged, can help. Those that had succeeded stay so.
+    pub fn is_transient(&self) -> bool {
+        is_transient(&self.source)
+    }
+
+    fn database(&self) -> Option<&PgDatabaseError> {
+        match &*self.source {
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+                error.as_database_error()?.try_downcast_ref()
+            }
+            _ => None,
+        }
+    }
+
+    /// What to do, where the code tells.
+    fn advice(&self) -> Option<&'static str> {
+        match self.sqlstate()?.as_str() {
+            "42501" => Some(
+                "The role must own what it changes, and needs CREATE on the schema: choose a schema of its own (`schema`, `create_schema`), or let it deploy first",
+            ),
+            "42P07" | "42701" => Some(
+                "It exists already: the migration was applied by hand, or its history is in another schema",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for MigrationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.migration {
+            Some(migration) => write!(f, "migration {migration} {}", self.step)?,
+            None => write!(f, "migrations: {}", self.step)?,
+        }
+        if let Some(at) = self.position() {
+            write!(f, " at character {at}")?;
+        }
+        if let Some(sqlstate) = self.sqlstate() {
+            write!(f, " (SQLSTATE {sqlstate})")?;
+        }
+        match (self.database(), &*self.source) {
+            (Some(database), _) => write!(f, ": {}", database.message())?,
+            (None, source) => write!(f, ": {source}")?,
+        }
+        match self.advice() {
+            Some(advice) => write!(f, ". {advice}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for MigrationError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// For functions that return SeaORM's error; the text has it all.
+impl From<MigrationError> for DbErr {
+    fn from(error: MigrationError) -> Self {
+        Self::Migration(error.to_string())
+    }
+}

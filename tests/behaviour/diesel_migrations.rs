@@ -1,0 +1,322 @@
+//! diesel migrations: run once however many replicas start together, reverted and run again, in a schema
+//! of choice, with errors that name the place.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use diesel::RunQueryDsl as _;
+use diesel_migrations::{FileBasedMigrations, MigrationHarness as _};
+use futures_util::future::join_all;
+use lakebase_core::Lakebase;
+use lakebase_diesel::migrations::{Migrations, Progress, run_pending};
+use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
+use lakebase_tests::{lakebase, lakebase_with, local, logins, soon, vars};
+use tempfile::TempDir;
+
+const BOOKS: &str = "2026-01-01-000000_create_books";
+const AUTHORS: &str = "2026-01-02-000000_create_authors";
+
+/// A folder of migrations: name, up, down.
+fn folder(migrations: &[(&str, &str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, up, down) in migrations {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        std::fs::write(path.join("up.sql"), up).expect("written");
+        std::fs::write(path.join("down.sql"), down).expect("written");
+    }
+    folder
+}
+
+fn library() -> TempDir {
+    folder(&[
+        (BOOKS, "CREATE TABLE books (id int)", "DROP TABLE books"),
+        (
+            AUTHORS,
+            "CREATE TABLE authors (id int)",
+            "DROP TABLE authors",
+        ),
+    ])
+}
+
+fn read(folder: &TempDir) -> FileBasedMigrations {
+    FileBasedMigrations::from_path(folder.path()).expect("readable")
+}
+
+/// Whether a table, with its schema, exists.
+async fn exists(local: &LocalLakebase, table: &str) -> bool {
+    let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
+    local.sql(&sql).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_replicas_that_start_together_run_each_migration_once() {
+    let local = local().await;
+    let library = library();
+    let replicas = (0..16).map(|_| {
+        // Each replica is a process of its own: its own handle.
+        let (lakebase, migrations) = (lakebase(&local), read(&library));
+        tokio::spawn(async move { run_pending(&lakebase, migrations).await })
+    });
+    let runs = soon(join_all(replicas)).await.into_iter();
+    let mut ran: Vec<String> = runs
+        .flat_map(|run| run.expect("no panic").expect("migrated"))
+        .collect();
+    ran.sort();
+    assert_eq!(ran, [BOOKS, AUTHORS]);
+}
+
+#[tokio::test]
+async fn what_is_pending_is_run_reverted_and_run_again() {
+    let local = local().await;
+    let library = library();
+    let migrations = Migrations::new(&lakebase(&local));
+    let pending = migrations.pending(read(&library)).await.expect("a list");
+    assert_eq!(pending, [BOOKS, AUTHORS]);
+    let history = "__diesel_schema_migrations";
+    assert!(!exists(&local, history).await, "looking changes nothing");
+
+    let ran = migrations.run(read(&library)).await.expect("migrated");
+    assert_eq!(ran, [BOOKS, AUTHORS]);
+    assert!(exists(&local, "books").await && exists(&local, "authors").await);
+
+    let reverted = migrations
+        .revert(read(&library), 1)
+        .await
+        .expect("reverted");
+    assert_eq!(reverted, [AUTHORS]);
+    assert!(exists(&local, "books").await && !exists(&local, "authors").await);
+
+    assert_eq!(
+        migrations.run(read(&library)).await.expect("again"),
+        [AUTHORS]
+    );
+    let redone = migrations.redo(read(&library), 2).await.expect("redone");
+    assert_eq!(redone, [BOOKS, AUTHORS]);
+    let pending = migrations.pending(read(&library)).await.expect("a list");
+    assert!(pending.is_empty(), "{pending:?}");
+}
+
+#[test]
+fn without_async_they_work_as_well_and_share_diesels_history() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let local = runtime.block_on(local());
+    let library = library();
+    let lakebase = lakebase(&local);
+    let migrations = Migrations::new(&lakebase).blocking();
+    assert_eq!(migrations.run(read(&library)).expect("migrated").len(), 2);
+
+    let mut diesels_own = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
+    let pending = diesels_own.has_pending_migration(read(&library));
+    assert!(!pending.expect("a list"), "diesel sees what we ran");
+    let reverted = diesels_own.revert_last_migration(read(&library));
+    assert_eq!(reverted.expect("reverted").to_string(), "20260102000000");
+    assert_eq!(
+        migrations.pending(read(&library)).expect("a list"),
+        [AUTHORS]
+    );
+}
+
+#[tokio::test]
+async fn a_schema_of_choice_holds_tables_and_history() {
+    let local = local().await;
+    let library = library();
+    let migrations = Migrations::new(&lakebase(&local)).schema("My \"App\"");
+    let error = migrations.run(read(&library)).await.expect_err("missing");
+    assert!(error.to_string().contains("create_schema"), "{error}");
+    assert!(
+        !exists(&local, "public.books").await,
+        "not elsewhere either"
+    );
+
+    let migrations = migrations.create_schema(true);
+    migrations.run(read(&library)).await.expect("migrated");
+    for table in ["books", "authors", "__diesel_schema_migrations"] {
+        let table = format!("\"My \"\"App\"\"\".{table}");
+        assert!(exists(&local, &table).await, "{table}");
+    }
+    // One in another schema has a history of its own.
+    let elsewhere = run_pending(&lakebase(&local), read(&library)).await;
+    assert_eq!(elsewhere.expect("migrated").len(), 2);
+}
+
+#[tokio::test]
+async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() {
+    let local = local().await;
+    let library = folder(&[
+        (BOOKS, "CREATE TABLE books (id int)", ""),
+        (
+            AUTHORS,
+            "CREATE TABLE authors (id int);\n\nALTER TABLE shelf ADD x int;",
+            "",
+        ),
+    ]);
+    let migrations = Migrations::new(&lakebase(&local));
+    let error = migrations.run(read(&library)).await.expect_err("no shelf");
+    assert_eq!(error.migration(), Some(AUTHORS));
+    assert_eq!(error.sqlstate(), Some("42P01"));
+    assert!(!error.is_transient());
+    for part in [AUTHORS, "42P01", "\"shelf\" does not exist"] {
+        assert!(error.to_string().contains(part), "{part:?}: {error}");
+    }
+    assert!(exists(&local, "books").await && !exists(&local, "authors").await);
+    assert_eq!(
+        migrations.pending(read(&library)).await.expect("a list"),
+        [AUTHORS]
+    );
+
+    let typo = folder(&[(BOOKS, "SELECT 1;\nSELEC 2;", "DROP TABLE books")]);
+    let migrations = migrations.schema("public");
+    let error = migrations.redo(read(&typo), 1).await.expect_err("a typo");
+    let place = error.position().expect("Postgres says where");
+    assert_eq!((place.line, place.column), (2, 1), "{error}");
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_explained() {
+    let local = local().await;
+    local.sql("CREATE SCHEMA locked").await.expect("a schema");
+    let migrations = Migrations::new(&lakebase(&local)).schema("locked");
+    let error = migrations.run(read(&library())).await;
+    let error = error.expect_err("no right to use it");
+    assert!(error.to_string().contains("GRANT USAGE"), "{error}");
+    assert!(!exists(&local, "public.books").await, "not elsewhere");
+
+    let grant = format!("GRANT USAGE ON SCHEMA locked TO \"{}\"", local.client_id());
+    local.sql(&grant).await.expect("granted");
+    let error = migrations.run(read(&library())).await;
+    let error = error.expect_err("no right to create in it");
+    assert_eq!(error.sqlstate(), Some("42501"), "{error}");
+    assert!(error.to_string().contains("schema of its own"), "{error}");
+}
+
+#[tokio::test]
+async fn one_that_asks_for_no_transaction_gets_none() {
+    let local = local().await;
+    let library = folder(&[
+        (BOOKS, "CREATE TABLE books (id int)", ""),
+        (AUTHORS, "CREATE INDEX CONCURRENTLY ON books (id)", ""),
+    ]);
+    let metadata = library.path().join(AUTHORS).join("metadata.toml");
+    std::fs::write(metadata, "run_in_transaction = false").expect("written");
+    let ran = run_pending(&lakebase(&local), read(&library)).await;
+    assert_eq!(ran.expect("migrated").len(), 2);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
+    let local = local().await;
+    let library = folder(&[
+        (BOOKS, "CREATE TABLE books (id int)", ""),
+        (
+            AUTHORS,
+            "CREATE TABLE authors (id int); SELECT pg_sleep(1000)",
+            "",
+        ),
+    ]);
+    let mut replica = Command::new(env!("CARGO_BIN_EXE_migrant"))
+        .arg(library.path())
+        .env_clear()
+        .envs(vars(&local, &[]))
+        .spawn()
+        .expect("it starts");
+    let in_the_middle = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
+         WHERE state = 'active' AND query LIKE 'CREATE TABLE authors%') \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
+    soon(local.sql(in_the_middle)).await.expect("it is there");
+    replica.kill().expect("killed");
+    replica.wait().expect("gone");
+
+    let fixed = library.path().join(AUTHORS).join("up.sql");
+    std::fs::write(fixed, "CREATE TABLE authors (id int)").expect("written");
+    let waited = Arc::new(Mutex::new(false));
+    let waits = Arc::clone(&waited);
+    let next = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        *waits.lock().expect("not poisoned") |= progress == Progress::Waiting;
+    });
+    let ran = soon(next.run(read(&library))).await.expect("migrated");
+    assert_eq!(ran, [AUTHORS], "the first one had been done");
+    assert!(*waited.lock().expect("not poisoned"), "it held the lock");
+}
+
+#[tokio::test]
+async fn each_step_is_told() {
+    let local = local().await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        let step = match progress {
+            Progress::Running {
+                migration,
+                number,
+                of,
+            } => format!("{number}/{of} {migration}"),
+            Progress::Ran { migration, .. } => format!("ran {migration}"),
+            other => format!("{other:?}"),
+        };
+        tell.lock().expect("not poisoned").push(step);
+    });
+    migrations.run(read(&library())).await.expect("migrated");
+    let told = told.lock().expect("not poisoned").clone();
+    let expected = [
+        format!("1/2 {BOOKS}"),
+        format!("ran {BOOKS}"),
+        format!("2/2 {AUTHORS}"),
+        format!("ran {AUTHORS}"),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_compute_that_sleeps_has_more_time_than_a_pool_would_give_it() {
+    let local = local().await;
+    let hasty = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
+    let wake = Duration::from_secs(3);
+    let suspending = local.suspend(Cut::Message, wake, Wake::StartingUp);
+    suspending.await.expect("suspended");
+    let ran = soon(run_pending(&hasty, read(&library()))).await;
+    assert_eq!(ran.expect("migrated").len(), 2);
+}
+
+#[tokio::test]
+async fn behind_a_pooler_they_go_past_it() {
+    let local = local().await;
+    local
+        .create_native_role("native", "a-password")
+        .await
+        .expect("a role");
+    let changes = [
+        ("LAKEBASE_ENDPOINT", ""),
+        ("PGUSER", "native"),
+        ("PGPASSWORD", "a-password"),
+        ("PGHOST", local.pooled_host()),
+        ("PGHOSTADDR", "127.0.0.1"),
+    ];
+    let pooled: Lakebase = lakebase_with(&local, &changes);
+    run_pending(&pooled, read(&library()))
+        .await
+        .expect("migrated");
+    let hosts: Vec<_> = logins(&local.events())
+        .into_iter()
+        .filter_map(|(_, login)| login.host)
+        .collect();
+    assert!(!hosts.is_empty() && hosts.iter().all(|host| !host.contains("-pooler")));
+    let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
+    soon(local.wait_until(|events| events.iter().any(ended))).await;
+}
+
+#[test]
+fn a_library_in_use_is_not_disturbed_by_looking() {
+    // `pending` takes no lock: it answers while another replica migrates.
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let local = runtime.block_on(local());
+    let lakebase = lakebase(&local);
+    let mut holder = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
+    let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);
+    diesel::sql_query(lock).execute(&mut holder).expect("held");
+    let pending = Migrations::new(&lakebase)
+        .blocking()
+        .pending(read(&library()));
+    assert_eq!(pending.expect("a list").len(), 2);
+}

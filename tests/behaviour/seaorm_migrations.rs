@@ -1,0 +1,324 @@
+//! SeaORM migrations: run once however many replicas start together, reverted and run again, in a schema of
+//! choice, with errors that name the migration.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+use lakebase_local::{EventKind, LocalLakebase};
+use lakebase_seaorm::migrations::{Migrations, up};
+use lakebase_tests::{lakebase, lakebase_with, local, logins, soon};
+use sea_orm::{ConnectionTrait as _, Statement};
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_query::Alias;
+use sea_orm_migration::{MigrationStatus, MigratorTrait};
+
+const BOOKS: &str = "m20260101_000000_create_books";
+const AUTHORS: &str = "m20260102_000000_create_authors";
+const BROKEN: &str = "m20260103_000000_broken";
+
+/// Creates a table, and drops it again.
+struct Create {
+    name: &'static str,
+    table: &'static str,
+}
+
+impl MigrationName for Create {
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Create {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut table = Table::create();
+        let mut id = ColumnDef::new(Alias::new("id"));
+        table
+            .table(Alias::new(self.table))
+            .col(id.big_integer().primary_key());
+        manager.create_table(table).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut table = Table::drop();
+        manager
+            .drop_table(table.table(Alias::new(self.table)).take())
+            .await
+    }
+}
+
+fn books() -> Box<dyn MigrationTrait> {
+    Box::new(Create {
+        name: BOOKS,
+        table: "books",
+    })
+}
+
+fn authors() -> Box<dyn MigrationTrait> {
+    Box::new(Create {
+        name: AUTHORS,
+        table: "authors",
+    })
+}
+
+struct Library;
+
+impl MigratorTrait for Library {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![books(), authors()]
+    }
+}
+
+/// The same with one that does not work.
+struct WithBroken;
+
+impl MigratorTrait for WithBroken {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![books(), Box::new(Broken)]
+    }
+}
+
+struct Broken;
+
+impl MigrationName for Broken {
+    fn name(&self) -> &str {
+        BROKEN
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Broken {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let sql = "ALTER TABLE shelf ADD x int";
+        manager.get_connection().execute_unprepared(sql).await?;
+        Ok(())
+    }
+}
+
+async fn exists(local: &LocalLakebase, table: &str) -> bool {
+    let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
+    local.sql(&sql).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_replicas_that_start_together_run_each_migration_once() {
+    let local = local().await;
+    let replicas = (0..16).map(|_| {
+        // Each replica is a process of its own: its own handle.
+        let migrations = Migrations::new(&lakebase(&local));
+        tokio::spawn(async move { migrations.up::<Library>(None).await })
+    });
+    let runs = soon(join_all(replicas)).await.into_iter();
+    let ran: Vec<String> = runs
+        .flat_map(|run| run.expect("no panic").expect("migrated"))
+        .collect();
+    assert_eq!(ran, [BOOKS, AUTHORS]);
+}
+
+#[tokio::test]
+async fn on_a_connection_of_the_application_they_run_under_the_lock_as_well() {
+    let local = local().await;
+    let replicas = (0..4).map(|_| {
+        let lakebase = lakebase(&local);
+        async move {
+            let db = lakebase_seaorm::connect(&lakebase)
+                .await
+                .expect("connected");
+            up::<Library>(&db).await
+        }
+    });
+    for run in soon(join_all(replicas)).await {
+        run.expect("migrated");
+    }
+    let db = lakebase_seaorm::connect(&lakebase(&local)).await;
+    let db = db.expect("connected");
+    let sql = "SELECT count(*) FROM seaql_migrations";
+    let count = Statement::from_string(db.get_database_backend(), sql);
+    let row = db.query_one_raw(count).await.expect("an answer");
+    let count = row.expect("a row").try_get_by_index::<i64>(0);
+    assert_eq!(count.expect("a number"), 2);
+}
+
+#[tokio::test]
+async fn a_migrators_own_up_takes_the_connection() {
+    let local = local().await;
+    let db = lakebase_seaorm::connect(&lakebase(&local)).await;
+    let db = db.expect("connected");
+    Library::up(&db, None).await.expect("migrated");
+    let pending = Library::get_pending_migrations(&db).await.expect("a list");
+    assert!(pending.is_empty());
+}
+
+#[tokio::test]
+async fn steps_go_up_and_down_and_the_status_follows() {
+    let local = local().await;
+    let migrations = Migrations::new(&lakebase(&local));
+    let status = async || {
+        let status = migrations.status::<Library>().await.expect("a list");
+        status
+            .into_iter()
+            .map(|(_, status)| status)
+            .collect::<Vec<_>>()
+    };
+    let (applied, pending) = (MigrationStatus::Applied, MigrationStatus::Pending);
+    assert_eq!(status().await, [pending, pending]);
+    let history = "seaql_migrations";
+    assert!(!exists(&local, history).await, "looking changes nothing");
+
+    let ran = migrations.up::<Library>(Some(1)).await.expect("migrated");
+    assert_eq!(ran, [BOOKS]);
+    assert_eq!(status().await, [applied, pending]);
+    assert_eq!(
+        migrations.up::<Library>(None).await.expect("more"),
+        [AUTHORS]
+    );
+    let reverted = migrations.down::<Library>(Some(1)).await.expect("reverted");
+    assert_eq!(reverted, [AUTHORS]);
+    assert!(exists(&local, "books").await && !exists(&local, "authors").await);
+
+    migrations.refresh::<Library>().await.expect("refreshed");
+    assert_eq!(status().await, [applied, applied]);
+    let reverted = migrations.down::<Library>(None).await.expect("reverted");
+    assert_eq!(reverted, [AUTHORS, BOOKS]);
+    migrations.up::<Library>(None).await.expect("migrated");
+    migrations.reset::<Library>().await.expect("reset");
+    assert!(!exists(&local, "books").await && !exists(&local, history).await);
+}
+
+#[tokio::test]
+async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
+    let local = local().await;
+    let elsewhere = Migrations::new(&lakebase(&local));
+    elsewhere.up::<Library>(None).await.expect("migrated");
+
+    let migrations = Migrations::new(&lakebase(&local)).schema("My \"App\"");
+    let error = migrations.up::<Library>(None).await.expect_err("missing");
+    assert!(error.to_string().contains("create_schema"), "{error}");
+    let migrations = migrations.create_schema(true);
+    assert_eq!(migrations.up::<Library>(None).await.expect("ran").len(), 2);
+    let table = |name: &str| format!("\"My \"\"App\"\"\".{name}");
+    for name in ["books", "authors", "seaql_migrations"] {
+        assert!(exists(&local, &table(name)).await, "{name}");
+    }
+
+    let own = format!("CREATE TABLE {} (id int)", table("by_hand"));
+    let db = lakebase_seaorm::connect(&lakebase(&local)).await;
+    let db = db.expect("connected");
+    db.execute_unprepared(&own).await.expect("made");
+    migrations.fresh::<Library>().await.expect("fresh");
+    assert!(
+        !exists(&local, &table("by_hand")).await,
+        "all of it is gone"
+    );
+    assert!(exists(&local, &table("books")).await);
+    assert!(exists(&local, "public.books").await, "and nothing else");
+}
+
+#[tokio::test]
+async fn a_schema_that_may_not_be_used_is_not_silently_another() {
+    let local = local().await;
+    local.sql("CREATE SCHEMA locked").await.expect("a schema");
+    let migrations = Migrations::new(&lakebase(&local)).schema("locked");
+    let error = migrations.up::<Library>(None).await.expect_err("no right");
+    assert!(error.to_string().contains("GRANT USAGE"), "{error}");
+    assert!(!exists(&local, "public.books").await);
+}
+
+#[tokio::test]
+async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
+    let local = local().await;
+    let migrations = Migrations::new(&lakebase(&local));
+    let error = migrations.up::<WithBroken>(None).await;
+    let error = error.expect_err("no shelf");
+    assert_eq!(error.migration(), Some(BROKEN));
+    assert_eq!(error.sqlstate().as_deref(), Some("42P01"));
+    assert!(!error.is_transient());
+    for part in [BROKEN, "42P01", "\"shelf\" does not exist"] {
+        assert!(error.to_string().contains(part), "{part:?}: {error}");
+    }
+    assert!(exists(&local, "books").await);
+    let text = DbErr::from(error).to_string();
+    assert!(text.contains(BROKEN), "{text}");
+    // The lock is free.
+    soon(migrations.up::<Library>(None))
+        .await
+        .expect("migrated");
+}
+
+/// Waits in the middle of a migration until the test lets it go.
+struct Slow;
+
+static IS_IN: AtomicBool = AtomicBool::new(false);
+
+impl MigratorTrait for Slow {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(Sleeps)]
+    }
+}
+
+struct Sleeps;
+
+impl MigrationName for Sleeps {
+    fn name(&self) -> &str {
+        BOOKS
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Sleeps {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if IS_IN.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let sql = "SELECT pg_sleep(1000) /* migrates */";
+        manager.get_connection().execute_unprepared(sql).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_given_up_in_the_middle_frees_the_lock() {
+    let local = local().await;
+    let first = Migrations::new(&lakebase(&local));
+    let migrating = tokio::spawn(async move { first.up::<Slow>(None).await });
+    let in_the_middle = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
+         WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%migrates%' AND pid <> pg_backend_pid()) \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
+    soon(local.sql(in_the_middle)).await.expect("it is there");
+    migrating.abort();
+    let next = Migrations::new(&lakebase(&local));
+    let ran = soon(next.up::<Slow>(None)).await.expect("migrated");
+    assert_eq!(ran, [BOOKS]);
+}
+
+#[tokio::test]
+async fn behind_a_pooler_they_go_past_it() {
+    let local = local().await;
+    local
+        .create_native_role("native", "a-password")
+        .await
+        .expect("a role");
+    let certificate = [
+        ("LAKEBASE_ENDPOINT", ""),
+        ("PGUSER", "native"),
+        ("PGPASSWORD", "a-password"),
+        ("PGHOST", local.pooled_host()),
+        ("PGHOSTADDR", "127.0.0.1"),
+    ];
+    let pooled = lakebase_with(&local, &certificate);
+    // sqlx cannot connect to an address under another name, so only the lock gets through here.
+    let error = Migrations::new(&pooled).up::<Library>(None).await;
+    assert!(
+        error
+            .expect_err("no address")
+            .to_string()
+            .contains("PGHOSTADDR")
+    );
+    let hosts: Vec<_> = logins(&local.events())
+        .into_iter()
+        .filter_map(|(_, login)| login.host)
+        .collect();
+    assert!(!hosts.is_empty() && hosts.iter().all(|host| !host.contains("-pooler")));
+    let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
+    soon(local.wait_until(|events| events.iter().any(ended))).await;
+}
