@@ -114,10 +114,9 @@ fn judge(error: tokio_postgres::Error) -> LoginFailure {
         io = io.or(error.downcast_ref::<io::Error>());
         cause = error.source();
     }
-    let kind = io.map(io::Error::kind);
-    match kind {
+    match io {
         _ if error.is_closed() => LoginFailure::closed(error),
-        Some(io::ErrorKind::UnexpectedEof) => LoginFailure::closed(error),
+        Some(io) if io.to_string().contains("close_notify") => LoginFailure::closed(error),
         Some(_) => LoginFailure::transport(error),
         None => LoginFailure::permanent(error),
     }

@@ -21,6 +21,9 @@ use crate::tls::Roots;
 use crate::workspace::{Client, Workspace, WorkspaceProvider};
 use crate::{Config, Credential, Error, Refresh, Target};
 
+/// Beyond it, arithmetic with points in time may overflow.
+const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
 /// One Lakebase database and the identity we log in with.
 ///
 /// A cheap clone over shared state: make one, clone it into every pool. Making it touches no
@@ -276,11 +279,11 @@ impl Lakebase {
     }
 
     /// The same Lakebase, with another budget for one connection: start-up code may wait longer for a
-    /// compute that sleeps.
+    /// compute that sleeps. A day at most.
     #[must_use]
     pub fn with_connect_timeout(&self, timeout: Duration) -> Self {
         Self {
-            connect_timeout: timeout,
+            connect_timeout: timeout.min(LONGEST_CONNECT_TIMEOUT),
             ..self.clone()
         }
     }

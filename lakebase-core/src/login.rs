@@ -82,7 +82,7 @@ impl LoginFailure {
         }
     }
 
-    /// The server closed the connection in the middle, without a word.
+    /// The server closed the connection in the middle of the login, behind TLS, without a word.
     pub fn closed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             kind: FailureKind::Closed,
@@ -284,9 +284,10 @@ impl Lakebase {
             Ok(Err(failure)) => failure,
             Err(elapsed) => LoginFailure::transport(elapsed),
         };
-        if matches!(failure.kind, FailureKind::Closed) && !self.uses_tokens() {
-            progress.closed += 1;
-        }
+        progress.closed = match failure.kind {
+            FailureKind::Closed if !self.uses_tokens() => progress.closed + 1,
+            _ => 0,
+        };
         let (verdict, error) = self.explain(failure, &target);
         if verdict == Verdict::Refused && !progress.renewed && self.reject(&credential) {
             tracing::info!(%error, "login refused, renews the credential");

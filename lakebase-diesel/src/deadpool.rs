@@ -97,7 +97,7 @@ impl Builder {
         self.configure(move |inner| inner.wait_timeout(Some(timeout)))
     }
 
-    /// How long a connection may rest in the pool. Looked at every 30 s.
+    /// How long ago a connection in the pool may have been handed out last. Looked at every 30 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
@@ -218,7 +218,8 @@ impl Drop for Reaper {
 
 /// Closes what rested for too long, or is too old.
 async fn reap(pool: WeakPool<Manager>, limits: Limits) {
-    let every = REAP_EVERY.min(limits.idle).min(limits.lifetime);
+    let shortest = limits.idle.min(limits.lifetime);
+    let every = REAP_EVERY.min(shortest).max(Duration::from_millis(10));
     loop {
         tokio::time::sleep(every).await;
         let Some(pool) = pool.upgrade() else {

@@ -3,21 +3,23 @@
 use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::io::Write as _;
-use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::{fmt, io};
 
 use diesel::connection::CacheSize;
 use diesel::{Connection as _, ConnectionError, PgConnection};
 use lakebase_core::{Login, LoginFailure, Target};
-use tempfile::NamedTempFile;
 
 use crate::activity::Activity;
 
-/// As the other drivers: per address, so that one that swallows packets does not eat the budget.
-const ADDRESS_LIMIT_S: &str = "5";
+/// Per address. Unlike that of other drivers it covers the whole login, which a compute that wakes may
+/// hold up.
+const LOGIN_LIMIT_S: &str = "15";
 const USER_TIMEOUT_MS: &str = "30000";
-/// Kept in memory, where there is such a folder.
+/// A folder in memory.
+#[cfg(target_os = "linux")]
 const MEMORY: &str = "/dev/shm";
 
 /// Of the machine, for companies, and Mozilla's, for bare containers; in PEM.
@@ -36,24 +38,24 @@ static SYSTEM_ROOTS: LazyLock<String> = LazyLock::new(|| {
 /// What connections of one pool share.
 #[derive(Default)]
 pub(crate) struct Libpq {
-    roots: OnceLock<Arc<NamedTempFile>>,
+    roots: OnceLock<Arc<PrivateFile>>,
 }
 
 impl Libpq {
     /// Makes the attempt. Blocks.
     ///
-    /// The password goes through a file that only this user can read and that is gone right after. In
-    /// the connection string it would show up in diesel's instrumentation, in the environment in child
-    /// processes.
+    /// The password goes through a file that only this user can read, without a name where the system can
+    /// do that, and gone right after. In the connection string it would show up in diesel's
+    /// instrumentation, in the environment in child processes.
     pub(crate) fn connect(&self, login: &Login) -> Result<PgConnection, LoginFailure> {
         let target = &login.target;
         let password = password_file(login.credential.expose()).map_err(LoginFailure::permanent)?;
         let mut options = target_options(target);
-        options.set("passfile", &path_text(password.path()));
+        options.set("passfile", &password.path);
         if target.uses_tls() {
             let roots = self.roots(target).map_err(LoginFailure::permanent)?;
             options.set("sslmode", "verify-full");
-            options.set("sslrootcert", &path_text(roots.path()));
+            options.set("sslrootcert", &roots.path);
         } else {
             options.set("sslmode", "disable");
         }
@@ -66,14 +68,12 @@ impl Libpq {
     }
 
     /// libpq takes roots from a file only.
-    fn roots(&self, target: &Target) -> io::Result<Arc<NamedTempFile>> {
+    fn roots(&self, target: &Target) -> io::Result<Arc<PrivateFile>> {
         if let Some(roots) = self.roots.get() {
             return Ok(Arc::clone(roots));
         }
-        let mut file = NamedTempFile::with_prefix("lakebase-roots-")?;
-        file.write_all(SYSTEM_ROOTS.as_bytes())?;
-        file.write_all(target.extra_roots_pem().unwrap_or_default())?;
-        file.flush()?;
+        let own = target.extra_roots_pem().unwrap_or_default();
+        let file = PrivateFile::with(&[SYSTEM_ROOTS.as_bytes(), own].concat())?;
         Ok(Arc::clone(self.roots.get_or_init(|| Arc::new(file))))
     }
 }
@@ -84,25 +84,43 @@ impl fmt::Debug for Libpq {
     }
 }
 
-fn password_file(password: &str) -> io::Result<NamedTempFile> {
-    let builder = || {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("lakebase-");
-        builder
-    };
-    let file = builder().tempfile_in(MEMORY);
-    let mut file = file.or_else(|_| builder().tempfile())?;
+/// A file of this user alone, in memory if possible, that is gone with the value.
+struct PrivateFile {
+    #[cfg(target_os = "linux")]
+    _file: std::fs::File,
+    #[cfg(not(target_os = "linux"))]
+    _file: tempfile::NamedTempFile,
+    path: String,
+}
+
+impl PrivateFile {
+    fn with(content: &[u8]) -> io::Result<Self> {
+        // Without a name, so that nothing stays if the process is killed.
+        #[cfg(target_os = "linux")]
+        let mut file = {
+            let file = tempfile::tempfile_in(MEMORY).or_else(|_| tempfile::tempfile())?;
+            // Or libpq ignores it.
+            file.set_permissions(PermissionsExt::from_mode(0o600))?;
+            file
+        };
+        #[cfg(not(target_os = "linux"))]
+        let mut file = tempfile::NamedTempFile::with_prefix("lakebase-")?;
+        file.write_all(content)?;
+        file.flush()?;
+        #[cfg(target_os = "linux")]
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        #[cfg(not(target_os = "linux"))]
+        let path = file.path().display().to_string();
+        Ok(Self { _file: file, path })
+    }
+}
+
+fn password_file(password: &str) -> io::Result<PrivateFile> {
     let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
-    writeln!(file, "*:*:*:*:{escaped}")?;
-    file.flush()?;
-    Ok(file)
+    PrivateFile::with(format!("*:*:*:*:{escaped}\n").as_bytes())
 }
 
-fn path_text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// A connection string. What it says, the environment cannot.
+/// A connection string.
 struct Options(String);
 
 impl Options {
@@ -115,9 +133,10 @@ impl Options {
 fn target_options(target: &Target) -> Options {
     let mut options = Options(String::new());
     options.set("host", target.host());
-    if let Some(address) = target.hostaddr() {
-        options.set("hostaddr", &address.to_string());
-    }
+    // Empty ones as well: what is not said, libpq takes from the environment.
+    let address = target.hostaddr().map(|address| address.to_string());
+    options.set("hostaddr", &address.unwrap_or_default());
+    options.set("password", "");
     options.set("port", &target.port().to_string());
     options.set("user", target.user());
     options.set("dbname", target.database());
@@ -132,7 +151,7 @@ fn target_options(target: &Target) -> Options {
     options.set("gssencmode", "disable");
     // A token goes as a clear-text password, which has nothing to bind to.
     options.set("channel_binding", "disable");
-    options.set("connect_timeout", ADDRESS_LIMIT_S);
+    options.set("connect_timeout", LOGIN_LIMIT_S);
     options.set("keepalives", "1");
     options.set("keepalives_idle", "30");
     options.set("keepalives_interval", "10");
@@ -169,12 +188,8 @@ fn code(message: &str) -> &'static str {
     }
 }
 
-/// How libpq says that the server closed the connection.
-const CLOSED: &[&str] = &[
-    "closed the connection unexpectedly",
-    "connection has been closed unexpectedly",
-    "eof detected",
-];
+/// How libpq says that the server closed the connection after TLS was there.
+const CLOSED: &[&str] = &["connection has been closed unexpectedly", "eof detected"];
 
 /// The server's words in a message of libpq: `... failed: FATAL:  words`.
 fn server_words(text: &str) -> Option<&str> {
@@ -196,7 +211,7 @@ fn sort(error: ConnectionError) -> LoginFailure {
         return LoginFailure::postgres(code(words), words.to_owned(), Said(text));
     }
     let lower = text.to_lowercase();
-    if lower.contains("certificate") {
+    if lower.contains("certificate") || lower.contains("no password supplied") {
         return LoginFailure::permanent(Said(text));
     }
     if CLOSED.iter().any(|known| lower.contains(known)) {

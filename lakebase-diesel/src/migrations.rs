@@ -30,7 +30,7 @@ use tokio::time::Instant;
 pub use error::{MigrationError, Position};
 
 use crate::background::Background;
-use session::Session;
+use session::{Missing, Session};
 
 /// A sleeping compute, and the first login of a deployment, may take their time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
@@ -165,8 +165,16 @@ impl Migrations {
     {
         let me = self.clone();
         let work = move |session: &mut Session| {
-            me.enter_schema(session, false)?;
-            let pending = pending(session, source)?;
+            let missing = if me.create_schema {
+                Missing::Leave
+            } else {
+                Missing::Refuse
+            };
+            let pending = if me.enter_schema(session, missing)? {
+                pending(session, source)?
+            } else {
+                all(source)?
+            };
             Ok(pending.iter().map(|migration| name(&**migration)).collect())
         };
         self.with_session(work).await
@@ -265,14 +273,19 @@ impl Migrations {
 
     fn prepare(&self, session: &mut Session) -> Result<(), MigrationError> {
         session.lock(|| self.tell(Progress::Waiting))?;
-        self.enter_schema(session, self.create_schema)?;
+        let missing = if self.create_schema {
+            Missing::Create
+        } else {
+            Missing::Refuse
+        };
+        self.enter_schema(session, missing)?;
         session.make_history()
     }
 
-    fn enter_schema(&self, session: &Session, create: bool) -> Result<(), MigrationError> {
+    fn enter_schema(&self, session: &Session, missing: Missing) -> Result<bool, MigrationError> {
         match self.schema.as_deref().or_else(|| self.lakebase.schema()) {
-            Some(schema) => session.enter_schema(schema, create),
-            None => Ok(()),
+            Some(schema) => session.enter_schema(schema, missing),
+            None => Ok(true),
         }
     }
 
@@ -420,6 +433,14 @@ fn pending<S: MigrationSource<Pg>>(
 ) -> Result<Vec<Box<dyn Migration<Pg>>>, MigrationError> {
     let found = session.pending_migrations(source);
     found.map_err(|error| session.explain(error))
+}
+
+/// In their order.
+fn all<S: MigrationSource<Pg>>(source: S) -> Result<Vec<Box<dyn Migration<Pg>>>, MigrationError> {
+    let unreadable = |error| MigrationError::because("cannot be read", error);
+    let mut all = source.migrations().map_err(unreadable)?;
+    all.sort_by(|one, other| one.name().version().cmp(&other.name().version()));
+    Ok(all)
 }
 
 /// The newest first.

@@ -208,8 +208,8 @@ impl Builder {
         self
     }
 
-    /// Everything else that r2d2 can be told. Its connection timeout is ours, and an event handler hears
-    /// of a timeout at every look of a `get` that waits.
+    /// Everything else that r2d2 can be told. Its connection timeout and its error handler are ours, and an
+    /// event handler hears of a timeout at every look of a `get` that waits.
     pub fn configure(
         mut self,
         change: impl FnOnce(host::Builder<ConnectionManager>) -> host::Builder<ConnectionManager>
@@ -245,12 +245,14 @@ impl Builder {
             .into_iter()
             .fold(builder, |builder, change| change(builder))
             .connection_timeout(RETRY)
+            .error_handler(Box::new(Errors(Arc::clone(&demand))))
             .build_unchecked(manager);
         let grace = lakebase.connect_timeout() + LOGIN_GRACE;
         Pool {
             inner,
             timeout: self.timeout.unwrap_or(grace),
             demand: Arc::new(Closing(demand)),
+            lakebase: lakebase.clone(),
         }
     }
 }
@@ -263,12 +265,14 @@ impl fmt::Debug for Builder {
 
 /// An r2d2 pool of synchronous diesel connections to one Lakebase. Cheap to clone.
 ///
-/// Dereferences to r2d2's own pool type, for functions that take that one.
+/// Dereferences to r2d2's own pool type, for its state and settings. Its own `get` does not do what ours
+/// does: it gives up after a second.
 #[derive(Clone)]
 pub struct Pool {
     inner: host::Pool<ConnectionManager>,
     timeout: Duration,
     demand: Arc<Closing>,
+    lakebase: Lakebase,
 }
 
 impl Pool {
@@ -297,10 +301,13 @@ impl Pool {
                 heard = Some(failure);
             }
             if left.is_zero() {
-                return Err(heard.unwrap_or_else(|| {
-                    let (open, waited) = (self.inner.state().connections, self.timeout);
-                    let text =
-                        format!("all {open} connections of the pool stayed busy for {waited:?}");
+                let cause = heard.or_else(|| self.lakebase.last_failure_since(began));
+                return Err(cause.unwrap_or_else(|| {
+                    let waited = self.timeout;
+                    let text = match self.inner.state().connections {
+                        0 => format!("no connection within {waited:?}"),
+                        open => format!("all {open} connections stayed busy for {waited:?}"),
+                    };
                     Error::provider(text, true)
                 }));
             }
@@ -311,6 +318,7 @@ impl Pool {
     fn look(&self, left: Duration, opened: &mut Option<u64>) -> Option<PooledConnection> {
         if self.inner.state().connections == self.inner.max_size() {
             // None can be opened; r2d2 wakes those who wait as one comes back.
+            *opened = None;
             return self.inner.get_timeout(left.min(LOOK)).ok();
         }
         let so_far = self.demand.0.opened();
@@ -352,12 +360,31 @@ struct Demand {
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct Wanted {
     waiting: usize,
     opened: u64,
+    /// When the last login that is over was begun.
+    begun: Instant,
     failure: Option<(Instant, Error)>,
     closed: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            waiting: 0,
+            opened: 0,
+            begun: Instant::now(),
+            failure: None,
+            closed: false,
+        }
+    }
+}
+
+impl fmt::Debug for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Demand")
+    }
 }
 
 impl Demand {
@@ -386,6 +413,7 @@ impl Demand {
     fn report(&self, begun: Instant, failure: Option<&Error>) {
         let mut state = self.lock();
         state.opened += u64::from(failure.is_none());
+        state.begun = begun;
         state.failure = failure.map(|failure| (begun, failure.clone()));
         self.changed.notify_all();
     }
@@ -409,6 +437,22 @@ impl Demand {
             .as_ref()
             .filter(|(begun, _)| *begun >= moment)?;
         Some(error.clone())
+    }
+}
+
+/// Hears of what failed after a login: a connection customizer of the application.
+#[derive(Debug)]
+struct Errors(Arc<Demand>);
+
+impl host::HandleError<host::Error> for Errors {
+    fn handle_error(&self, error: host::Error) {
+        if let host::Error::QueryError(cause) = error {
+            let text = format!("a new connection could not be set up: {cause}");
+            tracing::warn!("{text}");
+            let mut state = self.0.lock();
+            state.failure = Some((state.begun, Error::provider(text, false)));
+            self.0.changed.notify_all();
+        }
     }
 }
 

@@ -105,7 +105,11 @@ pub(crate) fn sort(failure: impl Into<Arc<sqlx::Error>>) -> LoginFailure {
             let code = database.code().unwrap_or_default().into_owned();
             LoginFailure::postgres(code, database.message().to_owned(), failure)
         }
-        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+        // In the middle of a message or instead of one: a header has five bytes, the answer about TLS one.
+        sqlx::Error::Io(error)
+            if error.kind() == io::ErrorKind::UnexpectedEof
+                && !error.to_string().contains("read 1 bytes") =>
+        {
             LoginFailure::closed(failure)
         }
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => {

@@ -73,7 +73,9 @@ impl Heard {
     }
 }
 
-/// Asks all idle connections at once and takes those that do not answer out of the pool.
+/// Asks all idle connections at once and takes those that do not answer out of the pool. For sqlx the others
+/// have been used by that: a pool that is asked for something now and then keeps its size until they are too
+/// old.
 pub(crate) async fn sweep(pool: &PgPool) {
     let mut idle = Vec::new();
     while let Some(connection) = pool.try_acquire() {

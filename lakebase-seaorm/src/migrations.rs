@@ -12,21 +12,27 @@
 //! # }
 //! ```
 
+#[cfg(feature = "cli")]
+mod cli;
 mod error;
 mod lock;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lakebase_core::Lakebase;
 use sea_orm::DbErr;
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
+use tokio_postgres::Client;
 
+#[cfg(feature = "cli")]
+pub use cli::run_cli;
 pub use error::MigrationError;
 
 use crate::connect::connect_with;
 use crate::connection::LakebaseConnection;
-use lock::Lock;
+use lock::{Lock, WORK_LOCK};
 
 /// A sleeping compute, and the first login of a deployment, may take their time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
@@ -36,7 +42,8 @@ const NOTICE_DEATH: (&str, &str) = ("client_connection_check_interval", "2s");
 /// Runs what is pending of `M` on `db`, under a Postgres advisory lock, so that replicas that start
 /// together run each migration once; the others wait and find nothing to do.
 ///
-/// [`Migrations`] can do more, and brings its own connection.
+/// [`Migrations`] can do more, and brings its own connections. Use it where a migration may be given up in
+/// the middle: a statement of yours goes on to its end on the server, and the next replica does not know.
 ///
 /// # Errors
 ///
@@ -51,7 +58,8 @@ pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), Migrati
 /// Runs and reverts the migrations of a `MigratorTrait`, on a connection of its own to the direct host.
 ///
 /// Replicas that start together take turns under a Postgres advisory lock. If the one that has it dies,
-/// the server notices within seconds, and the next one goes on.
+/// the server notices within seconds, and the next one goes on. A statement that runs when a future is
+/// dropped goes on to its end; the next one waits for that.
 #[derive(Clone)]
 #[must_use]
 pub struct Migrations {
@@ -167,6 +175,19 @@ impl Migrations {
     pub async fn status<M: MigratorTrait>(
         &self,
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
+        let connected = self.lakebase.connect().await;
+        let (client, connection) = connected.map_err(MigrationError::connecting)?;
+        let session = tokio::spawn(connection);
+        let is_there = self.find_schema(&client).await;
+        drop(client);
+        let _ = session.await;
+        if !is_there? {
+            let all = M::get_migration_files();
+            let pending = |one: &sea_orm_migration::Migration| {
+                (one.name().to_owned(), MigrationStatus::Pending)
+            };
+            return Ok(all.iter().map(pending).collect());
+        }
         let db = self.connect().await?;
         let found = M::get_migration_with_status_read_only(&*db).await;
         let _ = db.close().await;
@@ -183,7 +204,7 @@ impl Migrations {
         work: impl AsyncFnOnce(&LakebaseConnection) -> Result<T, MigrationError>,
     ) -> Result<T, MigrationError> {
         let mut lock = Lock::take(&self.lakebase).await?;
-        let entered = self.enter_schema(&lock).await;
+        let entered = self.enter_schema(lock.client()).await;
         let outcome = match entered {
             Ok(()) => {
                 let work = async {
@@ -200,22 +221,26 @@ impl Migrations {
         outcome
     }
 
-    /// Postgres would skip a schema that is not there or may not be used, and make everything in the next
-    /// one.
-    async fn enter_schema(&self, lock: &Lock) -> Result<(), MigrationError> {
-        let Some(schema) = self.quoted_schema() else {
+    /// Makes the schema if that was asked for.
+    async fn enter_schema(&self, client: &Client) -> Result<(), MigrationError> {
+        if self.find_schema(client).await? {
             return Ok(());
-        };
-        let failed = |step, error: &tokio_postgres::Error| {
-            let text = match error.as_db_error() {
-                Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
-                None => error.to_string(),
-            };
-            MigrationError::new(step, DbErr::Migration(text))
+        }
+        let schema = self.quoted_schema().unwrap_or_default();
+        let sql = format!("CREATE SCHEMA {schema}");
+        let created = client.batch_execute(&sql).await;
+        created.map_err(|error| failed("cannot create the schema", &error))
+    }
+
+    /// Whether the schema is there; false only if it is to be made. Postgres would skip one that is not
+    /// there or may not be used, and make everything in the next one.
+    async fn find_schema(&self, client: &Client) -> Result<bool, MigrationError> {
+        let Some(schema) = self.quoted_schema() else {
+            return Ok(true);
         };
         let stopped = |text| Err(MigrationError::new("stopped", DbErr::Migration(text)));
         let sql = "SELECT to_regnamespace($1) IS NOT NULL";
-        let found = lock.client().query_one(sql, &[&schema]).await;
+        let found = client.query_one(sql, &[&schema]).await;
         let found = found.map_err(|error| failed("cannot look for the schema", &error))?;
         if !found.get::<_, bool>(0) {
             if !self.create_schema {
@@ -223,29 +248,39 @@ impl Migrations {
                     "schema {schema} does not exist: create it, or ask for that with `create_schema`"
                 ));
             }
-            let sql = format!("CREATE SCHEMA {schema}");
-            let created = lock.client().batch_execute(&sql).await;
-            created.map_err(|error| failed("cannot create the schema", &error))?;
+            return Ok(false);
         }
         let sql = "SELECT has_schema_privilege($1, 'USAGE')";
-        let allowed = lock.client().query_one(sql, &[&self.schema]).await;
+        let allowed = client.query_one(sql, &[&self.schema]).await;
         let allowed = allowed.map_err(|error| failed("cannot look at the schema", &error))?;
         if !allowed.get::<_, bool>(0) {
             return stopped(format!(
                 "no right to use schema {schema}: its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}, or choose a schema of its own"
             ));
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn connect(&self) -> Result<LakebaseConnection, MigrationError> {
         let mut options = crate::options();
+        let mut setup = format!("SELECT pg_advisory_lock_shared({WORK_LOCK})");
+        if let Some(schema) = self.quoted_schema() {
+            setup.push_str(&format!("; SET search_path = {schema}, public"));
+        }
+        let setup: Arc<str> = setup.into();
         options
             .max_connections(2)
-            .map_sqlx_postgres_opts(|options| options.options([NOTICE_DEATH]));
-        if let Some(schema) = self.quoted_schema() {
-            options.set_schema_search_path(format!("{schema},public"));
-        }
+            .map_sqlx_postgres_opts(|options| options.options([NOTICE_DEATH]))
+            .map_sqlx_postgres_pool_opts(move |pool| {
+                let setup = Arc::clone(&setup);
+                pool.after_connect(move |connection, _| {
+                    let setup = sqlx::AssertSqlSafe(setup.to_string());
+                    Box::pin(async move {
+                        sqlx::raw_sql(setup).execute(connection).await?;
+                        Ok(())
+                    })
+                })
+            });
         let connected = connect_with(&self.lakebase, options).await;
         connected.map_err(MigrationError::connecting)
     }
@@ -263,6 +298,14 @@ impl fmt::Debug for Migrations {
             .field("schema", &self.schema)
             .finish_non_exhaustive()
     }
+}
+
+fn failed(step: &'static str, error: &tokio_postgres::Error) -> MigrationError {
+    let text = match error.as_db_error() {
+        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        None => error.to_string(),
+    };
+    MigrationError::new(step, DbErr::Migration(text))
 }
 
 async fn applied<M: MigratorTrait>(db: &LakebaseConnection) -> Result<Vec<String>, MigrationError> {

@@ -131,6 +131,8 @@ async fn a_schema_of_choice_holds_tables_and_history() {
     );
 
     let migrations = migrations.create_schema(true);
+    let pending = migrations.pending(read(&library)).await;
+    assert_eq!(pending.expect("a list"), [BOOKS, AUTHORS]);
     migrations.run(read(&library)).await.expect("migrated");
     for table in ["books", "authors", "__diesel_schema_migrations"] {
         let table = format!("\"My \"\"App\"\"\".{table}");
@@ -202,6 +204,26 @@ async fn one_that_asks_for_no_transaction_gets_none() {
     std::fs::write(metadata, "run_in_transaction = false").expect("written");
     let ran = run_pending(&lakebase(&local), read(&library)).await;
     assert_eq!(ran.expect("migrated").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently() {
+    let local = local().await;
+    let library = folder(&[
+        (BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)", ""),
+        (AUTHORS, "CREATE INDEX CONCURRENTLY by_id ON books (id)", ""),
+    ]);
+    let metadata = library.path().join(AUTHORS).join("metadata.toml");
+    std::fs::write(metadata, "run_in_transaction = false").expect("written");
+    let replicas = (0..4).map(|_| {
+        let (lakebase, migrations) = (lakebase(&local), read(&library));
+        tokio::spawn(async move { run_pending(&lakebase, migrations).await })
+    });
+    for run in soon(join_all(replicas)).await {
+        run.expect("no panic").expect("migrated");
+    }
+    let is_valid = "SELECT 1 / indisvalid::int FROM pg_index WHERE indexrelid = 'by_id'::regclass";
+    local.sql(is_valid).await.expect("it is whole");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! SeaORM migrations: run once however many replicas start together, reverted and run again, in a schema of
 //! choice, with errors that name the migration.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use lakebase_local::{EventKind, LocalLakebase};
@@ -195,6 +195,13 @@ async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
     let error = migrations.up::<Library>(None).await.expect_err("missing");
     assert!(error.to_string().contains("create_schema"), "{error}");
     let migrations = migrations.create_schema(true);
+    // Though the same was run elsewhere on the search path.
+    let status = migrations.status::<Library>().await.expect("a list");
+    assert!(
+        status
+            .iter()
+            .all(|(_, status)| *status == MigrationStatus::Pending)
+    );
     assert_eq!(migrations.up::<Library>(None).await.expect("ran").len(), 2);
     let table = |name: &str| format!("\"My \"\"App\"\"\".{name}");
     for name in ["books", "authors", "seaql_migrations"] {
@@ -245,10 +252,92 @@ async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
         .expect("migrated");
 }
 
-/// Waits in the middle of a migration until the test lets it go.
-struct Slow;
+/// A table, and slowly an index on it that is built while others write.
+struct Concurrent;
 
-static IS_IN: AtomicBool = AtomicBool::new(false);
+impl MigratorTrait for Concurrent {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![books(), Box::new(Index)]
+    }
+}
+
+struct Index;
+
+impl MigrationName for Index {
+    fn name(&self) -> &str {
+        AUTHORS
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Index {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let connection = manager.get_connection();
+        connection.execute_unprepared("SELECT pg_sleep(1)").await?;
+        let sql = "CREATE INDEX CONCURRENTLY by_id ON books (id)";
+        connection.execute_unprepared(sql).await?;
+        Ok(())
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(false)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently() {
+    let local = local().await;
+    let replicas = (0..4).map(|_| {
+        let migrations = Migrations::new(&lakebase(&local));
+        tokio::spawn(async move { migrations.up::<Concurrent>(None).await })
+    });
+    for run in soon(join_all(replicas)).await {
+        run.expect("no panic").expect("migrated");
+    }
+    let is_valid = "SELECT 1 / indisvalid::int FROM pg_index WHERE indexrelid = 'by_id'::regclass";
+    local.sql(is_valid).await.expect("it is whole");
+}
+
+/// Until a statement of a migration runs.
+async fn migrates(local: &LocalLakebase) {
+    let sql = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
+         WHERE state = 'active' AND query LIKE '%/* migrates */%' AND pid <> pg_backend_pid()) \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
+    soon(local.sql(sql)).await.expect("it is there");
+}
+
+#[tokio::test]
+async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
+    let local = local().await;
+    let mut replica = std::process::Command::new(env!("CARGO_BIN_EXE_shelves"))
+        .env_clear()
+        .envs(local.env())
+        .env("SHELVES_SQL", "SELECT pg_sleep(1000) /* migrates */")
+        .spawn()
+        .expect("it starts");
+    migrates(&local).await;
+    replica.kill().expect("killed");
+    replica.wait().expect("gone");
+    let next = Migrations::new(&lakebase(&local));
+    let ran = soon(next.up::<Library>(None)).await.expect("migrated");
+    assert_eq!(ran, [BOOKS, AUTHORS]);
+}
+
+#[tokio::test]
+async fn one_that_is_given_up_is_waited_for_as_long_as_its_statement_runs() {
+    let local = local().await;
+    let first = Migrations::new(&lakebase(&local));
+    let migrating = tokio::spawn(async move { first.up::<Slow>(None).await });
+    migrates(&local).await;
+    migrating.abort();
+    let next = Migrations::new(&lakebase(&local));
+    soon(next.up::<Slow>(None)).await.expect("migrated");
+    assert_eq!(AT_ONCE.load(Ordering::SeqCst), 1, "never two at once");
+}
+
+static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+
+struct Slow;
 
 impl MigratorTrait for Slow {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
@@ -267,28 +356,58 @@ impl MigrationName for Sleeps {
 #[async_trait::async_trait]
 impl MigrationTrait for Sleeps {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        if IS_IN.swap(true, Ordering::SeqCst) {
-            return Ok(());
-        }
-        let sql = "SELECT pg_sleep(1000) /* migrates */";
-        manager.get_connection().execute_unprepared(sql).await?;
+        let sql = "SELECT count(*), pg_sleep(2) FROM pg_stat_activity \
+             WHERE state = 'active' AND query LIKE '%/* migrates */%' /* migrates */";
+        let statement = Statement::from_string(manager.get_database_backend(), sql.to_owned());
+        let row = manager.get_connection().query_one_raw(statement).await?;
+        let active: i64 = row.map_or(Ok(0), |row| row.try_get_by_index(0))?;
+        AT_ONCE.fetch_max(
+            usize::try_from(active).unwrap_or_default(),
+            Ordering::SeqCst,
+        );
         Ok(())
     }
 }
 
 #[tokio::test]
-async fn a_replica_that_is_given_up_in_the_middle_frees_the_lock() {
+async fn a_lost_lock_is_an_error_and_no_panic() {
     let local = local().await;
     let first = Migrations::new(&lakebase(&local));
-    let migrating = tokio::spawn(async move { first.up::<Slow>(None).await });
-    let in_the_middle = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
-         WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%migrates%' AND pid <> pg_backend_pid()) \
-         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
-    soon(local.sql(in_the_middle)).await.expect("it is there");
-    migrating.abort();
-    let next = Migrations::new(&lakebase(&local));
-    let ran = soon(next.up::<Slow>(None)).await.expect("migrated");
-    assert_eq!(ran, [BOOKS]);
+    let migrating = tokio::spawn(async move { first.up::<Forever>(None).await });
+    migrates(&local).await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
+    local.sql(cut).await.expect("cut");
+    let error = soon(migrating).await.expect("no panic");
+    let error = error.expect_err("the lock is lost");
+    assert!(
+        error.to_string().contains("lost the advisory lock"),
+        "{error}"
+    );
+}
+
+struct Forever;
+
+impl MigratorTrait for Forever {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(SleepsForever)]
+    }
+}
+
+struct SleepsForever;
+
+impl MigrationName for SleepsForever {
+    fn name(&self) -> &str {
+        BOOKS
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for SleepsForever {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let sql = "SELECT pg_sleep(1000) /* migrates */";
+        manager.get_connection().execute_unprepared(sql).await?;
+        Ok(())
+    }
 }
 
 #[tokio::test]
@@ -321,4 +440,41 @@ async fn behind_a_pooler_they_go_past_it() {
     assert!(!hosts.is_empty() && hosts.iter().all(|host| !host.contains("-pooler")));
     let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
     soon(local.wait_until(|events| events.iter().any(ended))).await;
+}
+
+/// Runs the program of a migration crate: exit status, output, errors.
+async fn migration_crate(vars: &[(String, String)], arguments: &[&str]) -> (bool, String, String) {
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shelves"));
+    program.args(arguments).env_clear();
+    program.envs(vars.iter().map(|(name, value)| (name, value)));
+    let output = soon(program.output()).await.expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    (output.status.success(), out, err)
+}
+
+#[tokio::test]
+async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
+    let local = local().await;
+    let vars = local.env();
+    let name = "m20260101_000000_create_shelves";
+    let steps: &[(&[&str], String)] = &[
+        (&["status"], format!("Pending  {name}\n")),
+        (&[], format!("applied {name}\n")),
+        (&["up"], "nothing pending\n".to_owned()),
+        (&["refresh"], "done: 1 applied\n".to_owned()),
+        (&["down"], format!("reverted {name}\n")),
+        (&["up", "-n", "1", "-s", "app"], format!("applied {name}\n")),
+        (&["status", "-s", "app"], format!("Applied  {name}\n")),
+    ];
+    for (arguments, expected) in steps {
+        let (is_good, out, err) = migration_crate(&vars, arguments).await;
+        assert!(is_good, "{arguments:?}: {out} {err}");
+        assert_eq!(&out, expected, "{arguments:?}");
+    }
+    assert!(exists(&local, "app.shelves").await);
+    assert!(!exists(&local, "public.shelves").await);
+
+    let (is_good, _, err) = migration_crate(&[], &["up"]).await;
+    assert!(!is_good && err.contains("LAKEBASE_ENDPOINT"), "{err}");
 }

@@ -212,3 +212,32 @@ fn a_pool_may_be_dropped_by_async_code_and_ends_its_threads() {
         std::thread::yield_now();
     }
 }
+
+#[derive(Debug)]
+struct Misspelt;
+
+impl diesel::r2d2::CustomizeConnection<diesel::PgConnection, diesel::r2d2::Error> for Misspelt {
+    fn on_acquire(&self, connection: &mut diesel::PgConnection) -> Result<(), diesel::r2d2::Error> {
+        let setting = diesel::sql_query("SELEC 1").execute(connection);
+        setting.map(drop).map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+#[test]
+fn a_customizer_that_fails_is_named_and_is_no_storm_of_logins() {
+    let (_runtime, local) = platform();
+    let builder = Builder::new().configure(|inner| inner.connection_customizer(Box::new(Misspelt)));
+    let pool = builder.build_lazy(&lakebase(&local));
+    let began = Instant::now();
+    for _ in 0..3 {
+        let error = pool.get().map(drop).expect_err("misspelt");
+        assert!(error.to_string().contains("SELEC"), "{error}");
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    let logins = local.counters().logins;
+    assert!(logins <= 6, "{logins}");
+}

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::connection::{BoxableConnection, SimpleConnection};
@@ -24,6 +25,18 @@ const HAS_HISTORY: &str = "SELECT to_regclass(quote_ident(current_schema()) || '
 /// If this process dies in the middle of a long statement, the server notices and frees the lock.
 const NOTICE_DEATH: &str = "SET client_connection_check_interval = '2s'";
 
+/// How often the lock is asked for.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// What to do if the schema is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Create,
+    Refuse,
+    /// It would be made, but not now.
+    Leave,
+}
+
 /// Blocks: used on threads that may.
 pub(super) struct Session {
     client: Arc<Client>,
@@ -41,12 +54,19 @@ impl Session {
         }
     }
 
-    /// Puts `schema` first on the search path.
-    pub(super) fn enter_schema(&self, schema: &str, create: bool) -> Result<(), MigrationError> {
+    /// Puts `schema` first on the search path. False if it is missing and left so.
+    pub(super) fn enter_schema(
+        &self,
+        schema: &str,
+        missing: Missing,
+    ) -> Result<bool, MigrationError> {
         let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
         // Postgres would skip what is not there or may not be used, and make everything in the next one.
         if !self.ask_bool("SELECT to_regnamespace($1) IS NOT NULL", &[&quoted])? {
-            if !create {
+            if missing == Missing::Leave {
+                return Ok(false);
+            }
+            if missing == Missing::Refuse {
                 return Err(MigrationError::new(format!(
                     "schema {quoted} does not exist: create it, or ask for that with `create_schema`"
                 )));
@@ -64,7 +84,8 @@ impl Session {
         self.run(
             "cannot enter the schema",
             &format!("SET search_path = {quoted}, public"),
-        )
+        )?;
+        Ok(true)
     }
 
     /// Takes the advisory lock, which ends with the session. `wait` is called if another one has it.
@@ -74,12 +95,15 @@ impl Session {
             return Ok(());
         }
         wait();
-        let patient = format!(
-            "SET statement_timeout = 0; SET lock_timeout = 0; \
-             SELECT pg_advisory_lock({MIGRATION_LOCK}); \
-             RESET statement_timeout; RESET lock_timeout"
-        );
-        self.run("cannot take the advisory lock", &patient)
+        // Waiting inside a statement would hold a snapshot, which CREATE INDEX CONCURRENTLY of the one
+        // that migrates waits for in turn.
+        loop {
+            let pause = LOOK.mul_f64(0.75 + 0.5 * fastrand::f64());
+            self.runtime.block_on(tokio::time::sleep(pause));
+            if self.ask_bool("SELECT pg_try_advisory_lock($1)", &[&MIGRATION_LOCK])? {
+                return Ok(());
+            }
+        }
     }
 
     pub(super) fn make_history(&self) -> Result<(), MigrationError> {

@@ -1,5 +1,7 @@
 //! The lock that replicas take turns under.
 
+use std::time::Duration;
+
 use lakebase_core::{Lakebase, MIGRATION_LOCK};
 use sea_orm::DbErr;
 use tokio::task::JoinHandle;
@@ -7,10 +9,17 @@ use tokio_postgres::Client;
 
 use super::MigrationError;
 
+/// Held, shared, by each session that works: the one below ends at once when its replica does, a statement
+/// need not.
+pub(super) const WORK_LOCK: i64 = MIGRATION_LOCK + 1;
+/// How often a lock is asked for.
+const LOOK: Duration = Duration::from_millis(300);
+
 /// A Postgres advisory lock, on a session of its own to the direct host. Ends with it, whatever happens.
 pub(super) struct Lock {
     client: Client,
-    session: JoinHandle<()>,
+    /// `None` once it has ended.
+    session: Option<JoinHandle<()>>,
 }
 
 impl Lock {
@@ -22,24 +31,34 @@ impl Lock {
                 tracing::warn!(%error, "lost the session of the migration lock");
             }
         });
-        let lock = Self { client, session };
-        if !lock.try_now().await? {
-            tracing::info!("another replica migrates, waits for it");
-            let patient = format!(
-                "SET statement_timeout = 0; SET lock_timeout = 0; SELECT pg_advisory_lock({MIGRATION_LOCK})"
-            );
-            lock.client
-                .batch_execute(&patient)
-                .await
-                .map_err(|error| no_lock(&error))?;
-        }
+        let lock = Self {
+            client,
+            session: Some(session),
+        };
+        lock.wait_for(MIGRATION_LOCK).await?;
+        // Whoever was given up or killed may have left a statement that still runs.
+        lock.wait_for(WORK_LOCK).await?;
+        let sql = "SELECT pg_advisory_unlock($1)";
+        let freed = lock.client.query_one(sql, &[&WORK_LOCK]).await;
+        freed.map_err(|error| no_lock(&error))?;
         Ok(lock)
     }
 
-    async fn try_now(&self) -> Result<bool, MigrationError> {
-        let sql = "SELECT pg_try_advisory_lock($1)";
-        let row = self.client.query_one(sql, &[&MIGRATION_LOCK]).await;
-        Ok(row.map_err(|error| no_lock(&error))?.get(0))
+    /// Waiting inside a statement would hold a snapshot, which CREATE INDEX CONCURRENTLY of the one that
+    /// migrates waits for in turn.
+    async fn wait_for(&self, key: i64) -> Result<(), MigrationError> {
+        let mut is_first = true;
+        loop {
+            let sql = "SELECT pg_try_advisory_lock($1)";
+            let row = self.client.query_one(sql, &[&key]).await;
+            if row.map_err(|error| no_lock(&error))?.get(0) {
+                return Ok(());
+            }
+            if std::mem::take(&mut is_first) {
+                tracing::info!("another replica migrates, waits for it");
+            }
+            tokio::time::sleep(LOOK.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+        }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -51,9 +70,13 @@ impl Lock {
         &mut self,
         work: impl Future<Output = Result<T, MigrationError>>,
     ) -> Result<T, MigrationError> {
+        let Some(session) = &mut self.session else {
+            return work.await;
+        };
         tokio::select! {
             outcome = work => outcome,
-            _ = &mut self.session => {
+            _ = session => {
+                self.session = None;
                 let lost = DbErr::Migration("its session ended".to_owned());
                 Err(MigrationError::new("lost the advisory lock", lost))
             }
@@ -63,7 +86,9 @@ impl Lock {
     /// Returns when it is free again.
     pub(super) async fn release(self) {
         drop(self.client);
-        let _ = self.session.await;
+        if let Some(session) = self.session {
+            let _ = session.await;
+        }
     }
 }
 

@@ -1,0 +1,129 @@
+//! The program that a migration crate is.
+
+use std::error::Error as StdError;
+use std::process::exit;
+
+use clap::Parser;
+use lakebase_core::{Config, Lakebase};
+use sea_orm_cli::{MigrateSubcommands, run_migrate_generate, run_migrate_init};
+use sea_orm_migration::{MigrationStatus, MigratorTrait};
+
+use super::Migrations;
+
+const MIGRATION_DIR: &str = "./";
+
+/// As sea-orm-migration's own, so that `sea-orm-cli migrate` can call it.
+#[derive(Parser)]
+#[command(version, about = "Migrations on Databricks Lakebase Postgres")]
+struct Cli {
+    /// Show debug messages
+    #[arg(short, long, global = true)]
+    verbose: bool,
+
+    /// Schema for tables and history; made if it does not exist
+    #[arg(short = 's', long, global = true, env = "DATABASE_SCHEMA")]
+    database_schema: Option<String>,
+
+    /// A Postgres URL, where the environment does not say where (LAKEBASE_ENDPOINT, PGHOST, ...)
+    #[arg(short = 'u', long, global = true)]
+    database_url: Option<String>,
+
+    #[command(subcommand)]
+    command: Option<MigrateSubcommands>,
+}
+
+/// Takes the place of `sea_orm_migration::cli::run_cli` in the `main` of a migration crate: the same
+/// commands and options, run by [`Migrations`], and no `DATABASE_URL`.
+///
+/// ```no_run
+/// # struct Migrator;
+/// # impl sea_orm_migration::MigratorTrait for Migrator {
+/// #     fn migrations() -> Vec<Box<dyn sea_orm_migration::MigrationTrait>> { Vec::new() }
+/// # }
+/// #[tokio::main]
+/// async fn main() {
+///     // before: sea_orm_migration::cli::run_cli(Migrator).await;
+///     lakebase_seaorm::migrations::run_cli(Migrator).await;
+/// }
+/// ```
+///
+/// It is a program: reads arguments, the environment (a `.env` file included) and prints; ends the process
+/// with status 1 if something fails.
+pub async fn run_cli<M: MigratorTrait>(_migrator: M) {
+    let _ = dotenvy::dotenv();
+    let cli = Cli::parse();
+    let level = if cli.verbose { "debug" } else { "warn" };
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_writer(std::io::stderr)
+        .try_init();
+    if let Err(error) = run::<M>(cli).await {
+        #[allow(clippy::print_stderr)] // a program
+        {
+            eprintln!("{error}");
+        }
+        exit(1);
+    }
+}
+
+async fn run<M: MigratorTrait>(cli: Cli) -> Result<(), Box<dyn StdError>> {
+    match cli.command {
+        Some(MigrateSubcommands::Init) => return run_migrate_init(MIGRATION_DIR),
+        Some(MigrateSubcommands::Generate {
+            migration_name,
+            local_time,
+            ..
+        }) => return run_migrate_generate(MIGRATION_DIR, &migration_name, !local_time),
+        _ => {}
+    }
+    let config = match &cli.database_url {
+        Some(url) => Config::from_url(url)?,
+        None => Config::from_env()?,
+    };
+    let mut migrations = Migrations::new(&Lakebase::new(config)?);
+    if let Some(schema) = cli.database_schema {
+        migrations = migrations.schema(schema).create_schema(true);
+    }
+    match cli.command {
+        Some(MigrateSubcommands::Status) => {
+            for (name, status) in migrations.status::<M>().await? {
+                say(&format!("{:<8} {name}", status.to_string()));
+            }
+            return Ok(());
+        }
+        Some(MigrateSubcommands::Fresh) => migrations.fresh::<M>().await?,
+        Some(MigrateSubcommands::Refresh) => migrations.refresh::<M>().await?,
+        Some(MigrateSubcommands::Reset) => migrations.reset::<M>().await?,
+        Some(MigrateSubcommands::Down { num }) => {
+            let reverted = migrations.down::<M>(Some(num)).await?;
+            return tell("reverted", "nothing to revert", &reverted);
+        }
+        Some(MigrateSubcommands::Up { num }) => {
+            let ran = migrations.up::<M>(num).await?;
+            return tell("applied", "nothing pending", &ran);
+        }
+        _ => {
+            let ran = migrations.up::<M>(None).await?;
+            return tell("applied", "nothing pending", &ran);
+        }
+    }
+    let status = migrations.status::<M>().await?.into_iter();
+    let applied = status.filter(|(_, status)| *status == MigrationStatus::Applied);
+    say(&format!("done: {} applied", applied.count()));
+    Ok(())
+}
+
+fn tell(what: &str, otherwise: &str, names: &[String]) -> Result<(), Box<dyn StdError>> {
+    for name in names {
+        say(&format!("{what} {name}"));
+    }
+    if names.is_empty() {
+        say(otherwise);
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)] // a program
+fn say(line: &str) {
+    println!("{line}");
+}

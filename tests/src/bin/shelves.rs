@@ -1,0 +1,41 @@
+//! The `main` of a migration crate. `SHELVES_SQL` is run in its middle.
+
+use sea_orm_migration::prelude::*;
+
+struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(CreateShelves)]
+    }
+}
+
+struct CreateShelves;
+
+impl MigrationName for CreateShelves {
+    fn name(&self) -> &str {
+        "m20260101_000000_create_shelves"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for CreateShelves {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if let Ok(sql) = std::env::var("SHELVES_SQL") {
+            manager.get_connection().execute_unprepared(&sql).await?;
+        }
+        let id = ColumnDef::new("id").big_integer().primary_key().take();
+        let table = Table::create().table("shelves").col(id).take();
+        manager.create_table(table).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let table = Table::drop().table("shelves").take();
+        manager.drop_table(table).await
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    lakebase_seaorm::migrations::run_cli(Migrator).await;
+}
