@@ -1,9 +1,7 @@
 //! The compute's connection limit is waited out within the budget, and named after it.
 
-use lakebase_core::Error;
 use lakebase_local::{EventKind, LocalLakebase};
-use lakebase_tests::{lakebase, lakebase_with, local, soon};
-use sea_orm::ConnectionTrait as _;
+use lakebase_tests::{App, lakebase, lakebase_with, local, soon, through_every_adapter};
 
 /// One connection is allowed, and somebody has it.
 async fn full() -> (LocalLakebase, tokio_postgres::Client) {
@@ -15,12 +13,6 @@ async fn full() -> (LocalLakebase, tokio_postgres::Client) {
     (local, client)
 }
 
-fn check(error: &Error) {
-    assert!(error.is_transient() && !error.is_auth(), "{error}");
-    assert_eq!(error.sqlstate(), Some("53300"), "{error}");
-    assert!(error.to_string().contains("smaller pools"), "{error}");
-}
-
 /// Gives the place back once somebody was turned away for want of it.
 async fn give_way(local: &LocalLakebase, client: tokio_postgres::Client) {
     let turned_away = |event: &lakebase_local::Event| matches!(&event.kind, EventKind::Refused { sqlstate, .. } if sqlstate == "53300");
@@ -30,53 +22,31 @@ async fn give_way(local: &LocalLakebase, client: tokio_postgres::Client) {
 
 #[tokio::test]
 async fn every_adapter_names_it_when_the_budget_is_over() {
-    let (local, _holder) = full().await;
-    let hasty = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
-    check(&soon(hasty.connect()).await.map(drop).expect_err("full"));
-    check(
-        &soon(lakebase_diesel::bb8::connect(&hasty))
-            .await
-            .map(drop)
-            .expect_err("full"),
-    );
-    check(
-        &soon(lakebase_seaorm::connect(&hasty))
-            .await
-            .map(drop)
-            .expect_err("full"),
-    );
-    assert_eq!(
-        local.counters().minted,
-        2,
-        "one for each handle: it is not the token"
-    );
+    through_every_adapter(async |adapter| {
+        let (local, _holder) = full().await;
+        let before = local.counters().minted;
+        let hasty = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
+        let failure = soon(App::start(adapter, &hasty)).await;
+        let failure = failure.expect_err("full");
+        assert!(failure.is_transient, "{adapter:?}: {failure}");
+        for part in ["53300", "smaller pools"] {
+            assert!(failure.text.contains(part), "{adapter:?}: {failure}");
+        }
+        let minted = local.counters().minted - before;
+        assert_eq!(minted, 1, "{adapter:?}: it is not the token");
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn tokio_postgres_waits_for_a_place() {
-    let (local, holder) = full().await;
-    let lakebase = lakebase(&local);
-    let (outcome, ()) = tokio::join!(soon(lakebase.connect()), give_way(&local, holder));
-    outcome.map(drop).expect("a login");
-}
-
-#[tokio::test]
-async fn diesel_waits_for_a_place() {
-    let (local, holder) = full().await;
-    let lakebase = lakebase(&local);
-    let pool = lakebase_diesel::bb8::connect(&lakebase);
-    let (outcome, ()) = tokio::join!(soon(pool), give_way(&local, holder));
-    outcome.map(drop).expect("a pool");
-}
-
-#[tokio::test]
-async fn seaorm_waits_for_a_place() {
-    let (local, holder) = full().await;
-    let lakebase = lakebase(&local);
-    let connected = lakebase_seaorm::connect(&lakebase);
-    let (outcome, ()) = tokio::join!(soon(connected), give_way(&local, holder));
-    let db = outcome.expect("a connection");
-    soon(db.execute_unprepared("SELECT 1"))
-        .await
-        .expect("an answer");
+async fn every_adapter_waits_for_a_place() {
+    through_every_adapter(async |adapter| {
+        let (local, holder) = full().await;
+        let lakebase = lakebase(&local);
+        let starting = App::start(adapter, &lakebase);
+        let (started, ()) = tokio::join!(soon(starting), give_way(&local, holder));
+        let app = started.unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+        soon(app.ask()).await.expect("an answer");
+    })
+    .await;
 }

@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use diesel_async::RunQueryDsl as _;
 use lakebase_local::{Cut, LocalLakebase};
 use lakebase_tests::{Adapter, App, lakebase, local, soon};
-use sea_orm::ConnectionTrait as _;
 use tokio::sync::Barrier;
 
 const BUSY: usize = 50;
@@ -30,21 +28,31 @@ async fn cut_when_busy(local: &LocalLakebase, cut: Cut) {
     local.cut_sessions(cut).await.expect("cut");
 }
 
-#[tokio::test]
-async fn tokio_postgres_statements_in_flight_fail_once() {
+/// Fifty tasks, each with a connection of its own.
+async fn fail_once_and_go_on(adapter: Adapter) {
     let local = local().await;
     let lakebase = lakebase(&local);
+    // Without a pool, each task is an application.
+    let apps = match adapter {
+        Adapter::TokioPostgres => BUSY,
+        _ => 1,
+    };
+    let starting = (0..apps).map(|_| App::start_with(adapter, &lakebase, BUSY));
+    let apps = futures_util::future::try_join_all(starting).await;
+    let apps = apps.expect("started");
     for cut in CUTS {
+        let again = Arc::new(Barrier::new(BUSY));
         let tasks: Vec<_> = (0..BUSY)
-            .map(|_| {
-                let lakebase = lakebase.clone();
+            .map(|number| {
+                let app = apps[number % apps.len()].clone();
+                let again = Arc::clone(&again);
                 tokio::spawn(async move {
-                    let app = App::start(Adapter::TokioPostgres, &lakebase).await;
-                    let app = app.expect("started");
-                    let failure = app.run(&statement(cut)).await.expect_err("the server went");
-                    assert!(failure.is_transient, "{cut:?}: {failure}");
-                    let answer = app.ask().await;
-                    answer.unwrap_or_else(|failure| panic!("{cut:?}: {failure}"));
+                    let failure = app.run(&statement(cut)).await;
+                    let failure = failure.expect_err("the server went");
+                    assert!(failure.is_transient, "{app:?} {cut:?}: {failure}");
+                    again.wait().await;
+                    let answer = app.run("SELECT pg_sleep(0.1)").await;
+                    answer.unwrap_or_else(|failure| panic!("{app:?} {cut:?}: {failure}"));
                 })
             })
             .collect();
@@ -56,66 +64,26 @@ async fn tokio_postgres_statements_in_flight_fail_once() {
 }
 
 #[tokio::test]
-async fn diesel_statements_in_flight_fail_once_and_the_pool_is_whole_again() {
-    let local = local().await;
-    let pool = lakebase_diesel::bb8::Builder::new().max_size(BUSY as u32);
-    let pool = pool.build(&lakebase(&local)).await.expect("a pool");
-    for cut in CUTS {
-        let after = Arc::new(Barrier::new(BUSY));
-        let tasks: Vec<_> = (0..BUSY)
-            .map(|_| {
-                let (pool, after) = (pool.clone(), Arc::clone(&after));
-                tokio::spawn(async move {
-                    {
-                        let mut connection = pool.get().await.expect("a connection");
-                        let outcome = diesel::sql_query(statement(cut))
-                            .execute(&mut connection)
-                            .await;
-                        let error = outcome.expect_err("the server went");
-                        assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
-                    }
-                    let mut connection = pool.get().await.expect("a connection");
-                    let answer = diesel::sql_query("SELECT 1").execute(&mut connection).await;
-                    answer.unwrap_or_else(|error| panic!("{cut:?}: {error}"));
-                    // All of them at once: nobody shares a connection.
-                    after.wait().await;
-                })
-            })
-            .collect();
-        cut_when_busy(&local, cut).await;
-        for task in tasks {
-            soon(task).await.expect("it ends well");
-        }
-        assert_eq!(pool.state().connections as usize, BUSY);
-    }
+async fn with_tokio_postgres() {
+    fail_once_and_go_on(Adapter::TokioPostgres).await;
 }
 
 #[tokio::test]
-async fn seaorm_statements_in_flight_fail_once_and_the_pool_is_whole_again() {
-    let local = local().await;
-    let mut options = sea_orm::ConnectOptions::new("postgres://ignored");
-    options.max_connections(BUSY as u32);
-    let db = lakebase_seaorm::connect_with(&lakebase(&local), options)
-        .await
-        .expect("a connection");
-    for cut in CUTS {
-        let tasks: Vec<_> = (0..BUSY)
-            .map(|_| {
-                let db = db.clone();
-                tokio::spawn(async move {
-                    let error = db
-                        .execute_unprepared(&statement(cut))
-                        .await
-                        .expect_err("the server went");
-                    assert!(lakebase_seaorm::is_transient(&error), "{cut:?}: {error:?}");
-                    let answer = db.execute_unprepared("SELECT 1").await;
-                    answer.unwrap_or_else(|error| panic!("{cut:?}: {error}"));
-                })
-            })
-            .collect();
-        cut_when_busy(&local, cut).await;
-        for task in tasks {
-            soon(task).await.expect("it ends well");
-        }
-    }
+async fn with_diesel_and_bb8() {
+    fail_once_and_go_on(Adapter::DieselBb8).await;
+}
+
+#[tokio::test]
+async fn with_diesel_and_deadpool() {
+    fail_once_and_go_on(Adapter::DieselDeadpool).await;
+}
+
+#[tokio::test]
+async fn with_diesel_and_r2d2() {
+    fail_once_and_go_on(Adapter::DieselR2d2).await;
+}
+
+#[tokio::test]
+async fn with_seaorm() {
+    fail_once_and_go_on(Adapter::SeaOrm).await;
 }

@@ -89,6 +89,34 @@ async fn diesel_tells_a_lost_transaction_from_a_mistake() {
     assert!(!lakebase_diesel::is_transient(&error), "{error:?}");
 }
 
+#[test]
+fn synchronous_diesel_tells_a_lost_transaction_from_a_mistake() {
+    use diesel::Connection as _;
+
+    let run = |connection: &mut diesel::PgConnection, sql: &str| {
+        diesel::RunQueryDsl::execute(diesel::sql_query(sql), connection)
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let local = runtime.block_on(local_with_pairs());
+    let lakebase = lakebase(&local);
+    let connect = || lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
+    for cut in CUTS {
+        let outcome: Result<(), DieselError> = connect().transaction(|connection| {
+            run(connection, "SELECT 1")?;
+            runtime.block_on(local.cut_sessions(cut)).expect("cut");
+            run(connection, "SELECT 1")?;
+            Ok(())
+        });
+        let error = outcome.expect_err("gone");
+        assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
+    }
+    let mut connection = connect();
+    for mistake in ["SELECT * FROM nothing", "INSERT INTO pairs VALUES (1, 1)"] {
+        let error = run(&mut connection, mistake).expect_err("a mistake");
+        assert!(!lakebase_diesel::is_transient(&error), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn diesel_tells_a_deadlock() {
     let local = local_with_pairs().await;

@@ -112,6 +112,20 @@ impl App {
     ///
     /// What the adapter says.
     pub async fn start(adapter: Adapter, lakebase: &Lakebase) -> Result<Self, Failure> {
+        Self::start_with(adapter, lakebase, 10).await
+    }
+
+    /// Starts one with a pool of that size.
+    ///
+    /// # Errors
+    ///
+    /// What the adapter says.
+    pub async fn start_with(
+        adapter: Adapter,
+        lakebase: &Lakebase,
+        size: usize,
+    ) -> Result<Self, Failure> {
+        let connections = u32::try_from(size).unwrap_or(u32::MAX);
         let started = async {
             Ok(match adapter {
                 Adapter::TokioPostgres => {
@@ -119,18 +133,25 @@ impl App {
                     Kind::TokioPostgres(lakebase.clone(), Arc::new(Mutex::new(Some(first))))
                 }
                 Adapter::DieselBb8 => {
-                    Kind::DieselBb8(lakebase_diesel::bb8::connect(lakebase).await?)
+                    let builder = lakebase_diesel::bb8::Builder::new().max_size(connections);
+                    Kind::DieselBb8(builder.build(lakebase).await?)
                 }
                 Adapter::DieselDeadpool => {
-                    Kind::DieselDeadpool(lakebase_diesel::deadpool::connect(lakebase).await?)
+                    let builder = lakebase_diesel::deadpool::Builder::new().max_size(size);
+                    Kind::DieselDeadpool(builder.build(lakebase).await?)
                 }
                 Adapter::DieselR2d2 => {
                     let manager = ConnectionManager::new(lakebase);
                     let lakebase = lakebase.clone();
-                    let pool = blocking(move || lakebase_diesel::r2d2::connect(&lakebase));
+                    let builder = lakebase_diesel::r2d2::Builder::new().max_size(connections);
+                    let pool = blocking(move || builder.build(&lakebase));
                     Kind::DieselR2d2(pool.await?, manager)
                 }
-                Adapter::SeaOrm => Kind::SeaOrm(lakebase_seaorm::connect(lakebase).await?),
+                Adapter::SeaOrm => {
+                    let mut options = lakebase_seaorm::options();
+                    options.max_connections(connections);
+                    Kind::SeaOrm(lakebase_seaorm::connect_with(lakebase, options).await?)
+                }
             })
         };
         started
