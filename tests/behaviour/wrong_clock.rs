@@ -140,8 +140,13 @@ async fn an_expiry_that_makes_no_sense_is_an_error_and_no_storm() {
                     "{adapter:?} {expiry}: {failure}"
                 );
             }
-            // At most two a second.
-            let most = 1 + 2 * (began.elapsed().as_secs() + 1);
+            // At most two a second; and each of these pools brings a runtime that may take a mint along
+            // when it goes.
+            let lost = match adapter {
+                Adapter::DieselR2d2 => ATTEMPTS as u64 / 2,
+                _ => 0,
+            };
+            let most = 1 + 2 * (began.elapsed().as_secs() + 1) + lost;
             let counters = local.counters();
             assert!(
                 counters.credential_calls <= most,
