@@ -88,17 +88,25 @@ fn survives_its_runtime(adapter: Adapter, servers: &Runtime, local: &LocalLakeba
     let first = runtime();
     let minting = first.spawn(start());
     servers.block_on(async { soon(local.wait_until(has_signed_in)).await });
+    let (joined, is_waiting) = std::sync::mpsc::channel();
     let waiting = std::thread::spawn({
-        let start = start();
-        move || runtime().block_on(async { soon(start).await })
+        let lakebase = lakebase.clone();
+        move || {
+            runtime().block_on(async {
+                let mut credential = std::pin::pin!(lakebase.credential());
+                // From its first poll on it waits for the mint of the other runtime.
+                assert!(futures_util::poll!(&mut credential).is_pending());
+                joined.send(()).expect("somebody listens");
+                soon(credential).await.map(drop)
+            })
+        }
     });
-    // Whether it is there already does not matter; it mostly is.
-    std::thread::sleep(Duration::from_millis(100));
+    is_waiting.recv().expect("it waits");
     local.heal(Call::Credential);
     assert!(!minting.is_finished() && !waiting.is_finished());
     first.shutdown_timeout(PATIENCE);
-    let started = waiting.join().expect("no panic");
-    started.unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+    let waited = waiting.join().expect("no panic");
+    waited.unwrap_or_else(|error| panic!("{adapter:?}: {error}"));
 
     let second = runtime();
     second.block_on(async {
