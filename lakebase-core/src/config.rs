@@ -17,6 +17,7 @@
 //! | `PGSSLMODE` | see [`TlsMode`] | verified TLS |
 //! | `PGSSLROOTCERT` | PEM file with the roots to trust, or `system` | Mozilla's and the system's |
 //! | `PGAPPNAME` | `application_name` | `lakebase-rs_lakebase-core/{version}` |
+//! | `LAKEBASE_SCHEMA` | schema that comes first in the search path of every connection | none |
 //! | `PGCONNECT_TIMEOUT` | connect budget in seconds | 30 |
 //! | `LAKEBASE_PG_URL` | Postgres URL; the variables above fill what it leaves open | none |
 //!
@@ -209,7 +210,7 @@ impl Config {
 
     /// Reads a `postgresql://user[:password]@host[:port]/database?key=value` URL.
     ///
-    /// Keys: `sslmode`, `sslrootcert`, `hostaddr`, `application_name`, `connect_timeout`, and
+    /// Keys: `sslmode`, `sslrootcert`, `hostaddr`, `application_name`, `connect_timeout`, `schema`, and
     /// `endpoint` for the endpoint path. A URL without password needs a workspace sign-in as well:
     /// combine it, `Config::builder().url(url).env().build()`.
     ///

@@ -45,6 +45,8 @@ struct Inner {
     target: Remembered<Arc<Target>>,
     waiters: Waiters,
     last_failure: Mutex<Option<(Instant, Error)>>,
+    #[cfg(feature = "tokio-postgres")]
+    path_of_role: Remembered<()>,
 }
 
 /// Where passwords come from.
@@ -110,6 +112,8 @@ impl Lakebase {
                 target: Remembered::default(),
                 waiters,
                 last_failure: Mutex::default(),
+                #[cfg(feature = "tokio-postgres")]
+                path_of_role: Remembered::default(),
             }),
         })
     }
@@ -301,6 +305,16 @@ impl Lakebase {
     /// The schema of the configuration.
     pub fn schema(&self) -> Option<&str> {
         self.inner.config.schema.as_deref()
+    }
+
+    /// The database of the configuration.
+    pub fn database(&self) -> &str {
+        &self.inner.config.database
+    }
+
+    #[cfg(feature = "tokio-postgres")]
+    pub(crate) fn path_of_role_is_set(&self) -> &Remembered<()> {
+        &self.inner.path_of_role
     }
 
     /// Logs in with minted tokens, not with a native password.

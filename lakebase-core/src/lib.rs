@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod advice;
 mod auth;
 mod cache;
 mod claim;
@@ -14,15 +15,22 @@ mod error;
 mod http;
 mod lakebase;
 mod login;
+#[cfg(feature = "tokio-postgres")]
+mod pooled_schema;
 mod provider;
 mod refresh;
 mod remembered;
 mod retry;
+#[cfg(feature = "tokio-postgres")]
+pub mod roles;
+#[cfg(feature = "tokio-postgres")]
+mod sql;
 mod target;
 mod tls;
 mod transient;
 mod workspace;
 
+pub use advice::advice;
 pub use auth::AzureEndpoints;
 pub use claim::Claim;
 pub use clock::{Clock, SystemClock};

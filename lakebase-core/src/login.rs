@@ -275,6 +275,8 @@ impl Lakebase {
         let credential = self.credential().await?;
         progress.waiting_for = "Postgres";
         let login = Login::new(Arc::clone(&target), credential.clone());
+        #[cfg(feature = "tokio-postgres")]
+        self.set_search_path_of_role(&login).await?;
         let until = Instant::now() + ATTEMPT_LIMIT;
         let failure = match timeout_at(until, attempt(login)).await {
             Ok(Ok(connection)) => {

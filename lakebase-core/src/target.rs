@@ -57,8 +57,12 @@ impl Target {
         &self.application_name
     }
 
-    /// The search path to ask for, if a schema is configured: quoted, `public` last.
+    /// The search path to ask for at startup, if a schema is configured: quoted, `public` last. None on a
+    /// pooled host, which takes none there; [`login`](crate::Lakebase::login) sees to it.
     pub fn search_path(&self) -> Option<String> {
+        if self.is_pooled() {
+            return None;
+        }
         let schema = self.schema.as_deref()?.replace('"', "\"\"");
         Some(format!("\"{schema}\",public"))
     }

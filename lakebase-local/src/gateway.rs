@@ -34,6 +34,8 @@ pub(crate) struct Gateway {
     pub(crate) postgres: Server,
     pub(crate) events: Arc<EventLog>,
     pub(crate) rules: Rules,
+    /// Which census of the workspace the database has.
+    pub(crate) census: tokio::sync::Mutex<u64>,
 }
 
 /// What can be changed while it runs.
@@ -208,7 +210,11 @@ impl Gateway {
             }
         }
         let signal = self.compute.cut_signal();
-        let kind = self.roles.kind(&login.user);
+        self.tell_census().await;
+        let kind = match self.roles.kind(&login.user) {
+            RoleKind::Unknown => self.discover(&login.user).await,
+            known => known,
+        };
         let label = login
             .host
             .as_deref()
@@ -224,6 +230,7 @@ impl Gateway {
                 });
                 return stream.shutdown().await;
             }
+            RoleKind::Native if label.ends_with("-pooler") => pooler_takes(&startup),
             RoleKind::Native => Ok(()),
             _ if label.ends_with("-pooler") => Err(Refusal::fatal(
                 "28000",
@@ -366,6 +373,52 @@ impl Gateway {
         }
     }
 
+    /// Lets the database know who is in the workspace, for `databricks_create_role`.
+    async fn tell_census(&self) {
+        let mut told = self.census.lock().await;
+        let census = self.issuer.census();
+        if *told == census {
+            return;
+        }
+        let (names, kinds): (Vec<_>, Vec<_>) = self.issuer.identities().into_iter().unzip();
+        let kinds: Vec<&str> = kinds;
+        let Ok(admin) = self.postgres.admin(postgres::DATABASE).await else {
+            return;
+        };
+        let sql = "INSERT INTO lakebase_local.identity SELECT * FROM unnest($1::text[], $2::text[]) \
+                   ON CONFLICT (name) DO NOTHING";
+        match admin.execute(sql, &[&names, &kinds]).await {
+            Ok(_) => *told = census,
+            Err(error) => {
+                tracing::warn!(%error, "the database does not know who is in the workspace")
+            }
+        }
+    }
+
+    /// How a role logs in that `databricks_create_role` has made.
+    async fn discover(&self, role: &str) -> RoleKind {
+        let Ok(admin) = self.postgres.admin("postgres").await else {
+            return RoleKind::Unknown;
+        };
+        let sql = "SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting \
+                   WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = $1) \
+                   AND setting LIKE 'lakebase\\_local.kind=%'";
+        let kind = match admin.query_opt(sql, &[&role]).await {
+            Ok(Some(row)) => row.get::<_, String>(0),
+            _ => return RoleKind::Unknown,
+        };
+        let adopt = self.postgres.adopt_role_sql(role);
+        if !adopt.is_empty() && admin.batch_execute(&adopt).await.is_err() {
+            return RoleKind::Unknown;
+        }
+        let kind = match kind.as_str() {
+            "GROUP" => RoleKind::Group(self.issuer.members(role)),
+            _ => RoleKind::OAuth,
+        };
+        self.roles.set(role, kind.clone());
+        kind
+    }
+
     async fn exists(&self, role: &str) -> bool {
         let Ok(admin) = self.postgres.admin("postgres").await else {
             return false;
@@ -396,6 +449,27 @@ impl Gateway {
         stream.write_all(&packet).await?;
         stream.shutdown().await
     }
+}
+
+/// PgBouncer takes only startup parameters that it can keep apart per client.
+fn pooler_takes(startup: &Startup) -> Result<(), Refusal> {
+    const TRACKED: &[&str] = &[
+        "application_name",
+        "client_encoding",
+        "database",
+        "datestyle",
+        "intervalstyle",
+        "standard_conforming_strings",
+        "timezone",
+        "user",
+    ];
+    for name in startup.names() {
+        if !TRACKED.contains(&name.to_ascii_lowercase().as_str()) {
+            let text = format!("unsupported startup parameter: {name}");
+            return Err(Refusal::fatal("08P01", text));
+        }
+    }
+    Ok(())
 }
 
 /// A place among the open connections.

@@ -1,7 +1,7 @@
 //! Who exists, what was issued to them and until when it is good. Asked by the workspace API and
 //! by the gateway.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +26,9 @@ struct State {
     secrets: HashMap<String, String>,
     pats: HashMap<String, String>,
     passwords: HashMap<String, String>,
+    groups: HashMap<String, HashSet<String>>,
+    /// Counts the changes to who is known.
+    census: u64,
     /// Identity tokens of other issuers that a federation policy trusts.
     id_tokens: HashMap<String, IdToken>,
     entra_tokens: HashMap<String, EntraToken>,
@@ -100,6 +103,8 @@ impl Issuer {
                 secrets: HashMap::new(),
                 pats: HashMap::new(),
                 passwords: HashMap::new(),
+                groups: HashMap::new(),
+                census: 0,
                 id_tokens: HashMap::new(),
                 entra_tokens: HashMap::new(),
                 workspace_tokens: HashMap::new(),
@@ -119,13 +124,42 @@ impl Issuer {
     }
 
     pub(crate) fn add_service_principal(&self, client_id: &str, secret: &str) {
-        self.lock()
+        let mut state = self.lock();
+        state
             .secrets
             .insert(client_id.to_owned(), secret.to_owned());
+        state.census += 1;
     }
 
     pub(crate) fn add_pat(&self, token: &str, user: &str) {
-        self.lock().pats.insert(token.to_owned(), user.to_owned());
+        let mut state = self.lock();
+        state.pats.insert(token.to_owned(), user.to_owned());
+        state.census += 1;
+    }
+
+    pub(crate) fn add_group(&self, group: &str, members: HashSet<String>) {
+        let mut state = self.lock();
+        state.groups.insert(group.to_owned(), members);
+        state.census += 1;
+    }
+
+    pub(crate) fn members(&self, group: &str) -> HashSet<String> {
+        self.lock().groups.get(group).cloned().unwrap_or_default()
+    }
+
+    /// Counts the changes to what [`identities`](Self::identities) says.
+    pub(crate) fn census(&self) -> u64 {
+        self.lock().census
+    }
+
+    /// Everybody in the workspace, with the kind as `databricks_create_role` names it.
+    pub(crate) fn identities(&self) -> Vec<(String, &'static str)> {
+        let state = self.lock();
+        let principals = state.secrets.keys().map(|id| (id, "SERVICE_PRINCIPAL"));
+        let users = state.pats.values().map(|user| (user, "USER"));
+        let groups = state.groups.keys().map(|group| (group, "GROUP"));
+        let all = principals.chain(users).chain(groups);
+        all.map(|(name, kind)| (name.clone(), kind)).collect()
     }
 
     pub(crate) fn add_password(&self, user: &str, password: &str) {

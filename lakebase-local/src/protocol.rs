@@ -39,6 +39,10 @@ impl Startup {
         Some(&found.1)
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.params.iter().map(|(name, _)| name.as_str())
+    }
+
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         match self.params.iter_mut().find(|(key, _)| key == name) {
             Some((_, old)) => *old = value.to_owned(),

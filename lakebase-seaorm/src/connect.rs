@@ -58,14 +58,17 @@ pub async fn connect_with(
         return Err(Error::config("no tokio runtime is running on this thread"));
     }
     let options = with_defaults(options, lakebase);
-    if lakebase.target().await?.hostaddr().is_some() {
+    let target = lakebase.target().await?;
+    if target.hostaddr().is_some() {
         return Err(Error::config(
             "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
         ));
     }
     let base = base_options(&options).await?;
-    let login = if options.get_connect_lazy() {
-        Login::new(lakebase.target().await?, lakebase.credential().await?)
+    // Behind a pooler the schema is seen to by the first login that is ours.
+    let needs_login = target.is_pooled() && lakebase.schema().is_some();
+    let login = if options.get_connect_lazy() && !needs_login {
+        Login::new(target, lakebase.credential().await?)
     } else {
         // One login before there is a pool, with everything that the login loop does about
         // failures; hooks of the application have no place in it.

@@ -128,13 +128,7 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
             }
             _ => None,
         },
-        schema: match &raw.schema {
-            Some(_) if host.as_deref().is_some_and(is_pooled_host) => {
-                return Err(Error::config("schema: a pooled host takes no search path")
-                    .with_hint("Set it on the role: ALTER ROLE .. SET search_path"));
-            }
-            schema => schema.as_ref().map(|schema| schema.value.clone()),
-        },
+        schema: raw.schema.as_ref().map(|schema| schema.value.clone()),
         token_ttl: match builder.token_ttl {
             Some(ttl) if !TTL_RANGE.contains(&ttl) => {
                 return Err(Error::config(format!(
@@ -225,7 +219,7 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
         sslmode: first(&["PGSSLMODE"]),
         sslrootcert: first(&["PGSSLROOTCERT"]),
         application_name: first(&["PGAPPNAME"]),
-        schema: None,
+        schema: first(&["LAKEBASE_SCHEMA"]),
         connect_timeout: first(&["PGCONNECT_TIMEOUT"]),
     };
     match first(&["LAKEBASE_PG_URL"]) {

@@ -101,6 +101,11 @@ impl ConfigBuilder {
         application_name => application_name,
         /// Schema that comes first in the search path of every connection, before `public`. An
         /// app's service principal has no rights on `public`, so its tables live elsewhere.
+        ///
+        /// A pooled host takes no search path. There the first login of a process puts it on the role
+        /// itself, in this database (`ALTER ROLE .. IN DATABASE .. SET`), where it stays; unless the role
+        /// has another one already, which is an error. Connections that the pooler had open before keep
+        /// theirs until it replaces them.
         schema => schema,
         /// Name of a Provisioned instance, instead of an endpoint.
         instance => instance,

@@ -65,6 +65,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
             "sslrootcert" => &mut raw.sslrootcert,
             "hostaddr" => &mut raw.hostaddr,
             "application_name" => &mut raw.application_name,
+            "schema" => &mut raw.schema,
             "connect_timeout" => &mut raw.connect_timeout,
             "endpoint" => &mut raw.endpoint,
             "host" => &mut raw.host,
@@ -81,7 +82,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
                     "(not repeated)"
                 };
                 return Err(Error::config(format!("{source}: the parameter {name} is not supported"))
-                    .with_hint("Supported are sslmode, sslrootcert, hostaddr, application_name, connect_timeout, endpoint, host, port, dbname, user and password"));
+                    .with_hint("Supported are sslmode, sslrootcert, hostaddr, application_name, schema, connect_timeout, endpoint, host, port, dbname, user and password"));
             }
         };
         if let Some(setting) = part(key, value)? {

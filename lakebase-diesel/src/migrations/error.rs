@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use lakebase_core::Error;
+use lakebase_core::{Error, advice};
 use tokio_postgres::error::ErrorPosition;
 
 /// Migrations could not be run: says which one, and where in it.
@@ -112,19 +112,6 @@ impl MigrationError {
     pub fn is_transient(&self) -> bool {
         self.is_transient
     }
-
-    /// What to do, where the code tells.
-    fn advice(&self) -> Option<&'static str> {
-        match self.sqlstate.as_deref()? {
-            "42501" => Some(
-                "The role must own what it changes, and needs CREATE on the schema: choose a schema of its own (`schema`, `create_schema`), or let it deploy first",
-            ),
-            "42P07" | "42701" => Some(
-                "It exists already: the migration was applied by hand, or its history is in another schema",
-            ),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for MigrationError {
@@ -143,10 +130,11 @@ impl fmt::Display for MigrationError {
             let error = source.downcast_ref::<tokio_postgres::Error>()?;
             Some(error.as_db_error()?.message())
         });
-        if let Some(message) = server {
+        let message = server.unwrap_or_default();
+        if !message.is_empty() {
             write!(f, ": {message}")?;
         }
-        match self.advice() {
+        match advice(self.sqlstate().unwrap_or_default(), message) {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),
         }

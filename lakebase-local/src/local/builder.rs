@@ -19,7 +19,7 @@ use crate::events::EventLog;
 use crate::faults::Faults;
 use crate::gateway::{self, Gateway, Rules};
 use crate::issuer::Issuer;
-use crate::postgres::{DATABASE, Origin, Postgres, Secret};
+use crate::postgres::{DATABASE, Origin, Postgres, Secret, quote_ident};
 use crate::roles::Roles;
 use crate::workspace::{self, People, Place, Switch, Workspace};
 
@@ -170,6 +170,7 @@ impl Builder {
             postgres: postgres.server().clone(),
             events: Arc::clone(&events),
             rules: Rules::default(),
+            census: tokio::sync::Mutex::default(),
         });
         let people = People {
             client_id: Uuid::new_v4().to_string(),
@@ -241,6 +242,8 @@ async fn listen(ip: Ipv4Addr, port: u16, what: &str) -> Result<TcpListener, Erro
 impl LocalLakebase {
     /// The identities that every local Lakebase begins with.
     async fn populate(&self) -> Result<(), Error> {
+        self.sql(&self.gateway.postgres.databricks_auth_sql())
+            .await?;
         self.issuer
             .add_service_principal(&self.client_id, &self.client_secret);
         self.issuer.add_pat(&self.user_token, &self.user);
@@ -249,6 +252,14 @@ impl LocalLakebase {
             self.create_role(identity).await?;
             self.open_database(DATABASE, identity).await?;
         }
-        Ok(())
+        // The person has made the project, and so owns the database and may make roles.
+        let (user, database) = (
+            quote_ident(&self.user),
+            quote_ident(self.gateway.postgres.database(DATABASE)),
+        );
+        self.sql(&format!(
+            "ALTER ROLE {user} CREATEROLE CREATEDB; ALTER DATABASE {database} OWNER TO {user}"
+        ))
+        .await
     }
 }

@@ -27,6 +27,19 @@ impl LocalLakebase {
         (id, secret)
     }
 
+    /// A further person, by e-mail. Returns a personal access token; there is no Postgres role yet.
+    pub fn add_user(&self, name: &str) -> String {
+        let token = format!("dapi{}", Uuid::new_v4().simple());
+        self.issuer.add_pat(&token, name);
+        token
+    }
+
+    /// A group of identities; there is no Postgres role yet.
+    pub fn add_group(&self, name: &str, members: &[&str]) {
+        let members = members.iter().map(|&member| member.to_owned()).collect();
+        self.issuer.add_group(name, members);
+    }
+
     /// An identity token of another issuer, which a federation policy trusts for this identity: a
     /// service principal (then an exchange must name its client id) or a person (then it must not).
     pub fn id_token(&self, identity: &str) -> String {

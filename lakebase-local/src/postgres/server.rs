@@ -20,6 +20,8 @@ use super::{ADMIN, DATABASE, NATIVE_GROUP, SOCKET, quote_ident, quote_literal};
 use crate::Error;
 use crate::protocol::{self, AuthStep};
 
+const DATABRICKS_AUTH: &str = include_str!("databricks_auth.sql");
+
 /// A byte stream of either kind.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -128,6 +130,32 @@ impl Server {
                 sql
             }
         }
+    }
+
+    /// What every database has from the beginning.
+    pub(crate) fn databricks_auth_sql(&self) -> String {
+        let mark = match &*self.0 {
+            Kind::Own { .. } => "NULL::text".to_owned(),
+            Kind::Running { database, .. } => quote_literal(database),
+        };
+        DATABRICKS_AUTH.replace("%MARK%", &mark)
+    }
+
+    /// Prepares for logins of a role that `databricks_create_role` has made: a server that asks for
+    /// passwords gets one that we know.
+    pub(crate) fn adopt_role_sql(&self, role: &str) -> String {
+        let Kind::Running { passwords, .. } = &*self.0 else {
+            return String::new();
+        };
+        let password = Uuid::new_v4().to_string();
+        let sql = format!(
+            "ALTER ROLE {} PASSWORD {}",
+            quote_ident(role),
+            quote_literal(&scram_sha_256(password.as_bytes()))
+        );
+        let mut passwords = passwords.lock().unwrap_or_else(PoisonError::into_inner);
+        passwords.insert(role.to_owned(), password);
+        sql
     }
 
     /// Makes a role that logs in with a password of its own.

@@ -91,7 +91,8 @@ impl Template {
             "CREATE DATABASE databricks_postgres\n\
              REVOKE CREATE ON DATABASE databricks_postgres FROM PUBLIC\n\
              CREATE ROLE {NATIVE_GROUP} NOLOGIN\n\
-             CREATE ROLE databricks_superuser NOLOGIN CREATEDB CREATEROLE BYPASSRLS\n"
+             CREATE ROLE databricks_superuser NOLOGIN CREATEDB CREATEROLE BYPASSRLS\n\
+             GRANT pg_read_all_data, pg_write_all_data TO databricks_superuser\n"
         );
         run(
             &owner,

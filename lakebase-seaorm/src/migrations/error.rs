@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use lakebase_core::Error;
+use lakebase_core::{Error, advice};
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
@@ -71,19 +71,6 @@ impl MigrationError {
             _ => None,
         }
     }
-
-    /// What to do, where the code tells.
-    fn advice(&self) -> Option<&'static str> {
-        match self.sqlstate()?.as_str() {
-            "42501" => Some(
-                "The role must own what it changes, and needs CREATE on the schema: choose a schema of its own (`schema`, `create_schema`), or let it deploy first",
-            ),
-            "42P07" | "42701" => Some(
-                "It exists already: the migration was applied by hand, or its history is in another schema",
-            ),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for MigrationError {
@@ -102,7 +89,9 @@ impl fmt::Display for MigrationError {
             (Some(database), _) => write!(f, ": {}", database.message())?,
             (None, source) => write!(f, ": {source}")?,
         }
-        match self.advice() {
+        let message = self.database().map(PgDatabaseError::message);
+        let sqlstate = self.sqlstate().unwrap_or_default();
+        match advice(&sqlstate, message.unwrap_or_default()) {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),
         }

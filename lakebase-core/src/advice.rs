@@ -1,0 +1,86 @@
+//! What to do about a statement that Postgres refused for want of rights.
+
+/// Advice for the person who reads the error, by SQLSTATE and text; for statements that make or change
+/// things (migrations, grants). `None` where the code alone says it all.
+///
+/// The platform's rules that surprise most: an app's service principal has no rights on `public`, and
+/// whoever made a table owns it, so that nobody else may change it ("deploy first").
+pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
+    let message = message.to_lowercase();
+    let has = |text: &str| message.contains(text);
+    Some(match sqlstate {
+        "42501" if has("schema public") => {
+            "An app's service principal has no rights on public: choose a schema of its own (LAKEBASE_SCHEMA) and let it create that"
+        }
+        "42501"
+            if has("must be owner") || has("must be member") || has("must be able to set role") =>
+        {
+            "Only the owner may: whoever made it first owns it. Let the service principal deploy first, or reassign it (REASSIGN OWNED), or work as a common owner (GRANT owner TO both; SET ROLE owner)"
+        }
+        "42501" if has("create role") || has("create_role") => {
+            "Roles are made by an identity with CAN MANAGE on the project, logged in with a token, whose own role may create roles"
+        }
+        "42501" if has("extension") => {
+            "The first role in a database needs CREATE on it, for the extension databricks_auth: let the project's owner do it once"
+        }
+        "42501" => {
+            "The role lacks the right: the owner of the object has to GRANT it, or choose a schema of its own (LAKEBASE_SCHEMA) and let it deploy first"
+        }
+        "42P07" | "42701" => {
+            "It exists already: the migration was applied by hand, or its history is in another schema"
+        }
+        "22023" => {
+            "The workspace does not know this identity as that kind: a user is an e-mail, a service principal its client id, a group its name, all case-sensitive"
+        }
+        "42883" if has("databricks_") => {
+            "The extension is missing in this database: CREATE EXTENSION databricks_auth"
+        }
+        "42704" if has("role") => "Create the role first (databricks_create_role)",
+        "3F000" => "Create the schema first, as the role that is to own it",
+        "0LP01" => "This right does not exist for this kind of object",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_fits_the_refusal() {
+        for (sqlstate, message, word) in [
+            (
+                "42501",
+                "permission denied for schema public",
+                "LAKEBASE_SCHEMA",
+            ),
+            ("42501", "must be owner of table orders", "deploy first"),
+            ("42501", "must be able to SET ROLE \"m\"", "SET ROLE"),
+            ("42501", "permission denied to create role", "CAN MANAGE"),
+            (
+                "42501",
+                "permission denied to create extension \"databricks_auth\"",
+                "CREATE on it",
+            ),
+            ("42501", "permission denied for table orders", "GRANT"),
+            ("22023", "identity not found", "client id"),
+            (
+                "42883",
+                "function databricks_create_role(unknown, unknown) does not exist",
+                "CREATE EXTENSION",
+            ),
+            (
+                "42704",
+                "role \"x\" does not exist",
+                "databricks_create_role",
+            ),
+            ("3F000", "schema \"x\" does not exist", "schema first"),
+            ("42P07", "relation \"x\" already exists", "by hand"),
+        ] {
+            let advice = advice(sqlstate, message).unwrap_or_default();
+            assert!(advice.contains(word), "{sqlstate} {message}: {advice}");
+        }
+        assert_eq!(advice("23505", "duplicate key"), None);
+        assert_eq!(advice("42883", "function lower(json) does not exist"), None);
+    }
+}

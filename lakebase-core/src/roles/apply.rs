@@ -1,0 +1,123 @@
+//! Runs a plan.
+
+use std::future::poll_fn;
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::Plan;
+use crate::error::Kind;
+use crate::login::LoginFailure;
+use crate::{Error, Lakebase, advice};
+
+/// Two who grant on the same object at once fail each other; so one waits. Until the transaction ends.
+const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
+
+/// Another one has made the role since we looked.
+const MOST_ATTEMPTS: usize = 3;
+
+impl Plan {
+    /// Runs the statements in one transaction, past a pooler: all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// The statement that was refused, its SQLSTATE, and [advice]. A `GRANT` that Postgres only warns
+    /// about, because the one who grants may not, is an error as well.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the transaction is rolled back, unless it was just being committed.
+    pub async fn apply(&self, lakebase: &Lakebase) -> Result<(), Error> {
+        let lakebase = lakebase.direct();
+        let mut attempt = 1;
+        loop {
+            match self.attempt(&lakebase).await {
+                Err(error)
+                    if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT.code())
+                        && attempt < MOST_ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn attempt(&self, lakebase: &Lakebase) -> Result<(), Error> {
+        if lakebase.database() != self.database {
+            return Err(Error::config(format!(
+                "the plan is for the database {:?}, not for {:?}",
+                self.database,
+                lakebase.database()
+            )));
+        }
+        let (client, mut connection) = lakebase.connect().await?;
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let listen = async move {
+            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) => {
+                        let _ = tell.send(notice);
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Some(error),
+                }
+            }
+            None
+        };
+        let work = async move {
+            let run = |sql| run(&client, sql);
+            run("BEGIN").await?;
+            run(ONE_AT_A_TIME).await?;
+            for statement in &self.statements {
+                run(statement).await?;
+                while let Ok(notice) = told.try_recv() {
+                    // Some or all of it was not done.
+                    if *notice.code() == SqlState::WARNING_PRIVILEGE_NOT_GRANTED {
+                        return Err(refused(statement)
+                            .with_sqlstate(Some("42501"))
+                            .with_hint("Only the owner, or who has it WITH GRANT OPTION, may give a right on")
+                            .with_source(notice));
+                    }
+                }
+            }
+            run("COMMIT").await
+        };
+        let (outcome, lost) = tokio::join!(work, listen);
+        match (outcome, lost) {
+            (Err(error), Some(lost)) if error.sqlstate().is_none() => {
+                let target = lakebase.target().await?;
+                Err(lakebase.describe_failure(LoginFailure::transport(lost), &target))
+            }
+            (outcome, _) => outcome,
+        }
+    }
+}
+
+fn refused(statement: &str) -> Error {
+    Error::new(
+        Kind::Database,
+        format!("refused, and nothing was changed: {statement}"),
+    )
+}
+
+async fn run(client: &Client, statement: &str) -> Result<(), Error> {
+    client.batch_execute(statement).await.map_err(|error| {
+        let (code, message) = match error.as_db_error() {
+            Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
+            None => (None, String::new()),
+        };
+        let refused = refused(statement)
+            .with_sqlstate(code.as_deref())
+            .with_transient(crate::is_transient(&error));
+        let refused = match advice(code.as_deref().unwrap_or_default(), &message) {
+            Some(advice) => refused.with_hint(advice),
+            None => refused,
+        };
+        match error.into_source() {
+            // Without the driver's own words before it.
+            Some(source) => refused.with_source(source),
+            None => refused,
+        }
+    })
+}

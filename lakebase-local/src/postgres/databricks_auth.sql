@@ -1,0 +1,89 @@
+-- The extension databricks_auth, in SQL: Postgres finds real ones only in the folders of its
+-- installation. It is there once somebody says CREATE EXTENSION IF NOT EXISTS databricks_auth.
+
+CREATE SCHEMA lakebase_local;
+
+-- Who is known in the workspace, and as what.
+CREATE TABLE lakebase_local.identity (name text PRIMARY KEY, kind text NOT NULL);
+
+-- Runs as the superuser; the caller is the session's user.
+CREATE FUNCTION lakebase_local.create_role(identity text, kind text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $body$
+BEGIN
+    IF kind IS NULL OR kind NOT IN ('USER', 'SERVICE_PRINCIPAL', 'GROUP') THEN
+        RAISE EXCEPTION 'identity type must be USER, SERVICE_PRINCIPAL or GROUP'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT (SELECT rolsuper OR rolcreaterole AND NOT EXISTS (
+            SELECT FROM pg_auth_members JOIN pg_roles AS native ON native.oid = roleid
+            WHERE native.rolname = 'lakebase_native' AND member = caller.oid)
+        FROM pg_roles AS caller WHERE rolname = session_user)
+    THEN
+        RAISE EXCEPTION 'permission denied to create role' USING ERRCODE = 'insufficient_privilege',
+            HINT = 'It takes CREATEROLE, and a login as an identity of the workspace.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = identity) THEN
+        RAISE EXCEPTION 'role "%" already exists', identity USING ERRCODE = 'duplicate_object';
+    END IF;
+    IF NOT EXISTS (SELECT FROM lakebase_local.identity AS known
+        WHERE known.name = create_role.identity AND known.kind = create_role.kind)
+    THEN
+        RAISE EXCEPTION 'identity "%" of type % does not exist in the workspace', identity, kind
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    EXECUTE format('CREATE ROLE %I LOGIN', identity);
+    -- How the gateway knows it from a role that was made by CREATE ROLE.
+    EXECUTE format('ALTER ROLE %I SET lakebase_local.kind = %L', identity, kind);
+    IF %MARK% IS NOT NULL THEN
+        EXECUTE format('COMMENT ON ROLE %I IS %L', identity, %MARK%);
+    END IF;
+END
+$body$;
+REVOKE ALL ON FUNCTION lakebase_local.create_role FROM PUBLIC;
+
+-- Not as the superuser: it looks at the rights of whoever creates the extension.
+CREATE FUNCTION lakebase_local.may_create_extension() RETURNS boolean
+LANGUAGE sql AS 'SELECT has_database_privilege(current_database(), ''CREATE'')';
+
+CREATE FUNCTION lakebase_local.create_extension() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $body$
+BEGIN
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'databricks_auth') THEN
+        RETURN;
+    END IF;
+    INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+        SELECT pg_nextoid('pg_extension', 'oid', 'pg_extension_oid_index'), 'databricks_auth',
+            (SELECT oid FROM pg_roles WHERE rolname = current_user), 'public'::regnamespace, false, '1.0';
+    CREATE FUNCTION public.databricks_create_role(identity text, kind text) RETURNS void
+        LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+        AS 'SELECT lakebase_local.create_role(identity, kind)';
+    ALTER EXTENSION databricks_auth ADD FUNCTION public.databricks_create_role;
+END
+$body$;
+
+CREATE FUNCTION lakebase_local.watch_extensions() RETURNS event_trigger
+LANGUAGE plpgsql AS $body$
+BEGIN
+    IF current_query() ~* 'create\s+extension\s+(if\s+not\s+exists\s+)?"?databricks_auth' THEN
+        IF NOT lakebase_local.may_create_extension() THEN
+            RAISE EXCEPTION 'permission denied to create extension "databricks_auth"'
+                USING ERRCODE = 'insufficient_privilege',
+                HINT = 'Must have CREATE privilege on current database to create this extension.';
+        END IF;
+        PERFORM lakebase_local.create_extension();
+    END IF;
+END
+$body$;
+CREATE EVENT TRIGGER lakebase_local_extensions ON ddl_command_start
+    WHEN TAG IN ('CREATE EXTENSION') EXECUTE FUNCTION lakebase_local.watch_extensions();
+
+GRANT USAGE ON SCHEMA lakebase_local TO PUBLIC;
+
+-- Members of an extension that every database has: so pg_dump leaves them out.
+ALTER EXTENSION plpgsql ADD SCHEMA lakebase_local;
+ALTER EXTENSION plpgsql ADD TABLE lakebase_local.identity;
+ALTER EXTENSION plpgsql ADD FUNCTION lakebase_local.create_role;
+ALTER EXTENSION plpgsql ADD FUNCTION lakebase_local.may_create_extension;
+ALTER EXTENSION plpgsql ADD FUNCTION lakebase_local.create_extension;
+ALTER EXTENSION plpgsql ADD FUNCTION lakebase_local.watch_extensions;
+ALTER EXTENSION plpgsql ADD EVENT TRIGGER lakebase_local_extensions;

@@ -1,0 +1,395 @@
+//! Roles and rights, as the platform has them.
+
+use lakebase_core::roles::{Access, FutureObjects, IdentityKind, Object, Plan, Privilege};
+use lakebase_core::{Config, Error, Lakebase};
+use lakebase_local::{LocalLakebase, SignIn};
+use lakebase_tests::{lakebase_with, local, soon};
+use tokio_postgres::Client;
+
+/// The person who made the project.
+fn owner(local: &LocalLakebase) -> Lakebase {
+    let config = Config::from_vars(local.env_for(SignIn::Pat)).expect("a configuration");
+    Lakebase::new(config).expect("a handle")
+}
+
+/// Another service principal, who has no role yet.
+fn newcomer(local: &LocalLakebase) -> (String, Lakebase) {
+    let (id, secret) = local.add_service_principal();
+    let changes = [
+        ("DATABRICKS_CLIENT_ID", id.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", &secret),
+        ("PGUSER", &id),
+    ];
+    let lakebase = lakebase_with(local, &changes);
+    (id, lakebase)
+}
+
+async fn connect(lakebase: &Lakebase) -> Client {
+    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
+    tokio::spawn(connection);
+    client
+}
+
+/// The owner's schema with a table that counts by itself, and a function.
+async fn deploy(client: &Client) {
+    client
+        .batch_execute(
+            "CREATE SCHEMA IF NOT EXISTS app; \
+             CREATE TABLE IF NOT EXISTS app.orders (id SERIAL PRIMARY KEY, item TEXT NOT NULL); \
+             CREATE OR REPLACE FUNCTION app.twice(x INT) RETURNS INT LANGUAGE sql AS 'SELECT 2 * x'; \
+             REVOKE ALL ON ALL ROUTINES IN SCHEMA app FROM PUBLIC",
+        )
+        .await
+        .expect("deployed");
+}
+
+fn plan(lakebase: &Lakebase) -> Plan {
+    Plan::new(lakebase.database())
+}
+
+async fn sqlstate(client: &Client, sql: &str) -> String {
+    let error = client.batch_execute(sql).await.expect_err(sql);
+    error
+        .code()
+        .map(|code| code.code().to_owned())
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_role_made_by_the_plan_logs_in_with_tokens_and_a_plain_one_does_not() {
+    let local = local().await;
+    let owner = owner(&local);
+    let (id, newcomer) = newcomer(&local);
+    let error = soon(newcomer.connect())
+        .await
+        .map(drop)
+        .expect_err("no role");
+    assert!(
+        error.to_string().contains("databricks_create_role"),
+        "{error}"
+    );
+
+    let plan = plan(&owner).create_role(&id, IdentityKind::ServicePrincipal);
+    soon(plan.apply(&owner)).await.expect("applied");
+    connect(&newcomer).await;
+
+    let (plain, principal) = self::newcomer(&local);
+    local
+        .sql(&format!("CREATE ROLE \"{plain}\" LOGIN"))
+        .await
+        .expect("a role");
+    let error = soon(principal.connect())
+        .await
+        .map(drop)
+        .expect_err("refused");
+    assert!(
+        error.is_auth() && error.to_string().contains("plain CREATE ROLE"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn people_and_groups_get_roles_too() {
+    let local = local().await;
+    let owner = owner(&local);
+    let token = local.add_user("o'neill@example.com");
+    local.add_group("data team", &["o'neill@example.com"]);
+    plan(&owner)
+        .create_role("o'neill@example.com", IdentityKind::User)
+        .create_role("data team", IdentityKind::Group)
+        .apply(&owner)
+        .await
+        .expect("applied");
+    for role in ["o'neill@example.com", "data team"] {
+        let config = Config::builder()
+            .user(role)
+            .vars(local.env_for(SignIn::Pat).into_iter().map(|(name, value)| {
+                let value = if name == "DATABRICKS_TOKEN" {
+                    token.clone()
+                } else {
+                    value
+                };
+                (name, value)
+            }))
+            .build()
+            .expect("a configuration");
+        let client = connect(&Lakebase::new(config).expect("a handle")).await;
+        let row = client.query_one("SELECT session_user::text", &[]).await;
+        assert_eq!(row.expect("a row").get::<_, String>(0), role);
+    }
+}
+
+#[tokio::test]
+async fn applying_it_again_changes_nothing_and_many_may_at_once() {
+    let local = local().await;
+    let owner = owner(&local);
+    deploy(&connect(&owner).await).await;
+    let (id, newcomer) = newcomer(&local);
+    let plan = plan(&owner)
+        .create_role(&id, IdentityKind::ServicePrincipal)
+        .create_schema("app", None)
+        .allow(Access::Write, "app", None, &id);
+    let applied = soon(futures_util::future::join_all(
+        (0..8).map(|_| plan.apply(&owner)),
+    ))
+    .await;
+    for outcome in applied {
+        outcome.expect("applied");
+    }
+    plan.apply(&owner).await.expect("applied again");
+    // The printed script is what was applied, and may be run as often.
+    let script = plan.to_string();
+    connect(&owner)
+        .await
+        .batch_execute(&script)
+        .await
+        .expect("the script");
+    connect(&newcomer).await;
+}
+
+#[tokio::test]
+async fn who_may_write_may_write_what_is_there_and_what_will_be_and_nothing_else() {
+    let local = local().await;
+    let owner = owner(&local);
+    let boss = connect(&owner).await;
+    deploy(&boss).await;
+    let (id, newcomer) = newcomer(&local);
+    plan(&owner)
+        .create_role(&id, IdentityKind::ServicePrincipal)
+        .allow(Access::Write, "app", None, &id)
+        .apply(&owner)
+        .await
+        .expect("applied");
+    boss.batch_execute("CREATE TABLE app.later (id BIGSERIAL PRIMARY KEY, note TEXT)")
+        .await
+        .expect("a table");
+
+    let app = connect(&newcomer).await;
+    app.batch_execute(
+        "INSERT INTO app.orders (item) VALUES ('a'); UPDATE app.orders SET item = 'b'; \
+         INSERT INTO app.later (note) VALUES ('a'); DELETE FROM app.later; \
+         DO $$ BEGIN ASSERT app.twice(2) = 4; ASSERT (SELECT item FROM app.orders) = 'b'; END $$",
+    )
+    .await
+    .expect("rows");
+    for sql in [
+        "ALTER TABLE app.orders ADD COLUMN more INT",
+        "CREATE TABLE app.mine (x INT)",
+        "DROP TABLE app.later",
+        "TRUNCATE app.orders",
+    ] {
+        assert_eq!(sqlstate(&app, sql).await, "42501", "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_read_reads_only_and_a_developer_may_have_all() {
+    let local = local().await;
+    let owner = owner(&local);
+    deploy(&connect(&owner).await).await;
+    let (reader_id, reader) = newcomer(&local);
+    let (developer_id, developer) = newcomer(&local);
+    plan(&owner)
+        .create_role(&reader_id, IdentityKind::ServicePrincipal)
+        .create_role(&developer_id, IdentityKind::ServicePrincipal)
+        .allow(Access::Read, "app", None, &reader_id)
+        .allow(Access::All, "app", None, &developer_id)
+        .apply(&owner)
+        .await
+        .expect("applied");
+    let reader = connect(&reader).await;
+    reader
+        .batch_execute("SELECT * FROM app.orders")
+        .await
+        .expect("rows");
+    let insert = "INSERT INTO app.orders (item) VALUES ('a')";
+    assert_eq!(sqlstate(&reader, insert).await, "42501");
+    let developer = connect(&developer).await;
+    let everything = format!("{insert}; TRUNCATE app.orders; CREATE TABLE app.own (x INT)");
+    developer
+        .batch_execute(&everything)
+        .await
+        .expect("all of it");
+}
+
+#[tokio::test]
+async fn single_objects_and_memberships_can_be_granted() {
+    let local = local().await;
+    let owner = owner(&local);
+    let boss = connect(&owner).await;
+    deploy(&boss).await;
+    boss.batch_execute("CREATE ROLE app_owner NOLOGIN")
+        .await
+        .expect("a role");
+    let (id, newcomer) = newcomer(&local);
+    plan(&owner)
+        .create_role(&id, IdentityKind::ServicePrincipal)
+        .allow_to_deploy(&id)
+        .grant(&[Privilege::Usage], &Object::Schema("app".into()), &id)
+        .grant(
+            &[Privilege::Insert],
+            &Object::Table("app".into(), "orders".into()),
+            &id,
+        )
+        .grant(
+            &[Privilege::Usage],
+            &Object::Sequence("app".into(), "orders_id_seq".into()),
+            &id,
+        )
+        .grant(
+            &[Privilege::Execute],
+            &Object::AllFunctions("app".into()),
+            &id,
+        )
+        .grant_future(
+            &[Privilege::Select],
+            FutureObjects::Tables,
+            "app",
+            None,
+            &id,
+        )
+        .grant_role("app_owner", &id)
+        .apply(&owner)
+        .await
+        .expect("applied");
+    let app = connect(&newcomer).await;
+    app.batch_execute(
+        "INSERT INTO app.orders (item) VALUES ('a'); SELECT app.twice(1); SET ROLE app_owner; \
+         RESET ROLE; CREATE SCHEMA mine",
+    )
+    .await
+    .expect("what was granted");
+    assert_eq!(sqlstate(&app, "SELECT * FROM app.orders").await, "42501");
+}
+
+/// What the error of a plan says.
+async fn refusal(plan: Plan, lakebase: &Lakebase) -> Error {
+    let error = soon(plan.apply(lakebase)).await.expect_err("refused");
+    assert!(!error.is_transient(), "{error}");
+    error
+}
+
+#[tokio::test]
+async fn what_is_refused_names_the_statement_and_says_what_to_do() {
+    let local = local().await;
+    let owner = owner(&local);
+    let app = lakebase_with(&local, &[]);
+    deploy(&connect(&owner).await).await;
+    let (id, _) = newcomer(&local);
+    let principal = IdentityKind::ServicePrincipal;
+    let cases = [
+        (
+            plan(&owner).create_role("nobody", IdentityKind::User),
+            &owner,
+            "22023",
+            "as that kind",
+        ),
+        (
+            plan(&owner).create_role(&id, IdentityKind::User),
+            &owner,
+            "22023",
+            "client id",
+        ),
+        (
+            plan(&app).create_role(&id, principal),
+            &app,
+            "42501",
+            "CAN MANAGE",
+        ),
+        (
+            plan(&app).allow(Access::Read, "app", None, local.user()),
+            &app,
+            "42501",
+            "GRANT",
+        ),
+        (
+            plan(&owner).allow(Access::Read, "app", None, "nobody"),
+            &owner,
+            "42704",
+            "Create the role",
+        ),
+        (
+            plan(&owner).allow(Access::Read, "none", None, local.user()),
+            &owner,
+            "3F000",
+            "schema first",
+        ),
+        (
+            plan(&owner).grant(
+                &[Privilege::Usage],
+                &Object::Table("app".into(), "orders".into()),
+                local.client_id(),
+            ),
+            &owner,
+            "0LP01",
+            "does not exist for this kind",
+        ),
+    ];
+    for (plan, who, code, advice) in cases {
+        let statement = plan.to_string();
+        let error = refusal(plan, who).await;
+        assert_eq!(error.sqlstate(), Some(code), "{statement}: {error}");
+        assert!(error.to_string().contains(advice), "{statement}: {error}");
+        assert!(error.to_string().contains("nothing was changed"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_plan_leaves_nothing_behind() {
+    let local = local().await;
+    let owner = owner(&local);
+    let boss = connect(&owner).await;
+    deploy(&boss).await;
+    let (id, newcomer) = newcomer(&local);
+    let error = refusal(
+        plan(&owner)
+            .create_role(&id, IdentityKind::ServicePrincipal)
+            .create_schema("half", None)
+            .allow(Access::Read, "app", Some("nobody"), &id),
+        &owner,
+    )
+    .await;
+    assert_eq!(error.sqlstate(), Some("42704"), "{error}");
+    assert_eq!(sqlstate(&boss, "CREATE TABLE half.t ()").await, "3F000");
+    let error = soon(newcomer.connect())
+        .await
+        .map(drop)
+        .expect_err("no role");
+    assert!(error.to_string().contains("Create the role"), "{error}");
+}
+
+/// Postgres only warns if the one who grants has the right, but may not pass it on.
+#[tokio::test]
+async fn a_grant_that_grants_nothing_is_an_error() {
+    let local = local().await;
+    let owner = owner(&local);
+    deploy(&connect(&owner).await).await;
+    let app = lakebase_with(&local, &[]);
+    plan(&owner)
+        .allow(Access::Read, "app", None, local.client_id())
+        .apply(&owner)
+        .await
+        .expect("applied");
+    let (id, _) = newcomer(&local);
+    plan(&owner)
+        .create_role(&id, IdentityKind::ServicePrincipal)
+        .apply(&owner)
+        .await
+        .expect("a role");
+    let usage = plan(&app).grant(&[Privilege::Usage], &Object::Schema("app".into()), &id);
+    let error = refusal(usage, &app).await;
+    assert_eq!(error.sqlstate(), Some("42501"), "{error}");
+    assert!(error.to_string().contains("GRANT OPTION"), "{error}");
+}
+
+#[tokio::test]
+async fn a_plan_for_another_database_is_not_run_here() {
+    let local = local().await;
+    let owner = owner(&local);
+    let elsewhere = Plan::new("elsewhere").create_schema("app", None);
+    let error = refusal(elsewhere, &owner).await;
+    assert!(
+        error.is_config() && error.to_string().contains("elsewhere"),
+        "{error}"
+    );
+}
