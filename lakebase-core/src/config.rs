@@ -130,6 +130,7 @@ pub struct Config {
     pub(crate) connect_timeout: Duration,
     pub(crate) refresh: Refresh,
     pub(crate) clock: Arc<Watch>,
+    pub(crate) settings: Vec<ResolvedSetting>,
 }
 
 /// What goes over the wire as the password.
@@ -149,15 +150,15 @@ pub(crate) struct Workspace {
     pub(crate) agent: UserAgent,
 }
 
-/// One setting of the sign-in, as it was resolved. Secrets are masked.
+/// One setting as it was resolved. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResolvedSetting {
-    /// Official name, for example `client_id`.
+    /// Name, for example `database`; of a sign-in's the official one, for example `client_id`.
     pub name: &'static str,
     /// Value, `***` for a secret.
     pub value: String,
-    /// The variable, the builder method, or the profile with its file.
+    /// The variable, the part of a URL, the builder method, the profile with its file, or `default`.
     pub source: String,
 }
 
@@ -219,6 +220,11 @@ impl Config {
     /// [`Error::is_config`]; the message names the part of the URL, never the URL itself.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         Self::builder().url(url).build()
+    }
+
+    /// The settings of the database as they were resolved, each with its source.
+    pub fn settings(&self) -> &[ResolvedSetting] {
+        &self.settings
     }
 
     /// The strategy that signs in to the workspace, for example `oauth-m2m`; `None` without a workspace.

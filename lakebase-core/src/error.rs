@@ -182,6 +182,11 @@ impl Error {
         self.0.kind == Kind::Timeout
     }
 
+    /// What to do next; part of `Display` as well.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     /// HTTP status of the workspace's answer, if there was one.
     pub fn status(&self) -> Option<u16> {
         self.0.status

@@ -191,7 +191,7 @@ impl Lakebase {
             let roots = config.roots.clone().unwrap_or_else(Roots::system);
             Some(Arc::new(Tls {
                 client_config: roots.client_config()?,
-                extra_roots_pem: roots.extra_pem().map(<[u8]>::to_vec),
+                roots,
             }))
         };
         let target = Target {
@@ -325,6 +325,11 @@ impl Lakebase {
     /// Renews ahead of expiry, not lazily.
     pub fn renews_ahead(&self) -> bool {
         self.uses_tokens() && self.inner.config.refresh == Refresh::Ahead
+    }
+
+    pub(crate) fn workspace(&self) -> Result<Option<&Workspace>, Error> {
+        Handle::try_current().map_err(|_| no_runtime())?;
+        Ok(self.inner.workspace.as_deref())
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -13,6 +13,7 @@ mod credential;
 mod endpoint;
 mod error;
 mod http;
+mod inspect;
 mod lakebase;
 mod login;
 #[cfg(feature = "tokio-postgres")]
@@ -41,6 +42,7 @@ pub use connect::Connection;
 pub use credential::Credential;
 pub use endpoint::EndpointPath;
 pub use error::Error;
+pub use inspect::ComputeStatus;
 pub use lakebase::{CredentialUpdates, Lakebase};
 pub use login::{Login, LoginFailure, MIGRATION_LOCK};
 pub use provider::CredentialProvider;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::endpoint::{direct_host, is_pooled_host};
+use crate::tls::Roots;
 
 /// Host, port, database, user and TLS of one Lakebase.
 #[derive(Clone)]
@@ -23,7 +24,7 @@ pub struct Target {
 
 pub(crate) struct Tls {
     pub(crate) client_config: ClientConfig,
-    pub(crate) extra_roots_pem: Option<Vec<u8>>,
+    pub(crate) roots: Roots,
 }
 
 impl Target {
@@ -92,7 +93,12 @@ impl Target {
 
     /// Roots to trust beyond Mozilla's, in PEM, for drivers that bring those themselves.
     pub fn extra_roots_pem(&self) -> Option<&[u8]> {
-        self.tls.as_ref()?.extra_roots_pem.as_deref()
+        self.tls.as_ref()?.roots.extra_pem()
+    }
+
+    /// Every root to trust, in PEM, for drivers that bring none. Long.
+    pub fn roots_pem(&self) -> Option<Vec<u8>> {
+        Some(self.tls.as_ref()?.roots.pem())
     }
 
     /// The TLS configuration: verifies chain and name, on a crypto provider of its own.

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::Error;
@@ -17,6 +17,8 @@ pub(crate) struct Roots {
     store: RootCertStore,
     /// What a driver with bundled Mozilla roots has to be given in addition, in PEM.
     extra_pem: Option<Arc<[u8]>>,
+    /// Mozilla's are among them.
+    is_system: bool,
 }
 
 impl Roots {
@@ -28,18 +30,18 @@ impl Roots {
     }
 
     fn load_system() -> Self {
-        let mut store = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+        let mut store = RootCertStore::empty();
+        let bundled = webpki_root_certs::TLS_SERVER_ROOT_CERTS;
+        store.add_parsable_certificates(bundled.iter().cloned());
+        let bundled = store.roots.clone();
         let mut extra_pem = String::new();
         for cert in rustls_native_certs::load_native_certs().certs {
             let mut single = RootCertStore::empty();
             if single.add(cert.clone()).is_err() {
                 continue;
             }
-            let known = |anchor| {
-                webpki_roots::TLS_SERVER_ROOTS.iter().any(|bundled| {
-                    let anchor: &rustls::pki_types::TrustAnchor<'_> = anchor;
+            let known = |anchor: &TrustAnchor<'_>| {
+                bundled.iter().any(|bundled| {
                     bundled.subject == anchor.subject
                         && bundled.subject_public_key_info == anchor.subject_public_key_info
                 })
@@ -52,6 +54,7 @@ impl Roots {
         Self {
             store,
             extra_pem: (!extra_pem.is_empty()).then(|| Arc::from(extra_pem.into_bytes())),
+            is_system: true,
         }
     }
 
@@ -87,7 +90,22 @@ impl Roots {
         Ok(Self {
             store,
             extra_pem: Some(Arc::from(pem)),
+            is_system: false,
         })
+    }
+
+    /// All of them in PEM, for drivers that know none.
+    pub(crate) fn pem(&self) -> Vec<u8> {
+        let bundled = match self.is_system {
+            true => webpki_root_certs::TLS_SERVER_ROOT_CERTS,
+            false => &[],
+        };
+        let mut pem: Vec<u8> = bundled
+            .iter()
+            .flat_map(|root| to_pem(root).into_bytes())
+            .collect();
+        pem.extend_from_slice(self.extra_pem().unwrap_or_default());
+        pem
     }
 
     pub(crate) fn extra_pem(&self) -> Option<&[u8]> {

@@ -57,6 +57,14 @@ impl Workspace {
         }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
     /// Adds to an error what it was about and who asked.
     pub(crate) fn name(&self, error: Error) -> Error {
         let compute = match self.endpoint.get() {

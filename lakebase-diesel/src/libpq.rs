@@ -1,11 +1,10 @@
 //! One synchronous connection, through libpq.
 
-use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::io::Write as _;
 #[cfg(target_os = "linux")]
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
 use diesel::connection::CacheSize;
@@ -21,19 +20,6 @@ const USER_TIMEOUT_MS: &str = "30000";
 /// A folder in memory.
 #[cfg(target_os = "linux")]
 const MEMORY: &str = "/dev/shm";
-
-/// Of the machine, for companies, and Mozilla's, for bare containers; in PEM.
-static SYSTEM_ROOTS: LazyLock<String> = LazyLock::new(|| {
-    let machine = rustls_native_certs::load_native_certs().certs;
-    let all: HashSet<&[u8]> = machine
-        .iter()
-        .chain(webpki_root_certs::TLS_SERVER_ROOT_CERTS)
-        .map(AsRef::as_ref)
-        .collect();
-    all.into_iter()
-        .map(|root| pem::encode(&pem::Pem::new("CERTIFICATE", root)))
-        .collect()
-});
 
 /// What connections of one pool share.
 #[derive(Default)]
@@ -72,8 +58,7 @@ impl Libpq {
         if let Some(roots) = self.roots.get() {
             return Ok(Arc::clone(roots));
         }
-        let own = target.extra_roots_pem().unwrap_or_default();
-        let file = PrivateFile::with(&[SYSTEM_ROOTS.as_bytes(), own].concat())?;
+        let file = PrivateFile::with(&target.roots_pem().unwrap_or_default())?;
         Ok(Arc::clone(self.roots.get_or_init(|| Arc::new(file))))
     }
 }

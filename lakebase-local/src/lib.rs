@@ -2,6 +2,7 @@
 
 mod certs;
 mod clock;
+pub mod command;
 mod compute;
 mod error;
 mod events;

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use super::attributes::Vars;
 use super::builder::{ConfigBuilder, Raw};
 use super::setting::Setting;
-use super::{Config, LoginKind, Plaintext, TlsMode, sign_in, url as pg_url};
+use super::{Config, LoginKind, Plaintext, ResolvedSetting, TlsMode, sign_in, url as pg_url};
 use crate::clock::{SystemClock, Watch};
 use crate::compute::Compute;
 use crate::endpoint::{direct_host, is_loopback, is_pooled_host};
@@ -102,7 +102,9 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         Some(name) => name.value.clone(),
         None => format!("lakebase-rs_lakebase-core/{}", env!("CARGO_PKG_VERSION")),
     };
+    let settings = raw.resolved();
     Ok(Config {
+        settings,
         host_kind: builder.host_kind.unwrap_or_default(),
         hostaddr: match &raw.hostaddr {
             Some(address) => Some(address.parse::<IpAddr>("an IP address")?),
@@ -358,6 +360,39 @@ impl Raw {
             lower.password = None;
         }
         self.or(lower)
+    }
+
+    /// For people to look at.
+    fn resolved(&self) -> Vec<ResolvedSetting> {
+        let default_port = DEFAULT_PORT.to_string();
+        let named = [
+            ("endpoint", &self.endpoint, None),
+            ("instance", &self.instance, None),
+            ("host", &self.host, None),
+            ("hostaddr", &self.hostaddr, None),
+            ("port", &self.port, Some(default_port.as_str())),
+            ("database", &self.database, Some(DEFAULT_DATABASE)),
+            ("user", &self.user, None),
+            ("password", &self.password, None),
+            ("sslmode", &self.sslmode, None),
+            ("sslrootcert", &self.sslrootcert, None),
+            ("application_name", &self.application_name, None),
+            ("schema", &self.schema, None),
+            ("connect_timeout", &self.connect_timeout, None),
+        ];
+        let resolved = |(name, setting, default): (_, &Option<Setting>, Option<&str>)| {
+            let (value, source) = match (setting, default) {
+                (Some(_), _) if name == "password" => ("***", setting.as_ref()?.from.as_str()),
+                (Some(setting), _) => (setting.value.as_str(), setting.from.as_str()),
+                (None, default) => (default?, "default"),
+            };
+            Some(ResolvedSetting {
+                name,
+                value: value.to_owned(),
+                source: source.to_owned(),
+            })
+        };
+        named.into_iter().filter_map(resolved).collect()
     }
 
     /// What goes into packets and headers without further judgement.

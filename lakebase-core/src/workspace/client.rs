@@ -64,7 +64,7 @@ impl Client {
         error.with_identity(identity, sign_in)
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Reply, Error> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {
         self.call(Method::GET, path, None).await
     }
 

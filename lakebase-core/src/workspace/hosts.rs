@@ -25,7 +25,7 @@ impl Workspace {
     }
 
     /// The endpoint to mint for: the one that was named, or the branch's own.
-    pub(super) async fn endpoint(&self) -> Result<EndpointPath, Error> {
+    pub(crate) async fn endpoint(&self) -> Result<EndpointPath, Error> {
         match &self.compute {
             Compute::Endpoint(path) => Ok(path.clone()),
             Compute::Instance(_) => Err(Error::config("a Provisioned instance has no endpoint")),

@@ -1,0 +1,264 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use lakebase_core::roles::{Access, IdentityKind};
+use lakebase_core::{Config, Error, Lakebase};
+
+/// A login to Databricks Lakebase for tools that cannot get one themselves, and a look at what is wrong
+/// with yours.
+///
+/// Works wherever the Databricks CLI, an official SDK or Databricks Apps works: the same environment
+/// variables, the same ~/.databrickscfg. On a laptop, `databricks auth login` and LAKEBASE_ENDPOINT are
+/// enough.
+#[derive(Debug, Parser)]
+#[command(name = "lakebase", version, max_term_width = 100, after_long_help = ENVIRONMENT)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) target: Target,
+
+    /// When to use colours and symbols
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub(crate) color: ColorChoice,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Wins over the environment.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Target {
+    /// Endpoint or branch: projects/../branches/..[/endpoints/..] [env: LAKEBASE_ENDPOINT]
+    #[arg(long, global = true, value_name = "PATH")]
+    endpoint: Option<String>,
+
+    /// Profile in ~/.databrickscfg [env: DATABRICKS_CONFIG_PROFILE]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+
+    /// Database [env: PGDATABASE] [default: databricks_postgres]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    database: Option<String>,
+
+    /// Postgres role [env: PGUSER] [default: whoever is signed in]
+    #[arg(short, long, global = true, value_name = "ROLE")]
+    user: Option<String>,
+
+    /// Schema that comes first in the search path [env: LAKEBASE_SCHEMA]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    schema: Option<String>,
+
+    /// Seconds for one login, a sleeping compute's waking included [env: PGCONNECT_TIMEOUT] [default: 30]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command with a login in its environment
+    ///
+    /// The command finds PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD (a fresh token), PGSSLMODE and
+    /// PGSSLROOTCERT, and the same in DATABASE_URL; with a schema also PGOPTIONS and DATABASE_SCHEMA. So
+    /// whatever is built on libpq or sqlx just works. It replaces this process: exit status, signals and
+    /// terminal are the command's own.
+    ///
+    /// The token is good for new logins for up to an hour; connections that are open stay open. A program
+    /// that runs for longer should use the crates instead. A pooled host is replaced by the direct one,
+    /// which migrations and pg_dump need.
+    #[command(after_long_help = EXEC_EXAMPLES)]
+    Exec {
+        /// The command and its arguments
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "COMMAND"
+        )]
+        command: Vec<OsString>,
+    },
+
+    /// Print the database's URL
+    ///
+    /// With the password masked, unless it is asked for.
+    Url {
+        /// Print the password as well: a fresh token, good for up to an hour
+        #[arg(long)]
+        with_password: bool,
+    },
+
+    /// Print a fresh database token
+    ///
+    /// It is the password of the Postgres role, good for new logins for up to an hour. Whoever has it can
+    /// log in as you: keep it out of files and logs.
+    #[command(after_long_help = TOKEN_EXAMPLES)]
+    Token {
+        /// Print a JSON object with the expiry
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Check step by step what a login needs, and say what to fix
+    ///
+    /// Configuration and where each value came from, sign-in, compute, clock, token, name resolution,
+    /// network, TLS certificate, login, role, schema rights, versions. Nothing is changed; a sleeping
+    /// compute is woken. Exit status 0 if a program would work, 1 if not.
+    Doctor {
+        /// Print a JSON object, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Make a role and give it rights
+    ///
+    /// In one transaction; running it again changes nothing. Run it as the owner of the schema, for rights,
+    /// and as an identity with CAN MANAGE on the project, for roles.
+    #[command(after_long_help = GRANT_EXAMPLES)]
+    Grant(Grant),
+
+    /// Run a Lakebase on this machine, alone or around a command
+    ///
+    /// See `lakebase local --help`.
+    #[cfg(feature = "local")]
+    #[command(disable_help_flag = true)]
+    Local {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        args: Vec<OsString>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Grant {
+    /// E-mail of a person, client id of a service principal, or name of a group or any other role
+    #[arg(value_name = "ROLE")]
+    pub(crate) grantee: String,
+
+    /// Make the role first, for an identity of this kind
+    #[arg(long, value_name = "KIND", value_parser = IdentityKind::WORDS.to_vec())]
+    create: Option<String>,
+
+    /// What it may do in the schema (--schema): read rows, write them, or everything that can be granted
+    #[arg(long, value_name = "WHAT", value_parser = Access::WORDS.to_vec())]
+    access: Option<String>,
+
+    /// Who makes the tables from now on, if that is not you: rights on future objects count for one maker
+    #[arg(long, value_name = "ROLE", requires = "access")]
+    pub(crate) made_by: Option<String>,
+
+    /// Let it create schemas of its own, as an application that runs its own migrations has to
+    #[arg(long)]
+    pub(crate) deploy: bool,
+
+    /// Make it a member of this role, for example of a common owner
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) member_of: Option<String>,
+
+    /// Print the SQL and change nothing; touches no network
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl Grant {
+    pub(crate) fn create(&self) -> Result<Option<IdentityKind>, Error> {
+        self.create.as_deref().map(str::parse).transpose()
+    }
+
+    pub(crate) fn access(&self) -> Result<Option<Access>, Error> {
+        self.access.as_deref().map(str::parse).transpose()
+    }
+}
+
+impl Target {
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        let mut builder = Config::builder().product("lakebase-cli", env!("CARGO_PKG_VERSION"));
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.endpoint(endpoint);
+        }
+        if let Some(profile) = &self.profile {
+            builder = builder.profile(profile);
+        }
+        if let Some(database) = &self.database {
+            builder = builder.database(database);
+        }
+        if let Some(user) = &self.user {
+            builder = builder.user(user);
+        }
+        if let Some(schema) = &self.schema {
+            builder = builder.schema(schema);
+        }
+        if let Some(timeout) = self.timeout {
+            builder = builder.connect_timeout(timeout);
+        }
+        builder.env().build()
+    }
+
+    pub(crate) fn lakebase(&self) -> Result<Lakebase, Error> {
+        Lakebase::new(self.config()?)
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+const ENVIRONMENT: &str = "\
+Environment:
+  LAKEBASE_ENDPOINT          projects/{project}/branches/{branch}, with or without an endpoint
+  LAKEBASE_INSTANCE_NAME     a Provisioned instance instead
+  PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLROOTCERT, PGCONNECT_TIMEOUT
+                             as for psql; what is not set is asked from the workspace
+  PGPASSWORD                 a native password: nothing is minted
+  DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
+                             as for every Databricks client
+  RUST_LOG                   for example lakebase_core=debug: what happens, on standard error
+  NO_COLOR                   no colours, even on a terminal
+
+Exit status:
+  0  success
+  1  it did not work; standard error says why
+  2  wrong arguments or configuration
+  `exec` exits as its command does; with 126 or 127 if that cannot be run";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  lakebase exec psql
+  lakebase exec -- psql -c 'SELECT current_user'
+  lakebase exec pg_dump --schema-only
+  lakebase exec diesel migration run
+  lakebase --schema app exec diesel print-schema --schema app
+  lakebase --schema app exec sea-orm-cli generate entity -o src/entity
+  lakebase --schema app exec sea-orm-cli migrate up";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  PGPASSWORD=$(lakebase token) psql -h ep-..cloud.databricks.com -U me@example.com databricks_postgres
+  lakebase token --json";
+
+const GRANT_EXAMPLES: &str = "\
+Examples:
+  A service principal that deploys its own schema:
+    lakebase grant 6f2f0a2e-.. --create service-principal --deploy
+
+  Another one that reads and writes the rows, in tables that the first one makes:
+    lakebase --schema app grant 0b1c.. --create service-principal --access write --made-by 6f2f0a2e-..
+
+  A team of people who may look, and what would be run for that:
+    lakebase --schema app grant analysts --create group --access read --dry-run";
+
+/// Kept apart from clap's, whose `auto` means the stream that help goes to.
+pub(crate) fn anstream_choice(choice: ColorChoice) -> anstream::ColorChoice {
+    match choice {
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+    }
+}

@@ -1,0 +1,364 @@
+//! The steps.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lakebase_core::{ComputeStatus, Config, Error, Lakebase, ResolvedSetting, Target, advice};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_postgres::Client;
+
+use super::report::{Check, Finding};
+use super::tls;
+
+/// Per address.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// A difference that matters to nobody.
+const SMALL_SKEW_SECONDS: i64 = 30;
+
+/// Everything and where it came from.
+pub(super) fn configuration(config: &Config) -> Finding {
+    let show = |prefix: &str, settings: &[ResolvedSetting]| {
+        let show = |setting: &ResolvedSetting| {
+            let value = format!("{} ({})", setting.value, setting.source);
+            (format!("{prefix}{}", setting.name), value)
+        };
+        settings.iter().map(show).collect::<Vec<_>>()
+    };
+    Finding::good("complete")
+        .with(show("", config.settings()))
+        .with(show("sign-in ", &config.sign_in_settings()))
+}
+
+/// What is examined, with what is known of it so far.
+pub(super) struct Patient {
+    lakebase: Lakebase,
+    auth_type: Option<&'static str>,
+    status: Option<ComputeStatus>,
+    target: Option<Arc<Target>>,
+    addresses: Vec<SocketAddr>,
+    socket: Option<TcpStream>,
+    client: Option<Client>,
+    /// What later steps cannot do without.
+    missing: Option<&'static str>,
+    signed_in: bool,
+}
+
+impl Patient {
+    pub(super) fn new(lakebase: Lakebase, auth_type: Option<&'static str>) -> Self {
+        Self {
+            lakebase,
+            auth_type,
+            status: None,
+            target: None,
+            addresses: Vec::new(),
+            socket: None,
+            client: None,
+            missing: None,
+            signed_in: false,
+        }
+    }
+
+    pub(super) fn login_limit(&self) -> Duration {
+        self.lakebase.connect_timeout()
+    }
+
+    pub(super) async fn examine(&mut self, check: Check) -> Finding {
+        let outcome = match check {
+            Check::Configuration => return Finding::skipped("done"),
+            Check::SignIn => self.sign_in().await,
+            Check::Compute => self.compute().await,
+            Check::Clock => Ok(self.clock()),
+            Check::Token => self.token().await,
+            Check::Name => self.host_name().await,
+            Check::Network => Ok(self.network().await),
+            Check::Certificate => Ok(self.certificate().await),
+            Check::Login => self.login().await,
+            Check::Role => self.role().await,
+            Check::Schema => self.schema().await,
+            Check::Versions => self.versions().await,
+        };
+        let finding = outcome.unwrap_or_else(|error| Finding::failed(&error));
+        if finding.is_failed() {
+            self.missing.get_or_insert(match check {
+                Check::SignIn => "there is no sign-in",
+                Check::Token => "there is no token",
+                Check::Name => "there is no address",
+                Check::Network => "there is no connection",
+                Check::Certificate => "there is no trusted connection",
+                _ => "there is no login",
+            });
+        }
+        finding
+    }
+
+    async fn sign_in(&mut self) -> Result<Finding, Error> {
+        let Some(auth_type) = self.auth_type else {
+            return Ok(Finding::skipped("a native password needs none"));
+        };
+        let identity = match self.lakebase.identity().await {
+            // Minting may be allowed all the same.
+            Err(error) if error.status() == Some(403) => {
+                self.signed_in = true;
+                return Ok(Finding::warning(
+                    format!("{auth_type}, but the workspace does not say as whom"),
+                    "Set PGUSER to the Postgres role",
+                ));
+            }
+            identity => identity?.unwrap_or_default(),
+        };
+        self.signed_in = true;
+        Ok(Finding::good(format!("{auth_type}, as {identity}")))
+    }
+
+    async fn compute(&mut self) -> Result<Finding, Error> {
+        if !self.signed_in {
+            return Ok(Finding::skipped("the workspace cannot be asked"));
+        }
+        let Some(status) = self.lakebase.compute_status().await? else {
+            return Ok(Finding::skipped("the workspace cannot be asked"));
+        };
+        let name = status.name().to_owned();
+        let state = status.state().unwrap_or("of unknown state").to_owned();
+        let is_disabled = status.is_disabled();
+        self.status = Some(status);
+        Ok(match state.as_str() {
+            _ if is_disabled => Finding::problem(
+                format!("{name} is disabled"),
+                "A login cannot wake it: enable it in the workspace",
+            ),
+            "ACTIVE" | "AVAILABLE" => Finding::good(format!("{name} is {state}")),
+            "IDLE" => Finding::good(format!("{name} is IDLE: the login wakes it")),
+            _ => Finding::warning(
+                format!("{name} is {state}"),
+                "Wait, or look at it in the workspace",
+            ),
+        })
+    }
+
+    fn clock(&self) -> Finding {
+        let ahead = self
+            .status
+            .as_ref()
+            .and_then(ComputeStatus::clock_ahead_seconds);
+        let Some(seconds) = ahead else {
+            return Finding::skipped("the workspace did not tell the time");
+        };
+        let side = if seconds > 0 { "ahead of" } else { "behind" };
+        match seconds.abs() {
+            0 => Finding::good("as the workspace's"),
+            off if off <= SMALL_SKEW_SECONDS => {
+                Finding::good(format!("{off} s {side} the workspace's"))
+            }
+            off => Finding::warning(
+                format!("{off} s {side} the workspace's"),
+                "Set this machine's clock (NTP). Tokens are renewed in time all the same; certificates and logs go by it",
+            ),
+        }
+    }
+
+    async fn token(&mut self) -> Result<Finding, Error> {
+        if !self.lakebase.uses_tokens() {
+            return Ok(Finding::skipped("a native password needs none"));
+        }
+        if self.missing.is_some() {
+            return Ok(Finding::skipped("there is no sign-in"));
+        }
+        let credential = self.lakebase.credential().await?;
+        let lifetime = credential.expires_at().and_then(|at| {
+            #[allow(clippy::disallowed_methods)] // for a person to read
+            let left = at.duration_since(std::time::SystemTime::now()).ok()?;
+            Some(left.as_secs().div_ceil(60))
+        });
+        Ok(Finding::good(match lifetime {
+            Some(minutes) => format!("minted, for {minutes} minutes by this machine's clock"),
+            None => "minted".to_owned(),
+        }))
+    }
+
+    async fn host_name(&mut self) -> Result<Finding, Error> {
+        // Without a sign-in it is still known if it was configured, but not who logs in.
+        let target = match self.lakebase.target().await {
+            Err(_) if self.missing.is_some() => {
+                return Ok(Finding::skipped("the workspace cannot be asked for it"));
+            }
+            found => found?,
+        };
+        let host = target.host().to_owned();
+        self.target = Some(Arc::clone(&target));
+        let port = target.port();
+        if let Some(address) = target.hostaddr() {
+            self.addresses = vec![(address, port).into()];
+            return Ok(Finding::good(format!(
+                "{host} is not asked for: PGHOSTADDR is {address}"
+            )));
+        }
+        match lookup_host((host.as_str(), port)).await {
+            Ok(found) => self.addresses = found.collect(),
+            Err(error) => {
+                return Ok(Finding::problem(
+                    format!("{host} has no address: {error}"),
+                    "Check PGHOST and the name server; on a private network the name may exist inside only. PGHOSTADDR can name the address instead",
+                ));
+            }
+        }
+        let mut addresses: Vec<String> = self
+            .addresses
+            .iter()
+            .map(|address| address.ip().to_string())
+            .collect();
+        addresses.dedup();
+        Ok(Finding::good(format!("{host} is {}", addresses.join(", "))))
+    }
+
+    async fn network(&mut self) -> Finding {
+        let Some(target) = self.target.as_ref().filter(|_| !self.addresses.is_empty()) else {
+            return Finding::skipped("there is no address");
+        };
+        let place = format!("{}:{}", target.host(), target.port());
+        let mut last = String::new();
+        for address in &self.addresses {
+            match tokio::time::timeout(DIAL_LIMIT, TcpStream::connect(address)).await {
+                Ok(Ok(socket)) => {
+                    self.socket = Some(socket);
+                    return Finding::good(format!("{place} answers"));
+                }
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => last = format!("no answer within {} s", DIAL_LIMIT.as_secs()),
+            }
+        }
+        Finding::problem(
+            format!("{place} does not answer: {last}"),
+            "Check PGPORT, and that firewalls let you out to it; Private Link needs an endpoint of its own for port 5432",
+        )
+    }
+
+    async fn certificate(&mut self) -> Finding {
+        let Some((target, socket)) = self.target.as_ref().zip(self.socket.take()) else {
+            return Finding::skipped("there is no connection");
+        };
+        match target.uses_tls() {
+            true => tls::examine(socket, target).await,
+            false => Finding::skipped("plaintext, on this machine only"),
+        }
+    }
+
+    async fn login(&mut self) -> Result<Finding, Error> {
+        if let Some(missing) = self.missing {
+            return Ok(Finding::skipped(missing));
+        }
+        let started = Instant::now();
+        let (client, connection) = self.lakebase.connect().await?;
+        let took = started.elapsed();
+        tokio::spawn(connection);
+        self.client = Some(client);
+        let target = self.lakebase.target().await?;
+        Ok(Finding::good(format!(
+            "as {}, in {} ms",
+            target.user(),
+            took.as_millis()
+        )))
+    }
+
+    fn client(&self) -> Result<&Client, Finding> {
+        self.client
+            .as_ref()
+            .ok_or_else(|| Finding::skipped("there is no login"))
+    }
+
+    async fn role(&mut self) -> Result<Finding, Error> {
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(finding) => return Ok(finding),
+        };
+        let sql = "SELECT session_user::text, rolcreaterole, \
+             has_database_privilege(current_database(), 'CREATE'), \
+             ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid \
+                 WHERE m.member = r.oid ORDER BY 1) \
+             FROM pg_roles r WHERE rolname = session_user";
+        let row = match client.query_one(sql, &[]).await {
+            Ok(row) => row,
+            Err(error) => return Ok(refused(&error)),
+        };
+        let (name, makes_roles, makes_schemas): (String, bool, bool) =
+            (row.get(0), row.get(1), row.get(2));
+        let groups: Vec<String> = row.get(3);
+        let mut can = Vec::new();
+        if makes_schemas {
+            can.push("create schemas".to_owned());
+        }
+        if makes_roles {
+            can.push("create roles".to_owned());
+        }
+        if !groups.is_empty() {
+            can.push(format!("act as {}", groups.join(", ")));
+        }
+        Ok(Finding::good(match can.is_empty() {
+            true => format!("{name}, without rights of its own on the database"),
+            false => format!("{name}, may {}", can.join(", ")),
+        }))
+    }
+
+    async fn schema(&mut self) -> Result<Finding, Error> {
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(finding) => return Ok(finding),
+        };
+        let chosen = self.lakebase.schema();
+        let schema = chosen.unwrap_or("public");
+        let sql = "SELECT has_schema_privilege(oid, 'USAGE'), has_schema_privilege(oid, 'CREATE') \
+                   FROM pg_namespace WHERE nspname = $1";
+        let row = match client.query_opt(sql, &[&schema]).await {
+            Ok(row) => row,
+            Err(error) => return Ok(refused(&error)),
+        };
+        let Some(row) = row else {
+            return Ok(Finding::problem(
+                format!("{schema:?} does not exist"),
+                "Let the migrations create it (`create_schema`), or check LAKEBASE_SCHEMA",
+            ));
+        };
+        Ok(match (row.get(0), row.get(1)) {
+            (true, true) => Finding::good(format!("{schema:?} may be used and built in")),
+            (true, false) if chosen.is_some() => {
+                Finding::good(format!("{schema:?} may be used; only others build in it"))
+            }
+            (_, _) if chosen.is_none() => Finding::warning(
+                "no right to build in \"public\", as usual for a service principal",
+                "Choose a schema of its own: LAKEBASE_SCHEMA",
+            ),
+            (_, _) => Finding::problem(
+                format!("no right to use {schema:?}"),
+                format!(
+                    "Its owner has to run: lakebase --schema {schema} grant {} --access write",
+                    self.user()
+                ),
+            ),
+        })
+    }
+
+    fn user(&self) -> &str {
+        self.target.as_ref().map_or("", |target| target.user())
+    }
+
+    async fn versions(&mut self) -> Result<Finding, Error> {
+        let own = concat!("lakebase ", env!("CARGO_PKG_VERSION"));
+        let Ok(client) = self.client() else {
+            return Ok(Finding::good(own));
+        };
+        let server = client.query_one("SHOW server_version", &[]).await;
+        Ok(Finding::good(match server {
+            Ok(row) => format!("{own}, Postgres {}", row.get::<_, String>(0)),
+            Err(_) => own.to_owned(),
+        }))
+    }
+}
+
+/// A question that Postgres did not answer.
+fn refused(error: &tokio_postgres::Error) -> Finding {
+    let database = error.as_db_error();
+    let message = database.map_or_else(|| error.to_string(), |db| db.message().to_owned());
+    let sqlstate = database.map(|db| db.code().code());
+    let advice = advice(sqlstate.unwrap_or_default(), &message);
+    Finding::problem(message.clone(), advice.unwrap_or("Try again"))
+}

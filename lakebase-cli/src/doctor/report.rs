@@ -1,0 +1,256 @@
+//! What was found, for people and for scripts.
+
+use std::io::{self, Write as _};
+
+use anstyle::{AnsiColor, Style};
+use lakebase_core::Error;
+use serde_json::{Map, Value, json};
+
+/// One step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    Configuration,
+    SignIn,
+    Compute,
+    Clock,
+    Token,
+    Name,
+    Network,
+    Certificate,
+    Login,
+    Role,
+    Schema,
+    Versions,
+}
+
+impl Check {
+    pub(crate) const AFTER_CONFIGURATION: [Self; 11] = [
+        Self::SignIn,
+        Self::Compute,
+        Self::Clock,
+        Self::Token,
+        Self::Name,
+        Self::Network,
+        Self::Certificate,
+        Self::Login,
+        Self::Role,
+        Self::Schema,
+        Self::Versions,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::SignIn => "sign-in",
+            Self::Compute => "compute",
+            Self::Clock => "clock",
+            Self::Token => "token",
+            Self::Name => "host name",
+            Self::Network => "network",
+            Self::Certificate => "certificate",
+            Self::Login => "login",
+            Self::Role => "role",
+            Self::Schema => "schema",
+            Self::Versions => "versions",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Warning,
+    Failed,
+    Skipped,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    fn symbol(self) -> &'static str {
+        match self {
+            Self::Good => "✔",
+            Self::Warning => "!",
+            Self::Failed => "✘",
+            Self::Skipped => "-",
+        }
+    }
+
+    fn style(self) -> Style {
+        match self {
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Warning => AnsiColor::Yellow.on_default(),
+            Self::Failed => AnsiColor::Red.on_default().bold(),
+            Self::Skipped => Style::new().dimmed(),
+        }
+    }
+}
+
+/// What a step found.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    verdict: Verdict,
+    text: String,
+    fix: Option<String>,
+    facts: Vec<(String, String)>,
+}
+
+impl Finding {
+    fn new(verdict: Verdict, text: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            text: text.into(),
+            fix: None,
+            facts: Vec::new(),
+        }
+    }
+
+    pub(crate) fn good(text: impl Into<String>) -> Self {
+        Self::new(Verdict::Good, text)
+    }
+
+    pub(crate) fn skipped(reason: impl Into<String>) -> Self {
+        Self::new(Verdict::Skipped, reason)
+    }
+
+    pub(crate) fn warning(text: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            fix: Some(fix.into()),
+            ..Self::new(Verdict::Warning, text)
+        }
+    }
+
+    pub(crate) fn problem(text: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            fix: Some(fix.into()),
+            ..Self::new(Verdict::Failed, text)
+        }
+    }
+
+    /// The error's own words, with what to do set apart.
+    pub(crate) fn failed(error: &Error) -> Self {
+        let mut text = error.chain();
+        if let Some(at) = text.rfind(" [trying again") {
+            text.truncate(at);
+        }
+        let fix = error.hint().map(str::to_owned);
+        if let Some(hint) = &fix {
+            text = text.replacen(&format!(". {hint}"), "", 1);
+        }
+        Self {
+            fix,
+            ..Self::new(Verdict::Failed, text)
+        }
+    }
+
+    pub(crate) fn with(mut self, facts: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.facts.extend(facts);
+        self
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.verdict == Verdict::Failed
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    findings: Vec<(Check, Finding)>,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, check: Check, finding: Finding) {
+        self.findings.push((check, finding));
+    }
+
+    pub(crate) fn skip_the_rest(&mut self, reason: &str) {
+        for check in Check::AFTER_CONFIGURATION {
+            if !self.findings.iter().any(|(known, _)| *known == check) {
+                self.add(check, Finding::skipped(reason));
+            }
+        }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.count(Verdict::Failed) > 0
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        let found = |(_, finding): &&(Check, Finding)| finding.verdict == verdict;
+        self.findings.iter().filter(found).count()
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let check = |(check, finding): &(Check, Finding)| {
+            let facts: Map<String, Value> = finding
+                .facts
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone().into()))
+                .collect();
+            json!({
+                "check": check.name(),
+                "verdict": finding.verdict.word(),
+                "text": finding.text,
+                "fix": finding.fix,
+                "facts": facts,
+            })
+        };
+        json!({
+            "ok": !self.has_failed(),
+            "checks": self.findings.iter().map(check).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Symbols and colours where they are wanted, words elsewhere.
+    pub(crate) fn print(&self) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        let fancy = out.current_choice() != anstream::ColorChoice::Never;
+        match self.write(&mut out, fancy).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn write(&self, out: &mut impl io::Write, fancy: bool) -> io::Result<()> {
+        let indent = if fancy {
+            " ".repeat(17)
+        } else {
+            " ".repeat(24)
+        };
+        for (check, finding) in &self.findings {
+            let style = finding.verdict.style();
+            let mark = match fancy {
+                true => finding.verdict.symbol().to_owned(),
+                false => format!("{:<8}", finding.verdict.word()),
+            };
+            let name = check.name();
+            writeln!(out, "{style}{mark}{style:#} {name:<14} {}", finding.text)?;
+            for (name, value) in &finding.facts {
+                let dim = Style::new().dimmed();
+                writeln!(out, "{indent}{dim}{name}: {value}{dim:#}")?;
+            }
+            if let Some(fix) = &finding.fix {
+                let arrow = if fancy { "→" } else { "fix:" };
+                let bold = Style::new().bold();
+                writeln!(out, "{indent}{bold}{arrow} {fix}{bold:#}")?;
+            }
+        }
+        let (failed, warnings) = (self.count(Verdict::Failed), self.count(Verdict::Warning));
+        writeln!(out)?;
+        match (failed, warnings) {
+            (0, 0) => writeln!(out, "A program with this configuration can log in."),
+            (0, n) => writeln!(
+                out,
+                "A program with this configuration can log in; {n} to look at."
+            ),
+            (n, _) => writeln!(out, "Not yet: {n} to fix."),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A login for another program.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::{Command, ExitCode};
+
+use lakebase_core::Lakebase;
+
+use crate::connection::{search_path, url_of};
+use crate::roots;
+
+/// Would lead a driver elsewhere, or make it want what a token login cannot give.
+const IN_THE_WAY: &[&str] = &[
+    "PGCHANNELBINDING",
+    "PGHOSTADDR",
+    "PGPASSFILE",
+    "PGREQUIREAUTH",
+    "PGREQUIRESSL",
+    "PGSERVICE",
+    "PGSSLCERT",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGSSLKEY",
+    "PGSSLNEGOTIATION",
+];
+
+/// The command with everything in its environment that drivers look for.
+pub(crate) async fn prepare(
+    lakebase: &Lakebase,
+    command: &[OsString],
+) -> Result<Command, Box<dyn Error>> {
+    let lakebase = lakebase.direct();
+    let target = lakebase.target().await?;
+    let credential = lakebase.credential().await?;
+    let roots = roots::file(&target)?;
+    let roots = roots.as_ref().map(|path| path.display().to_string());
+    let url = url_of(&target, Some(credential.expose()), roots.as_deref())?;
+    let (program, args) = command.split_first().ok_or("no command")?;
+    let mut command = Command::new(program);
+    for name in IN_THE_WAY {
+        command.env_remove(name);
+    }
+    command
+        .args(args)
+        .env("PGHOST", target.host())
+        .env("PGPORT", target.port().to_string())
+        .env("PGDATABASE", target.database())
+        .env("PGUSER", target.user())
+        .env("PGPASSWORD", credential.expose())
+        .env(
+            "PGSSLMODE",
+            if target.uses_tls() {
+                "verify-full"
+            } else {
+                "disable"
+            },
+        )
+        .env("DATABASE_URL", url.as_str());
+    match roots {
+        Some(roots) => command.env("PGSSLROOTCERT", roots),
+        None => command.env_remove("PGSSLROOTCERT"),
+    };
+    if let Some(address) = target.hostaddr() {
+        command.env("PGHOSTADDR", address.to_string());
+    }
+    if let Some(schema) = lakebase.schema() {
+        // What sea-orm-cli calls it.
+        command.env("DATABASE_SCHEMA", schema);
+    }
+    if let Some(path) = search_path(&target) {
+        let known = std::env::var("PGOPTIONS").unwrap_or_default();
+        command.env("PGOPTIONS", format!("{known} {path}").trim_start());
+    }
+    Ok(command)
+}
+
+/// Never comes back where a process can become another one.
+pub(crate) fn become_command(mut command: Command) -> ExitCode {
+    #[cfg(unix)]
+    let outcome: Result<ExitCode, _> = Err(std::os::unix::process::CommandExt::exec(&mut command));
+    #[cfg(not(unix))]
+    let outcome = command.status().map(|status| {
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        ExitCode::from(code.unwrap_or(1))
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let program = command.get_program().display();
+            let _ = writeln!(io::stderr(), "lakebase: cannot run {program}: {error}");
+            // As shells say it.
+            ExitCode::from(match error.kind() {
+                io::ErrorKind::NotFound => 127,
+                _ => 126,
+            })
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Roles and rights.
+
+use std::error::Error;
+
+use lakebase_core::Lakebase;
+use lakebase_core::roles::Plan;
+
+use crate::args::{Grant, Target};
+use crate::say;
+
+pub(crate) async fn run(target: &Target, grant: &Grant) -> Result<(), Box<dyn Error>> {
+    let lakebase = target.lakebase()?;
+    let plan = plan(&lakebase, grant)?;
+    if grant.dry_run {
+        return Ok(say(&plan.to_string())?);
+    }
+    plan.apply(&lakebase).await?;
+    for statement in plan.statements() {
+        say(&format!("{statement};\n"))?;
+    }
+    Ok(())
+}
+
+fn plan(lakebase: &Lakebase, grant: &Grant) -> Result<Plan, Box<dyn Error>> {
+    let grantee = &grant.grantee;
+    let mut plan = Plan::new(lakebase.database());
+    if let Some(kind) = grant.create()? {
+        plan = plan.create_role(grantee, kind);
+    }
+    if grant.deploy {
+        plan = plan.allow_to_deploy(grantee);
+    }
+    if let Some(access) = grant.access()? {
+        let schema = lakebase.schema();
+        let schema = schema.ok_or_else(|| {
+            lakebase_core::Error::config("--access: which schema? Give --schema or LAKEBASE_SCHEMA")
+        })?;
+        plan = plan.allow(access, schema, grant.made_by.as_deref(), grantee);
+    }
+    if let Some(role) = &grant.member_of {
+        plan = plan.grant_role(role, grantee);
+    }
+    if plan.statements().next().is_none() {
+        return Err(lakebase_core::Error::config(
+            "nothing to do: give at least one of --create, --access, --deploy and --member-of",
+        )
+        .into());
+    }
+    Ok(plan)
+}

@@ -1,0 +1,382 @@
+//! `exec`, `url`, `token`, `grant` and `local`, as a shell sees them.
+
+#![allow(clippy::expect_used, clippy::print_stderr)]
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use lakebase_local::{LocalLakebase, SignIn};
+use support::{lakebase, local, run};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+
+/// A home of this test's own: the roots to trust are kept there.
+struct Home(tempfile::TempDir);
+
+fn home() -> Home {
+    Home(tempfile::tempdir().expect("a folder"))
+}
+
+impl Home {
+    fn path(&self) -> String {
+        self.0.path().display().to_string()
+    }
+}
+
+/// The variables that a child of `lakebase exec` has, by name.
+async fn child_env(
+    local: &LocalLakebase,
+    changes: &[(&str, &str)],
+    args: &[&str],
+) -> Vec<(String, String)> {
+    let args = args.iter().copied().chain(["exec", "--", "env", "-0"]);
+    let ran = run(args, &local.env(), changes).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    ran.out
+        .split('\0')
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn get<'a>(vars: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let (_, value) = vars.iter().find(|(known, _)| known == name)?;
+    Some(value)
+}
+
+#[tokio::test]
+async fn a_command_finds_a_login_in_its_environment_and_nowhere_else() {
+    let local = local().await;
+    let home = home();
+    let changes = [
+        ("HOME", home.path()),
+        ("PGSERVICE", "elsewhere".to_owned()),
+        ("PGCHANNELBINDING", "require".to_owned()),
+        ("PGOPTIONS", "-c geqo=off".to_owned()),
+        ("DATABASE_URL", "postgres://elsewhere".to_owned()),
+    ];
+    let changes = changes
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let vars = child_env(&local, &changes, &["--schema", "My App"]).await;
+    let token = get(&vars, "PGPASSWORD").expect("a password");
+    assert!(
+        local.secrets().contains(&token.to_owned()),
+        "a minted token"
+    );
+    let port = local.postgres_port().to_string();
+    for (name, expected) in [
+        ("PGHOST", "localhost"),
+        ("PGPORT", &port),
+        ("PGDATABASE", "databricks_postgres"),
+        ("PGUSER", local.client_id()),
+        ("PGSSLMODE", "verify-full"),
+        (
+            "PGOPTIONS",
+            r#"-c geqo=off -c search_path="My\ App",public"#,
+        ),
+        ("DATABASE_SCHEMA", "My App"),
+    ] {
+        assert_eq!(get(&vars, name), Some(expected), "{name}");
+    }
+    for name in ["PGSERVICE", "PGCHANNELBINDING"] {
+        assert_eq!(get(&vars, name), None, "{name}");
+    }
+    let roots = std::fs::read(get(&vars, "PGSSLROOTCERT").expect("roots")).expect("a file");
+    let ca = std::fs::read(local.ca_file()).expect("a file");
+    assert_eq!(roots, ca);
+    let url = get(&vars, "DATABASE_URL").expect("a URL");
+    for part in [
+        token,
+        "sslmode=verify-full",
+        "sslrootcert=",
+        "options=-c%20search_path%3D",
+    ] {
+        assert!(url.contains(part), "{part}: {url}");
+    }
+    // Not on a command line, where `ps` shows it to everybody.
+    let args = run(
+        ["exec", "sh", "-c", "tr '\\0' ' ' < /proc/$$/cmdline"],
+        &local.env(),
+        &changes,
+    )
+    .await;
+    assert!(
+        args.out.contains("cmdline")
+            && !local
+                .secrets()
+                .iter()
+                .any(|secret| args.out.contains(secret))
+    );
+}
+
+#[tokio::test]
+async fn both_the_variables_and_the_url_log_in_through_libpq() {
+    if std::process::Command::new("psql")
+        .arg("-V")
+        .output()
+        .is_err()
+    {
+        eprintln!("skipped: psql is not installed");
+        return;
+    }
+    let local = local().await;
+    local
+        .sql("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC")
+        .await
+        .expect("a schema");
+    let home = home();
+    let path = home.path();
+    let changes = [("HOME", path.as_str()), ("LAKEBASE_SCHEMA", "app")];
+    let sql = "psql -XAtc 'SELECT session_user, current_schema'";
+    let by_url = format!("{sql} \"$DATABASE_URL\"");
+    let expected = format!("{}|app\n", local.client_id());
+    for script in [
+        sql.to_owned(),
+        format!("env -u PGPASSWORD -u PGOPTIONS {by_url}"),
+    ] {
+        let ran = run(["exec", "sh", "-c", &script], &local.env(), &changes).await;
+        assert_eq!(
+            (ran.out.as_str(), ran.code),
+            (expected.as_str(), Some(0)),
+            "{script}: {}",
+            ran.err
+        );
+    }
+    // Without roots of ours there are the system's, which do not know the local authority.
+    let changes = [("HOME", path.as_str()), ("PGSSLROOTCERT", "")];
+    let ran = run(
+        ["exec", "psql", "-XAtc", "SELECT 1"],
+        &local.env(),
+        &changes,
+    )
+    .await;
+    assert!(
+        ran.code == Some(2) && ran.err.contains("certificate verify failed"),
+        "{}",
+        ran.err
+    );
+}
+
+#[tokio::test]
+async fn exit_status_and_signals_are_the_commands_own() {
+    let local = local().await;
+    let home = home();
+    let path = home.path();
+    let changes = [("HOME", path.as_str())];
+    for (args, code) in [
+        (&["exec", "--", "sh", "-c", "exit 7"][..], 7),
+        (&["exec", "no-such-program"], 127),
+        (&["exec", "/"], 126),
+        (&["exec"], 2),
+        (&["--endpoint", "nonsense", "exec", "true"], 2),
+    ] {
+        let ran = run(args.iter().copied(), &local.env(), &changes).await;
+        assert_eq!(ran.code, Some(code), "{args:?}: {}", ran.err);
+    }
+    let mut child = lakebase(
+        ["exec", "sh", "-c", "echo up; read _"],
+        &local.env(),
+        &changes,
+    )
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .spawn()
+    .expect("it runs");
+    let mut line = String::new();
+    let out = child.stdout.as_mut().expect("output");
+    BufReader::new(out)
+        .read_line(&mut line)
+        .await
+        .expect("a line");
+    child.start_kill().expect("a signal");
+    assert_eq!(child.wait().await.expect("an end").signal(), Some(9));
+}
+
+#[tokio::test]
+async fn a_failed_login_runs_no_command_and_says_why() {
+    let local = local().await;
+    let home = home();
+    let path = home.path();
+    let changes = [
+        ("HOME", path.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", "dose-wrong"),
+    ];
+    let ran = run(["exec", "echo", "never"], &local.env(), &changes).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(
+        ran.err.starts_with("lakebase: ") && ran.err.contains("secret"),
+        "{}",
+        ran.err
+    );
+    assert!(!ran.err.contains("dose-wrong"));
+}
+
+#[tokio::test]
+async fn a_url_is_masked_unless_asked_for() {
+    let local = local().await;
+    let masked = run(["url"], &local.env(), &[]).await;
+    assert!(masked.out.contains(":***@localhost:"), "{}", masked.out);
+    assert_eq!(local.counters().minted, 0, "for nothing");
+    let open = run(["url", "--with-password"], &local.env(), &[]).await;
+    assert!(
+        local
+            .secrets()
+            .iter()
+            .any(|secret| open.out.contains(secret))
+    );
+}
+
+#[tokio::test]
+async fn a_person_is_found_out_and_encoded() {
+    let local = local().await;
+    let vars = local.env_for(SignIn::Pat);
+    let ran = run(["--database", "my db", "url"], &vars, &[]).await;
+    let user = local.user().replace('@', "%40");
+    let expected = format!(
+        "postgresql://{user}:***@localhost:{}/my%20db?sslmode=verify-full\n",
+        local.postgres_port()
+    );
+    assert_eq!(ran.out, expected);
+}
+
+#[tokio::test]
+async fn a_token_is_a_token_and_nothing_else() {
+    let local = local().await;
+    let ran = run(["token"], &local.env(), &[]).await;
+    let token = ran.out.trim_end();
+    assert!(local.secrets().contains(&token.to_owned()) && ran.err.is_empty());
+    let ran = run(["token", "--json"], &local.env(), &[]).await;
+    for word in ["\"token\": \"ey", "\"expires_at\": \"2", local.client_id()] {
+        assert!(ran.out.contains(word), "{word}");
+    }
+    let native = [("LAKEBASE_ENDPOINT", ""), ("PGPASSWORD", "secret")];
+    let ran = run(["token"], &local.env(), &native).await;
+    assert!(ran.code == Some(1) && ran.err.contains("PGPASSWORD") && !ran.err.contains("secret"));
+}
+
+#[tokio::test]
+async fn grants_are_shown_before_and_made_after() {
+    let local = local().await;
+    let (id, secret) = local.add_service_principal();
+    let owner = local.env_for(SignIn::Pat);
+    let args = [
+        "--schema",
+        "app",
+        "grant",
+        &id,
+        "--create",
+        "service-principal",
+        "--access",
+        "write",
+    ];
+    let dry: Vec<&str> = args.iter().copied().chain(["--dry-run"]).collect();
+    let before = local.counters();
+    let shown = run(&dry, &owner, &[]).await;
+    assert!(
+        shown.out.starts_with("BEGIN;\nCREATE EXTENSION"),
+        "{}{}",
+        shown.out,
+        shown.err
+    );
+    assert_eq!(
+        (local.counters().requests, local.counters().logins),
+        (before.requests, before.logins)
+    );
+
+    let ran = run(args, &owner, &[]).await;
+    assert!(
+        ran.code == Some(1) && ran.err.contains("schema first"),
+        "{}",
+        ran.err
+    );
+    let sql = format!(
+        "CREATE SCHEMA app AUTHORIZATION \"{0}\"; CREATE TABLE app.orders (id SERIAL); ALTER TABLE app.orders OWNER TO \"{0}\"",
+        local.user()
+    );
+    local.sql(&sql).await.expect("a schema");
+    for _ in 0..2 {
+        let ran = run(args, &owner, &[]).await;
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert_eq!(shown.out, format!("BEGIN;\n{}COMMIT;\n", ran.out));
+    }
+    let newcomer = [
+        ("DATABRICKS_CLIENT_ID", id.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", &secret),
+        ("PGUSER", ""),
+    ];
+    let ran = run(["--schema", "app", "doctor"], &local.env(), &newcomer).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_told_apart_from_failures() {
+    let local = local().await;
+    for (args, word) in [
+        (
+            &["grant", "x", "--access", "everything"][..],
+            "possible values",
+        ),
+        (&["grant", "x", "--access", "read"], "--schema"),
+        (&["grant", "x"], "nothing to do"),
+        (&["grant", "x", "--made-by", "y"], "--access"),
+        (&["--timeout", "soon", "url"], "not a number"),
+        (&["--timeout=-1", "url"], "--timeout"),
+        (&["frobnicate"], "frobnicate"),
+    ] {
+        let ran = run(args.iter().copied(), &local.env(), &[]).await;
+        assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(word), "{args:?}: {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn a_local_lakebase_runs_around_a_command() {
+    let path = std::env::var("PATH").expect("a path");
+    let program = env!("CARGO_BIN_EXE_lakebase");
+    let home = home();
+    let vars = [("HOME".to_owned(), home.path()), ("PATH".to_owned(), path)];
+    let args = [
+        "local",
+        "--token-lifetime",
+        "60",
+        program,
+        "doctor",
+        "--json",
+    ];
+    let ran = run(args, &vars, &[]).await;
+    assert!(
+        ran.code == Some(0) && ran.out.contains("\"ok\": true"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    let help = run(["local", "--help"], &vars, &[]).await;
+    assert!(
+        help.out.contains("lakebase local [OPTIONS] CMD"),
+        "{}",
+        help.out
+    );
+}
+
+#[tokio::test]
+async fn whoever_stops_reading_is_no_failure() {
+    let local = local().await;
+    let mut child = lakebase(["doctor"], &local.env(), &[])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let mut errors = String::new();
+    let mut stderr = child.stderr.take().expect("errors");
+    stderr.read_to_string(&mut errors).await.expect("text");
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await;
+    assert!(
+        status.expect("an end").expect("a status").success(),
+        "{errors}"
+    );
+    assert_eq!(errors, "");
+}
