@@ -1,4 +1,7 @@
-//! Where the examples run: on the Lakebase that the environment names, or on a local one.
+//! Where the examples run: on the Lakebase that the environment names, or on a local one. And the shop,
+//! an application to swap.
+
+pub mod shop;
 
 use std::env::var_os;
 use std::error::Error;

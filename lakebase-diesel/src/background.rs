@@ -13,6 +13,13 @@ pub(crate) struct Background {
 }
 
 impl Background {
+    #[cfg(feature = "blocking")]
+    pub(crate) const fn new() -> Self {
+        Self {
+            runtime: Mutex::new(None),
+        }
+    }
+
     /// Runs `future` there and blocks this thread, not a runtime, until it is done.
     pub(crate) fn run<T: Send + 'static>(
         &self,

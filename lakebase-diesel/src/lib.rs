@@ -1,10 +1,17 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
+#[cfg(any(
+    feature = "bb8",
+    feature = "deadpool",
+    feature = "r2d2",
+    feature = "blocking"
+))]
 mod activity;
 mod background;
 #[cfg(feature = "bb8")]
 pub mod bb8;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod connect;
 #[cfg(feature = "deadpool")]
 pub mod deadpool;
@@ -15,8 +22,15 @@ mod manager;
 pub mod migrations;
 #[cfg(feature = "r2d2")]
 pub mod r2d2;
+#[cfg(any(feature = "r2d2", feature = "blocking"))]
+pub mod sync_pool;
 mod transient;
-#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
+#[cfg(any(
+    feature = "bb8",
+    feature = "deadpool",
+    feature = "r2d2",
+    feature = "blocking"
+))]
 mod tuning;
 
 pub use connect::connect;

@@ -126,6 +126,11 @@ async fn diesel_with_r2d2_rides_out_every_outage() {
 }
 
 #[tokio::test]
+async fn diesel_without_libpq_rides_out_every_outage() {
+    join_all(Outage::ALL.map(|outage| ride_out(Adapter::DieselBlocking, outage))).await;
+}
+
+#[tokio::test]
 async fn seaorm_rides_out_every_outage() {
     join_all(Outage::ALL.map(|outage| ride_out(Adapter::SeaOrm, outage))).await;
 }

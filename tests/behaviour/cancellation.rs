@@ -170,8 +170,13 @@ fn without_a_runtime_there_is_an_error_and_no_hang() {
     let mut connection = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
     let answer = diesel::RunQueryDsl::execute(diesel::sql_query("SELECT 1"), &mut connection);
     answer.expect("an answer");
+    let answer = lakebase_diesel::blocking::establish(&lakebase).map(|mut connection| {
+        diesel::RunQueryDsl::execute(diesel::sql_query("SELECT 1"), &mut connection)
+    });
+    answer.expect("a login").expect("an answer");
+    let needs_none = [Adapter::DieselR2d2, Adapter::DieselBlocking];
     let asynchronous = lakebase_tests::ADAPTERS.into_iter();
-    for adapter in asynchronous.filter(|adapter| *adapter != Adapter::DieselR2d2) {
+    for adapter in asynchronous.filter(|adapter| !needs_none.contains(adapter)) {
         let outcome = App::start(adapter, &lakebase).now_or_never();
         let failure = outcome.expect("at once").expect_err("no runtime");
         assert!(failure.text.contains("runtime"), "{adapter:?}: {failure}");

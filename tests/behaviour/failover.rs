@@ -84,6 +84,11 @@ async fn with_diesel_and_r2d2() {
 }
 
 #[tokio::test]
+async fn with_diesel_and_r2d2_without_libpq() {
+    fail_once_and_go_on(Adapter::DieselBlocking).await;
+}
+
+#[tokio::test]
 async fn with_seaorm() {
     fail_once_and_go_on(Adapter::SeaOrm).await;
 }

@@ -53,7 +53,8 @@ async fn a_statement_on_a_connection_that_vanished_ends_as_transient_and_the_nex
         prove(Adapter::TokioPostgres),
         prove(Adapter::DieselBb8),
         prove(Adapter::DieselDeadpool),
-        prove(Adapter::DieselR2d2)
+        prove(Adapter::DieselR2d2),
+        prove(Adapter::DieselBlocking)
     );
 }
 

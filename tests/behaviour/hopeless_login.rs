@@ -8,7 +8,7 @@ use lakebase_tests::{Adapter, App, Failure, lakebase_with, local, soon, through_
 
 const ATTEMPTS: usize = 100;
 /// A person at a terminal waits no longer.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What is wrong, and what the error says about it.
 struct Hopeless {

@@ -26,6 +26,8 @@ mod running_postgres;
 mod schema;
 mod seaorm_migrations;
 mod seaorm_programs;
+mod shop;
+mod shop_in_a_browser;
 mod stopped_process;
 mod suspend;
 mod sync_diesel;

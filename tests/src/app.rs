@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use diesel::pg::Pg;
 use diesel::r2d2::ManageConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
-use lakebase_diesel::r2d2::ConnectionManager;
+use lakebase_diesel::sync_pool::{Builder, Connect, ConnectionManager, Pool};
 use lakebase_seaorm::LakebaseConnection;
 use sea_orm::ConnectionTrait as _;
 use tokio::sync::Mutex;
@@ -21,15 +22,17 @@ pub enum Adapter {
     DieselBb8,
     DieselDeadpool,
     DieselR2d2,
+    DieselBlocking,
     SeaOrm,
 }
 
 /// All of them.
-pub const ADAPTERS: [Adapter; 5] = [
+pub const ADAPTERS: [Adapter; 6] = [
     Adapter::TokioPostgres,
     Adapter::DieselBb8,
     Adapter::DieselDeadpool,
     Adapter::DieselR2d2,
+    Adapter::DieselBlocking,
     Adapter::SeaOrm,
 ];
 
@@ -41,6 +44,7 @@ impl Adapter {
             Self::DieselBb8 => "diesel-bb8",
             Self::DieselDeadpool => "diesel-deadpool",
             Self::DieselR2d2 => "diesel-r2d2",
+            Self::DieselBlocking => "diesel-blocking",
             Self::SeaOrm => "seaorm",
         }
     }
@@ -51,7 +55,9 @@ pub async fn through_every_adapter<F>(prove: impl Fn(Adapter) -> F)
 where
     F: Future<Output = ()>,
 {
-    futures_util::future::join_all(ADAPTERS.map(prove)).await;
+    // Boxed: unoptimised, all of them are too much for a stack.
+    let proofs = ADAPTERS.map(|adapter| Box::pin(prove(adapter)));
+    futures_util::future::join_all(proofs).await;
 }
 
 /// A running application. Cheap to clone.
@@ -64,7 +70,8 @@ enum Kind {
     TokioPostgres(Lakebase, Arc<Mutex<Option<tokio_postgres::Client>>>),
     DieselBb8(lakebase_diesel::bb8::Pool),
     DieselDeadpool(lakebase_diesel::deadpool::Pool),
-    DieselR2d2(lakebase_diesel::r2d2::Pool, ConnectionManager),
+    DieselR2d2(Sync<diesel::PgConnection>),
+    DieselBlocking(Sync<lakebase_diesel::blocking::Connection>),
     SeaOrm(LakebaseConnection),
 }
 
@@ -74,7 +81,8 @@ impl fmt::Debug for Kind {
             Self::TokioPostgres(..) => "tokio-postgres",
             Self::DieselBb8(_) => "diesel with bb8",
             Self::DieselDeadpool(_) => "diesel with deadpool",
-            Self::DieselR2d2(..) => "diesel with r2d2",
+            Self::DieselR2d2(_) => "diesel with r2d2",
+            Self::DieselBlocking(_) => "diesel with r2d2, without libpq",
             Self::SeaOrm(_) => "SeaORM",
         })
     }
@@ -140,12 +148,9 @@ impl App {
                     let builder = lakebase_diesel::deadpool::Builder::new().max_size(size);
                     Kind::DieselDeadpool(builder.build(lakebase).await?)
                 }
-                Adapter::DieselR2d2 => {
-                    let manager = ConnectionManager::new(lakebase);
-                    let lakebase = lakebase.clone();
-                    let builder = lakebase_diesel::r2d2::Builder::new().max_size(connections);
-                    let pool = blocking(move || builder.build(&lakebase));
-                    Kind::DieselR2d2(pool.await?, manager)
+                Adapter::DieselR2d2 => Kind::DieselR2d2(Sync::start(lakebase, connections).await?),
+                Adapter::DieselBlocking => {
+                    Kind::DieselBlocking(Sync::start(lakebase, connections).await?)
                 }
                 Adapter::SeaOrm => {
                     let mut options = lakebase_seaorm::options();
@@ -206,14 +211,8 @@ impl App {
                 })?;
                 run_diesel(&mut connection, sql).await
             }
-            Kind::DieselR2d2(pool, _) => {
-                let (pool, sql) = (pool.clone(), sql.to_owned());
-                blocking(move || {
-                    let mut connection = pool.get().map_err(|error| Failure::of(&error))?;
-                    run_sync(&mut connection, &sql)
-                })
-                .await
-            }
+            Kind::DieselR2d2(app) => app.run(sql).await,
+            Kind::DieselBlocking(app) => app.run(sql).await,
             Kind::SeaOrm(db) => {
                 db.execute_unprepared(sql)
                     .await
@@ -253,18 +252,8 @@ impl App {
                 return run_diesel(&mut fresh, "SELECT 1").await;
             }
             Kind::DieselDeadpool(pool) => drop(pool.retain(|_, _| false)),
-            Kind::DieselR2d2(_, manager) => {
-                let manager = manager.clone();
-                // r2d2 gives no connection away, so outside of the pool, as it does it.
-                return blocking(move || {
-                    let mut fresh = manager.connect().map_err(|error| Failure {
-                        text: error.to_string(),
-                        is_transient: is_transient_r2d2(&error),
-                    })?;
-                    run_sync(&mut fresh, "SELECT 1")
-                })
-                .await;
-            }
+            Kind::DieselR2d2(app) => return app.log_in().await,
+            Kind::DieselBlocking(app) => return app.log_in().await,
             Kind::SeaOrm(db) => forget_idle(db).await,
         }
         self.ask().await
@@ -279,7 +268,54 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-fn run_sync(connection: &mut diesel::PgConnection, sql: &str) -> Result<(), Failure> {
+/// With synchronous diesel.
+struct Sync<C: Connect> {
+    pool: Pool<C>,
+    manager: ConnectionManager<C>,
+}
+
+impl<C: Connect> Clone for Sync<C> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            manager: self.manager.clone(),
+        }
+    }
+}
+
+impl<C: Connect<Backend = Pg>> Sync<C> {
+    async fn start(lakebase: &Lakebase, connections: u32) -> Result<Self, Error> {
+        let manager = ConnectionManager::new(lakebase);
+        let lakebase = lakebase.clone();
+        let builder = Builder::new().max_size(connections);
+        let pool = blocking(move || builder.build(&lakebase)).await?;
+        Ok(Self { pool, manager })
+    }
+
+    async fn run(&self, sql: &str) -> Result<(), Failure> {
+        let (pool, sql) = (self.pool.clone(), sql.to_owned());
+        blocking(move || {
+            let mut connection = pool.get().map_err(|error| Failure::of(&error))?;
+            run_sync(&mut *connection, &sql)
+        })
+        .await
+    }
+
+    async fn log_in(&self) -> Result<(), Failure> {
+        let manager = self.manager.clone();
+        // r2d2 gives no connection away, so outside of the pool, as it does it.
+        blocking(move || {
+            let mut fresh = manager.connect().map_err(|error| Failure {
+                text: error.to_string(),
+                is_transient: is_transient_r2d2(&error),
+            })?;
+            run_sync(&mut fresh, "SELECT 1")
+        })
+        .await
+    }
+}
+
+fn run_sync<C: Connect<Backend = Pg>>(connection: &mut C, sql: &str) -> Result<(), Failure> {
     let outcome = diesel::RunQueryDsl::execute(diesel::sql_query(sql), connection);
     outcome.map(drop).map_err(|error| Failure {
         text: error.to_string(),
