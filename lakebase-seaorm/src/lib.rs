@@ -7,6 +7,8 @@ mod feed;
 mod liveness;
 pub mod migrations;
 mod options;
+#[cfg(feature = "schema-sync")]
+mod schema_sync;
 
 pub use connect::{connect, connect_with};
 pub use connection::LakebaseConnection;

@@ -26,6 +26,7 @@ mod running_postgres;
 mod schema;
 mod seaorm_migrations;
 mod seaorm_programs;
+mod seaorm_schema_sync;
 mod shop;
 mod shop_in_a_browser;
 mod stopped_process;
