@@ -7,6 +7,7 @@ mod deadpool_programs;
 mod diesel_migrations;
 mod diesel_programs;
 mod discovery;
+mod environment;
 mod failover;
 mod half_open;
 mod herd;

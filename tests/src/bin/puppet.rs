@@ -1,5 +1,6 @@
 //! An application whose every step is ordered through its standard input, so that a test can stop the whole
-//! process in between: `puppet tokio-postgres|diesel-bb8|seaorm`, set up by its environment.
+//! process in between: `puppet ADAPTER`, set up by its environment, or `puppet ADAPTER FILE`, set up by the
+//! variables in a file and in no way by its environment.
 //!
 //! Says `ready`; each line makes it log in and say `ok`, or `failed` and why.
 
@@ -7,7 +8,7 @@
 
 use std::process::ExitCode;
 
-use lakebase_core::Lakebase;
+use lakebase_core::{Config, Lakebase};
 use lakebase_tests::{ADAPTERS, App};
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 
@@ -28,7 +29,14 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         .into_iter()
         .find(|adapter| adapter.name() == wanted)
         .ok_or("no such adapter")?;
-    let lakebase = Lakebase::from_env()?;
+    let config = match std::env::args().nth(2) {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)?;
+            Config::from_vars(text.lines().filter_map(|line| line.split_once('=')))?
+        }
+        None => Config::from_env()?,
+    };
+    let lakebase = Lakebase::new(config)?;
     let app = App::start(adapter, &lakebase)
         .await
         .map_err(|failure| failure.to_string())?;

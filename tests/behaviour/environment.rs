@@ -1,0 +1,42 @@
+//! Drivers look into the environment by themselves; what was configured counts.
+
+use lakebase_tests::{ADAPTERS, local};
+use tokio::process::Command;
+
+#[tokio::test]
+async fn a_configuration_in_code_is_disturbed_by_no_variable() {
+    let local = local().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("settings");
+    let settings: Vec<String> = local
+        .env()
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect();
+    std::fs::write(&file, settings.concat()).expect("written");
+    for adapter in ADAPTERS {
+        let run = Command::new(env!("CARGO_BIN_EXE_puppet"))
+            .arg(adapter.name())
+            .arg(&file)
+            .env_clear()
+            .env("HOME", folder.path())
+            .env("PGHOST", "nowhere.invalid")
+            .env("PGHOSTADDR", "127.0.0.2")
+            .env("PGPORT", "1")
+            .env("PGUSER", "nobody")
+            .env("PGDATABASE", "nothing")
+            .env("PGPASSWORD", "a-password-of-somebody-else")
+            .env("PGSSLMODE", "disable")
+            .env("PGSSLROOTCERT", "/nonexistent/roots.pem")
+            .env("PGOPTIONS", "-c search_path=nowhere")
+            .env("PGTARGETSESSIONATTRS", "read-only")
+            .env("PGCHANNELBINDING", "require")
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = lakebase_tests::soon(run).await.expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said, "ready\n", "{adapter:?}: {wrong}");
+    }
+}
