@@ -109,8 +109,8 @@ pub(crate) enum Command {
     /// Check step by step what a login needs, and say what to fix
     ///
     /// Configuration and where each value came from, sign-in, compute, clock, token, name resolution,
-    /// network, TLS certificate, login, role, schema rights, versions. Nothing is changed; a sleeping
-    /// compute is woken. Exit status 0 if a program would work, 1 if not.
+    /// network, TLS certificate, login, role, schema rights, versions. A sleeping compute is
+    /// woken; nothing is changed that a program's login would not change. Exit status 0 if a program would work, 1 if not.
     Doctor {
         /// Print a JSON object, for scripts
         #[arg(long)]
@@ -119,8 +119,9 @@ pub(crate) enum Command {
 
     /// Make a role and give it rights
     ///
-    /// In one transaction; running it again changes nothing. Run it as the owner of the schema, for rights,
-    /// and as an identity with CAN MANAGE on the project, for roles.
+    /// In one transaction; running it again changes nothing. Roles are made by an identity with CAN MANAGE on
+    /// the project whose own role may create roles; rights in a schema are given by its owner: whoever
+    /// deployed it.
     #[command(after_long_help = GRANT_EXAMPLES)]
     Grant(Grant),
 
@@ -149,7 +150,8 @@ pub(crate) struct Grant {
     #[arg(long, value_name = "WHAT", value_parser = Access::WORDS.to_vec())]
     access: Option<String>,
 
-    /// Who makes the tables from now on, if that is not you: rights on future objects count for one maker
+    /// Who makes the tables from now on, if that is not you; you must be a member of it. Rights on future
+    /// objects count for one maker
     #[arg(long, value_name = "ROLE", requires = "access")]
     pub(crate) made_by: Option<String>,
 
@@ -245,14 +247,18 @@ Examples:
 
 const GRANT_EXAMPLES: &str = "\
 Examples:
-  A service principal that deploys its own schema:
+  As the project's owner: a service principal that deploys its own schema, another one for the
+  application, and a team of people:
     lakebase grant 6f2f0a2e-.. --create service-principal --deploy
+    lakebase grant 0b1c73d9-.. --create service-principal
+    lakebase grant analysts --create group
 
-  Another one that reads and writes the rows, in tables that the first one makes:
-    lakebase --schema app grant 0b1c.. --create service-principal --access write --made-by 6f2f0a2e-..
+  Then as the one that has deployed the schema, and so owns it:
+    lakebase --schema app grant 0b1c73d9-.. --access write
+    lakebase --schema app grant analysts --access read
 
-  A team of people who may look, and what would be run for that:
-    lakebase --schema app grant analysts --create group --access read --dry-run";
+  What would be run for that:
+    lakebase --schema app grant analysts --access read --dry-run";
 
 /// Kept apart from clap's, whose `auto` means the stream that help goes to.
 pub(crate) fn anstream_choice(choice: ColorChoice) -> anstream::ColorChoice {

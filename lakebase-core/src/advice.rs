@@ -17,10 +17,13 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
         {
             "Only the owner may: whoever made it first owns it. Let the service principal deploy first, or reassign it (REASSIGN OWNED), or work as a common owner (GRANT owner TO both; SET ROLE owner)"
         }
+        "42501" if has("default privileges") => {
+            "Rights on what a role will make are given by that role itself, or by a member of it"
+        }
         "42501" if has("create role") || has("create_role") => {
             "Roles are made by an identity with CAN MANAGE on the project, logged in with a token, whose own role may create roles"
         }
-        "42501" if has("extension") => {
+        "42501" if has("databricks_auth") => {
             "The first role in a database needs CREATE on it, for the extension databricks_auth: let the project's owner do it once"
         }
         "42501" => {
@@ -29,15 +32,18 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
         "42P07" | "42701" => {
             "It exists already: the migration was applied by hand, or its history is in another schema"
         }
-        "22023" => {
+        "22023" if has("identity") => {
             "The workspace does not know this identity as that kind: a user is an e-mail, a service principal its client id, a group its name, all case-sensitive"
         }
         "42883" if has("databricks_") => {
-            "The extension is missing in this database: CREATE EXTENSION databricks_auth"
+            "The extension is missing in this database: CREATE EXTENSION IF NOT EXISTS databricks_auth"
         }
-        "42704" if has("role") => "Create the role first (databricks_create_role)",
+        "42704" if has("role") => {
+            "Create the role first: `lakebase grant ROLE --create ..`, or databricks_create_role"
+        }
         "3F000" => "Create the schema first, as the role that is to own it",
-        "0LP01" => "This right does not exist for this kind of object",
+        "55P03" => "Somebody else holds a lock, a migration perhaps: try again when that is over",
+        "0LP01" if has("privilege type") => "This right does not exist for this kind of object",
         _ => return None,
     })
 }
@@ -63,7 +69,7 @@ mod tests {
                 "CREATE on it",
             ),
             ("42501", "permission denied for table orders", "GRANT"),
-            ("22023", "identity not found", "client id"),
+            ("22023", "identity \"x\" not found", "client id"),
             (
                 "42883",
                 "function databricks_create_role(unknown, unknown) does not exist",
@@ -81,6 +87,7 @@ mod tests {
             assert!(advice.contains(word), "{sqlstate} {message}: {advice}");
         }
         assert_eq!(advice("23505", "duplicate key"), None);
+        assert_eq!(advice("22023", "value 1000 out of bounds for option"), None);
         assert_eq!(advice("42883", "function lower(json) does not exist"), None);
     }
 }

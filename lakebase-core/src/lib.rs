@@ -16,7 +16,6 @@ mod http;
 mod inspect;
 mod lakebase;
 mod login;
-#[cfg(feature = "tokio-postgres")]
 mod pooled_schema;
 mod provider;
 mod refresh;

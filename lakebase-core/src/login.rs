@@ -170,6 +170,13 @@ fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Op
     let user = target.user();
     let hint = match sqlstate {
         "3D000" => "Check PGDATABASE".to_owned(),
+        "25006" => {
+            "A host for reading cannot put the schema on the role's search path: log in once through the one for writing"
+                .to_owned()
+        }
+        _ if message.contains("not permitted to log in") => {
+            format!("The role {user:?} is made for membership only: check PGUSER")
+        }
         "42501" => format!(
             "Run: GRANT CONNECT ON DATABASE \"{}\" TO \"{user}\"",
             target.database()
@@ -275,10 +282,12 @@ impl Lakebase {
         let credential = self.credential().await?;
         progress.waiting_for = "Postgres";
         let login = Login::new(Arc::clone(&target), credential.clone());
-        #[cfg(feature = "tokio-postgres")]
-        self.set_search_path_of_role(&login).await?;
         let until = Instant::now() + ATTEMPT_LIMIT;
-        let failure = match timeout_at(until, attempt(login)).await {
+        let whole = async {
+            self.see_to_the_schema(&login).await?;
+            attempt(login).await
+        };
+        let failure = match timeout_at(until, whole).await {
             Ok(Ok(connection)) => {
                 self.accept(&credential);
                 return Ok(Some(connection));
@@ -337,10 +346,13 @@ impl Lakebase {
                     "Check PGHOST, PGPORT and the network, unless the compute is just waking up",
                 ),
             ),
-            FailureKind::Permanent => (
-                Verdict::Permanent,
-                Error::new(Kind::Database, format!("cannot log in as {target}")),
-            ),
+            FailureKind::Permanent => {
+                if let Some(own) = failure.source.downcast_ref::<Error>() {
+                    return (Verdict::Permanent, own.clone().with_compute(compute));
+                }
+                let error = Error::new(Kind::Database, format!("cannot log in as {target}"));
+                (Verdict::Permanent, error)
+            }
         };
         (
             verdict,

@@ -31,6 +31,7 @@ use std::fmt;
 
 pub use privilege::{Access, FutureObjects, IdentityKind, Object, Privilege};
 
+use crate::Error;
 use crate::sql::{quote_ident, quote_literal};
 
 /// Statements that make roles and give rights, in one database.
@@ -38,8 +39,28 @@ use crate::sql::{quote_ident, quote_literal};
 #[must_use = "a plan does nothing before it is applied"]
 pub struct Plan {
     database: String,
-    statements: Vec<String>,
+    statements: Vec<Statement>,
+    /// A name that Postgres would cut.
+    too_long: Option<String>,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Statement {
+    sql: String,
+    /// What is in a schema: objects of an extension are among it, which belong to nobody here.
+    whole: Option<(FutureObjects, String)>,
+}
+
+/// Postgres cuts longer names in silence, and so would mean somebody else.
+const LONGEST_NAME: usize = 63;
+
+/// What every transaction of a plan begins with. Extensions go where everybody finds them, and nobody waits
+/// for ever behind a migration.
+const PREAMBLE: [&str; 3] = [
+    "BEGIN",
+    "SET LOCAL search_path TO public",
+    "SET LOCAL lock_timeout TO '30s'",
+];
 
 impl Plan {
     /// For a database; [`Lakebase::database`](crate::Lakebase::database) is the configured one. The plan
@@ -48,6 +69,7 @@ impl Plan {
         Self {
             database: database.into(),
             statements: Vec::new(),
+            too_long: None,
         }
     }
 
@@ -56,7 +78,8 @@ impl Plan {
     /// that was made by plain `CREATE ROLE` and takes no tokens.
     pub fn create_role(self, identity: &str, kind: IdentityKind) -> Self {
         let literal = quote_literal(identity);
-        self.add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
+        self.named([identity])
+            .add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
             .add(format!(
                 "SELECT databricks_create_role({literal}, '{}') \
                  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal})",
@@ -66,8 +89,9 @@ impl Plan {
 
     /// A schema, of the one who applies the plan or of `owner` (whom one must be a member of).
     pub fn create_schema(self, schema: &str, owner: Option<&str>) -> Self {
+        let owner_name = owner;
         let owner = owner.map(|owner| format!(" AUTHORIZATION {}", quote_ident(owner)));
-        self.add(format!(
+        self.named([schema]).named(owner_name).add(format!(
             "CREATE SCHEMA IF NOT EXISTS {}{}",
             quote_ident(schema),
             owner.unwrap_or_default()
@@ -79,16 +103,20 @@ impl Plan {
         if privileges.is_empty() {
             return self;
         }
-        self.add(format!(
+        let sql = format!(
             "GRANT {} ON {} TO {}",
             privilege::list(privileges),
             object.to_sql(),
             quote_ident(grantee)
-        ))
+        );
+        let names = object.names();
+        self.named(names)
+            .named([grantee])
+            .add_statement(sql, object.whole())
     }
 
-    /// Rights on what `made_by` will make in a schema; without it, on what the one who applies the plan
-    /// will make. For objects that somebody else makes they do not count, which is the usual trap.
+    /// Rights on what `made_by` will make in a schema (one must be a member of it); without it, on what the one
+    /// who applies the plan will make. For objects that somebody else makes they do not count, which is the usual trap.
     pub fn grant_future(
         self,
         privileges: &[Privilege],
@@ -100,8 +128,9 @@ impl Plan {
         if privileges.is_empty() {
             return self;
         }
+        let named = self.named([schema, grantee]).named(made_by);
         let maker = made_by.map(|maker| format!("FOR ROLE {} ", quote_ident(maker)));
-        self.add(format!(
+        named.add(format!(
             "ALTER DEFAULT PRIVILEGES {}IN SCHEMA {} GRANT {} ON {} TO {}",
             maker.unwrap_or_default(),
             quote_ident(schema),
@@ -113,7 +142,7 @@ impl Plan {
 
     /// Makes `member` a member of `role`: a common owner of schemas, for example.
     pub fn grant_role(self, role: &str, member: &str) -> Self {
-        self.add(format!(
+        self.named([role, member]).add(format!(
             "GRANT {} TO {}",
             quote_ident(role),
             quote_ident(member)
@@ -146,11 +175,39 @@ impl Plan {
 
     /// The statements, in order, without semicolons.
     pub fn statements(&self) -> impl Iterator<Item = &str> {
-        self.statements.iter().map(String::as_str)
+        self.statements
+            .iter()
+            .map(|statement| statement.sql.as_str())
     }
 
-    fn add(mut self, statement: impl Into<String>) -> Self {
-        let statement = statement.into();
+    /// That no name is longer than Postgres takes them; [`apply`](Self::apply) checks it, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`], with the name.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.too_long {
+            Some(name) => Err(Error::config(format!(
+                "the name {name:?} is longer than the {LONGEST_NAME} bytes that Postgres takes"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn named<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut names = names.into_iter();
+        if let Some(name) = names.find(|name| name.len() > LONGEST_NAME) {
+            self.too_long.get_or_insert_with(|| name.to_owned());
+        }
+        self
+    }
+
+    fn add(self, sql: impl Into<String>) -> Self {
+        self.add_statement(sql.into(), None)
+    }
+
+    fn add_statement(mut self, sql: String, whole: Option<(FutureObjects, String)>) -> Self {
+        let statement = Statement { sql, whole };
         if !self.statements.contains(&statement) {
             self.statements.push(statement);
         }
@@ -161,8 +218,7 @@ impl Plan {
 /// The script, for psql.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "BEGIN;")?;
-        for statement in &self.statements {
+        for statement in PREAMBLE.into_iter().chain(self.statements()) {
             writeln!(f, "{statement};")?;
         }
         writeln!(f, "COMMIT;")
@@ -192,6 +248,8 @@ mod tests {
             )
             .allow_to_deploy("m");
         let expected = r#"BEGIN;
+SET LOCAL search_path TO public;
+SET LOCAL lock_timeout TO '30s';
 CREATE EXTENSION IF NOT EXISTS databricks_auth;
 SELECT databricks_create_role('o''neill@example.com', 'USER') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'o''neill@example.com');
 CREATE SCHEMA IF NOT EXISTS "a""b" AUTHORIZATION "c d";
@@ -220,6 +278,26 @@ COMMIT;
                 r#"ALTER DEFAULT PRIVILEGES FOR ROLE "migrator" IN SCHEMA "app" GRANT EXECUTE ON ROUTINES TO "app-role""#,
             ]
         );
+    }
+
+    #[test]
+    fn a_name_that_postgres_would_cut_is_refused() {
+        let long = "x".repeat(64);
+        for plan in [
+            Plan::new("d").create_role(&long, IdentityKind::Group),
+            Plan::new("d").create_schema("s", Some(&long)),
+            Plan::new("d").grant(&[Privilege::Usage], &Object::Schema(long.clone()), "g"),
+            Plan::new("d").allow(Access::Read, "s", Some(&long), "g"),
+            Plan::new("d").grant_role("r", &long),
+        ] {
+            let error = plan.check().expect_err("too long");
+            assert!(
+                error.is_config() && error.to_string().contains(&long),
+                "{error}"
+            );
+        }
+        let fits = Plan::new("d").allow_to_deploy(&long[1..]);
+        fits.check().expect("fits");
     }
 
     #[test]

@@ -30,10 +30,10 @@ impl Roots {
     }
 
     fn load_system() -> Self {
-        let mut store = RootCertStore::empty();
-        let bundled = webpki_root_certs::TLS_SERVER_ROOT_CERTS;
-        store.add_parsable_certificates(bundled.iter().cloned());
-        let bundled = store.roots.clone();
+        let bundled = webpki_roots::TLS_SERVER_ROOTS;
+        let mut store = RootCertStore {
+            roots: bundled.to_vec(),
+        };
         let mut extra_pem = String::new();
         for cert in rustls_native_certs::load_native_certs().certs {
             let mut single = RootCertStore::empty();
@@ -94,14 +94,27 @@ impl Roots {
         })
     }
 
-    /// All of them in PEM, for drivers that know none.
+    /// All of them in PEM, for drivers that know none. Those that are good for some names only are left out:
+    /// a certificate does not say so.
     pub(crate) fn pem(&self) -> Vec<u8> {
         let bundled = match self.is_system {
             true => webpki_root_certs::TLS_SERVER_ROOT_CERTS,
             false => &[],
         };
+        let limited = |root: &&CertificateDer<'static>| {
+            let mut single = RootCertStore::empty();
+            single.add((*root).clone()).is_err()
+                || webpki_roots::TLS_SERVER_ROOTS.iter().any(|known| {
+                    known.name_constraints.is_some()
+                        && single.roots.iter().all(|anchor| {
+                            anchor.subject == known.subject
+                                && anchor.subject_public_key_info == known.subject_public_key_info
+                        })
+                })
+        };
         let mut pem: Vec<u8> = bundled
             .iter()
+            .filter(|root| !limited(root))
             .flat_map(|root| to_pem(root).into_bytes())
             .collect();
         pem.extend_from_slice(self.extra_pem().unwrap_or_default());

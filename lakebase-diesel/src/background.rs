@@ -9,7 +9,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// One thread, started by the first who needs it.
 #[derive(Debug, Default)]
 pub(crate) struct Background {
-    runtime: Mutex<Option<Runtime>>,
+    /// And the process it belongs to: a fork leaves the threads behind.
+    runtime: Mutex<Option<(u32, Runtime)>>,
 }
 
 impl Background {
@@ -36,8 +37,15 @@ impl Background {
 
     fn handle(&self) -> Result<Handle, Error> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*runtime {
-            return Ok(runtime.handle().clone());
+        let process = std::process::id();
+        match runtime.take() {
+            Some((owner, known)) if owner == process => {
+                let handle = known.handle().clone();
+                *runtime = Some((owner, known));
+                return Ok(handle);
+            }
+            // Stopping what has no threads would wait for ever.
+            other => std::mem::forget(other),
         }
         let started = Builder::new_multi_thread()
             .worker_threads(1)
@@ -47,14 +55,14 @@ impl Background {
             .map_err(|error| {
                 Error::provider("the background runtime does not start", false).with_source(error)
             })?;
-        Ok(runtime.insert(started).handle().clone())
+        Ok(runtime.insert((process, started)).1.handle().clone())
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
         let runtime = self.runtime.get_mut();
-        if let Some(runtime) = runtime.unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some((_, runtime)) = runtime.unwrap_or_else(PoisonError::into_inner).take() {
             // Waiting for it would panic on a thread of another runtime.
             runtime.shutdown_background();
         }

@@ -27,7 +27,8 @@ pub struct Park;
 
 impl BlockOn for Park {
     fn block_on<F: Future>(&self, future: F) -> F::Output {
-        pollster::block_on(future)
+        // On a thread of a runtime, tokio would make the future wait for a turn that this thread never takes.
+        pollster::block_on(tokio::task::unconstrained(future))
     }
 
     fn get_runtime() -> Self {

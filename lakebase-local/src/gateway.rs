@@ -1,5 +1,6 @@
 //! The TLS front: judges a login as Lakebase does, then copies bytes to the real Postgres.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,8 +35,8 @@ pub(crate) struct Gateway {
     pub(crate) postgres: Server,
     pub(crate) events: Arc<EventLog>,
     pub(crate) rules: Rules,
-    /// Which census of the workspace the database has.
-    pub(crate) census: tokio::sync::Mutex<u64>,
+    /// Which census of the workspace a database has.
+    pub(crate) census: tokio::sync::Mutex<HashMap<String, u64>>,
 }
 
 /// What can be changed while it runs.
@@ -210,9 +211,14 @@ impl Gateway {
             }
         }
         let signal = self.compute.cut_signal();
-        self.tell_census().await;
+        if tokio::time::timeout(STARTUP_LIMIT, self.tell_census(&login.database))
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database does not hear who is in the workspace");
+        }
         let kind = match self.roles.kind(&login.user) {
-            RoleKind::Unknown => self.discover(&login.user).await,
+            RoleKind::Unknown | RoleKind::MadeInSql => self.discover(&login.user).await,
             known => known,
         };
         let label = login
@@ -236,7 +242,7 @@ impl Gateway {
                 "28000",
                 "the connection pooler takes native passwords only",
             )),
-            RoleKind::OAuth | RoleKind::Group(_) | RoleKind::Unknown => {
+            RoleKind::OAuth | RoleKind::Group(_) | RoleKind::MadeInSql | RoleKind::Unknown => {
                 stream.write_all(protocol::ask_cleartext_password()).await?;
                 stream.flush().await?;
                 let password =
@@ -373,26 +379,25 @@ impl Gateway {
         }
     }
 
-    /// Lets the database know who is in the workspace, for `databricks_create_role`.
-    async fn tell_census(&self) {
+    /// Lets a database know who is in the workspace, for `databricks_create_role`.
+    async fn tell_census(&self, database: &str) {
         let mut told = self.census.lock().await;
         let census = self.issuer.census();
-        if *told == census {
+        if told.get(database) == Some(&census) {
             return;
         }
         let (names, kinds): (Vec<_>, Vec<_>) = self.issuer.identities().into_iter().unzip();
         let kinds: Vec<&str> = kinds;
-        let Ok(admin) = self.postgres.admin(postgres::DATABASE).await else {
+        // One that is not there is not this function's to complain about.
+        let Ok(admin) = self.postgres.admin(database).await else {
             return;
         };
         let sql = "INSERT INTO lakebase_local.identity SELECT * FROM unnest($1::text[], $2::text[]) \
                    ON CONFLICT (name) DO NOTHING";
-        match admin.execute(sql, &[&names, &kinds]).await {
-            Ok(_) => *told = census,
-            Err(error) => {
-                tracing::warn!(%error, "the database does not know who is in the workspace")
-            }
+        if let Err(error) = admin.execute(sql, &[&names, &kinds]).await {
+            tracing::debug!(%error, database, "does not know who is in the workspace");
         }
+        told.insert(database.to_owned(), census);
     }
 
     /// How a role logs in that `databricks_create_role` has made.
@@ -407,16 +412,17 @@ impl Gateway {
             Ok(Some(row)) => row.get::<_, String>(0),
             _ => return RoleKind::Unknown,
         };
-        let adopt = self.postgres.adopt_role_sql(role);
-        if !adopt.is_empty() && admin.batch_execute(&adopt).await.is_err() {
-            return RoleKind::Unknown;
+        if self.postgres.password_of(role).is_none() {
+            let adopt = self.postgres.adopt_role_sql(role);
+            if !adopt.is_empty() && admin.batch_execute(&adopt).await.is_err() {
+                return RoleKind::Unknown;
+            }
         }
-        let kind = match kind.as_str() {
+        self.roles.set(role, RoleKind::MadeInSql);
+        match kind.as_str() {
             "GROUP" => RoleKind::Group(self.issuer.members(role)),
             _ => RoleKind::OAuth,
-        };
-        self.roles.set(role, kind.clone());
-        kind
+        }
     }
 
     async fn exists(&self, role: &str) -> bool {

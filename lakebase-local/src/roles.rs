@@ -12,6 +12,8 @@ pub(crate) enum RoleKind {
     Group(HashSet<String>),
     /// With a native password, which Postgres itself checks.
     Native,
+    /// By `databricks_create_role`; it may be gone or another by now, so Postgres is asked.
+    MadeInSql,
     /// Not made for logins through Lakebase, or not there at all.
     Unknown,
 }

@@ -37,7 +37,8 @@ pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
 /// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored.
 ///
 /// What is left unset gets the defaults of [`connect`]. The database is logged in to once before
-/// this returns, unless `connect_lazy` is set; the pool's own connections open on use.
+/// this returns, unless `connect_lazy` is set (and no schema has to be seen to behind a pooler); the pool's own
+/// connections open on use.
 ///
 /// At level TRACE, SeaORM itself logs the options with the URL inside: leave passwords out of it.
 /// sqlx trusts Mozilla's roots in addition to those of `PGSSLROOTCERT`.

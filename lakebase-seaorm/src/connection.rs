@@ -88,17 +88,14 @@ impl LakebaseConnection {
         self.db.close_by_ref().await
     }
 
-    /// That the pool has a current token, and idle connections that answer.
-    #[cfg(feature = "schema-sync")]
-    pub(crate) async fn make_sure(&self) -> Result<(), DbErr> {
-        self.feed.ensure(self.feed.epoch()).await
-    }
-
     /// Runs an operation of the inner connection; again if there was no login for it.
     ///
     /// What the pool was given after a failure may be refused as well by the time it is used (revoked
     /// again, or the machine is so busy that a login takes as long as a token lives), so a few times.
-    async fn run<T, F>(&self, operation: impl Fn() -> F + Send + Sync) -> Result<T, DbErr>
+    pub(crate) async fn run<T, F>(
+        &self,
+        operation: impl Fn() -> F + Send + Sync,
+    ) -> Result<T, DbErr>
     where
         F: Future<Output = Result<T, DbErr>> + Send,
         T: Send,

@@ -393,3 +393,94 @@ async fn a_plan_for_another_database_is_not_run_here() {
         "{error}"
     );
 }
+
+/// Those objects belong to no role of ours, so Postgres warns about them.
+#[tokio::test]
+async fn what_an_extension_has_brought_is_in_nobodys_way() {
+    let local = local().await;
+    let owner = owner(&local);
+    let boss = connect(&owner).await;
+    deploy(&boss).await;
+    let (id, newcomer) = newcomer(&local);
+    // Of a trusted extension: made by the owner, but not the owner's.
+    let available = boss.batch_execute("CREATE EXTENSION citext SCHEMA app");
+    if available.await.is_err() {
+        local
+            .sql(
+                "CREATE FUNCTION app.brought() RETURNS INT LANGUAGE sql AS 'SELECT 1'; \
+                  ALTER EXTENSION plpgsql ADD FUNCTION app.brought()",
+            )
+            .await
+            .expect("a function");
+    }
+    plan(&owner)
+        .create_role(&id, IdentityKind::ServicePrincipal)
+        .allow(Access::Read, "app", None, &id)
+        .apply(&owner)
+        .await
+        .expect("applied");
+    let app = connect(&newcomer).await;
+    app.batch_execute("SELECT app.twice(1)")
+        .await
+        .expect("granted");
+    // Somebody else's own function is.
+    local
+        .sql("CREATE FUNCTION app.foreign() RETURNS INT LANGUAGE sql AS 'SELECT 1'")
+        .await
+        .expect("a function");
+    let again = plan(&owner).allow(Access::Read, "app", None, &id);
+    let error = refusal(again, &owner).await;
+    assert_eq!(error.sqlstate(), Some("42501"), "{error}");
+}
+
+#[tokio::test]
+async fn the_extension_goes_where_everybody_finds_it() {
+    let local = local().await;
+    let (id, _) = newcomer(&local);
+    let changes = [("LAKEBASE_SCHEMA", "app")];
+    let mut vars = local.env_for(SignIn::Pat);
+    vars.extend(changes.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let owner = Lakebase::new(Config::from_vars(vars).expect("a configuration")).expect("a handle");
+    deploy(&connect(&owner).await).await;
+    let plan = plan(&owner).create_role(&id, IdentityKind::ServicePrincipal);
+    plan.apply(&owner).await.expect("applied");
+    assert!(
+        plan.to_string()
+            .contains("SET LOCAL search_path TO public;")
+    );
+}
+
+#[tokio::test]
+async fn other_databases_have_it_as_well() {
+    let local = local().await;
+    let scratch = local.scratch_database().await.expect("a database");
+    let boss = connect(&owner(&local)).await;
+    boss.batch_execute("CREATE DATABASE second")
+        .await
+        .expect("a database");
+    for database in [scratch.as_str(), "second"] {
+        let (id, secret) = local.add_service_principal();
+        let config = Config::builder()
+            .database(database)
+            .vars(local.env_for(SignIn::Pat))
+            .build();
+        let owner = Lakebase::new(config.expect("a configuration")).expect("a handle");
+        plan(&owner)
+            .create_role(&id, IdentityKind::ServicePrincipal)
+            .allow_to_deploy(&id)
+            .apply(&owner)
+            .await
+            .unwrap_or_else(|error| panic!("{database}: {error}"));
+        let changes = [
+            ("DATABRICKS_CLIENT_ID", id.as_str()),
+            ("DATABRICKS_CLIENT_SECRET", &secret),
+            ("PGUSER", &id),
+            ("PGDATABASE", database),
+        ];
+        let client = connect(&lakebase_with(&local, &changes)).await;
+        client
+            .batch_execute("CREATE SCHEMA mine")
+            .await
+            .expect("a schema");
+    }
+}

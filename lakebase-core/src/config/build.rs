@@ -60,6 +60,10 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
     for setting in raw.sent_as_is() {
         setting.printable()?;
     }
+    let names = [&raw.user, &raw.database, &raw.schema, &raw.application_name];
+    for setting in names.into_iter().flatten() {
+        setting.no_url()?;
+    }
 
     let compute = compute(&raw)?;
     let login = login(&raw, builder.provider, compute.as_ref(), looks_up)?;
@@ -205,7 +209,7 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
             Some(Setting::new(value.as_str(), name))
         })
     };
-    let raw = Raw {
+    let mut raw = Raw {
         endpoint: first(&[
             "LAKEBASE_ENDPOINT",
             "DATABRICKS_LAKEBASE_ENDPOINT",
@@ -224,6 +228,10 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
         schema: first(&["LAKEBASE_SCHEMA"]),
         connect_timeout: first(&["PGCONNECT_TIMEOUT"]),
     };
+    // Below `lakebase exec` the password is a token for those who cannot mint.
+    if first(&["LAKEBASE_EXEC"]).is_some() && (raw.endpoint.is_some() || raw.instance.is_some()) {
+        raw.password = None;
+    }
     match first(&["LAKEBASE_PG_URL"]) {
         Some(url) => Ok(pg_url::read(&url.value, &url.from)?.or(raw)),
         None => Ok(raw),
@@ -351,6 +359,11 @@ impl Raw {
     /// Fills what is unset from a source of lower precedence. One way to log in given here outranks
     /// the other way given there. If the host is looked up, both may be wanted.
     fn over(self, mut lower: Self, looks_up: bool) -> Self {
+        let names = |raw: &Self| {
+            let value = |setting: &Option<Setting>| setting.as_ref().map(|set| set.value.clone());
+            (value(&raw.endpoint), value(&raw.instance))
+        };
+        let (self_names, lower_names) = (names(&self), names(&lower));
         let names_compute = self.endpoint.is_some() || self.instance.is_some();
         if self.password.is_some() && !looks_up || names_compute {
             lower.endpoint = None;
@@ -358,6 +371,11 @@ impl Raw {
         }
         if names_compute && !looks_up {
             lower.password = None;
+        }
+        if names_compute && lower_names != self_names {
+            // That host is another compute's.
+            lower.host = None;
+            lower.hostaddr = None;
         }
         self.or(lower)
     }

@@ -47,6 +47,17 @@ impl Setting {
         Ok(self)
     }
 
+    /// A value that is no URL: one with a password may have been put there.
+    pub(crate) fn no_url(&self) -> Result<&Self, Error> {
+        if self.value.contains("://") {
+            return Err(
+                Error::config(format!("{} holds a URL (not repeated)", self.from))
+                    .with_hint("A whole URL goes into LAKEBASE_PG_URL"),
+            );
+        }
+        Ok(self)
+    }
+
     /// A value that must not be empty once it was given explicitly.
     pub(crate) fn not_empty(self) -> Result<Self, Error> {
         if self.value.trim().is_empty() {

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client};
 
-use super::Plan;
+use super::{PREAMBLE, Plan, Statement};
 use crate::error::Kind;
 use crate::login::LoginFailure;
 use crate::{Error, Lakebase, advice};
@@ -13,8 +13,14 @@ use crate::{Error, Lakebase, advice};
 /// Two who grant on the same object at once fail each other; so one waits. Until the transaction ends.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
 
-/// Another one has made the role since we looked.
+/// Another one has changed the same thing since we looked: somewhere else, as the lock is this database's.
 const MOST_ATTEMPTS: usize = 3;
+
+fn was_overtaken(error: &Error) -> bool {
+    let code = error.sqlstate().unwrap_or_default();
+    // The last one is "tuple concurrently updated".
+    matches!(code, "42710" | "42P06" | "23505" | "XX000")
+}
 
 impl Plan {
     /// Runs the statements in one transaction, past a pooler: all of them, or none.
@@ -28,16 +34,12 @@ impl Plan {
     ///
     /// Safe: the transaction is rolled back, unless it was just being committed.
     pub async fn apply(&self, lakebase: &Lakebase) -> Result<(), Error> {
+        self.check()?;
         let lakebase = lakebase.direct();
         let mut attempt = 1;
         loop {
             match self.attempt(&lakebase).await {
-                Err(error)
-                    if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT.code())
-                        && attempt < MOST_ATTEMPTS =>
-                {
-                    attempt += 1;
-                }
+                Err(error) if was_overtaken(&error) && attempt < MOST_ATTEMPTS => attempt += 1,
                 outcome => return outcome,
             }
         }
@@ -67,21 +69,41 @@ impl Plan {
         };
         let work = async move {
             let run = |sql| run(&client, sql);
-            run("BEGIN").await?;
-            run(ONE_AT_A_TIME).await?;
-            for statement in &self.statements {
+            for statement in PREAMBLE {
                 run(statement).await?;
+            }
+            run(ONE_AT_A_TIME).await?;
+            for Statement { sql, whole } in &self.statements {
+                run(sql).await?;
                 while let Ok(notice) = told.try_recv() {
                     // Some or all of it was not done.
-                    if *notice.code() == SqlState::WARNING_PRIVILEGE_NOT_GRANTED {
-                        return Err(refused(statement)
+                    if *notice.code() != SqlState::WARNING_PRIVILEGE_NOT_GRANTED {
+                        continue;
+                    }
+                    let is_ours = match whole {
+                        // What an extension has brought is everybody's as it is.
+                        Some((objects, schema)) => {
+                            !ask(&client, &objects.foreign_sql(schema)).await?
+                        }
+                        None => false,
+                    };
+                    if !is_ours {
+                        return Err(refused(sql)
                             .with_sqlstate(Some("42501"))
                             .with_hint("Only the owner, or who has it WITH GRANT OPTION, may give a right on")
                             .with_source(notice));
                     }
                 }
             }
-            run("COMMIT").await
+            client.batch_execute("COMMIT").await.map_err(|error| {
+                let lost = Error::new(
+                    Kind::Database,
+                    "the end of the plan was lost: apply it again, to be sure",
+                );
+                lost.with_sqlstate(error.code().map(SqlState::code))
+                    .with_transient(crate::is_transient(&error))
+                    .with_source(error)
+            })
         };
         let (outcome, lost) = tokio::join!(work, listen);
         match (outcome, lost) {
@@ -101,23 +123,32 @@ fn refused(statement: &str) -> Error {
     )
 }
 
+async fn ask(client: &Client, question: &str) -> Result<bool, Error> {
+    let row = client.query_one(question, &[]).await;
+    row.map(|row| row.get(0))
+        .map_err(|error| failed(question, error))
+}
+
 async fn run(client: &Client, statement: &str) -> Result<(), Error> {
-    client.batch_execute(statement).await.map_err(|error| {
-        let (code, message) = match error.as_db_error() {
-            Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
-            None => (None, String::new()),
-        };
-        let refused = refused(statement)
-            .with_sqlstate(code.as_deref())
-            .with_transient(crate::is_transient(&error));
-        let refused = match advice(code.as_deref().unwrap_or_default(), &message) {
-            Some(advice) => refused.with_hint(advice),
-            None => refused,
-        };
-        match error.into_source() {
-            // Without the driver's own words before it.
-            Some(source) => refused.with_source(source),
-            None => refused,
-        }
-    })
+    let outcome = client.batch_execute(statement).await;
+    outcome.map_err(|error| failed(statement, error))
+}
+
+fn failed(statement: &str, error: tokio_postgres::Error) -> Error {
+    let (code, message) = match error.as_db_error() {
+        Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
+        None => (None, String::new()),
+    };
+    let refused = refused(statement)
+        .with_sqlstate(code.as_deref())
+        .with_transient(crate::is_transient(&error));
+    let refused = match advice(code.as_deref().unwrap_or_default(), &message) {
+        Some(advice) => refused.with_hint(advice),
+        None => refused,
+    };
+    match error.into_source() {
+        // Without the driver's own words before it.
+        Some(source) => refused.with_source(source),
+        None => refused,
+    }
 }

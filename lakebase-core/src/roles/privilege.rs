@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Error;
-use crate::sql::quote_ident;
+use crate::sql::{quote_ident, quote_literal};
 
 /// What an identity of the workspace is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Privilege {
     Delete,
     Execute,
     Insert,
+    /// Since Postgres 17.
+    Maintain,
     References,
     Select,
     Temporary,
@@ -109,6 +111,7 @@ impl fmt::Display for Privilege {
             Self::Delete => "DELETE",
             Self::Execute => "EXECUTE",
             Self::Insert => "INSERT",
+            Self::Maintain => "MAINTAIN",
             Self::References => "REFERENCES",
             Self::Select => "SELECT",
             Self::Temporary => "TEMPORARY",
@@ -126,6 +129,31 @@ pub(super) fn list(privileges: &[Privilege]) -> String {
 }
 
 impl Object {
+    pub(super) fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Database(name)
+            | Self::Schema(name)
+            | Self::AllTables(name)
+            | Self::AllSequences(name)
+            | Self::AllFunctions(name)
+            | Self::AllProcedures(name)
+            | Self::AllRoutines(name) => vec![name],
+            Self::Table(schema, name) | Self::Sequence(schema, name) => vec![schema, name],
+        }
+    }
+
+    /// Everything of a kind in a schema, if that is what it is.
+    pub(super) fn whole(&self) -> Option<(FutureObjects, String)> {
+        Some(match self {
+            Self::AllTables(schema) => (FutureObjects::Tables, schema.clone()),
+            Self::AllSequences(schema) => (FutureObjects::Sequences, schema.clone()),
+            Self::AllFunctions(schema)
+            | Self::AllProcedures(schema)
+            | Self::AllRoutines(schema) => (FutureObjects::Routines, schema.clone()),
+            _ => return None,
+        })
+    }
+
     pub(super) fn to_sql(&self) -> String {
         let inside =
             |schema: &str, name: &str| format!("{}.{}", quote_ident(schema), quote_ident(name));
@@ -153,6 +181,27 @@ impl FutureObjects {
             Self::Functions => "FUNCTIONS",
             Self::Routines => "ROUTINES",
         }
+    }
+
+    /// Asks whether there are any in a schema that belong neither to us nor to an extension.
+    pub(super) fn foreign_sql(self, schema: &str) -> String {
+        let (catalog, short, kinds) = match self {
+            Self::Tables => (
+                "pg_class",
+                "rel",
+                "AND relkind IN ('r', 'p', 'v', 'm', 'f')",
+            ),
+            Self::Sequences => ("pg_class", "rel", "AND relkind = 'S'"),
+            Self::Functions | Self::Routines => ("pg_proc", "pro", ""),
+        };
+        format!(
+            "SELECT EXISTS (SELECT FROM {catalog} AS o \
+             JOIN pg_namespace AS n ON n.oid = o.{short}namespace AND nspname = {} \
+             WHERE NOT pg_has_role(o.{short}owner, 'USAGE') {kinds} \
+             AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = '{catalog}'::regclass \
+                 AND objid = o.oid AND deptype = 'e'))",
+            quote_literal(schema)
+        )
     }
 
     /// Those that are there.

@@ -242,8 +242,12 @@ async fn listen(ip: Ipv4Addr, port: u16, what: &str) -> Result<TcpListener, Erro
 impl LocalLakebase {
     /// The identities that every local Lakebase begins with.
     async fn populate(&self) -> Result<(), Error> {
-        self.sql(&self.gateway.postgres.databricks_auth_sql())
-            .await?;
+        let auth = self.gateway.postgres.databricks_auth_sql();
+        self.sql(&auth).await?;
+        if self.gateway.postgres.is_own() {
+            // For databases that are still to be made.
+            self.sql_in("template1", &auth).await?;
+        }
         self.issuer
             .add_service_principal(&self.client_id, &self.client_secret);
         self.issuer.add_pat(&self.user_token, &self.user);
@@ -257,9 +261,15 @@ impl LocalLakebase {
             quote_ident(&self.user),
             quote_ident(self.gateway.postgres.database(DATABASE)),
         );
-        self.sql(&format!(
-            "ALTER ROLE {user} CREATEROLE CREATEDB; ALTER DATABASE {database} OWNER TO {user}"
-        ))
-        .await
+        self.sql(&format!("ALTER DATABASE {database} OWNER TO {user}"))
+            .await?;
+        // On a borrowed server, what is made in plain SQL would stay behind.
+        match self.gateway.postgres.is_own() {
+            true => {
+                self.sql(&format!("ALTER ROLE {user} CREATEROLE CREATEDB"))
+                    .await
+            }
+            false => Ok(()),
+        }
     }
 }

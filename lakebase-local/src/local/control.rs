@@ -113,7 +113,7 @@ impl LocalLakebase {
         self.sql_in(DATABASE, sql).await
     }
 
-    async fn sql_in(&self, database: &str, sql: &str) -> Result<(), Error> {
+    pub(super) async fn sql_in(&self, database: &str, sql: &str) -> Result<(), Error> {
         let admin = self.gateway.postgres.admin(database).await?;
         admin
             .batch_execute(sql)
@@ -143,6 +143,8 @@ impl LocalLakebase {
         for role in [&self.client_id, &self.user] {
             self.open_database(&name, role).await?;
         }
+        let owner = format!("ALTER DATABASE {name} OWNER TO {}", quote_ident(&self.user));
+        self.sql_in("postgres", &owner).await?;
         Ok(name)
     }
 }

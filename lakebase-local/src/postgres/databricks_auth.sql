@@ -14,7 +14,10 @@ BEGIN
         RAISE EXCEPTION 'identity type must be USER, SERVICE_PRINCIPAL or GROUP'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF NOT (SELECT rolsuper OR rolcreaterole AND NOT EXISTS (
+    -- The owner of the database counts as well: on a borrowed server it has no CREATEROLE.
+    IF NOT (SELECT rolsuper OR (rolcreaterole OR caller.oid = (
+                SELECT datdba FROM pg_database WHERE datname = current_database())
+            ) AND NOT EXISTS (
             SELECT FROM pg_auth_members JOIN pg_roles AS native ON native.oid = roleid
             WHERE native.rolname = 'lakebase_native' AND member = caller.oid)
         FROM pg_roles AS caller WHERE rolname = session_user)
@@ -48,12 +51,12 @@ LANGUAGE sql AS 'SELECT has_database_privilege(current_database(), ''CREATE'')';
 CREATE FUNCTION lakebase_local.create_extension() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $body$
 BEGIN
-    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'databricks_auth') THEN
-        RETURN;
+    IF to_regnamespace('public') IS NULL THEN
+        RAISE EXCEPTION 'no schema has been selected to create in' USING ERRCODE = 'invalid_schema_name';
     END IF;
     INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
         SELECT pg_nextoid('pg_extension', 'oid', 'pg_extension_oid_index'), 'databricks_auth',
-            (SELECT oid FROM pg_roles WHERE rolname = current_user), 'public'::regnamespace, false, '1.0';
+            (SELECT oid FROM pg_roles WHERE rolname = session_user), 'public'::regnamespace, false, '1.0';
     CREATE FUNCTION public.databricks_create_role(identity text, kind text) RETURNS void
         LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
         AS 'SELECT lakebase_local.create_role(identity, kind)';
@@ -64,11 +67,17 @@ $body$;
 CREATE FUNCTION lakebase_local.watch_extensions() RETURNS event_trigger
 LANGUAGE plpgsql AS $body$
 BEGIN
-    IF current_query() ~* 'create\s+extension\s+(if\s+not\s+exists\s+)?"?databricks_auth' THEN
+    IF current_query() ~* 'create\s+extension\s+(if\s+not\s+exists\s+)?"?databricks_auth'
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'databricks_auth')
+    THEN
         IF NOT lakebase_local.may_create_extension() THEN
             RAISE EXCEPTION 'permission denied to create extension "databricks_auth"'
                 USING ERRCODE = 'insufficient_privilege',
                 HINT = 'Must have CREATE privilege on current database to create this extension.';
+        END IF;
+        IF current_query() !~* 'if\s+not\s+exists\s+"?databricks_auth' THEN
+            RAISE EXCEPTION 'here it has to be CREATE EXTENSION IF NOT EXISTS databricks_auth'
+                USING ERRCODE = 'feature_not_supported';
         END IF;
         PERFORM lakebase_local.create_extension();
     END IF;

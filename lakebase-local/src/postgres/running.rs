@@ -63,7 +63,12 @@ impl Running {
             quote_literal(&database)
         );
         run(&keeper, &lock).await?;
-        run(&keeper, &format!("CREATE DATABASE {database}")).await?;
+        // Whatever the owner has put into template1 is not wanted here.
+        run(
+            &keeper,
+            &format!("CREATE DATABASE {database} TEMPLATE template0"),
+        )
+        .await?;
         run(&keeper, &mark_database(&database, &database)).await?;
         let folder = Folder::create(&Owner::current()?, Path::new("/"))?;
         Ok(Self {

@@ -132,6 +132,10 @@ impl Server {
         }
     }
 
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(&*self.0, Kind::Own { .. })
+    }
+
     /// What every database has from the beginning.
     pub(crate) fn databricks_auth_sql(&self) -> String {
         let mark = match &*self.0 {
