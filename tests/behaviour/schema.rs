@@ -1,10 +1,20 @@
 //! A schema of one's own, on every connection.
 
-use lakebase_core::Lakebase;
+use std::fs::Permissions;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use lakebase_core::{Config, Lakebase, TlsMode};
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
     ADAPTERS, Adapter, App, lakebase, lakebase_with, local, soon, through_every_adapter,
 };
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 const IN_IT: &str = "DO $$ BEGIN ASSERT current_schema() = 'Shop One', current_setting('search_path'); \
                      PERFORM 1 FROM only_there; END $$";
@@ -129,4 +139,118 @@ async fn without_one_a_pooled_host_is_left_alone() {
         WHERE setrole = 'native'::regrole), 'settings'; END $$";
     local.sql(nothing).await.expect("no setting");
     drop(self::lakebase(&local));
+}
+
+/// The real thing, in transaction mode, in front of the gateway.
+struct PgBouncer {
+    _process: Child,
+    _folder: TempDir,
+    port: u16,
+}
+
+impl PgBouncer {
+    async fn start(local: &LocalLakebase) -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
+        let Some(program) = program.into_iter().find(|path| Path::new(path).is_file()) else {
+            eprintln!("skipped: pgbouncer is not installed");
+            return None;
+        };
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("set");
+            path
+        };
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
+        let users = write("users", "\"native\" \"a-password\"\n".to_owned());
+        let settings = write(
+            "settings",
+            format!(
+                "[databases]\ndatabricks_postgres = host=127.0.0.1 port={}\n\
+                 [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+                 auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\n\
+                 server_tls_sslmode = require\n",
+                local.postgres_port(),
+                users.display()
+            ),
+        );
+        let mut command = Command::new(program);
+        command
+            .arg(settings)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        if nix::unistd::geteuid().is_root() {
+            // It does not run as root.
+            command.uid(65_534);
+        }
+        let mut process = command.spawn().expect("it starts");
+        let log = BufReader::new(process.stderr.take().expect("piped"));
+        let mut lines = log.lines();
+        soon(async {
+            while let Some(line) = lines.next_line().await.expect("text") {
+                if line.contains("process up") {
+                    return;
+                }
+            }
+            panic!("pgbouncer does not start");
+        })
+        .await;
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Some(Self {
+            _process: process,
+            _folder: folder,
+            port,
+        })
+    }
+
+    fn lakebase(&self, schema: Option<&str>) -> Lakebase {
+        let mut config = Config::builder()
+            .host("shop-pooler.example.com")
+            .hostaddr([127, 0, 0, 1].into())
+            .port(self.port)
+            .user("native")
+            .password("a-password")
+            .tls_mode(TlsMode::Disable)
+            .dangerously_allow_plaintext();
+        if let Some(schema) = schema {
+            config = config.schema(schema);
+        }
+        Lakebase::new(config.build().expect("a configuration")).expect("a handle")
+    }
+}
+
+#[tokio::test]
+async fn behind_a_real_pgbouncer_even_sessions_from_before_do_not_lead_elsewhere() {
+    let local = with_schema().await;
+    let Some(bouncer) = PgBouncer::start(&local).await else {
+        return;
+    };
+    // Sessions that the pooler keeps, begun without the path.
+    let before = bouncer.lakebase(None);
+    let clients = [(); 3].map(|()| App::start(Adapter::TokioPostgres, &before));
+    let clients = soon(futures_util::future::try_join_all(clients))
+        .await
+        .expect("applications");
+    let busy = clients
+        .iter()
+        .map(|client| client.run("SELECT pg_sleep(0.2)"));
+    soon(futures_util::future::try_join_all(busy))
+        .await
+        .expect("sessions");
+    for adapter in ADAPTERS
+        .into_iter()
+        .filter(|&adapter| adapter != Adapter::SeaOrm)
+    {
+        let app = App::start(adapter, &bouncer.lakebase(Some("Shop One"))).await;
+        let app = app.unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+        for _ in 0..5 {
+            soon(app.run(IN_IT))
+                .await
+                .unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+        }
+    }
 }
