@@ -67,15 +67,20 @@ pub(crate) enum Command {
     /// Run a command with a login in its environment
     ///
     /// The command finds PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD (a fresh token), PGSSLMODE and
-    /// PGSSLROOTCERT, and the same in DATABASE_URL; with a schema also PGOPTIONS and DATABASE_SCHEMA. So
-    /// whatever is built on libpq or sqlx just works. It replaces this process: exit status, signals and
-    /// terminal are the command's own.
+    /// PGSSLROOTCERT, and all but the password in DATABASE_URL as well; with a schema also PGOPTIONS and
+    /// DATABASE_SCHEMA. So whatever is built on libpq or sqlx just works (sqlx not with PGHOSTADDR). It
+    /// replaces this process: exit status, signals and terminal are the command's own.
     ///
     /// The token is good for new logins for up to an hour; connections that are open stay open. A program
-    /// that runs for longer should use the crates instead. A pooled host is replaced by the direct one,
-    /// which migrations and pg_dump need.
+    /// that runs for longer should use the crates instead; below exec, they mint for themselves. With a native
+    /// password, a pooled host is replaced by the direct one, which migrations and pg_dump need.
     #[command(after_long_help = EXEC_EXAMPLES)]
     Exec {
+        /// Put the password into DATABASE_URL as well, for what does not look at PGPASSWORD. Some tools repeat
+        /// the URL in their errors
+        #[arg(long)]
+        password_in_url: bool,
+
         /// The command and its arguments
         #[arg(
             required = true,
@@ -88,7 +93,8 @@ pub(crate) enum Command {
 
     /// Print the database's URL
     ///
-    /// With the password masked, unless it is asked for.
+    /// With the password masked, unless it is asked for. Then it has everything that psql needs, the roots to
+    /// trust included.
     Url {
         /// Print the password as well: a fresh token, good for up to an hour
         #[arg(long)]
@@ -129,7 +135,10 @@ pub(crate) enum Command {
     ///
     /// See `lakebase local --help`.
     #[cfg(feature = "local")]
-    #[command(disable_help_flag = true)]
+    #[command(
+        disable_help_flag = true,
+        override_usage = "lakebase local [OPTIONS] [COMMAND [ARGS]..]"
+    )]
     Local {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         args: Vec<OsString>,
@@ -178,7 +187,27 @@ impl Grant {
     }
 }
 
+/// What a configuration says of a setting.
+pub(crate) fn setting(config: &Config, name: &str) -> Option<String> {
+    let found = config.settings().iter().find(|known| known.name == name)?;
+    Some(found.value.clone())
+}
+
 impl Target {
+    #[cfg(feature = "local")]
+    pub(crate) fn is_given(&self) -> bool {
+        let Self {
+            endpoint,
+            profile,
+            database,
+            user,
+            schema,
+            timeout,
+        } = self;
+        let words = [endpoint, profile, database, user, schema];
+        timeout.is_some() || words.into_iter().any(Option::is_some)
+    }
+
     pub(crate) fn config(&self) -> Result<Config, Error> {
         let mut builder = Config::builder().product("lakebase-cli", env!("CARGO_PKG_VERSION"));
         if let Some(endpoint) = &self.endpoint {
@@ -216,9 +245,10 @@ const ENVIRONMENT: &str = "\
 Environment:
   LAKEBASE_ENDPOINT          projects/{project}/branches/{branch}, with or without an endpoint
   LAKEBASE_INSTANCE_NAME     a Provisioned instance instead
-  PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLROOTCERT, PGCONNECT_TIMEOUT
-                             as for psql; what is not set is asked from the workspace
-  PGPASSWORD                 a native password: nothing is minted
+  LAKEBASE_SCHEMA            comes first in the search path
+  PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT, PGAPPNAME,
+  PGCONNECT_TIMEOUT          as for psql; what is not set is asked from the workspace
+  PGPASSWORD                 a native password, without an endpoint: nothing is minted
   DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
                              as for every Databricks client
   RUST_LOG                   for example lakebase_core=debug: what happens, on standard error
@@ -242,7 +272,7 @@ Examples:
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:
-  PGPASSWORD=$(lakebase token) psql -h ep-..cloud.databricks.com -U me@example.com databricks_postgres
+  export PGPASSWORD=$(lakebase token) PGSSLMODE=verify-full PGSSLROOTCERT=system
   lakebase token --json";
 
 const GRANT_EXAMPLES: &str = "\

@@ -6,24 +6,44 @@ use lakebase_core::{Lakebase, Target};
 use serde_json::json;
 use url::Url;
 
-/// With the password, or with stars in its place.
+use crate::{args, roots};
+
+/// What a URL says in the password's place.
+#[derive(Clone, Copy)]
+pub(crate) enum Password<'a> {
+    /// Stars.
+    Masked,
+    /// Nothing: drivers find it in `PGPASSWORD`, and put no URL with it into their errors.
+    Elsewhere,
+    Shown(&'a str),
+}
+
+/// With the password and whatever else is needed to log in, or with stars in its place.
 pub(crate) async fn url(
-    lakebase: &Lakebase,
+    wanted: &args::Target,
     with_password: bool,
 ) -> Result<String, Box<dyn Error>> {
+    let config = wanted.config()?;
+    if !with_password {
+        let target = Lakebase::new(config)?.target().await?;
+        return Ok(url_of(&target, Password::Masked, None)?.into());
+    }
+    let roots = roots::named(&config)?;
+    let lakebase = Lakebase::new(config)?;
     let target = lakebase.target().await?;
-    let credential = match with_password {
-        true => Some(lakebase.credential().await?),
-        false => None,
+    let roots = match roots {
+        None => roots::file(&target)?,
+        named => named,
     };
-    let password = credential.as_ref().map(|credential| credential.expose());
-    Ok(url_of(&target, password, None)?.into())
+    let credential = lakebase.credential().await?;
+    let password = Password::Shown(credential.expose());
+    Ok(url_of(&target, password, roots.as_deref())?.into())
 }
 
 /// What parsers of libpq and sqlx agree on. `roots` is a file.
 pub(crate) fn url_of(
     target: &Target,
-    password: Option<&str>,
+    password: Password<'_>,
     roots: Option<&str>,
 ) -> Result<Url, Box<dyn Error>> {
     let host = match target.host().contains(':') {
@@ -32,9 +52,15 @@ pub(crate) fn url_of(
     };
     let mut url = Url::parse(&format!("postgresql://{host}:{}", target.port()))?;
     let odd = |()| "the parts do not make a URL";
-    url.set_username(target.user()).map_err(odd)?;
-    url.set_password(Some(password.unwrap_or("***")))
+    // The setters leave a percent sign as it is.
+    url.set_username(&percent_encoded(target.user()))
         .map_err(odd)?;
+    let password = match password {
+        Password::Masked => Some("***".to_owned()),
+        Password::Elsewhere => None,
+        Password::Shown(password) => Some(percent_encoded(password)),
+    };
+    url.set_password(password.as_deref()).map_err(odd)?;
     url.set_path(&percent_encoded(target.database()));
     let mut query = vec![(
         "sslmode",
@@ -76,7 +102,8 @@ fn percent_encoded(text: &str) -> String {
 
 pub(crate) async fn token(lakebase: &Lakebase, as_json: bool) -> Result<String, Box<dyn Error>> {
     if !lakebase.uses_tokens() {
-        return Err("PGPASSWORD is set: a native role has no token".into());
+        let text = "PGPASSWORD is set: a native role has no token";
+        return Err(lakebase_core::Error::config(text).into());
     }
     let credential = lakebase.credential().await?;
     if !as_json {
@@ -110,6 +137,7 @@ mod tests {
                 "-c%20search_path%3D%22a%20b%22%2Cpublic",
             ),
             ("/tmp/a&b?c#d", "%2Ftmp%2Fa%26b%3Fc%23d"),
+            ("100%41", "100%2541"),
         ] {
             assert_eq!(percent_encoded(text), encoded);
         }

@@ -7,42 +7,67 @@ use std::process::{Command, ExitCode};
 
 use lakebase_core::Lakebase;
 
-use crate::connection::{search_path, url_of};
+use crate::args::{self, Target};
+use crate::connection::{Password, search_path, url_of};
 use crate::roots;
 
 /// Would lead a driver elsewhere, or make it want what a token login cannot give.
 const IN_THE_WAY: &[&str] = &[
     "PGCHANNELBINDING",
+    "PGGSSENCMODE",
     "PGHOSTADDR",
+    "PGLOADBALANCEHOSTS",
     "PGPASSFILE",
     "PGREQUIREAUTH",
     "PGREQUIRESSL",
     "PGSERVICE",
     "PGSSLCERT",
+    "PGSSLCERTMODE",
     "PGSSLCRL",
     "PGSSLCRLDIR",
     "PGSSLKEY",
     "PGSSLNEGOTIATION",
+    "PGSSLSNI",
+    "PGTARGETSESSIONATTRS",
 ];
 
 /// The command with everything in its environment that drivers look for.
 pub(crate) async fn prepare(
-    lakebase: &Lakebase,
+    wanted: &Target,
     command: &[OsString],
+    password_in_url: bool,
 ) -> Result<Command, Box<dyn Error>> {
-    let lakebase = lakebase.direct();
+    let (program, arguments) = command.split_first().ok_or("no command")?;
+    if program.is_empty() || program.as_encoded_bytes().starts_with(b"-") {
+        let text = format!("{program:?} is no command, but an option that exec does not have");
+        return Err(lakebase_core::Error::config(text).into());
+    }
+    let config = wanted.config()?;
+    // What was said on the command line counts below it, too.
+    let compute = [
+        ("endpoint", "LAKEBASE_ENDPOINT"),
+        ("instance", "LAKEBASE_INSTANCE_NAME"),
+    ]
+    .map(|(name, variable)| (variable, args::setting(&config, name)));
+    let roots = roots::named(&config)?;
+    let lakebase = Lakebase::new(config)?.direct();
     let target = lakebase.target().await?;
+    let roots = match roots {
+        None => roots::file(&target)?,
+        named => named,
+    };
     let credential = lakebase.credential().await?;
-    let roots = roots::file(&target)?;
-    let roots = roots.as_ref().map(|path| path.display().to_string());
-    let url = url_of(&target, Some(credential.expose()), roots.as_deref())?;
-    let (program, args) = command.split_first().ok_or("no command")?;
+    let password = match password_in_url {
+        true => Password::Shown(credential.expose()),
+        false => Password::Elsewhere,
+    };
+    let url = url_of(&target, password, roots.as_deref())?;
     let mut command = Command::new(program);
     for name in IN_THE_WAY {
         command.env_remove(name);
     }
     command
-        .args(args)
+        .args(arguments)
         .env("PGHOST", target.host())
         .env("PGPORT", target.port().to_string())
         .env("PGDATABASE", target.database())
@@ -57,6 +82,13 @@ pub(crate) async fn prepare(
             },
         )
         .env("DATABASE_URL", url.as_str());
+    command.env("LAKEBASE_EXEC", "1");
+    for (variable, value) in compute {
+        match value {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
     match roots {
         Some(roots) => command.env("PGSSLROOTCERT", roots),
         None => command.env_remove("PGSSLROOTCERT"),

@@ -11,6 +11,7 @@ use crate::say;
 pub(crate) async fn run(target: &Target, grant: &Grant) -> Result<(), Box<dyn Error>> {
     let lakebase = target.lakebase()?;
     let plan = plan(&lakebase, grant)?;
+    plan.check()?;
     if grant.dry_run {
         return Ok(say(&plan.to_string())?);
     }

@@ -19,6 +19,10 @@ fn main() -> ExitCode {
     args::anstream_choice(cli.color).write_global();
     #[cfg(feature = "local")]
     if let Command::Local { args } = cli.command {
+        if cli.target.is_given() {
+            let text = "local: the global options are of no use here; set variables for the command instead";
+            return complain(&lakebase_core::Error::config(text));
+        }
         return lakebase_local::command::main("lakebase local", args);
     }
     let writer = || anstream::stderr();
@@ -47,12 +51,15 @@ enum Outcome {
 
 async fn run(cli: &Cli) -> Result<Outcome, Box<dyn Error>> {
     match &cli.command {
-        Command::Exec { command } => {
-            let lakebase = cli.target.lakebase()?;
-            return Ok(Outcome::Become(exec::prepare(&lakebase, command).await?));
+        Command::Exec {
+            password_in_url,
+            command,
+        } => {
+            let prepared = exec::prepare(&cli.target, command, *password_in_url);
+            return Ok(Outcome::Become(prepared.await?));
         }
         Command::Url { with_password } => {
-            let url = connection::url(&cli.target.lakebase()?, *with_password).await?;
+            let url = connection::url(&cli.target, *with_password).await?;
             say(&format!("{url}\n"))?;
         }
         Command::Token { json } => say(&connection::token(&cli.target.lakebase()?, *json).await?)?,

@@ -4,12 +4,23 @@ use std::error::Error;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use lakebase_core::Target;
+use lakebase_core::{Config, Target};
 
-/// In the user's cache, under a name made of its content, so that it can stay there. Nothing secret.
-pub(crate) fn file(target: &Target) -> Result<Option<PathBuf>, Box<dyn Error>> {
+use crate::args;
+
+/// The file that the configuration names.
+pub(crate) fn named(config: &Config) -> Result<Option<String>, Box<dyn Error>> {
+    let Some(path) = args::setting(config, "sslrootcert").filter(|path| path != "system") else {
+        return Ok(None);
+    };
+    text(&std::path::absolute(path)?).map(Some)
+}
+
+/// Those of the system and Mozilla's, in the user's cache, under a name made of their content, so that they
+/// can stay there. Nothing secret.
+pub(crate) fn file(target: &Target) -> Result<Option<String>, Box<dyn Error>> {
     let Some(pem) = target.roots_pem() else {
         return Ok(None);
     };
@@ -17,19 +28,45 @@ pub(crate) fn file(target: &Target) -> Result<Option<PathBuf>, Box<dyn Error>> {
     pem.hash(&mut hasher);
     let folder = cache()?;
     let path = folder.join(format!("roots-{:016x}.pem", hasher.finish()));
-    if fs::read(&path).is_ok_and(|known| known == pem) {
-        return Ok(Some(path));
+    let failed = |error: &dyn Error| {
+        format!(
+            "cannot write {}: {error}. Set XDG_CACHE_HOME to a folder of your own, or PGSSLROOTCERT to a file of roots",
+            path.display()
+        )
+    };
+    make_own(&folder).map_err(|error| failed(&*error))?;
+    if !fs::read(&path).is_ok_and(|known| known == pem) {
+        // All of it or nothing: others may be reading.
+        let mut file = tempfile::NamedTempFile::new_in(&folder).map_err(|error| failed(&error))?;
+        file.write_all(&pem).map_err(|error| failed(&error))?;
+        file.persist(&path).map_err(|error| failed(&error))?;
     }
-    let failed = |error: &dyn Error| format!("cannot write {}: {error}", path.display());
-    fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
-    // All of it or nothing: others may be reading.
-    let mut file = tempfile::NamedTempFile::new_in(&folder).map_err(|error| failed(&error))?;
-    file.write_all(&pem).map_err(|error| failed(&error))?;
-    file.persist(&path).map_err(|error| failed(&error))?;
-    Ok(Some(path))
+    text(&path).map(Some)
 }
 
-/// Never a folder that others may write to: they could trust themselves.
+fn text(path: &Path) -> Result<String, Box<dyn Error>> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
+}
+
+/// Who may write to it could let us trust anybody.
+fn make_own(folder: &Path) -> Result<(), Box<dyn Error>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(folder)?;
+        let found = fs::metadata(folder)?;
+        if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+            return Err("the folder is not ours alone to write to".into());
+        }
+    }
+    #[cfg(not(unix))]
+    fs::create_dir_all(folder)?;
+    Ok(())
+}
+
 fn cache() -> Result<PathBuf, Box<dyn Error>> {
     let folder = |name| {
         let path = PathBuf::from(std::env::var_os(name)?);
@@ -39,7 +76,6 @@ fn cache() -> Result<PathBuf, Box<dyn Error>> {
         .or_else(|| Some(folder("HOME")?.join(".cache")))
         .map(|cache| cache.join("lakebase"))
         .ok_or_else(|| {
-            "neither XDG_CACHE_HOME nor HOME is set: there is no folder for the roots to trust"
-                .into()
+            "there is no folder for the roots to trust: set HOME or XDG_CACHE_HOME, or PGSSLROOTCERT to a file of roots".into()
         })
 }

@@ -430,3 +430,82 @@ proptest::proptest! {
         }
     }
 }
+
+/// What a configuration says of a setting.
+fn setting(config: &Config, name: &str) -> Option<String> {
+    let found = config.settings().iter().find(|known| known.name == name)?;
+    Some(found.value.clone())
+}
+
+#[test]
+fn a_host_in_the_environment_is_not_that_of_another_endpoint_in_code() {
+    let other = "projects/shop/branches/dev/endpoints/primary";
+    for (endpoint, keeps_host) in [(ENDPOINT, true), (other, false)] {
+        let config = Config::builder()
+            .endpoint(endpoint)
+            .vars(APPS.iter().copied())
+            .build()
+            .expect("a configuration");
+        assert_eq!(setting(&config, "host").is_some(), keeps_host, "{endpoint}");
+        assert_eq!(setting(&config, "endpoint").as_deref(), Some(endpoint));
+    }
+    let config = Config::builder()
+        .endpoint(other)
+        .host("ep-2.example.com")
+        .vars(APPS.iter().copied())
+        .build()
+        .expect("a configuration");
+    assert_eq!(
+        setting(&config, "host").as_deref(),
+        Some("ep-2.example.com")
+    );
+}
+
+#[test]
+fn below_lakebase_exec_the_password_is_a_token_and_the_endpoint_counts() {
+    let refusal = refused(apps_with(&[("PGPASSWORD", "token")]));
+    assert!(refusal.contains("both"), "{refusal}");
+    let vars = apps_with(&[("PGPASSWORD", "token"), ("LAKEBASE_EXEC", "1")]);
+    let config = Config::from_vars(vars).expect("a configuration");
+    assert_eq!(setting(&config, "password"), None);
+    let vars = apps_with(&[
+        ("PGPASSWORD", "native"),
+        ("LAKEBASE_EXEC", "1"),
+        ("LAKEBASE_ENDPOINT", ""),
+    ]);
+    let config = Config::from_vars(vars).expect("a configuration");
+    assert_eq!(setting(&config, "password").as_deref(), Some("***"));
+}
+
+#[test]
+fn a_url_where_a_name_belongs_is_refused_and_not_repeated() {
+    for name in ["PGDATABASE", "PGUSER", "PGAPPNAME", "LAKEBASE_SCHEMA"] {
+        let refusal = refused(apps_with(&[(name, "postgresql://me:sekrit@h/db")]));
+        assert!(
+            refusal.contains(name) && !refusal.contains("sekrit"),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn each_setting_is_told_with_its_source() {
+    let url = "postgresql://app:secret@localhost/shop?schema=app";
+    let config = Config::from_url(url).expect("a configuration");
+    let told: Vec<_> = config
+        .settings()
+        .iter()
+        .map(|known| (known.name, known.value.as_str(), known.source.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("host", "localhost", "url (host)"),
+            ("port", "5432", "default"),
+            ("database", "shop", "url (database)"),
+            ("user", "app", "url (user)"),
+            ("password", "***", "url (password)"),
+            ("schema", "app", "url (schema)"),
+        ]
+    );
+}

@@ -13,6 +13,9 @@ use super::tls;
 
 /// Per address.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// For each other step.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A difference that matters to nobody.
 const SMALL_SKEW_SECONDS: i64 = 30;
 
@@ -42,10 +45,17 @@ pub(super) struct Patient {
     /// What later steps cannot do without.
     missing: Option<&'static str>,
     signed_in: bool,
+    knows_host: bool,
+    knows_user: bool,
 }
 
 impl Patient {
-    pub(super) fn new(lakebase: Lakebase, auth_type: Option<&'static str>) -> Self {
+    pub(super) fn new(
+        lakebase: Lakebase,
+        auth_type: Option<&'static str>,
+        knows_host: bool,
+        knows_user: bool,
+    ) -> Self {
         Self {
             lakebase,
             auth_type,
@@ -56,14 +66,44 @@ impl Patient {
             client: None,
             missing: None,
             signed_in: false,
+            knows_host,
+            knows_user,
         }
     }
 
-    pub(super) fn login_limit(&self) -> Duration {
-        self.lakebase.connect_timeout()
+    pub(super) async fn examine(&mut self, check: Check) -> Finding {
+        let limit = match check {
+            // It keeps its own, and says more when that is over.
+            Check::Login => self.lakebase.connect_timeout() + STEP_LIMIT,
+            Check::Certificate => HANDSHAKE_LIMIT,
+            _ => STEP_LIMIT,
+        };
+        let finding = match tokio::time::timeout(limit, self.look_at(check)).await {
+            Ok(finding) => finding,
+            Err(_) => {
+                // It is not asked again.
+                self.client = None;
+                Finding::problem(
+                    format!("no answer within {} s", limit.as_secs()),
+                    "Check the network: something swallows packets, or holds the connection without an answer",
+                )
+            }
+        };
+        if finding.is_failed() {
+            self.missing.get_or_insert(match check {
+                Check::SignIn => "there is no sign-in",
+                Check::Compute => "the compute is not to be had",
+                Check::Token => "there is no token",
+                Check::Name => "there is no address",
+                Check::Network => "there is no connection",
+                Check::Certificate => "there is no trusted connection",
+                _ => "there is no login",
+            });
+        }
+        finding
     }
 
-    pub(super) async fn examine(&mut self, check: Check) -> Finding {
+    async fn look_at(&mut self, check: Check) -> Finding {
         let outcome = match check {
             Check::Configuration => return Finding::skipped("done"),
             Check::SignIn => self.sign_in().await,
@@ -78,18 +118,7 @@ impl Patient {
             Check::Schema => self.schema().await,
             Check::Versions => self.versions().await,
         };
-        let finding = outcome.unwrap_or_else(|error| Finding::failed(&error));
-        if finding.is_failed() {
-            self.missing.get_or_insert(match check {
-                Check::SignIn => "there is no sign-in",
-                Check::Token => "there is no token",
-                Check::Name => "there is no address",
-                Check::Network => "there is no connection",
-                Check::Certificate => "there is no trusted connection",
-                _ => "there is no login",
-            });
-        }
-        finding
+        outcome.unwrap_or_else(|error| Finding::failed(&error))
     }
 
     async fn sign_in(&mut self) -> Result<Finding, Error> {
@@ -98,12 +127,17 @@ impl Patient {
         };
         let identity = match self.lakebase.identity().await {
             // Minting may be allowed all the same.
-            Err(error) if error.status() == Some(403) => {
+            Err(error)
+                if error
+                    .status()
+                    .is_some_and(|status| status == 403 || status >= 500) =>
+            {
                 self.signed_in = true;
-                return Ok(Finding::warning(
-                    format!("{auth_type}, but the workspace does not say as whom"),
-                    "Set PGUSER to the Postgres role",
-                ));
+                let text = format!("{auth_type}, but the workspace does not say as whom");
+                return Ok(match self.knows_user {
+                    true => Finding::good(format!("{text}; PGUSER does")),
+                    false => Finding::warning(text, "Set PGUSER to the Postgres role"),
+                });
             }
             identity => identity?.unwrap_or_default(),
         };
@@ -115,7 +149,14 @@ impl Patient {
         if !self.signed_in {
             return Ok(Finding::skipped("the workspace cannot be asked"));
         }
-        let Some(status) = self.lakebase.compute_status().await? else {
+        let status = match self.lakebase.compute_status().await {
+            // Programs do not ask for it either.
+            Err(error) if self.knows_host && self.knows_user => {
+                return Ok(Finding::failed(&error).into_warning());
+            }
+            status => status?,
+        };
+        let Some(status) = status else {
             return Ok(Finding::skipped("the workspace cannot be asked"));
         };
         let name = status.name().to_owned();
@@ -161,8 +202,8 @@ impl Patient {
         if !self.lakebase.uses_tokens() {
             return Ok(Finding::skipped("a native password needs none"));
         }
-        if self.missing.is_some() {
-            return Ok(Finding::skipped("there is no sign-in"));
+        if let Some(missing) = self.missing {
+            return Ok(Finding::skipped(missing));
         }
         let credential = self.lakebase.credential().await?;
         let lifetime = credential.expires_at().and_then(|at| {
@@ -330,8 +371,9 @@ impl Patient {
             (_, _) => Finding::problem(
                 format!("no right to use {schema:?}"),
                 format!(
-                    "Its owner has to run: lakebase --schema {schema} grant {} --access write",
-                    self.user()
+                    "Its owner has to run: lakebase --schema {} grant {} --access write",
+                    for_shells(schema),
+                    for_shells(self.user())
                 ),
             ),
         })
@@ -351,6 +393,15 @@ impl Patient {
             Ok(row) => format!("{own}, Postgres {}", row.get::<_, String>(0)),
             Err(_) => own.to_owned(),
         }))
+    }
+}
+
+/// A word as a shell takes it.
+fn for_shells(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
+    match !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

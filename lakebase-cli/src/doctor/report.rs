@@ -140,14 +140,24 @@ impl Finding {
         if let Some(at) = text.rfind(" [trying again") {
             text.truncate(at);
         }
-        let fix = error.hint().map(str::to_owned);
+        let mut fix = error.hint().map(str::to_owned);
         if let Some(hint) = &fix {
             text = text.replacen(&format!(". {hint}"), "", 1);
+        } else if error.is_transient() {
+            fix = Some(
+                "Try again; if it stays, look at the workspace's status, proxies and firewalls"
+                    .to_owned(),
+            );
         }
         Self {
             fix,
             ..Self::new(Verdict::Failed, text)
         }
+    }
+
+    pub(crate) fn into_warning(mut self) -> Self {
+        self.verdict = Verdict::Warning;
+        self
     }
 
     pub(crate) fn with(mut self, facts: impl IntoIterator<Item = (String, String)>) -> Self {
@@ -231,7 +241,9 @@ impl Report {
                 false => format!("{:<8}", finding.verdict.word()),
             };
             let name = check.name();
-            writeln!(out, "{style}{mark}{style:#} {name:<14} {}", finding.text)?;
+            // On one line: Postgres's details come on several.
+            let text: Vec<&str> = finding.text.split_whitespace().collect();
+            writeln!(out, "{style}{mark}{style:#} {name:<14} {}", text.join(" "))?;
             for (name, value) in &finding.facts {
                 let dim = Style::new().dimmed();
                 writeln!(out, "{indent}{dim}{name}: {value}{dim:#}")?;

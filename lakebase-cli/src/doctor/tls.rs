@@ -7,7 +7,9 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -97,10 +99,29 @@ async fn shake_hands(socket: TcpStream, target: &Target) -> Result<Finding, Stri
                 None => Finding::good(text),
             }
         }
-        Err(error) => Finding::problem(
-            format!("not trusted for {:?}: {error}", target.host()),
-            "The certificate must match the name and chain to a trusted root. If a company's proxy looks into TLS, name its root in PGSSLROOTCERT; else check PGHOST",
-        ),
+        Err(error) => {
+            let text = format!("not trusted for {:?}: {error}", target.host());
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+            match cause {
+                Some(rustls::Error::InvalidCertificate(
+                    CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. },
+                )) => Finding::problem(
+                    text,
+                    "Whoever runs the server has to renew it; or this machine's clock is wrong",
+                ),
+                Some(rustls::Error::InvalidCertificate(_)) => Finding::problem(
+                    text,
+                    "The certificate must match the name and chain to a trusted root. If a company's proxy looks into TLS, name its root in PGSSLROOTCERT; else check PGHOST",
+                ),
+                _ => Finding::problem(
+                    format!("no TLS with {:?}: {error}", target.host()),
+                    "Check PGHOST and PGPORT; a firewall or proxy that does not know Postgres may be in between",
+                ),
+            }
+        }
     }
     .with(facts))
 }
