@@ -228,7 +228,21 @@ impl Target {
         if let Some(timeout) = self.timeout {
             builder = builder.connect_timeout(timeout);
         }
-        builder.env().build()
+        let mut vars: Vec<(String, String)> = std::env::vars_os()
+            .map(|(name, value)| {
+                let text = |text: OsString| text.to_string_lossy().into_owned();
+                (text(name), text(value))
+            })
+            .collect();
+        if let Some(endpoint) = &self.endpoint {
+            let is_it =
+                |(name, value): &(String, String)| name == "LAKEBASE_ENDPOINT" && value == endpoint;
+            if !vars.iter().any(is_it) {
+                // Whatever host they name: it would be taken in silence, and may be production's.
+                vars.retain(|(name, _)| name != "PGHOST" && name != "PGHOSTADDR");
+            }
+        }
+        builder.vars(vars).build()
     }
 
     pub(crate) fn lakebase(&self) -> Result<Lakebase, Error> {

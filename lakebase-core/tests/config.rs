@@ -449,6 +449,17 @@ fn a_host_in_the_environment_is_not_that_of_another_endpoint_in_code() {
         assert_eq!(setting(&config, "host").is_some(), keeps_host, "{endpoint}");
         assert_eq!(setting(&config, "endpoint").as_deref(), Some(endpoint));
     }
+    // One that names no endpoint may well be this one's.
+    let host_only = [("PGHOST", "ep-2.example.com"), ("LAKEBASE_ENDPOINT", "")];
+    let config = Config::builder()
+        .endpoint(other)
+        .vars(apps_with(&host_only))
+        .build()
+        .expect("a configuration");
+    assert_eq!(
+        setting(&config, "host").as_deref(),
+        Some("ep-2.example.com")
+    );
     let config = Config::builder()
         .endpoint(other)
         .host("ep-2.example.com")

@@ -2,7 +2,8 @@
 //! for r2d2 and the same tuned pool as with libpq.
 //!
 //! Neither libpq nor a runtime is needed: a thread of the process's own drives the connections. As with libpq,
-//! whoever waits for one blocks the thread: in async code, use `spawn_blocking`.
+//! whoever waits for one blocks the thread: in async code, use `spawn_blocking`. A `CredentialProvider` of your
+//! own runs on the same thread as all of them, so it must not block, least of all on one of them.
 
 use std::sync::Arc;
 

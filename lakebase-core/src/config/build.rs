@@ -372,7 +372,7 @@ impl Raw {
         if names_compute && !looks_up {
             lower.password = None;
         }
-        if names_compute && lower_names != self_names {
+        if names_compute && lower_names != (None, None) && lower_names != self_names {
             // That host is another compute's.
             lower.host = None;
             lower.hostaddr = None;
