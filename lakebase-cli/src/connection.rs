@@ -24,17 +24,12 @@ pub(crate) async fn url(
     with_password: bool,
 ) -> Result<String, Box<dyn Error>> {
     let config = wanted.config()?;
+    let lakebase = Lakebase::new(config.clone())?;
+    let target = lakebase.target().await?;
     if !with_password {
-        let target = Lakebase::new(config)?.target().await?;
         return Ok(url_of(&target, Password::Masked, None)?.into());
     }
-    let roots = roots::named(&config)?;
-    let lakebase = Lakebase::new(config)?;
-    let target = lakebase.target().await?;
-    let roots = match roots {
-        None => roots::file(&target)?,
-        named => named,
-    };
+    let roots = roots::file(&config, &target)?;
     let credential = lakebase.credential().await?;
     let password = Password::Shown(credential.expose());
     Ok(url_of(&target, password, roots.as_deref())?.into())
@@ -62,19 +57,11 @@ pub(crate) fn url_of(
     };
     url.set_password(password.as_deref()).map_err(odd)?;
     url.set_path(&percent_encoded(target.database()));
-    let mut query = vec![(
-        "sslmode",
-        if target.uses_tls() {
-            "verify-full"
-        } else {
-            "disable"
-        }
-        .to_owned(),
-    )];
+    let mut query = vec![("sslmode", sslmode(target).to_owned())];
     if let Some(roots) = roots {
         query.push(("sslrootcert", roots.to_owned()));
     }
-    if let Some(options) = search_path(target) {
+    if let Some(options) = target.startup_options() {
         query.push(("options", options));
     }
     let query: Vec<String> = query
@@ -85,12 +72,12 @@ pub(crate) fn url_of(
     Ok(url)
 }
 
-/// Startup options that put the schema on the search path.
-pub(crate) fn search_path(target: &Target) -> Option<String> {
-    let path = target.search_path()?;
-    // A backslash protects a space there.
-    let path = path.replace('\\', r"\\").replace(' ', r"\ ");
-    Some(format!("-c search_path={path}"))
+/// As libpq calls it.
+pub(crate) fn sslmode(target: &Target) -> &'static str {
+    match target.uses_tls() {
+        true => "verify-full",
+        false => "disable",
+    }
 }
 
 /// For a path or a query of a URL. Not as a form does it: to libpq a plus sign is one.

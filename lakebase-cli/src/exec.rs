@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use lakebase_core::Lakebase;
 
 use crate::args::{self, Target};
-use crate::connection::{Password, search_path, url_of};
+use crate::connection::{Password, sslmode, url_of};
 use crate::roots;
 
 /// Would lead a driver elsewhere, or make it want what a token login cannot give.
@@ -49,13 +49,9 @@ pub(crate) async fn prepare(
         ("instance", "LAKEBASE_INSTANCE_NAME"),
     ]
     .map(|(name, variable)| (variable, args::setting(&config, name)));
-    let roots = roots::named(&config)?;
-    let lakebase = Lakebase::new(config)?.direct();
+    let lakebase = Lakebase::new(config.clone())?.direct();
     let target = lakebase.target().await?;
-    let roots = match roots {
-        None => roots::file(&target)?,
-        named => named,
-    };
+    let roots = roots::file(&config, &target)?;
     let credential = lakebase.credential().await?;
     let password = match password_in_url {
         true => Password::Shown(credential.expose()),
@@ -73,16 +69,9 @@ pub(crate) async fn prepare(
         .env("PGDATABASE", target.database())
         .env("PGUSER", target.user())
         .env("PGPASSWORD", credential.expose())
-        .env(
-            "PGSSLMODE",
-            if target.uses_tls() {
-                "verify-full"
-            } else {
-                "disable"
-            },
-        )
-        .env("DATABASE_URL", url.as_str());
-    command.env("LAKEBASE_EXEC", "1");
+        .env("PGSSLMODE", sslmode(&target))
+        .env("DATABASE_URL", url.as_str())
+        .env("LAKEBASE_EXEC", "1");
     for (variable, value) in compute {
         match value {
             Some(value) => command.env(variable, value),
@@ -100,9 +89,9 @@ pub(crate) async fn prepare(
         // What sea-orm-cli calls it.
         command.env("DATABASE_SCHEMA", schema);
     }
-    if let Some(path) = search_path(&target) {
+    if let Some(options) = target.startup_options() {
         let known = std::env::var("PGOPTIONS").unwrap_or_default();
-        command.env("PGOPTIONS", format!("{known} {path}").trim_start());
+        command.env("PGOPTIONS", format!("{known} {options}").trim_start());
     }
     Ok(command)
 }

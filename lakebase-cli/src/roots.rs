@@ -10,20 +10,15 @@ use lakebase_core::{Config, Target};
 
 use crate::args;
 
-/// The file that the configuration names.
-pub(crate) fn named(config: &Config) -> Result<Option<String>, Box<dyn Error>> {
-    let Some(path) = args::setting(config, "sslrootcert").filter(|path| path != "system") else {
-        return Ok(None);
-    };
-    text(&std::path::absolute(path)?).map(Some)
-}
-
-/// Those of the system and Mozilla's, in the user's cache, under a name made of their content, so that they
-/// can stay there. Nothing secret.
-pub(crate) fn file(target: &Target) -> Result<Option<String>, Box<dyn Error>> {
+/// The file that the configuration names; else one with the system's and Mozilla's, in the user's cache, under
+/// a name made of its content, so that it can stay there. Nothing secret.
+pub(crate) fn file(config: &Config, target: &Target) -> Result<Option<String>, Box<dyn Error>> {
     let Some(pem) = target.roots_pem() else {
         return Ok(None);
     };
+    if let Some(path) = args::setting(config, "sslrootcert").filter(|path| path != "system") {
+        return text(&std::path::absolute(path)?).map(Some);
+    }
     let mut hasher = DefaultHasher::new();
     pem.hash(&mut hasher);
     let folder = cache()?;

@@ -92,10 +92,8 @@ fn driver_config(target: &Target, password: &str) -> tokio_postgres::Config {
         .keepalives_interval(KEEPALIVE_INTERVAL)
         .keepalives_retries(KEEPALIVE_PROBES)
         .tcp_user_timeout(USER_TIMEOUT);
-    if let Some(path) = target.search_path() {
-        // In startup options a backslash protects a space.
-        let path = path.replace('\\', r"\\").replace(' ', r"\ ");
-        config.options(format!("-c search_path={path}"));
+    if let Some(options) = target.startup_options() {
+        config.options(options);
     }
     if let Some(address) = target.hostaddr() {
         config.hostaddr(address);

@@ -84,38 +84,34 @@ impl Lakebase {
 impl Workspace {
     async fn status(&self) -> Result<ComputeStatus, Error> {
         let ask = async {
-            let is_instance = matches!(self.compute(), Compute::Instance(_));
-            let (name, path) = match self.compute() {
-                Compute::Instance(name) => {
-                    (name.clone(), format!("/api/2.0/database/instances/{name}"))
-                }
+            let (name, path, [state, off, host]) = match self.compute() {
+                Compute::Instance(name) => (
+                    name.clone(),
+                    format!("/api/2.0/database/instances/{name}"),
+                    ["/state", "/effective_stopped", "/read_write_dns"],
+                ),
                 Compute::Endpoint(_) | Compute::Branch(_) => {
                     let endpoint = self.endpoint().await?;
                     (
                         endpoint.to_string(),
                         format!("/api/2.0/postgres/{endpoint}"),
+                        [
+                            "/status/current_state",
+                            "/status/disabled",
+                            "/status/hosts/host",
+                        ],
                     )
                 }
             };
             let reply = self.client().get(&path).await?;
             let answer = reply.json()?;
             let text = |pointer: &str| answer.pointer(pointer)?.as_str().map(str::to_owned);
-            let is_true = |pointer: &str| answer.pointer(pointer) == Some(&Value::Bool(true));
-            Ok(match is_instance {
-                true => ComputeStatus {
-                    state: text("/state"),
-                    is_disabled: is_true("/effective_stopped"),
-                    host: text("/read_write_dns"),
-                    clock_ahead_seconds: clock_ahead(&reply),
-                    name,
-                },
-                false => ComputeStatus {
-                    state: text("/status/current_state"),
-                    is_disabled: is_true("/status/disabled"),
-                    host: text("/status/hosts/host"),
-                    clock_ahead_seconds: clock_ahead(&reply),
-                    name,
-                },
+            Ok(ComputeStatus {
+                state: text(state),
+                is_disabled: answer.pointer(off) == Some(&Value::Bool(true)),
+                host: text(host),
+                clock_ahead_seconds: clock_ahead(&reply),
+                name,
             })
         };
         ask.await.map_err(|error| self.name(error))

@@ -89,12 +89,11 @@ impl Plan {
 
     /// A schema, of the one who applies the plan or of `owner` (whom one must be a member of).
     pub fn create_schema(self, schema: &str, owner: Option<&str>) -> Self {
-        let owner_name = owner;
-        let owner = owner.map(|owner| format!(" AUTHORIZATION {}", quote_ident(owner)));
-        self.named([schema]).named(owner_name).add(format!(
+        let authorization = owner.map(|owner| format!(" AUTHORIZATION {}", quote_ident(owner)));
+        self.named([schema]).named(owner).add(format!(
             "CREATE SCHEMA IF NOT EXISTS {}{}",
             quote_ident(schema),
-            owner.unwrap_or_default()
+            authorization.unwrap_or_default()
         ))
     }
 
@@ -116,7 +115,8 @@ impl Plan {
     }
 
     /// Rights on what `made_by` will make in a schema (one must be a member of it); without it, on what the one
-    /// who applies the plan will make. For objects that somebody else makes they do not count, which is the usual trap.
+    /// who applies the plan will make. For objects that somebody else makes they do not count, which is the
+    /// usual trap.
     pub fn grant_future(
         self,
         privileges: &[Privilege],

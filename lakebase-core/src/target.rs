@@ -68,6 +68,14 @@ impl Target {
         Some(format!("\"{schema}\",public"))
     }
 
+    /// [`search_path`](Self::search_path) as the startup parameter `options`, for drivers that take that as text.
+    pub fn startup_options(&self) -> Option<String> {
+        let path = self.search_path()?;
+        // A backslash protects a space there.
+        let path = path.replace('\\', r"\\").replace(' ', r"\ ");
+        Some(format!("-c search_path={path}"))
+    }
+
     /// Whether the host is the built-in PgBouncer, which pools by transaction: nothing may be kept
     /// on a session, prepared statements included.
     pub fn is_pooled(&self) -> bool {

@@ -126,12 +126,7 @@ fn target_options(target: &Target) -> Options {
     options.set("user", target.user());
     options.set("dbname", target.database());
     options.set("application_name", target.application_name());
-    let path = target.search_path().map(|path| {
-        // In startup options a backslash protects a space.
-        let path = path.replace('\\', r"\\").replace(' ', r"\ ");
-        format!("-c search_path={path}")
-    });
-    options.set("options", &path.unwrap_or_default());
+    options.set("options", &target.startup_options().unwrap_or_default());
     options.set("target_session_attrs", "any");
     options.set("gssencmode", "disable");
     // A token goes as a clear-text password, which has nothing to bind to.

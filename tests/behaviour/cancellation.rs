@@ -189,22 +189,23 @@ fn without_a_runtime_there_is_an_error_and_no_hang() {
 }
 
 /// As with libpq, it blocks the thread; but it must come back. tokio gives a task only so many turns.
-#[tokio::test]
-async fn synchronous_diesel_without_libpq_goes_on_inside_of_a_task() {
-    let servers = std::thread::spawn(|| {
-        let servers = runtime();
-        let local = servers.block_on(local());
-        (servers, local)
-    });
-    let (servers, local) = servers.join().expect("started");
+#[test]
+fn synchronous_diesel_without_libpq_goes_on_inside_of_a_task() {
+    let servers = runtime();
+    let local = servers.block_on(local());
     let pool = lakebase_diesel::blocking::connect(&lakebase(&local)).expect("a pool");
-    for _ in 0..300 {
-        let mut connection = pool.get().expect("a connection");
-        let answer = diesel::RunQueryDsl::execute(diesel::sql_query("SELECT 1"), &mut connection);
-        answer.expect("an answer");
-    }
-    drop(pool);
-    std::thread::spawn(move || drop((local, servers)))
-        .join()
-        .expect("stopped");
+    let (done, end) = std::sync::mpsc::channel();
+    // On a thread of its own, so that a hang is an end of this test as well.
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            for _ in 0..300 {
+                let mut connection = pool.get().expect("a connection");
+                let question = diesel::sql_query("SELECT 1");
+                diesel::RunQueryDsl::execute(question, &mut connection).expect("an answer");
+            }
+        });
+        let _ = done.send(());
+    });
+    end.recv_timeout(lakebase_tests::PATIENCE)
+        .expect("it goes on");
 }

@@ -207,7 +207,6 @@ impl Patient {
         }
         let credential = self.lakebase.credential().await?;
         let lifetime = credential.expires_at().and_then(|at| {
-            #[allow(clippy::disallowed_methods)] // for a person to read
             let left = at.duration_since(std::time::SystemTime::now()).ok()?;
             Some(left.as_secs().div_ceil(60))
         });
