@@ -19,12 +19,18 @@ use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
 const PING_AFTER: Duration = Duration::from_millis(10);
 /// r2d2 waits between failed logins for up to half of this.
 const RETRY: Duration = Duration::from_secs(1);
-/// A login that failed is repeated at once if somebody waits for it, and that often if nobody does.
+/// After a failure a login is begun at once for somebody who has come since, that often for those who go on
+/// waiting, and
+const PAUSE: Duration = Duration::from_millis(500);
+/// that often for nobody.
 const UNWANTED: Duration = Duration::from_secs(30);
 /// How often a `get` that waits for a busy connection looks whether a login failed.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often one that waits for a new connection looks whether it is there.
 const POLL: Duration = Duration::from_millis(5);
+/// A connection that is logged in but neither in the pool nor reported as failed is being set up by the
+/// application's customizer; after that long another is opened.
+const SET_UP: Duration = Duration::from_secs(1);
 
 /// A kind of connection that logs in through a [`Lakebase`].
 pub trait Connect: R2D2Connection + Sized + Send + 'static {
@@ -254,10 +260,11 @@ impl<C: Connect> Pool<C> {
         let began = Instant::now();
         let _waiting = self.demand.0.enter();
         let mut heard = None;
-        let mut opened = None;
+        let mut order = None;
         loop {
             let left = self.timeout.saturating_sub(began.elapsed());
-            if let Some(connection) = self.look(left, &mut opened) {
+            if let Some(connection) = self.look(left, &mut order) {
+                self.demand.0.served();
                 return Ok(connection);
             }
             if let Some(failure) = self.demand.0.failure_since(began) {
@@ -282,30 +289,53 @@ impl<C: Connect> Pool<C> {
         }
     }
 
-    /// Waits a moment for a connection. `opened` is how many had been opened at the last look.
+    /// Waits a moment for a connection, and sees to it that one is on its way.
     fn look(
         &self,
         left: Duration,
-        opened: &mut Option<u64>,
+        order: &mut Option<Order>,
     ) -> Option<host::PooledConnection<ConnectionManager<C>>> {
         if self.inner.state().connections == self.inner.max_size() {
             // None can be opened; r2d2 wakes those who wait as one comes back.
-            *opened = None;
+            *order = None;
             return self.inner.get_timeout(left.min(LOOK)).ok();
         }
-        let so_far = self.demand.0.opened();
-        if opened.is_some() {
-            // What was opened is in the pool a moment later.
+        if let Some(order) = order {
             self.demand.0.wait_for_news(left.min(POLL));
             if let Some(connection) = self.inner.try_get() {
                 return Some(connection);
             }
+            if !order.went_elsewhere(self.demand.0.opened(), self.inner.state().connections) {
+                return None;
+            }
         }
-        if opened.replace(so_far) == Some(so_far) {
-            return None;
-        }
-        // Makes r2d2 open one, each time it is called: so only first, and when others took what was opened.
+        *order = Some(Order {
+            opened: self.demand.0.opened(),
+            connections: self.inner.state().connections,
+            logged_in: None,
+        });
+        // Makes r2d2 open one, each time it is called.
         self.inner.get_timeout(Duration::ZERO).ok()
+    }
+}
+
+/// A connection that r2d2 was made to open, and how things were then.
+struct Order {
+    opened: u64,
+    connections: u32,
+    /// Since when a login is known to have succeeded since.
+    logged_in: Option<Instant>,
+}
+
+impl Order {
+    /// Whether somebody else has the connection, or nobody will. A failed login is no such case: r2d2
+    /// repeats it.
+    fn went_elsewhere(&mut self, opened: u64, connections: u32) -> bool {
+        if opened == self.opened {
+            return false;
+        }
+        let logged_in = self.logged_in.get_or_insert_with(Instant::now);
+        connections != self.connections || logged_in.elapsed() >= SET_UP
     }
 }
 
@@ -334,22 +364,51 @@ struct Demand {
 
 struct Wanted {
     waiting: usize,
+    /// When the last of those who wait, or waited, came.
+    came: Instant,
+    /// When a login was last begun after a failure.
+    repeated: Instant,
     opened: u64,
     /// When the last login that is over was begun.
     begun: Instant,
-    failure: Option<(Instant, Error)>,
+    failure: Option<Failure>,
     closed: bool,
+}
+
+struct Failure {
+    begun: Instant,
+    error: Error,
+    /// The login was good and what the application does after it was not.
+    in_set_up: bool,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
+        let now = Instant::now();
         Self {
             waiting: 0,
+            came: now,
+            repeated: now,
             opened: 0,
-            begun: Instant::now(),
+            begun: now,
             failure: None,
             closed: false,
         }
+    }
+}
+
+impl Wanted {
+    /// How long a login is to be put off.
+    fn put_off(&self) -> Duration {
+        if self.closed || self.failure.is_none() {
+            return Duration::ZERO;
+        }
+        let pause = match self.waiting {
+            0 => UNWANTED,
+            _ if self.came > self.repeated => Duration::ZERO,
+            _ => PAUSE,
+        };
+        pause.saturating_sub(self.repeated.elapsed())
     }
 }
 
@@ -365,29 +424,60 @@ impl Demand {
     }
 
     fn enter(&self) -> Waiting<'_> {
-        self.lock().waiting += 1;
+        let mut state = self.lock();
+        state.waiting += 1;
+        state.came = Instant::now();
         self.changed.notify_all();
         Waiting(self)
     }
 
-    /// Before a login: after a failure nobody hurries for nobody.
+    /// Before a login: after a failure one is enough for all who wait.
     fn wait_for_it(&self) {
-        let unwanted =
-            |wanted: &mut Wanted| wanted.waiting == 0 && wanted.failure.is_some() && !wanted.closed;
-        let state = self.lock();
-        let _woken = self
-            .changed
-            .wait_timeout_while(state, UNWANTED, unwanted)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        loop {
+            let put_off = state.put_off();
+            if put_off.is_zero() {
+                state.repeated = Instant::now();
+                return;
+            }
+            (state, _) = self
+                .changed
+                .wait_timeout(state, put_off)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// A login that was begun then is over.
     fn report(&self, begun: Instant, failure: Option<&Error>) {
         let mut state = self.lock();
-        state.opened += u64::from(failure.is_none());
         state.begun = begun;
-        state.failure = failure.map(|failure| (begun, failure.clone()));
+        match failure {
+            Some(error) => {
+                state.failure = Some(Failure {
+                    begun,
+                    error: error.clone(),
+                    in_set_up: false,
+                });
+            }
+            None => {
+                state.opened += 1;
+                state.failure = state.failure.take().filter(|failure| failure.in_set_up);
+            }
+        }
         self.changed.notify_all();
+    }
+
+    /// A connection was handed out, so the application's set-up can work.
+    fn served(&self) {
+        let mut state = self.lock();
+        if state
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.in_set_up)
+        {
+            state.failure = None;
+            self.changed.notify_all();
+        }
     }
 
     fn opened(&self) -> u64 {
@@ -404,11 +494,9 @@ impl Demand {
     /// What a login that was begun since ran into. What older ones did may be over.
     fn failure_since(&self, moment: Instant) -> Option<Error> {
         let state = self.lock();
-        let (_, error) = state
-            .failure
-            .as_ref()
-            .filter(|(begun, _)| *begun >= moment)?;
-        Some(error.clone())
+        let failure = state.failure.as_ref();
+        let failure = failure.filter(|failure| failure.begun >= moment)?;
+        Some(failure.error.clone())
     }
 }
 
@@ -422,7 +510,11 @@ impl host::HandleError<host::Error> for Errors {
             let text = format!("a new connection could not be set up: {cause}");
             tracing::warn!("{text}");
             let mut state = self.0.lock();
-            state.failure = Some((state.begun, Error::provider(text, false)));
+            state.failure = Some(Failure {
+                begun: state.begun,
+                error: Error::provider(text, false),
+                in_set_up: true,
+            });
             self.0.changed.notify_all();
         }
     }

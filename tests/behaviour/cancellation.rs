@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use lakebase_local::{Call, Event, EventKind, Fault, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, PATIENCE, lakebase, local, local_with_tokens_of, minted, soon,
+    Adapter, App, PATIENCE, in_time_blocking, lakebase, local, local_with_tokens_of, minted, soon,
     through_every_adapter,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -132,9 +132,11 @@ fn survives_its_runtime(adapter: Adapter, servers: &Runtime, local: &LocalLakeba
 fn a_runtime_that_goes_away_takes_nothing_along() {
     let servers = runtime();
     for adapter in lakebase_tests::ADAPTERS {
-        let local = servers.block_on(local_with_tokens_of(Duration::from_secs(3)));
-        survives_its_runtime(adapter, &servers, &local);
-        servers.block_on(local.stop());
+        in_time_blocking(|| {
+            let local = servers.block_on(local_with_tokens_of(Duration::from_secs(3)));
+            survives_its_runtime(adapter, &servers, &local);
+            servers.block_on(local.stop());
+        });
     }
 }
 

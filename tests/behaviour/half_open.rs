@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lakebase_core::Lakebase;
 use lakebase_local::{Cut, EventKind, LocalLakebase};
-use lakebase_tests::{Adapter, App, all_idle, lakebase, lakebase_with, local, soon};
+use lakebase_tests::{Adapter, App, all_idle, in_time, lakebase, lakebase_with, local, soon};
 use sea_orm::ConnectionTrait as _;
 
 /// Keepalive and user timeout: 30 s each, one after the other at worst.
@@ -72,46 +72,52 @@ async fn an_idle_connection_that_vanished_is_found_by_keepalive() {
 
 #[tokio::test]
 async fn diesel_replaces_idle_connections_that_do_not_answer() {
-    let prove = async |adapter| {
-        let local = local().await;
-        let app = started(adapter, &lakebase(&local)).await;
-        lose_packets(&local, 1).await;
-        // From then on they are asked; keepalive has not given them up yet.
-        tokio::time::sleep(Duration::from_secs(31)).await;
-        let began = Instant::now();
-        soon(app.ask()).await.expect("another connection");
-        let took = began.elapsed();
-        assert!(took < AT_ONCE, "{adapter:?}: {took:?}");
-    };
-    tokio::join!(prove(Adapter::DieselBb8), prove(Adapter::DieselDeadpool));
+    in_time(async || {
+        let prove = async |adapter| {
+            let local = local().await;
+            let app = started(adapter, &lakebase(&local)).await;
+            lose_packets(&local, 1).await;
+            // From then on they are asked; keepalive has not given them up yet.
+            tokio::time::sleep(Duration::from_secs(31)).await;
+            let began = Instant::now();
+            soon(app.ask()).await.expect("another connection");
+            let took = began.elapsed();
+            assert!(took < AT_ONCE, "{adapter:?}: {took:?}");
+        };
+        tokio::join!(prove(Adapter::DieselBb8), prove(Adapter::DieselDeadpool));
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn seaorm_replaces_idle_connections_that_do_not_answer() {
-    const IDLE: usize = 5;
-    let local = local().await;
-    let db = lakebase_seaorm::connect(&lakebase(&local))
-        .await
-        .expect("a connection");
-    let asking = (0..IDLE).map(|_| db.execute_unprepared("SELECT pg_sleep(0.2)"));
-    for answer in futures_util::future::join_all(asking).await {
-        answer.expect("an answer");
-    }
-    all_idle(&db).await;
-    lose_packets(&local, IDLE).await;
-    tokio::time::sleep(Duration::from_millis(1_050)).await; // now they are asked before use
-    for nth in 0..=IDLE {
-        let began = Instant::now();
-        soon(db.execute_unprepared("SELECT 1"))
+    in_time(async || {
+        const IDLE: usize = 5;
+        let local = local().await;
+        let db = lakebase_seaorm::connect(&lakebase(&local))
             .await
-            .expect("another connection");
-        let limit = if nth == 0 { AT_ONCE } else { AT_ONCE / 4 };
-        assert!(
-            began.elapsed() < limit,
-            "{nth}: the others are as dead as the first: {:?}",
-            began.elapsed()
-        );
-    }
+            .expect("a connection");
+        let asking = (0..IDLE).map(|_| db.execute_unprepared("SELECT pg_sleep(0.2)"));
+        for answer in futures_util::future::join_all(asking).await {
+            answer.expect("an answer");
+        }
+        all_idle(&db).await;
+        lose_packets(&local, IDLE).await;
+        tokio::time::sleep(Duration::from_millis(1_050)).await; // now they are asked before use
+        for nth in 0..=IDLE {
+            let began = Instant::now();
+            soon(db.execute_unprepared("SELECT 1"))
+                .await
+                .expect("another connection");
+            let limit = if nth == 0 { AT_ONCE } else { AT_ONCE / 4 };
+            assert!(
+                began.elapsed() < limit,
+                "{nth}: the others are as dead as the first: {:?}",
+                began.elapsed()
+            );
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

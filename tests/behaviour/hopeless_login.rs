@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lakebase_core::Lakebase;
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{Adapter, App, Failure, lakebase_with, local, soon, through_every_adapter};
+use lakebase_tests::{Adapter, App, Failure, every_adapter_in_time, lakebase_with, local, soon};
 
 const ATTEMPTS: usize = 100;
 /// A person at a terminal waits no longer.
@@ -108,7 +108,7 @@ async fn fails_at_once(adapter: Adapter, lakebase: &Lakebase) -> Failure {
 
 #[tokio::test]
 async fn it_is_told_at_once_with_cause_and_hint_and_without_a_storm() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let local = local().await;
         for hopeless in all_of(&local).await {
             let what = format!("{adapter:?}, {}", hopeless.name);
@@ -138,7 +138,7 @@ async fn it_is_told_at_once_with_cause_and_hint_and_without_a_storm() {
 
 #[tokio::test]
 async fn native_login_that_is_off_is_named_at_once_though_nobody_says_so() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let local = local().await;
         local
             .create_native_role("native", "the right one")
@@ -163,7 +163,7 @@ async fn native_login_that_is_off_is_named_at_once_though_nobody_says_so() {
 
 #[tokio::test]
 async fn a_running_application_is_told_as_well() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let local = local().await;
         let lakebase = lakebase_with(&local, &[]);
         let app = App::start(adapter, &lakebase).await.expect("started");

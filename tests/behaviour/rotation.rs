@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel_async::RunQueryDsl as _;
 use lakebase_core::Lakebase;
 use lakebase_local::{Event, LocalLakebase};
-use lakebase_tests::{forget_idle, lakebase, local_with_tokens_of, logins, minted, soon};
+use lakebase_tests::{forget_idle, in_time, lakebase, local_with_tokens_of, logins, minted, soon};
 use sea_orm::ConnectionTrait as _;
 
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -64,55 +64,64 @@ fn assert_nobody_waits(lakebase: &Lakebase) {
 
 #[tokio::test]
 async fn every_diesel_login_uses_the_current_token_across_rotations() {
-    let local = local_with_tokens_of(LIFETIME).await;
-    let lakebase = lakebase(&local);
-    let pool = lakebase_diesel::bb8::connect(&lakebase)
-        .await
-        .expect("a pool");
-    soon(keep_logging_in(&local, async || {
-        assert_nobody_waits(&lakebase);
-        let mut fresh = pool.dedicated_connection().await.expect("a new connection");
-        diesel::sql_query("SELECT 1")
-            .execute(&mut fresh)
+    in_time(async || {
+        let local = local_with_tokens_of(LIFETIME).await;
+        let lakebase = lakebase(&local);
+        let pool = lakebase_diesel::bb8::connect(&lakebase)
             .await
-            .expect("an answer");
-    }))
+            .expect("a pool");
+        soon(keep_logging_in(&local, async || {
+            assert_nobody_waits(&lakebase);
+            let mut fresh = pool.dedicated_connection().await.expect("a new connection");
+            diesel::sql_query("SELECT 1")
+                .execute(&mut fresh)
+                .await
+                .expect("an answer");
+        }))
+        .await;
+        assert_every_login_used_the_current_token(&local);
+    })
     .await;
-    assert_every_login_used_the_current_token(&local);
 }
 
 #[tokio::test]
 async fn every_seaorm_login_uses_the_current_token_across_rotations() {
-    let local = local_with_tokens_of(LIFETIME).await;
-    let lakebase = lakebase(&local);
-    let db = lakebase_seaorm::connect(&lakebase)
-        .await
-        .expect("a connection");
-    soon(keep_logging_in(&local, async || {
-        assert_nobody_waits(&lakebase);
-        // Closing what is idle makes the next statement log in.
-        forget_idle(&db).await;
-        db.execute_unprepared("SELECT 1").await.expect("an answer");
-    }))
+    in_time(async || {
+        let local = local_with_tokens_of(LIFETIME).await;
+        let lakebase = lakebase(&local);
+        let db = lakebase_seaorm::connect(&lakebase)
+            .await
+            .expect("a connection");
+        soon(keep_logging_in(&local, async || {
+            assert_nobody_waits(&lakebase);
+            // Closing what is idle makes the next statement log in.
+            forget_idle(&db).await;
+            db.execute_unprepared("SELECT 1").await.expect("an answer");
+        }))
+        .await;
+        assert_every_login_used_the_current_token(&local);
+    })
     .await;
-    assert_every_login_used_the_current_token(&local);
 }
 
 #[tokio::test]
 async fn every_tokio_postgres_login_uses_the_current_token_across_rotations() {
-    let local = local_with_tokens_of(LIFETIME).await;
-    let lakebase = lakebase(&local);
-    lakebase.credential().await.expect("a first credential");
-    soon(keep_logging_in(&local, async || {
-        assert_nobody_waits(&lakebase);
-        let (client, connection) = lakebase.connect().await.expect("a connection");
-        let session = tokio::spawn(connection);
-        client.simple_query("SELECT 1").await.expect("an answer");
-        drop(client);
-        session.await.expect("no panic").expect("a clean end");
-    }))
+    in_time(async || {
+        let local = local_with_tokens_of(LIFETIME).await;
+        let lakebase = lakebase(&local);
+        lakebase.credential().await.expect("a first credential");
+        soon(keep_logging_in(&local, async || {
+            assert_nobody_waits(&lakebase);
+            let (client, connection) = lakebase.connect().await.expect("a connection");
+            let session = tokio::spawn(connection);
+            client.simple_query("SELECT 1").await.expect("an answer");
+            drop(client);
+            session.await.expect("no panic").expect("a clean end");
+        }))
+        .await;
+        assert_every_login_used_the_current_token(&local);
+    })
     .await;
-    assert_every_login_used_the_current_token(&local);
 }
 
 #[tokio::test]

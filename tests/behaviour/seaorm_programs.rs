@@ -218,7 +218,7 @@ async fn a_lazy_connection_logs_in_with_its_first_statement() {
 
 #[tokio::test]
 async fn a_clone_of_the_inner_connection_is_fed_as_long_as_it_lives() {
-    let local = local_with_tokens_of(Duration::from_secs(1)).await;
+    let local = local_with_tokens_of(Duration::from_secs(2)).await;
     let db = connect(&lakebase(&local)).await.expect("a connection");
     let inner: DatabaseConnection = (*db).clone();
     drop(db);

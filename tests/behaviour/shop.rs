@@ -13,7 +13,7 @@ use diesel_async::pooled_connection::bb8::Pool;
 use lakebase_core::Lakebase;
 use lakebase_examples::shop::{with_diesel, with_seaorm};
 use lakebase_local::{Cut, Event, EventKind, LocalLakebase, Wake};
-use lakebase_tests::{lakebase, local, local_with_tokens_of, logins, soon};
+use lakebase_tests::{in_time, lakebase, local, local_with_tokens_of, logins, soon};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -579,12 +579,12 @@ async fn assert_orders_are_stored(lakebase: &Lakebase, attempts: &[Attempt]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_lost_on_diesel_while_tokens_rotate_and_the_compute_sleeps() {
-    shop_under_load(Orm::Diesel).await;
+    in_time(async || shop_under_load(Orm::Diesel).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_lost_on_seaorm_while_tokens_rotate_and_the_compute_sleeps() {
-    shop_under_load(Orm::SeaOrm).await;
+    in_time(async || shop_under_load(Orm::SeaOrm).await).await;
 }
 
 /// The lines of a program without its doc comment.

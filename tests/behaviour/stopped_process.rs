@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{Adapter, local_with_tokens_of, minted, soon, through_every_adapter, vars};
+use lakebase_tests::{Adapter, every_adapter_in_time, local_with_tokens_of, minted, soon, vars};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -58,7 +58,7 @@ impl Puppet {
 
 #[tokio::test]
 async fn after_it_goes_on_no_login_uses_the_dead_token() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let local = local_with_tokens_of(LIFETIME).await;
         let mut puppet = Puppet::start(adapter, &local).await;
         for _ in 0..3 {

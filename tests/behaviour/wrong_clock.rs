@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use lakebase_core::{Clock, Config, Lakebase, SystemClock};
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, lakebase, local, local_with_tokens_of, minted, soon, through_every_adapter, vars,
+    Adapter, App, in_time, lakebase, local, local_with_tokens_of, minted, soon,
+    through_every_adapter, vars,
 };
 
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -81,9 +82,12 @@ async fn logs_in_across_renewals(
 async fn a_platform_whose_clock_is_wrong_by_15_minutes_changes_nothing() {
     through_every_adapter(async |adapter| {
         for skew in [QUARTER, -QUARTER] {
-            let local = local_with_tokens_of(LIFETIME).await;
-            local.set_clock_skew_millis(skew);
-            logs_in_across_renewals(adapter, &local, &lakebase(&local), || {}).await;
+            in_time(async || {
+                let local = local_with_tokens_of(LIFETIME).await;
+                local.set_clock_skew_millis(skew);
+                logs_in_across_renewals(adapter, &local, &lakebase(&local), || {}).await;
+            })
+            .await;
         }
     })
     .await;
@@ -93,11 +97,14 @@ async fn a_platform_whose_clock_is_wrong_by_15_minutes_changes_nothing() {
 async fn a_machine_whose_clock_is_wrong_by_15_minutes_changes_nothing() {
     through_every_adapter(async |adapter| {
         for ahead in [QUARTER, -QUARTER] {
-            let local = local_with_tokens_of(LIFETIME).await;
-            let clock = WrongClock::default();
-            clock.set(ahead);
-            let lakebase = with_clock(&local, &clock);
-            logs_in_across_renewals(adapter, &local, &lakebase, || {}).await;
+            in_time(async || {
+                let local = local_with_tokens_of(LIFETIME).await;
+                let clock = WrongClock::default();
+                clock.set(ahead);
+                let lakebase = with_clock(&local, &clock);
+                logs_in_across_renewals(adapter, &local, &lakebase, || {}).await;
+            })
+            .await;
         }
     })
     .await;
@@ -107,10 +114,13 @@ async fn a_machine_whose_clock_is_wrong_by_15_minutes_changes_nothing() {
 async fn a_clock_that_is_set_while_it_runs_changes_nothing() {
     through_every_adapter(async |adapter| {
         for step in [QUARTER, -QUARTER, 2_000, -2_000] {
-            let local = local_with_tokens_of(LIFETIME).await;
-            let clock = WrongClock::default();
-            let lakebase = with_clock(&local, &clock);
-            logs_in_across_renewals(adapter, &local, &lakebase, || clock.set(step)).await;
+            in_time(async || {
+                let local = local_with_tokens_of(LIFETIME).await;
+                let clock = WrongClock::default();
+                let lakebase = with_clock(&local, &clock);
+                logs_in_across_renewals(adapter, &local, &lakebase, || clock.set(step)).await;
+            })
+            .await;
         }
     })
     .await;

@@ -12,7 +12,7 @@ use lakebase_seaorm::LakebaseConnection;
 use sea_orm::ConnectionTrait as _;
 use tokio::sync::Mutex;
 
-use crate::forget_idle;
+use crate::{forget_idle, in_time};
 
 /// What an application connects through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,15 @@ where
     // Boxed: unoptimised, all of them are too much for a stack.
     let proofs = ADAPTERS.map(|adapter| Box::pin(prove(adapter)));
     futures_util::future::join_all(proofs).await;
+}
+
+/// The same for a promise that depends on the machine's pace, see [`in_time`].
+pub async fn every_adapter_in_time<F>(prove: impl Fn(Adapter) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let prove = &prove;
+    through_every_adapter(|adapter| in_time(async move || prove(adapter).await)).await;
 }
 
 /// A running application. Cheap to clone.
