@@ -29,7 +29,6 @@ impl Moment {
         monotonic.max(now.wall.duration_since(self.wall).unwrap_or_default())
     }
 
-    #[cfg(any(feature = "bb8", feature = "deadpool"))]
     pub(crate) fn is_after(&self, other: &Self) -> bool {
         self.monotonic > other.monotonic
     }

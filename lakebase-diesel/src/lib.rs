@@ -22,6 +22,13 @@ mod manager;
 pub mod migrations;
 #[cfg(feature = "r2d2")]
 pub mod r2d2;
+#[cfg(any(
+    feature = "bb8",
+    feature = "deadpool",
+    feature = "r2d2",
+    feature = "blocking"
+))]
+mod suspicion;
 #[cfg(any(feature = "r2d2", feature = "blocking"))]
 pub mod sync_pool;
 mod transient;

@@ -1,18 +1,18 @@
 //! diesel-async's own manager, filled in.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::QueryResult;
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
 
-use crate::activity::{Activity, Moment};
+use crate::activity::Activity;
 use crate::connect::{connect, connection_error};
+use crate::suspicion::{Suspicion, closed};
 
 /// A connection nobody has heard from for this long is asked before it is handed out. Younger ones
 /// are looked at locally, which costs no round trip: a server that hung up is noticed that way.
@@ -64,59 +64,31 @@ pub(crate) fn manager_with(
     let suspicion = Arc::new(Suspicion::default());
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
         let suspicion = Arc::clone(&suspicion);
-        Box::pin(async move { suspicion.check(connection).await })
+        Box::pin(async move { check(&suspicion, connection).await })
     }));
     AsyncDieselConnectionManager::new_with_config("lakebase", config)
 }
 
-/// What is known of idle connections that went silent.
-#[derive(Default)]
-struct Suspicion {
-    /// When the youngest connection that did not answer a ping had last been heard from. What has
-    /// been silent for longer is not worth waiting for.
-    silent_since: Mutex<Option<Moment>>,
-}
-
-impl Suspicion {
-    /// Whether an idle connection may be handed out.
-    async fn check(&self, connection: &mut AsyncPgConnection) -> QueryResult<()> {
-        if connection.is_broken() {
-            return Err(closed("the server closed the connection"));
+/// Whether an idle connection may be handed out.
+async fn check(suspicion: &Suspicion, connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    if connection.is_broken() {
+        return Err(closed("the server closed the connection"));
+    }
+    // Unknown (the application has its own instrumentation) counts as long ago.
+    let last = Activity::last_of(connection.instrumentation());
+    if let Some(last) = last {
+        if last.elapsed() < PING_AFTER {
+            return Ok(());
         }
-        // Unknown (the application has its own instrumentation) counts as long ago.
-        let last = Activity::last_of(connection.instrumentation());
-        if let Some(last) = last {
-            if last.elapsed() < PING_AFTER {
-                return Ok(());
-            }
-            if self.slot().is_some_and(|silent| !last.is_after(&silent)) {
-                return Err(closed("the connection is as silent as one that is dead"));
-            }
-        }
-        let ping = diesel::sql_query("SELECT 1").execute(connection);
-        match tokio::time::timeout(PING_LIMIT, ping).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(closed(&error.to_string())),
-            Err(_) => {
-                let mut silent = self.slot();
-                if let Some(last) = last.filter(|last| silent.is_none_or(|s| last.is_after(&s))) {
-                    *silent = Some(last);
-                }
-                Err(closed("the connection does not answer"))
-            }
+        suspicion.check(&last)?;
+    }
+    let ping = diesel::sql_query("SELECT 1").execute(connection);
+    match tokio::time::timeout(PING_LIMIT, ping).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(closed(&error.to_string())),
+        Err(_) => {
+            last.inspect(|last| suspicion.note(*last));
+            Err(closed("the connection does not answer"))
         }
     }
-
-    fn slot(&self) -> MutexGuard<'_, Option<Moment>> {
-        self.silent_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn closed(message: &str) -> DieselError {
-    DieselError::DatabaseError(
-        DatabaseErrorKind::ClosedConnection,
-        Box::new(message.to_owned()),
-    )
 }

@@ -6,23 +6,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diesel::r2d2 as host;
+use diesel::r2d2::Error::QueryError;
 use diesel::r2d2::{ManageConnection, R2D2Connection};
 use lakebase_core::{Error, Lakebase};
 use tokio::time::Instant;
 
-use crate::activity::Activity;
+use crate::activity::{Activity, Moment};
 use crate::connect::connection_error;
+use crate::suspicion::Suspicion;
 use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
 
 /// A connection that was used a moment ago is handed out as it is: asking would cost a busy pool a round
 /// trip each time. libpq watches none, so older ones are asked.
 const PING_AFTER: Duration = Duration::from_millis(10);
+/// A ping that takes longer to fail was not answered. Nothing can cut it off before TCP's user timeout, so
+/// it is to be the only one: what was idle when it was sent is closed without asking.
+const SILENCE: Duration = Duration::from_secs(1);
 /// r2d2 waits between failed logins for up to half of this.
 const RETRY: Duration = Duration::from_secs(1);
-/// After a failure a login is begun at once for somebody who has come since, that often for those who go on
-/// waiting, and
+/// After a failure, a login is begun at once for somebody who has come since, and that often for those who
+/// go on waiting.
 const PAUSE: Duration = Duration::from_millis(500);
-/// that often for nobody.
+/// That often if nobody waits.
 const UNWANTED: Duration = Duration::from_secs(30);
 /// How often a `get` that waits for a busy connection looks whether a login failed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -54,6 +59,7 @@ pub struct ConnectionManager<C: Connect> {
 struct Inner<C: Connect> {
     lakebase: Lakebase,
     shared: Arc<C::Shared>,
+    suspicion: Suspicion,
     /// Only under a pool of ours.
     demand: Option<Arc<Demand>>,
 }
@@ -69,6 +75,7 @@ impl<C: Connect> ConnectionManager<C> {
             inner: Arc::new(Inner {
                 lakebase: lakebase.clone(),
                 shared: Arc::default(),
+                suspicion: Suspicion::default(),
                 demand,
             }),
         }
@@ -112,7 +119,16 @@ impl<C: Connect> ManageConnection for ConnectionManager<C> {
         if last.is_some_and(|last| last.elapsed() < PING_AFTER) {
             return Ok(());
         }
-        connection.ping().map_err(host::Error::QueryError)
+        if let Some(last) = &last {
+            self.inner.suspicion.check(last).map_err(QueryError)?;
+        }
+        let asked = Moment::now();
+        connection.ping().map_err(|error| {
+            if asked.elapsed() >= SILENCE {
+                self.inner.suspicion.note(asked);
+            }
+            QueryError(error)
+        })
     }
 
     fn has_broken(&self, connection: &mut C) -> bool {
@@ -323,7 +339,7 @@ impl<C: Connect> Pool<C> {
 struct Order {
     opened: u64,
     connections: u32,
-    /// Since when a login is known to have succeeded since.
+    /// When a login was first seen to have succeeded after that.
     logged_in: Option<Instant>,
 }
 
@@ -366,8 +382,8 @@ struct Wanted {
     waiting: usize,
     /// When the last of those who wait, or waited, came.
     came: Instant,
-    /// When a login was last begun after a failure.
-    repeated: Instant,
+    /// When a login was last let through.
+    let_through: Instant,
     opened: u64,
     /// When the last login that is over was begun.
     begun: Instant,
@@ -388,7 +404,7 @@ impl Default for Wanted {
         Self {
             waiting: 0,
             came: now,
-            repeated: now,
+            let_through: now,
             opened: 0,
             begun: now,
             failure: None,
@@ -405,10 +421,10 @@ impl Wanted {
         }
         let pause = match self.waiting {
             0 => UNWANTED,
-            _ if self.came > self.repeated => Duration::ZERO,
+            _ if self.came > self.let_through => Duration::ZERO,
             _ => PAUSE,
         };
-        pause.saturating_sub(self.repeated.elapsed())
+        pause.saturating_sub(self.let_through.elapsed())
     }
 }
 
@@ -437,7 +453,7 @@ impl Demand {
         loop {
             let put_off = state.put_off();
             if put_off.is_zero() {
-                state.repeated = Instant::now();
+                state.let_through = Instant::now();
                 return;
             }
             (state, _) = self
@@ -506,7 +522,7 @@ struct Errors(Arc<Demand>);
 
 impl host::HandleError<host::Error> for Errors {
     fn handle_error(&self, error: host::Error) {
-        if let host::Error::QueryError(cause) = error {
+        if let QueryError(cause) = error {
             let text = format!("a new connection could not be set up: {cause}");
             tracing::warn!("{text}");
             let mut state = self.0.lock();

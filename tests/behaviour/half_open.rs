@@ -90,6 +90,33 @@ async fn diesel_replaces_idle_connections_that_do_not_answer() {
 }
 
 #[tokio::test]
+async fn synchronous_diesel_asks_one_of_many_connections_that_do_not_answer() {
+    const IDLE: usize = 5;
+    // One of them costs TCP's user timeout of 30 s, two cost twice that.
+    let limit = Duration::from_secs(45);
+    let prove = async |adapter| {
+        let local = local().await;
+        let app = App::start_with(adapter, &lakebase(&local), IDLE).await;
+        let app = app.expect("started");
+        let asking = (0..IDLE).map(|_| app.run("SELECT pg_sleep(0.5)"));
+        for answer in futures_util::future::join_all(asking).await {
+            answer.expect("an answer");
+        }
+        let open = local.counters().logins as usize;
+        assert!(open >= 3, "{adapter:?}: {open} are not many");
+        lose_packets(&local, open).await;
+        tokio::time::sleep(Duration::from_millis(50)).await; // now they are asked before use
+        let began = Instant::now();
+        soon(app.ask()).await.expect("another connection");
+        let took = began.elapsed();
+        assert!(took < limit, "{adapter:?}: {took:?}");
+    };
+    let r2d2 = in_time(async || prove(Adapter::DieselR2d2).await);
+    let blocking = in_time(async || prove(Adapter::DieselBlocking).await);
+    tokio::join!(r2d2, blocking);
+}
+
+#[tokio::test]
 async fn seaorm_replaces_idle_connections_that_do_not_answer() {
     in_time(async || {
         const IDLE: usize = 5;
