@@ -8,8 +8,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use lakebase_local::{Call, Event, EventKind, Fault, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, PATIENCE, in_time_blocking, lakebase, local, local_with_tokens_of, minted, soon,
-    through_every_adapter,
+    Adapter, App, PATIENCE, every_adapter_in_time, in_time_blocking, lakebase, local,
+    local_with_tokens_of, minted, soon, through_every_adapter,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -28,7 +28,7 @@ fn has_signed_in(events: &[Event]) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_give_up_while_minting_leave_the_others_alone() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let local = local().await;
         local.fail(Call::Credential, Fault::Slow(Duration::from_millis(500)));
         let lakebase = lakebase(&local);
@@ -142,25 +142,27 @@ fn a_runtime_that_goes_away_takes_nothing_along() {
 
 #[test]
 fn one_handle_serves_many_runtimes_at_once() {
-    let servers = runtime();
-    let local = Arc::new(servers.block_on(local()));
-    let lakebase = lakebase(&local);
-    std::thread::scope(|scope| {
-        for adapter in lakebase_tests::ADAPTERS {
-            for _ in 0..3 {
-                let lakebase = &lakebase;
-                scope.spawn(move || {
-                    let mut builder = Builder::new_current_thread();
-                    let runtime = builder.enable_all().build().expect("a runtime");
-                    runtime.block_on(async {
-                        let app = soon(App::start(adapter, lakebase)).await.expect("started");
-                        soon(app.log_in()).await.expect("a login");
+    in_time_blocking(|| {
+        let servers = runtime();
+        let local = Arc::new(servers.block_on(local()));
+        let lakebase = lakebase(&local);
+        std::thread::scope(|scope| {
+            for adapter in lakebase_tests::ADAPTERS {
+                for _ in 0..3 {
+                    let lakebase = &lakebase;
+                    scope.spawn(move || {
+                        let mut builder = Builder::new_current_thread();
+                        let runtime = builder.enable_all().build().expect("a runtime");
+                        runtime.block_on(async {
+                            let app = soon(App::start(adapter, lakebase)).await.expect("started");
+                            soon(app.log_in()).await.expect("a login");
+                        });
                     });
-                });
+                }
             }
-        }
+        });
+        assert_eq!(local.counters().minted, 1, "one for all of them");
     });
-    assert_eq!(local.counters().minted, 1, "one for all of them");
 }
 
 #[test]

@@ -119,6 +119,7 @@ async fn it_is_told_at_once_with_cause_and_hint_and_without_a_storm() {
                 .collect();
             let lakebase = lakebase_with(&local, &changes);
             let before = local.counters().minted;
+            let began = Instant::now();
             for _ in 0..hopeless.attempts {
                 let failure = fails_at_once(adapter, &lakebase).await;
                 assert!(!failure.is_transient, "{what}: {failure}");
@@ -130,7 +131,12 @@ async fn it_is_told_at_once_with_cause_and_hint_and_without_a_storm() {
                 }
             }
             let minted = local.counters().minted - before;
-            assert_eq!(minted, hopeless.mints, "{what}");
+            // Every minute it may be tried with another token.
+            let most = hopeless.mints + began.elapsed().as_secs() / 60;
+            assert!(
+                (hopeless.mints..=most).contains(&minted),
+                "{what}: {minted}"
+            );
         }
     })
     .await;

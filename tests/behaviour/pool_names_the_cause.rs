@@ -104,10 +104,12 @@ async fn every_waiter_hears_the_cause() {
 #[tokio::test]
 async fn an_exhausted_pool_is_still_a_timeout() {
     let local = local().await;
+    let lakebase = lakebase(&local);
+    drop(lakebase.connect().await.expect("a login"));
     let pool = lakebase_diesel::bb8::Builder::new()
         .max_size(1)
-        .connection_timeout(Duration::from_millis(200))
-        .build(&lakebase(&local))
+        .connection_timeout(Duration::from_secs(2))
+        .build(&lakebase)
         .await
         .expect("a pool");
     let _busy = pool.get().await.expect("the only one");
@@ -174,9 +176,11 @@ async fn seaorm_names_the_cause_within_a_second() {
 #[tokio::test]
 async fn passing_trouble_is_waited_out_while_a_connection_may_come_back() {
     let local = local().await;
+    let lakebase = lakebase(&local);
+    drop(lakebase.connect().await.expect("a login"));
     let pool = lakebase_diesel::bb8::Builder::new()
-        .connection_timeout(Duration::from_secs(10))
-        .build(&lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "0.3")]))
+        .connection_timeout(Duration::from_secs(20))
+        .build(&lakebase.with_connect_timeout(Duration::from_secs(2)))
         .await
         .expect("a pool");
     let busy = pool.get().await.expect("the first");

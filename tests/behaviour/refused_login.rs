@@ -2,7 +2,9 @@
 //! waited out with the token at hand, and what belongs to the application is left to it.
 
 use lakebase_local::{LocalLakebase, LoginFault};
-use lakebase_tests::{Adapter, App, lakebase, lakebase_with, local, soon, through_every_adapter};
+use lakebase_tests::{
+    Adapter, App, every_adapter_in_time, in_time, lakebase, lakebase_with, local, soon,
+};
 use sea_orm::ConnectionTrait as _;
 
 /// Seen in the field, or guessed: the platform documents none of it.
@@ -60,7 +62,7 @@ async fn logs_in_after(app: &App, local: &LocalLakebase, fault: LoginFault, mint
 
 #[tokio::test]
 async fn a_refusal_in_whatever_words_is_answered_with_another_token() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let (local, app) = started(adapter).await;
         for &(sqlstate, message) in REFUSALS {
             for severity in ["FATAL", "ERROR"] {
@@ -78,7 +80,7 @@ async fn a_refusal_in_whatever_words_is_answered_with_another_token() {
 
 #[tokio::test]
 async fn passing_trouble_is_waited_out_with_the_same_token() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let (local, app) = started(adapter).await;
         for &(sqlstate, message) in PASSING {
             logs_in_after(&app, &local, LoginFault::refuse(sqlstate, message), 0).await;
@@ -89,7 +91,7 @@ async fn passing_trouble_is_waited_out_with_the_same_token() {
 
 #[tokio::test]
 async fn a_connection_that_is_closed_in_the_middle_of_the_login_is_opened_again() {
-    through_every_adapter(async |adapter| {
+    every_adapter_in_time(async |adapter| {
         let (local, app) = started(adapter).await;
         logs_in_after(&app, &local, LoginFault::Close, 0).await;
     })
@@ -98,23 +100,26 @@ async fn a_connection_that_is_closed_in_the_middle_of_the_login_is_opened_again(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_that_fail_together_recover_together() {
-    let local = local().await;
-    let db = lakebase_seaorm::connect(&lakebase(&local))
-        .await
-        .expect("a connection");
-    local.revoke_tokens();
-    let before = local.counters();
-    let asking = (0..50).map(|_| {
-        let db = db.clone();
-        tokio::spawn(async move { db.execute_unprepared("SELECT 1").await })
-    });
-    for answer in soon(futures_util::future::join_all(asking)).await {
-        answer.expect("no panic").expect("an answer");
-    }
-    let after = local.counters();
-    assert_eq!(after.minted - before.minted, 1, "{after:?}");
-    // The pool's ten connections, the probe, and what was refused before.
-    assert!(after.logins - before.logins <= 12, "{after:?}");
+    in_time(async || {
+        let local = local().await;
+        let db = lakebase_seaorm::connect(&lakebase(&local))
+            .await
+            .expect("a connection");
+        local.revoke_tokens();
+        let before = local.counters();
+        let asking = (0..50).map(|_| {
+            let db = db.clone();
+            tokio::spawn(async move { db.execute_unprepared("SELECT 1").await })
+        });
+        for answer in soon(futures_util::future::join_all(asking)).await {
+            answer.expect("no panic").expect("an answer");
+        }
+        let after = local.counters();
+        assert_eq!(after.minted - before.minted, 1, "{after:?}");
+        // The pool's ten connections, the probe, and what was refused before.
+        assert!(after.logins - before.logins <= 12, "{after:?}");
+    })
+    .await;
 }
 
 #[tokio::test]

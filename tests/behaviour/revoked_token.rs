@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{App, lakebase, local, soon, through_every_adapter};
+use lakebase_tests::{App, every_adapter_in_time, lakebase, local, soon};
 
 const TASKS: usize = 20;
 /// What the platform may send with a refusal; it documents nothing.
@@ -27,8 +27,8 @@ async fn one_mint_for_all(app: &App, local: &LocalLakebase, spoil: impl Fn(&Loca
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_invisible_through_every_adapter() {
-    through_every_adapter(async |adapter| {
+async fn a_revoked_token_is_invisible_every_adapter_in_time() {
+    every_adapter_in_time(async |adapter| {
         let local = local().await;
         let app = App::start(adapter, &lakebase(&local))
             .await
@@ -39,8 +39,8 @@ async fn a_revoked_token_is_invisible_through_every_adapter() {
 }
 
 #[tokio::test]
-async fn a_changed_signing_key_is_invisible_through_every_adapter() {
-    through_every_adapter(async |adapter| {
+async fn a_changed_signing_key_is_invisible_every_adapter_in_time() {
+    every_adapter_in_time(async |adapter| {
         let local = local().await;
         let app = App::start(adapter, &lakebase(&local))
             .await

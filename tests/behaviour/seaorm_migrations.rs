@@ -357,7 +357,8 @@ impl MigrationName for Sleeps {
 impl MigrationTrait for Sleeps {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let sql = "SELECT count(*), pg_sleep(2) FROM pg_stat_activity \
-             WHERE state = 'active' AND query LIKE '%/* migrates */%' /* migrates */";
+             WHERE state = 'active' AND query LIKE '%/* migrates */%' AND query NOT LIKE 'DO %' \
+             /* migrates */";
         let statement = Statement::from_string(manager.get_database_backend(), sql.to_owned());
         let row = manager.get_connection().query_one_raw(statement).await?;
         let active: i64 = row.map_or(Ok(0), |row| row.try_get_by_index(0))?;

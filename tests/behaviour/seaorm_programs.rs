@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use lakebase_seaorm::{LakebaseConnection, connect, connect_with, options};
-use lakebase_tests::{forget_idle, lakebase, local, local_with_tokens_of, logins, minted, soon};
+use lakebase_tests::{
+    forget_idle, in_time, lakebase, local, local_with_tokens_of, logins, minted, soon,
+};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait,
@@ -218,17 +220,20 @@ async fn a_lazy_connection_logs_in_with_its_first_statement() {
 
 #[tokio::test]
 async fn a_clone_of_the_inner_connection_is_fed_as_long_as_it_lives() {
-    let local = local_with_tokens_of(Duration::from_secs(2)).await;
-    let db = connect(&lakebase(&local)).await.expect("a connection");
-    let inner: DatabaseConnection = (*db).clone();
-    drop(db);
-    soon(local.wait_until(|events| minted(events).len() >= 3)).await;
-    forget_idle(&inner).await;
-    inner
-        .execute_unprepared("SELECT 1")
-        .await
-        .expect("a new login with a fed token");
-    assert_eq!(local.counters().refused, 0);
+    in_time(async || {
+        let local = local_with_tokens_of(Duration::from_secs(2)).await;
+        let db = connect(&lakebase(&local)).await.expect("a connection");
+        let inner: DatabaseConnection = (*db).clone();
+        drop(db);
+        soon(local.wait_until(|events| minted(events).len() >= 3)).await;
+        forget_idle(&inner).await;
+        inner
+            .execute_unprepared("SELECT 1")
+            .await
+            .expect("a new login with a fed token");
+        assert_eq!(local.counters().refused, 0);
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -339,7 +339,7 @@ async fn a_shop_without_a_connection_says_503_and_recovers() {
     with_both_orms(async |orm| {
         let local = local().await;
         let settings = Settings {
-            patience: Some(Duration::from_millis(500)),
+            patience: Some(Duration::from_secs(2)),
             ..Settings::default()
         };
         let shop = Shop::open_with(orm, &lakebase(&local), settings).await;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use lakebase_tests::{lakebase, local, soon};
+use lakebase_tests::{in_time, lakebase, local, soon};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -221,10 +221,10 @@ async fn order_in_a_browser(orm: Orm) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_placed_in_a_browser_is_on_the_page_with_diesel() {
-    order_in_a_browser(Orm::Diesel).await;
+    in_time(async || order_in_a_browser(Orm::Diesel).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_placed_in_a_browser_is_on_the_page_with_seaorm() {
-    order_in_a_browser(Orm::SeaOrm).await;
+    in_time(async || order_in_a_browser(Orm::SeaOrm).await).await;
 }

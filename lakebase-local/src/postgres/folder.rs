@@ -14,7 +14,7 @@ use crate::Error;
 const LONGEST_PARENT: usize = 58;
 /// Twelve random digits after the prefix; the folder is not made if the name is taken.
 const NAME_LENGTH: usize = 27;
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 /// Lines of the server's log that an error shows.
 const LOG_LINES: usize = 5;
 

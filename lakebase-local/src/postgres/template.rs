@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::Mutex;
 
-use super::folder::Folder;
+use super::folder::{DATA, Folder};
 use super::owner::Owner;
 use super::{ADMIN, NATIVE_GROUP};
 use crate::Error;
@@ -65,11 +65,12 @@ impl Template {
         let owner = Owner::current()?;
         let folder = Folder::create(&owner, &bin_dir)?;
         let data = folder.data();
+        // It makes missing parents; told relative to the folder, it cannot bring that back once we are gone.
         run(
             &owner,
+            folder.path(),
             Command::new(bin_dir.join("initdb"))
-                .arg("-D")
-                .arg(&data)
+                .args(["-D", DATA])
                 .args(["-U", ADMIN, "-A", "trust", "-E", "UTF8", "--locale=C"])
                 .args(["--no-sync", "--no-instructions", "--wal-segsize=1"]),
             None,
@@ -96,6 +97,7 @@ impl Template {
         );
         run(
             &owner,
+            folder.path(),
             Command::new(bin_dir.join("postgres"))
                 .args(["--single", "-F", "-D"])
                 .arg(&data)
@@ -111,11 +113,12 @@ impl Template {
 
     pub(crate) async fn copy_to(&self, folder: &Folder) -> Result<(), Error> {
         let owner = self.owner;
-        let (from, to) = (self.folder.data(), folder.data());
+        let (from, to) = (self.folder.data(), folder.path().to_owned());
         tokio::task::spawn_blocking(move || {
             run(
                 &owner,
-                Command::new("cp").arg("-Rp").arg(from).arg(to),
+                &to,
+                Command::new("cp").arg("-Rp").arg(from).arg(DATA),
                 None,
             )
         })
@@ -125,13 +128,20 @@ impl Template {
 }
 
 /// Runs a program to its end as the owner.
-fn run(owner: &Owner, command: &mut Command, input: Option<&str>) -> Result<(), Error> {
+/// Runs a program of the owner's in this folder.
+fn run(
+    owner: &Owner,
+    folder: &Path,
+    command: &mut Command,
+    input: Option<&str>,
+) -> Result<(), Error> {
     use std::io::Write as _;
 
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |error: std::io::Error| Error::because(format!("cannot run {name}"), error);
     let mut child = owner
         .prepare(command)
+        .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -131,8 +131,8 @@ async fn with_seaorm(db: lakebase_seaorm::LakebaseConnection, ledger: Ledger, mu
 /// Watches how long tasks wait for their turns.
 async fn watch_the_pace(ledger: Ledger) {
     loop {
-        tokio::time::sleep(Duration::from_millis(20)).await;
         let began = Instant::now();
+        tokio::time::sleep(Duration::from_millis(20)).await;
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
         }
