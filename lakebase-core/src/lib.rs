@@ -12,6 +12,7 @@ mod connect;
 mod credential;
 mod endpoint;
 mod error;
+mod foreign;
 mod http;
 mod inspect;
 mod lakebase;

@@ -1,10 +1,12 @@
 //! A manager of synchronous connections for r2d2, and a pool tuned for Lakebase whose `get` tells why.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use diesel::ConnectionError;
 use diesel::r2d2 as host;
 use diesel::r2d2::Error::QueryError;
 use diesel::r2d2::{ManageConnection, R2D2Connection};
@@ -22,8 +24,8 @@ const PING_AFTER: Duration = Duration::from_millis(10);
 /// A ping that takes longer to fail was not answered. Nothing can cut it off before TCP's user timeout, so
 /// it is to be the only one: what was idle when it was sent is closed without asking.
 const SILENCE: Duration = Duration::from_secs(1);
-/// r2d2 waits between failed logins for up to half of this.
-const RETRY: Duration = Duration::from_secs(1);
+/// r2d2 waits between failed logins for half of this; how long they really wait is up to us.
+const RETRY: Duration = Duration::from_millis(200);
 /// After a failure, a login is begun at once for somebody who has come since, and that often for those who
 /// go on waiting.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -33,9 +35,14 @@ const UNWANTED: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often one that waits for a new connection looks whether it is there.
 const POLL: Duration = Duration::from_millis(5);
-/// A connection that is logged in but neither in the pool nor reported as failed is being set up by the
-/// application's customizer; after that long another is opened.
-const SET_UP: Duration = Duration::from_secs(1);
+/// After so long without a login under way, what was to be opened will not come. A customizer of the
+/// application has as long to set a connection up.
+const QUIET: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// When the login was begun that r2d2 sets up on this thread of its own.
+    static SETTING_UP: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// A kind of connection that logs in through a [`Lakebase`].
 pub trait Connect: R2D2Connection + Sized + Send + 'static {
@@ -107,6 +114,7 @@ impl<C: Connect> ManageConnection for ConnectionManager<C> {
         let outcome = self.open();
         if let Some(demand) = demand {
             demand.report(begun, outcome.as_ref().err());
+            SETTING_UP.set(outcome.is_ok().then_some(begun));
         }
         outcome.map_err(|error| {
             tracing::warn!(error = %error.chain(), "could not open a connection");
@@ -246,7 +254,7 @@ impl<C: Connect> fmt::Debug for Builder<C> {
 /// An r2d2 pool of synchronous diesel connections to one Lakebase. Cheap to clone.
 ///
 /// Dereferences to r2d2's own pool type, for its state and settings. Its own `get` does not do what ours
-/// does: it gives up after a second.
+/// does: it gives up after 0.2 s.
 pub struct Pool<C: Connect> {
     inner: host::Pool<ConnectionManager<C>>,
     timeout: Duration,
@@ -273,15 +281,30 @@ impl<C: Connect> Pool<C> {
     /// The cause of a failed login as soon as it is known; a transient [`Error`] if all connections stay
     /// busy.
     pub fn get(&self) -> Result<host::PooledConnection<ConnectionManager<C>>, Error> {
+        self.get_timeout(self.timeout)
+    }
+
+    /// The same, with a patience of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<host::PooledConnection<ConnectionManager<C>>, Error> {
         let began = Instant::now();
+        // Who is served like this waits for no login.
+        if let Some(connection) = self.inner.try_get() {
+            return Ok(self.met(connection));
+        }
         let _waiting = self.demand.0.enter();
         let mut heard = None;
         let mut order = None;
         loop {
-            let left = self.timeout.saturating_sub(began.elapsed());
+            let left = timeout.saturating_sub(began.elapsed());
             if let Some(connection) = self.look(left, &mut order) {
-                self.demand.0.served();
-                return Ok(connection);
+                return Ok(self.met(connection));
             }
             if let Some(failure) = self.demand.0.failure_since(began) {
                 // Passing trouble (a connection limit, say) is waited out as long as there are
@@ -294,10 +317,9 @@ impl<C: Connect> Pool<C> {
             if left.is_zero() {
                 let cause = heard.or_else(|| self.lakebase.last_failure_since(began));
                 return Err(cause.unwrap_or_else(|| {
-                    let waited = self.timeout;
                     let text = match self.inner.state().connections {
-                        0 => format!("no connection within {waited:?}"),
-                        open => format!("all {open} connections stayed busy for {waited:?}"),
+                        0 => format!("no connection within {timeout:?}"),
+                        open => format!("all {open} connections stayed busy for {timeout:?}"),
                     };
                     Error::provider(text, true)
                 }));
@@ -305,53 +327,83 @@ impl<C: Connect> Pool<C> {
         }
     }
 
-    /// Waits a moment for a connection, and sees to it that one is on its way.
+    /// A new connection in use is a proof that they can be set up.
+    fn met(
+        &self,
+        mut connection: host::PooledConnection<ConnectionManager<C>>,
+    ) -> host::PooledConnection<ConnectionManager<C>> {
+        let extensions = host::PooledConnection::extensions_mut(&mut connection);
+        if extensions.insert(Met).is_none() {
+            self.demand.0.is_set_up();
+        }
+        connection
+    }
+
+    /// Waits a moment for a connection, and sees to it that enough are on their way.
     fn look(
         &self,
         left: Duration,
         order: &mut Option<Order>,
     ) -> Option<host::PooledConnection<ConnectionManager<C>>> {
+        let demand = &self.demand.0;
         if self.inner.state().connections == self.inner.max_size() {
             // None can be opened; r2d2 wakes those who wait as one comes back.
             *order = None;
+            demand.nothing_is_coming();
             return self.inner.get_timeout(left.min(LOOK)).ok();
         }
         if let Some(order) = order {
-            self.demand.0.wait_for_news(left.min(POLL));
+            demand.wait_for_news(left.min(POLL));
             if let Some(connection) = self.inner.try_get() {
                 return Some(connection);
             }
-            if !order.went_elsewhere(self.demand.0.opened(), self.inner.state().connections) {
+            if !order.went_elsewhere(demand, self.inner.state().connections) {
                 return None;
             }
         }
+        let connections = self.inner.state().connections;
         *order = Some(Order {
-            opened: self.demand.0.opened(),
-            connections: self.inner.state().connections,
-            logged_in: None,
+            opened: demand.lock().opened,
+            connections,
+            quiet_since: None,
         });
+        let room = self.inner.max_size().saturating_sub(connections);
+        if !demand.order(room as usize) {
+            return None;
+        }
         // Makes r2d2 open one, each time it is called.
-        self.inner.get_timeout(Duration::ZERO).ok()
+        let connection = self.inner.get_timeout(Duration::ZERO).ok();
+        if connection.is_some() {
+            demand.cancel();
+        }
+        connection
     }
 }
 
-/// A connection that r2d2 was made to open, and how things were then.
+/// On connections that were handed out before.
+struct Met;
+
+/// A connection that somebody waits for, and how things were when it was ordered.
 struct Order {
     opened: u64,
     connections: u32,
-    /// When a login was first seen to have succeeded after that.
-    logged_in: Option<Instant>,
+    /// Since when no login has been under way.
+    quiet_since: Option<Instant>,
 }
 
 impl Order {
     /// Whether somebody else has the connection, or nobody will. A failed login is no such case: r2d2
     /// repeats it.
-    fn went_elsewhere(&mut self, opened: u64, connections: u32) -> bool {
-        if opened == self.opened {
-            return false;
+    fn went_elsewhere(&mut self, demand: &Demand, connections: u32) -> bool {
+        let mut state = demand.lock();
+        if state.under_way > 0 || state.failure.is_some() {
+            self.quiet_since = None;
+        } else if self.quiet_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
+            state.ordered = state.opened;
+            return true;
         }
-        let logged_in = self.logged_in.get_or_insert_with(Instant::now);
-        connections != self.connections || logged_in.elapsed() >= SET_UP
+        let has_changed = state.opened > self.opened && connections != self.connections;
+        has_changed && state.coming() < state.waiting
     }
 }
 
@@ -384,9 +436,13 @@ struct Wanted {
     came: Instant,
     /// When a login was last let through.
     let_through: Instant,
+    /// When the last login was over.
+    over: Instant,
+    /// Logins that were put off or begun and are not over.
+    under_way: usize,
+    /// Connections that r2d2 was made to open, and those that logged in.
+    ordered: u64,
     opened: u64,
-    /// When the last login that is over was begun.
-    begun: Instant,
     failure: Option<Failure>,
     closed: bool,
 }
@@ -405,8 +461,10 @@ impl Default for Wanted {
             waiting: 0,
             came: now,
             let_through: now,
+            over: now,
+            under_way: 0,
+            ordered: 0,
             opened: 0,
-            begun: now,
             failure: None,
             closed: false,
         }
@@ -424,7 +482,12 @@ impl Wanted {
             _ if self.came > self.let_through => Duration::ZERO,
             _ => PAUSE,
         };
-        pause.saturating_sub(self.let_through.elapsed())
+        pause.saturating_sub(self.let_through.max(self.over).elapsed())
+    }
+
+    /// How many connections will still be opened.
+    fn coming(&self) -> usize {
+        usize::try_from(self.ordered.saturating_sub(self.opened)).unwrap_or(usize::MAX)
     }
 }
 
@@ -450,6 +513,7 @@ impl Demand {
     /// Before a login: after a failure one is enough for all who wait.
     fn wait_for_it(&self) {
         let mut state = self.lock();
+        state.under_way += 1;
         loop {
             let put_off = state.put_off();
             if put_off.is_zero() {
@@ -466,7 +530,8 @@ impl Demand {
     /// A login that was begun then is over.
     fn report(&self, begun: Instant, failure: Option<&Error>) {
         let mut state = self.lock();
-        state.begun = begun;
+        state.under_way -= 1;
+        state.over = Instant::now();
         match failure {
             Some(error) => {
                 state.failure = Some(Failure {
@@ -483,8 +548,8 @@ impl Demand {
         self.changed.notify_all();
     }
 
-    /// A connection was handed out, so the application's set-up can work.
-    fn served(&self) {
+    /// What the application does after a login works.
+    fn is_set_up(&self) {
         let mut state = self.lock();
         if state
             .failure
@@ -496,8 +561,25 @@ impl Demand {
         }
     }
 
-    fn opened(&self) -> u64 {
-        self.lock().opened
+    /// Whether one more connection is to be opened for those who wait, where there is room for so many.
+    fn order(&self, room: usize) -> bool {
+        let mut state = self.lock();
+        let is_wanted = state.coming() < state.waiting.min(room);
+        if is_wanted {
+            state.ordered = state.ordered.max(state.opened) + 1;
+        }
+        is_wanted
+    }
+
+    /// One that was ordered was not needed.
+    fn cancel(&self) {
+        let mut state = self.lock();
+        state.ordered = state.ordered.saturating_sub(1);
+    }
+
+    fn nothing_is_coming(&self) {
+        let mut state = self.lock();
+        state.ordered = state.opened;
     }
 
     fn wait_for_news(&self, at_most: Duration) {
@@ -522,17 +604,28 @@ struct Errors(Arc<Demand>);
 
 impl host::HandleError<host::Error> for Errors {
     fn handle_error(&self, error: host::Error) {
-        if let QueryError(cause) = error {
-            let text = format!("a new connection could not be set up: {cause}");
-            tracing::warn!("{text}");
-            let mut state = self.0.lock();
-            state.failure = Some(Failure {
-                begun: state.begun,
-                error: Error::provider(text, false),
-                in_set_up: true,
-            });
-            self.0.changed.notify_all();
-        }
+        // Failed pings are told here as well, by the threads that asked; failed logins are known.
+        let Some(begun) = SETTING_UP.take() else {
+            return;
+        };
+        let is_transient = match &error {
+            QueryError(cause)
+            | host::Error::ConnectionError(ConnectionError::CouldntSetupConfiguration(cause)) => {
+                crate::is_transient(cause)
+            }
+            host::Error::ConnectionError(_) => false,
+        };
+        let text = format!("a new connection could not be set up: {error}");
+        tracing::warn!("{text}");
+        let mut state = self.0.lock();
+        state.failure = Some(Failure {
+            begun,
+            error: Error::provider(text, is_transient),
+            in_set_up: true,
+        });
+        // r2d2 opens another in its place.
+        state.ordered += 1;
+        self.0.changed.notify_all();
     }
 }
 

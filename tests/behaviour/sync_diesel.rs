@@ -1,9 +1,12 @@
 //! Synchronous diesel on libpq: the manager takes the place of diesel's own, without a runtime.
 
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
+use diesel::ConnectionError::CouldntSetupConfiguration;
 use diesel::connection::{Instrumentation, InstrumentationEvent, set_default_instrumentation};
+use diesel::r2d2 as host;
 use diesel::r2d2::Pool;
 use diesel::{Connection as _, RunQueryDsl as _};
 use lakebase_core::{Config, Lakebase};
@@ -63,7 +66,7 @@ fn tokens_are_renewed_without_a_runtime_and_every_login_uses_the_current_one() {
         let began = Instant::now();
         while minted(&local.events()).len() < 4 {
             assert!(began.elapsed() < LIFETIME * 5, "tokens are not renewed");
-            ask(&mut diesel::r2d2::ManageConnection::connect(&manager).expect("a login"));
+            ask(&mut host::ManageConnection::connect(&manager).expect("a login"));
         }
         assert_eq!(local.counters().refused, 0);
     });
@@ -145,7 +148,7 @@ fn tls_is_verified_by_libpq_as_well() {
 }
 
 /// Everything that diesel tells about connections, in this process.
-static TOLD: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+static TOLD: Mutex<String> = Mutex::new(String::new());
 
 fn tell() -> Option<Box<dyn Instrumentation>> {
     Some(Box::new(|event: InstrumentationEvent<'_>| {
@@ -220,12 +223,12 @@ fn a_pool_may_be_dropped_by_async_code_and_ends_its_threads() {
 #[derive(Debug)]
 struct Misspelt;
 
-impl diesel::r2d2::CustomizeConnection<diesel::PgConnection, diesel::r2d2::Error> for Misspelt {
-    fn on_acquire(&self, connection: &mut diesel::PgConnection) -> Result<(), diesel::r2d2::Error> {
+impl host::CustomizeConnection<diesel::PgConnection, host::Error> for Misspelt {
+    fn on_acquire(&self, connection: &mut diesel::PgConnection) -> Result<(), host::Error> {
         let slow = diesel::sql_query("SELECT pg_sleep(0.1)").execute(connection);
-        slow.map_err(diesel::r2d2::Error::QueryError)?;
+        slow.map_err(host::Error::QueryError)?;
         let setting = diesel::sql_query("SELEC 1").execute(connection);
-        setting.map(drop).map_err(diesel::r2d2::Error::QueryError)
+        setting.map(drop).map_err(host::Error::QueryError)
     }
 }
 
@@ -250,10 +253,10 @@ fn a_customizer_that_fails_is_named_and_is_no_storm_of_logins() {
 #[derive(Debug)]
 struct Slow;
 
-impl diesel::r2d2::CustomizeConnection<diesel::PgConnection, diesel::r2d2::Error> for Slow {
-    fn on_acquire(&self, connection: &mut diesel::PgConnection) -> Result<(), diesel::r2d2::Error> {
+impl host::CustomizeConnection<diesel::PgConnection, host::Error> for Slow {
+    fn on_acquire(&self, connection: &mut diesel::PgConnection) -> Result<(), host::Error> {
         let setting = diesel::sql_query("SELECT pg_sleep(0.3)").execute(connection);
-        setting.map(drop).map_err(diesel::r2d2::Error::QueryError)
+        setting.map(drop).map_err(host::Error::QueryError)
     }
 }
 
@@ -266,4 +269,113 @@ fn a_customizer_that_takes_its_time_is_waited_for() {
         assert_eq!(pool.state().connections, 1);
         assert_eq!(local.counters().logins, 1);
     });
+}
+
+#[test]
+fn threads_that_wait_together_open_as_many_connections_as_they_are() {
+    const WAITING: u64 = 4;
+    in_time_blocking(|| {
+        let (_runtime, local) = platform();
+        let pool = Builder::new().build_lazy(&lakebase(&local));
+        let all_have_one = Barrier::new(WAITING as usize);
+        std::thread::scope(|scope| {
+            for _ in 0..WAITING {
+                scope.spawn(|| {
+                    let connection = pool.get().expect("a connection");
+                    all_have_one.wait();
+                    drop(connection);
+                });
+            }
+        });
+        assert_eq!(local.counters().logins, WAITING);
+    });
+}
+
+/// Lets so many connections through.
+#[derive(Debug)]
+struct Only(AtomicUsize, fn(&mut diesel::PgConnection) -> host::Error);
+
+impl host::CustomizeConnection<diesel::PgConnection, host::Error> for Only {
+    fn on_acquire(&self, connection: &mut diesel::PgConnection) -> Result<(), host::Error> {
+        let passes = |left: usize| left.checked_sub(1);
+        match self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, passes)
+        {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.1(connection)),
+        }
+    }
+}
+
+fn misspelt(connection: &mut diesel::PgConnection) -> diesel::result::Error {
+    let outcome = diesel::sql_query("SELEC 1").execute(connection);
+    outcome.expect_err("misspelt")
+}
+
+#[test]
+fn what_a_customizer_runs_into_is_told_whatever_its_kind() {
+    type Fails = fn(&mut diesel::PgConnection) -> host::Error;
+    let kinds: [(Fails, &str, bool); 3] = [
+        (|c| host::Error::QueryError(misspelt(c)), "SELEC", false),
+        (
+            |c| host::Error::ConnectionError(CouldntSetupConfiguration(misspelt(c))),
+            "SELEC",
+            false,
+        ),
+        (
+            |connection| {
+                let end = diesel::sql_query("SELECT pg_terminate_backend(pg_backend_pid())");
+                host::Error::QueryError(end.execute(connection).expect_err("ended"))
+            },
+            "terminat",
+            true,
+        ),
+    ];
+    for (fails, says, is_transient) in kinds {
+        let (_runtime, local) = platform();
+        let customizer = Box::new(Only(AtomicUsize::new(0), fails));
+        let builder = Builder::new().configure(|inner| inner.connection_customizer(customizer));
+        let error = builder.build(&lakebase(&local)).map(drop);
+        let error = error.expect_err("not set up");
+        let text = error.to_string();
+        assert!(text.contains("set up") && text.contains(says), "{text}");
+        assert_eq!(error.is_transient(), is_transient, "{text}");
+    }
+}
+
+#[test]
+fn while_old_connections_serve_new_ones_that_cannot_be_set_up_are_no_storm() {
+    let (_runtime, local) = platform();
+    let fails = |connection: &mut _| host::Error::QueryError(misspelt(connection));
+    let customizer = Box::new(Only(AtomicUsize::new(1), fails));
+    let builder = Builder::new().configure(|inner| inner.connection_customizer(customizer));
+    let pool = builder.build(&lakebase(&local)).expect("a pool");
+    let first = pool.get().expect("a connection");
+    let error = pool.get().map(drop).expect_err("not set up");
+    assert!(error.to_string().contains("SELEC"), "{error}");
+    drop(first);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        ask(&mut pool.get().expect("the first"));
+    }
+    let logins = local.counters().logins;
+    assert!(logins <= 3, "{logins}");
+}
+
+#[test]
+fn a_connection_that_was_closed_is_not_taken_for_one_that_cannot_be_set_up() {
+    let (runtime, local) = platform();
+    let pool = connect(&lakebase(&local)).expect("a pool");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let log = Arc::new(file.reopen().expect("open"));
+    let subscriber = tracing_subscriber::fmt().with_writer(log);
+    tracing::subscriber::with_default(subscriber.finish(), || {
+        let cut = local.cut_sessions(lakebase_local::Cut::Message);
+        runtime.block_on(cut).expect("cut");
+        ask(&mut pool.get().expect("another connection"));
+    });
+    assert_eq!(local.counters().logins, 2);
+    let log = std::fs::read_to_string(file.path()).expect("readable");
+    assert!(!log.contains("set up"), "{log}");
 }

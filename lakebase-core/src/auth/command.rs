@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use crate::Error;
 use crate::config::attributes::Vars;
 use crate::error::Kind;
+use crate::foreign::excerpt;
 
 /// No answer of these tools comes near it.
 const LARGEST_OUTPUT: u64 = 256 * 1024;
@@ -89,7 +90,7 @@ impl Program {
             })?;
         let complaint = match stderr.trim() {
             "" => format!("{name} ended with {status}"),
-            text => quoted(text),
+            text => excerpt(text, LONGEST_QUOTE),
         };
         Ok(Output {
             success: status.success(),
@@ -144,18 +145,6 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
         // What came before an error is all there is.
         while pipe.read_buf(into).await.is_ok_and(|read| read > 0) {}
     }
-}
-
-fn quoted(text: &str) -> String {
-    let mut quoted: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(LONGEST_QUOTE)
-        .collect();
-    if text.chars().count() > LONGEST_QUOTE {
-        quoted.push_str("...");
-    }
-    quoted
 }
 
 /// Every program of that name on the PATH, in its order.

@@ -11,6 +11,7 @@ use url::form_urlencoded;
 use crate::Error;
 use crate::clock::Now;
 use crate::error::Kind;
+use crate::foreign::excerpt;
 
 /// One answer does not lock us out for longer, whatever it asks for: the official clients give up after
 /// as long.
@@ -238,15 +239,7 @@ impl Reply {
         for secret in &self.secrets {
             text = text.replace(secret.expose_secret(), "***");
         }
-        let mut quoted: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(LONGEST_QUOTE)
-            .collect();
-        if text.chars().count() > LONGEST_QUOTE {
-            quoted.push_str("...");
-        }
-        quoted.trim().to_owned()
+        excerpt(&text, LONGEST_QUOTE)
     }
 }
 
