@@ -1,12 +1,12 @@
 //! A manager of synchronous connections for r2d2, and a pool tuned for Lakebase whose `get` tells why.
 
-use std::cell::Cell;
+mod demand;
+
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::ConnectionError;
 use diesel::r2d2 as host;
 use diesel::r2d2::Error::QueryError;
 use diesel::r2d2::{ManageConnection, R2D2Connection};
@@ -17,6 +17,7 @@ use crate::activity::{Activity, Moment};
 use crate::connect::connection_error;
 use crate::suspicion::Suspicion;
 use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
+use demand::{Closing, Demand, Errors, Order};
 
 /// A connection that was used a moment ago is handed out as it is: asking would cost a busy pool a round
 /// trip each time. libpq watches none, so older ones are asked.
@@ -26,23 +27,10 @@ const PING_AFTER: Duration = Duration::from_millis(10);
 const SILENCE: Duration = Duration::from_secs(1);
 /// r2d2 waits between failed logins for half of this; how long they really wait is up to us.
 const RETRY: Duration = Duration::from_millis(200);
-/// After a failure, a login is begun at once for somebody who has come since, and that often for those who
-/// go on waiting.
-const PAUSE: Duration = Duration::from_millis(500);
-/// That often if nobody waits.
-const UNWANTED: Duration = Duration::from_secs(30);
 /// How often a `get` that waits for a busy connection looks whether a login failed.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often one that waits for a new connection looks whether it is there.
 const POLL: Duration = Duration::from_millis(5);
-/// After so long without a login under way, what was to be opened will not come. A customizer of the
-/// application has as long to set a connection up.
-const QUIET: Duration = Duration::from_secs(1);
-
-thread_local! {
-    /// When the login was begun that r2d2 sets up on this thread of its own.
-    static SETTING_UP: Cell<Option<Instant>> = const { Cell::new(None) };
-}
 
 /// A kind of connection that logs in through a [`Lakebase`].
 pub trait Connect: R2D2Connection + Sized + Send + 'static {
@@ -106,16 +94,10 @@ impl<C: Connect> ManageConnection for ConnectionManager<C> {
     type Error = host::Error;
 
     fn connect(&self) -> Result<C, host::Error> {
-        let demand = self.inner.demand.as_ref();
-        if let Some(demand) = demand {
-            demand.wait_for_it();
-        }
-        let begun = Instant::now();
-        let outcome = self.open();
-        if let Some(demand) = demand {
-            demand.report(begun, outcome.as_ref().err());
-            SETTING_UP.set(outcome.is_ok().then_some(begun));
-        }
+        let outcome = match &self.inner.demand {
+            Some(demand) => demand.log_in(|| self.open()),
+            None => self.open(),
+        };
         outcome.map_err(|error| {
             tracing::warn!(error = %error.chain(), "could not open a connection");
             host::Error::ConnectionError(connection_error(&error))
@@ -298,7 +280,7 @@ impl<C: Connect> Pool<C> {
         if let Some(connection) = self.inner.try_get() {
             return Ok(self.met(connection));
         }
-        let _waiting = self.demand.0.enter();
+        let _waiting = self.demand.enter();
         let mut heard = None;
         let mut order = None;
         loop {
@@ -306,7 +288,7 @@ impl<C: Connect> Pool<C> {
             if let Some(connection) = self.look(left, &mut order) {
                 return Ok(self.met(connection));
             }
-            if let Some(failure) = self.demand.0.failure_since(began) {
+            if let Some(failure) = self.demand.failure_since(began) {
                 // Passing trouble (a connection limit, say) is waited out as long as there are
                 // connections that may come back.
                 if !failure.is_transient() || self.inner.state().connections == 0 {
@@ -334,7 +316,7 @@ impl<C: Connect> Pool<C> {
     ) -> host::PooledConnection<ConnectionManager<C>> {
         let extensions = host::PooledConnection::extensions_mut(&mut connection);
         if extensions.insert(Met).is_none() {
-            self.demand.0.is_set_up();
+            self.demand.is_set_up();
         }
         connection
     }
@@ -345,7 +327,7 @@ impl<C: Connect> Pool<C> {
         left: Duration,
         order: &mut Option<Order>,
     ) -> Option<host::PooledConnection<ConnectionManager<C>>> {
-        let demand = &self.demand.0;
+        let demand = &**self.demand;
         if self.inner.state().connections == self.inner.max_size() {
             // None can be opened; r2d2 wakes those who wait as one comes back.
             *order = None;
@@ -362,11 +344,7 @@ impl<C: Connect> Pool<C> {
             }
         }
         let connections = self.inner.state().connections;
-        *order = Some(Order {
-            opened: demand.lock().opened,
-            connections,
-            quiet_since: None,
-        });
+        *order = Some(Order::new(demand, connections));
         let room = self.inner.max_size().saturating_sub(connections);
         if !demand.order(room as usize) {
             return None;
@@ -383,30 +361,6 @@ impl<C: Connect> Pool<C> {
 /// On connections that were handed out before.
 struct Met;
 
-/// A connection that somebody waits for, and how things were when it was ordered.
-struct Order {
-    opened: u64,
-    connections: u32,
-    /// Since when no login has been under way.
-    quiet_since: Option<Instant>,
-}
-
-impl Order {
-    /// Whether somebody else has the connection, or nobody will. A failed login is no such case: r2d2
-    /// repeats it.
-    fn went_elsewhere(&mut self, demand: &Demand, connections: u32) -> bool {
-        let mut state = demand.lock();
-        if state.under_way > 0 || state.failure.is_some() {
-            self.quiet_since = None;
-        } else if self.quiet_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
-            state.ordered = state.opened;
-            return true;
-        }
-        let has_changed = state.opened > self.opened && connections != self.connections;
-        has_changed && state.coming() < state.waiting
-    }
-}
-
 impl<C: Connect> Deref for Pool<C> {
     type Target = host::Pool<ConnectionManager<C>>;
 
@@ -420,229 +374,5 @@ impl<C: Connect> fmt::Debug for Pool<C> {
         f.debug_struct("Pool")
             .field("state", &self.inner.state())
             .finish_non_exhaustive()
-    }
-}
-
-/// Between those who wait for a connection and r2d2's threads, which repeat a failed login for ever.
-#[derive(Default)]
-struct Demand {
-    state: Mutex<Wanted>,
-    changed: Condvar,
-}
-
-struct Wanted {
-    waiting: usize,
-    /// When the last of those who wait, or waited, came.
-    came: Instant,
-    /// When a login was last let through.
-    let_through: Instant,
-    /// When the last login was over.
-    over: Instant,
-    /// Logins that were put off or begun and are not over.
-    under_way: usize,
-    /// Connections that r2d2 was made to open, and those that logged in.
-    ordered: u64,
-    opened: u64,
-    failure: Option<Failure>,
-    closed: bool,
-}
-
-struct Failure {
-    begun: Instant,
-    error: Error,
-    /// The login was good and what the application does after it was not.
-    in_set_up: bool,
-}
-
-impl Default for Wanted {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self {
-            waiting: 0,
-            came: now,
-            let_through: now,
-            over: now,
-            under_way: 0,
-            ordered: 0,
-            opened: 0,
-            failure: None,
-            closed: false,
-        }
-    }
-}
-
-impl Wanted {
-    /// How long a login is to be put off.
-    fn put_off(&self) -> Duration {
-        if self.closed || self.failure.is_none() {
-            return Duration::ZERO;
-        }
-        let pause = match self.waiting {
-            0 => UNWANTED,
-            _ if self.came > self.let_through => Duration::ZERO,
-            _ => PAUSE,
-        };
-        pause.saturating_sub(self.let_through.max(self.over).elapsed())
-    }
-
-    /// How many connections will still be opened.
-    fn coming(&self) -> usize {
-        usize::try_from(self.ordered.saturating_sub(self.opened)).unwrap_or(usize::MAX)
-    }
-}
-
-impl fmt::Debug for Demand {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Demand")
-    }
-}
-
-impl Demand {
-    fn lock(&self) -> MutexGuard<'_, Wanted> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self) -> Waiting<'_> {
-        let mut state = self.lock();
-        state.waiting += 1;
-        state.came = Instant::now();
-        self.changed.notify_all();
-        Waiting(self)
-    }
-
-    /// Before a login: after a failure one is enough for all who wait.
-    fn wait_for_it(&self) {
-        let mut state = self.lock();
-        state.under_way += 1;
-        loop {
-            let put_off = state.put_off();
-            if put_off.is_zero() {
-                state.let_through = Instant::now();
-                return;
-            }
-            (state, _) = self
-                .changed
-                .wait_timeout(state, put_off)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// A login that was begun then is over.
-    fn report(&self, begun: Instant, failure: Option<&Error>) {
-        let mut state = self.lock();
-        state.under_way -= 1;
-        state.over = Instant::now();
-        match failure {
-            Some(error) => {
-                state.failure = Some(Failure {
-                    begun,
-                    error: error.clone(),
-                    in_set_up: false,
-                });
-            }
-            None => {
-                state.opened += 1;
-                state.failure = state.failure.take().filter(|failure| failure.in_set_up);
-            }
-        }
-        self.changed.notify_all();
-    }
-
-    /// What the application does after a login works.
-    fn is_set_up(&self) {
-        let mut state = self.lock();
-        if state
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.in_set_up)
-        {
-            state.failure = None;
-            self.changed.notify_all();
-        }
-    }
-
-    /// Whether one more connection is to be opened for those who wait, where there is room for so many.
-    fn order(&self, room: usize) -> bool {
-        let mut state = self.lock();
-        let is_wanted = state.coming() < state.waiting.min(room);
-        if is_wanted {
-            state.ordered = state.ordered.max(state.opened) + 1;
-        }
-        is_wanted
-    }
-
-    /// One that was ordered was not needed.
-    fn cancel(&self) {
-        let mut state = self.lock();
-        state.ordered = state.ordered.saturating_sub(1);
-    }
-
-    fn nothing_is_coming(&self) {
-        let mut state = self.lock();
-        state.ordered = state.opened;
-    }
-
-    fn wait_for_news(&self, at_most: Duration) {
-        let _woken = self
-            .changed
-            .wait_timeout(self.lock(), at_most)
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-
-    /// What a login that was begun since ran into. What older ones did may be over.
-    fn failure_since(&self, moment: Instant) -> Option<Error> {
-        let state = self.lock();
-        let failure = state.failure.as_ref();
-        let failure = failure.filter(|failure| failure.begun >= moment)?;
-        Some(failure.error.clone())
-    }
-}
-
-/// Hears of what failed after a login: a connection customizer of the application.
-#[derive(Debug)]
-struct Errors(Arc<Demand>);
-
-impl host::HandleError<host::Error> for Errors {
-    fn handle_error(&self, error: host::Error) {
-        // Failed pings are told here as well, by the threads that asked; failed logins are known.
-        let Some(begun) = SETTING_UP.take() else {
-            return;
-        };
-        let is_transient = match &error {
-            QueryError(cause)
-            | host::Error::ConnectionError(ConnectionError::CouldntSetupConfiguration(cause)) => {
-                crate::is_transient(cause)
-            }
-            host::Error::ConnectionError(_) => false,
-        };
-        let text = format!("a new connection could not be set up: {error}");
-        tracing::warn!("{text}");
-        let mut state = self.0.lock();
-        state.failure = Some(Failure {
-            begun,
-            error: Error::provider(text, is_transient),
-            in_set_up: true,
-        });
-        // r2d2 opens another in its place.
-        state.ordered += 1;
-        self.0.changed.notify_all();
-    }
-}
-
-struct Waiting<'a>(&'a Demand);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
-    }
-}
-
-/// The last pool's end frees r2d2's threads.
-struct Closing(Arc<Demand>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
     }
 }
