@@ -373,6 +373,7 @@ fn a_connection_that_was_closed_is_not_taken_for_one_that_cannot_be_set_up() {
     tracing::subscriber::with_default(subscriber.finish(), || {
         let cut = local.cut_sessions(lakebase_local::Cut::Message);
         runtime.block_on(cut).expect("cut");
+        std::thread::sleep(Duration::from_millis(20)); // now it is asked before use
         ask(&mut pool.get().expect("another connection"));
     });
     assert_eq!(local.counters().logins, 2);
