@@ -35,7 +35,7 @@ impl Background {
         outcome.recv().map_err(stopped)?
     }
 
-    fn handle(&self) -> Result<Handle, Error> {
+    pub(crate) fn handle(&self) -> Result<Handle, Error> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let process = std::process::id();
         match runtime.take() {

@@ -7,12 +7,15 @@
 
 use std::sync::Arc;
 
+use diesel::QueryResult;
 use diesel::r2d2 as host;
 use diesel_async::AsyncPgConnection;
 use diesel_async::async_connection_wrapper::{AsyncConnectionWrapper, BlockOn};
 use lakebase_core::{Error, Lakebase};
 
 use crate::background::Background;
+use crate::ping::{ping, unanswered};
+use crate::suspicion::closed;
 use crate::sync_pool::{self, Connect};
 
 /// Drives every connection of the process, for as long as that lives: one may outlast its pool.
@@ -86,5 +89,15 @@ impl Connect for Connection {
         let lakebase = lakebase.clone();
         let connection = BACKGROUND.run(async move { crate::connect(&lakebase).await });
         connection.map(Self::from)
+    }
+
+    fn ask(&mut self) -> QueryResult<()> {
+        // The limit needs a timer.
+        let runtime = BACKGROUND
+            .handle()
+            .map_err(|error| closed(&error.chain()))?;
+        let _timer = runtime.enter();
+        let answer = Park.block_on(ping(self));
+        answer.unwrap_or_else(|_| Err(unanswered())).map(drop)
     }
 }

@@ -20,6 +20,8 @@ mod libpq;
 #[cfg(any(feature = "bb8", feature = "deadpool"))]
 mod manager;
 pub mod migrations;
+#[cfg(any(feature = "bb8", feature = "deadpool", feature = "blocking"))]
+mod ping;
 #[cfg(feature = "r2d2")]
 pub mod r2d2;
 #[cfg(any(

@@ -16,7 +16,9 @@ use crate::activity::Activity;
 /// Per address. Unlike that of other drivers it covers the whole login, which a compute that wakes may
 /// hold up.
 const LOGIN_LIMIT_S: &str = "15";
-const USER_TIMEOUT_MS: &str = "30000";
+/// Nothing else cuts off a ping that nobody answers. Half of what r2d2's own pool waits by default, so that a
+/// new connection can still be had.
+const USER_TIMEOUT_MS: &str = "15000";
 /// A folder in memory.
 #[cfg(target_os = "linux")]
 const MEMORY: &str = "/dev/shm";

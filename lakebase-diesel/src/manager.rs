@@ -7,18 +7,17 @@ use diesel::QueryResult;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
 };
-use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::{Error, Lakebase};
 
 use crate::activity::Activity;
 use crate::connect::{connect, connection_error};
+use crate::ping::{ping, unanswered};
 use crate::suspicion::{Suspicion, closed};
 
 /// A connection nobody has heard from for this long is asked before it is handed out. Younger ones
 /// are looked at locally, which costs no round trip: a server that hung up is noticed that way.
 const PING_AFTER: Duration = Duration::from_secs(30);
-/// One that does not answer is replaced.
-const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The connection manager of diesel-async with every login going through `lakebase`.
 ///
@@ -82,13 +81,12 @@ async fn check(suspicion: &Suspicion, connection: &mut AsyncPgConnection) -> Que
         }
         suspicion.check(&last)?;
     }
-    let ping = diesel::sql_query("SELECT 1").execute(connection);
-    match tokio::time::timeout(PING_LIMIT, ping).await {
+    match ping(connection).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(closed(&error.to_string())),
         Err(_) => {
             last.inspect(|last| suspicion.note(*last));
-            Err(closed("the connection does not answer"))
+            Err(unanswered())
         }
     }
 }

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diesel::QueryResult;
 use diesel::r2d2 as host;
 use diesel::r2d2::Error::QueryError;
 use diesel::r2d2::{ManageConnection, R2D2Connection};
@@ -22,8 +23,8 @@ use demand::{Closing, Demand, Errors, Order};
 /// A connection that was used a moment ago is handed out as it is: asking would cost a busy pool a round
 /// trip each time. libpq watches none, so older ones are asked.
 const PING_AFTER: Duration = Duration::from_millis(10);
-/// A ping that takes longer to fail was not answered. Nothing can cut it off before TCP's user timeout, so
-/// it is to be the only one: what was idle when it was sent is closed without asking.
+/// A ping that takes longer to fail was not answered. It costs its caller seconds, so it is to be the only one:
+/// what was idle when it was sent is closed without asking.
 const SILENCE: Duration = Duration::from_secs(1);
 /// r2d2 waits between failed logins for half of this; how long they really wait is up to us.
 const RETRY: Duration = Duration::from_millis(200);
@@ -41,6 +42,12 @@ pub trait Connect: R2D2Connection + Sized + Send + 'static {
     /// Blocks until it is logged in.
     #[doc(hidden)]
     fn connect(shared: &Arc<Self::Shared>, lakebase: &Lakebase) -> Result<Self, Error>;
+
+    /// Whether it still answers. Blocks until that is known, one way or the other.
+    #[doc(hidden)]
+    fn ask(&mut self) -> QueryResult<()> {
+        self.ping()
+    }
 }
 
 /// Takes the place of diesel's own manager of that name, with every login going through a [`Lakebase`].
@@ -113,7 +120,7 @@ impl<C: Connect> ManageConnection for ConnectionManager<C> {
             self.inner.suspicion.check(last).map_err(QueryError)?;
         }
         let asked = Moment::now();
-        connection.ping().map_err(|error| {
+        connection.ask().map_err(|error| {
             if asked.elapsed() >= SILENCE {
                 self.inner.suspicion.note(asked);
             }
@@ -172,7 +179,8 @@ impl<C: Connect> Builder<C> {
         self.configure(move |inner| inner.max_size(size))
     }
 
-    /// How long [`Pool::get`] waits for a connection.
+    /// How long [`Pool::get`] waits for a connection. Finding out that an idle one went silent comes on top, once:
+    /// 2 s without libpq, up to 15 s with it.
     pub fn connection_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -275,11 +283,12 @@ impl<C: Connect> Pool<C> {
         &self,
         timeout: Duration,
     ) -> Result<host::PooledConnection<ConnectionManager<C>>, Error> {
-        let began = Instant::now();
         // Who is served like this waits for no login.
         if let Some(connection) = self.inner.try_get() {
             return Ok(self.met(connection));
         }
+        // Only now: idle connections that went silent must not use up the patience for a new one.
+        let began = Instant::now();
         let _waiting = self.demand.enter();
         let mut heard = None;
         let mut order = None;

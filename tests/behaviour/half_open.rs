@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use diesel::RunQueryDsl as _;
 use diesel::r2d2::ManageConnection as _;
 use lakebase_core::Lakebase;
+use lakebase_diesel::r2d2::PooledConnection;
 use lakebase_diesel::sync_pool::{Connect, ConnectionManager};
 use lakebase_local::{Cut, EventKind, LocalLakebase};
 use lakebase_tests::{
@@ -126,9 +127,8 @@ async fn diesel_replaces_idle_connections_that_do_not_answer() {
 #[tokio::test]
 async fn synchronous_diesel_asks_one_of_many_connections_that_do_not_answer() {
     const IDLE: usize = 5;
-    // One of them costs TCP's user timeout of 30 s, two cost twice that.
-    let limit = Duration::from_secs(45);
-    let prove = async |adapter| {
+    // libpq finds one after TCP's user timeout of 15 s, the other after 2 s; asking two costs twice that.
+    let prove = async |adapter, limit| {
         let local = local().await;
         let app = App::start_with(adapter, &lakebase(&local), IDLE).await;
         let app = app.expect("started");
@@ -145,9 +145,47 @@ async fn synchronous_diesel_asks_one_of_many_connections_that_do_not_answer() {
         let took = began.elapsed();
         assert!(took < limit, "{adapter:?}: {took:?}");
     };
-    let r2d2 = in_time(async || prove(Adapter::DieselR2d2).await);
-    let blocking = in_time(async || prove(Adapter::DieselBlocking).await);
+    let r2d2 = in_time(async || prove(Adapter::DieselR2d2, Duration::from_secs(28)).await);
+    let blocking = in_time(async || prove(Adapter::DieselBlocking, AT_ONCE).await);
     tokio::join!(r2d2, blocking);
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_answer_uses_up_no_pools_patience_for_another() {
+    /// Asks, loses the network, asks again.
+    async fn prove<P: Clone + Send + 'static>(
+        local: &LocalLakebase,
+        pool: P,
+        take: fn(&P) -> PooledConnection,
+    ) {
+        let ask = || {
+            let pool = pool.clone();
+            tokio::task::spawn_blocking(move || {
+                let answer = diesel::sql_query("SELECT 1").execute(&mut take(&pool));
+                answer.expect("an answer");
+            })
+        };
+        ask().await.expect("no panic");
+        lose_packets(local, 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await; // now it is asked before use
+        ask().await.expect("another connection");
+    }
+    let stock = async || {
+        let local = local().await;
+        let manager = lakebase_diesel::r2d2::ConnectionManager::new(&lakebase(&local));
+        let pool = diesel::r2d2::Pool::builder().max_size(1).min_idle(Some(0));
+        let pool = pool.build_unchecked(manager);
+        prove(&local, pool, |pool| pool.get().expect("a connection")).await;
+    };
+    let impatient = async || {
+        let local = local().await;
+        let pool = lakebase_diesel::r2d2::Builder::new()
+            .max_size(1)
+            .connection_timeout(Duration::from_secs(10)) // less than TCP's
+            .build_lazy(&lakebase(&local));
+        prove(&local, pool, |pool| pool.get().expect("a connection")).await;
+    };
+    tokio::join!(in_time(stock), in_time(impatient));
 }
 
 #[tokio::test]
