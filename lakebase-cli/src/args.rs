@@ -43,7 +43,7 @@ pub(crate) struct Target {
 
     /// Profile in ~/.databrickscfg [env: DATABRICKS_CONFIG_PROFILE]
     #[arg(short, long, global = true, value_name = "NAME")]
-    profile: Option<String>,
+    pub(crate) profile: Option<String>,
 
     /// Database [env: PGDATABASE] [default: databricks_postgres]
     #[arg(short, long, global = true, value_name = "NAME")]
@@ -59,7 +59,7 @@ pub(crate) struct Target {
 
     /// Seconds for one login, a sleeping compute's waking included [env: PGCONNECT_TIMEOUT] [default: 30]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,8 +67,8 @@ pub(crate) enum Command {
     /// Run a command with a login in its environment
     ///
     /// The command finds PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD (a fresh token), PGSSLMODE and
-    /// PGSSLROOTCERT, and all but the password in DATABASE_URL as well; with a schema also PGOPTIONS and
-    /// DATABASE_SCHEMA. So whatever is built on libpq or sqlx just works (sqlx not with PGHOSTADDR). It
+    /// PGSSLROOTCERT, and all but the password in DATABASE_URL as well; with a schema also PGOPTIONS,
+    /// DATABASE_SCHEMA and LAKEBASE_SCHEMA. So whatever is built on libpq or sqlx just works (sqlx not with PGHOSTADDR). It
     /// replaces this process: exit status, signals and terminal are the command's own.
     ///
     /// The token is good for new logins for up to an hour; connections that are open stay open. A program
@@ -193,6 +193,9 @@ pub(crate) fn setting(config: &Config, name: &str) -> Option<String> {
     Some(found.value.clone())
 }
 
+/// What names a host in the environment.
+const HOSTS: &[&str] = &["PGHOST", "PGHOSTADDR", "LAKEBASE_PG_URL"];
+
 impl Target {
     #[cfg(feature = "local")]
     pub(crate) fn is_given(&self) -> bool {
@@ -239,7 +242,7 @@ impl Target {
                 |(name, value): &(String, String)| name == "LAKEBASE_ENDPOINT" && value == endpoint;
             if !vars.iter().any(is_it) {
                 // Whatever host they name: it would be taken in silence, and may be production's.
-                vars.retain(|(name, _)| name != "PGHOST" && name != "PGHOSTADDR");
+                vars.retain(|(name, _)| !HOSTS.contains(&name.as_str()));
             }
         }
         builder.vars(vars).build()
@@ -263,6 +266,7 @@ Environment:
   PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT, PGAPPNAME,
   PGCONNECT_TIMEOUT          as for psql; what is not set is asked from the workspace
   PGPASSWORD                 a native password, without an endpoint: nothing is minted
+  LAKEBASE_PG_URL            a Postgres URL, parts of which win over the variables; not beside --endpoint
   DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
                              as for every Databricks client
   RUST_LOG                   for example lakebase_core=debug: what happens, on standard error

@@ -13,6 +13,7 @@ use crate::roots;
 
 /// Would lead a driver elsewhere, or make it want what a token login cannot give.
 const IN_THE_WAY: &[&str] = &[
+    "LAKEBASE_PG_URL",
     "PGCHANNELBINDING",
     "PGGSSENCMODE",
     "PGHOSTADDR",
@@ -86,8 +87,17 @@ pub(crate) async fn prepare(
         command.env("PGHOSTADDR", address.to_string());
     }
     if let Some(schema) = lakebase.schema() {
+        command.env("LAKEBASE_SCHEMA", schema);
         // What sea-orm-cli calls it.
         command.env("DATABASE_SCHEMA", schema);
+    }
+    if let Some(profile) = &wanted.profile {
+        command.env("DATABRICKS_CONFIG_PROFILE", profile);
+    }
+    if let Some(timeout) = wanted.timeout {
+        // Whole seconds, to libpq; zero is no limit there.
+        let seconds = timeout.as_secs_f64().ceil().max(1.0);
+        command.env("PGCONNECT_TIMEOUT", seconds.to_string());
     }
     if let Some(options) = target.startup_options() {
         let known = std::env::var("PGOPTIONS").unwrap_or_default();

@@ -79,6 +79,7 @@ async fn a_command_finds_a_login_in_its_environment_and_nowhere_else() {
             r#"-c geqo=off -c search_path="My\ App",public"#,
         ),
         ("DATABASE_SCHEMA", "My App"),
+        ("LAKEBASE_SCHEMA", "My App"),
     ] {
         assert_eq!(get(&vars, name), Some(expected), "{name}");
     }
@@ -111,6 +112,28 @@ async fn a_command_finds_a_login_in_its_environment_and_nowhere_else() {
                 .iter()
                 .any(|secret| args.out.contains(secret))
     );
+}
+
+#[tokio::test]
+async fn what_was_said_before_exec_counts_below_it() {
+    let local = local().await;
+    let home = home();
+    let profile = "[second]\nscopes = all-apis\n";
+    std::fs::write(home.0.path().join(".databrickscfg"), profile).expect("written");
+    let (path, port) = (home.path(), local.postgres_port());
+    let url = format!("postgresql://localhost:{port}/databricks_postgres?schema=other");
+    let changes = [("HOME", path.as_str()), ("LAKEBASE_PG_URL", &url)];
+    let args = ["--profile", "second", "--timeout", "2.5", "--schema", "app"];
+    let vars = child_env(&local, &changes, &args).await;
+    for (name, expected) in [
+        ("DATABRICKS_CONFIG_PROFILE", Some("second")),
+        ("PGCONNECT_TIMEOUT", Some("3")),
+        ("LAKEBASE_SCHEMA", Some("app")),
+        // Would win over what is set here.
+        ("LAKEBASE_PG_URL", None),
+    ] {
+        assert_eq!(get(&vars, name), expected, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -349,7 +372,9 @@ async fn an_endpoint_that_is_named_is_not_the_one_of_the_environments_host() {
     let changes = [("HOME", path.as_str()), ("LAKEBASE_ENDPOINT", "")];
     // The environment knows a host only, as where an application runs.
     let endpoint = local.endpoint();
-    let other = [("PGHOST", "production.example.com"), changes[0], changes[1]];
+    let url = ("LAKEBASE_PG_URL", "postgresql://production.example.com/db");
+    let host = ("PGHOST", "production.example.com");
+    let other = [host, url, changes[0], changes[1]];
     let ran = run(["--endpoint", &endpoint, "url"], &local.env(), &other).await;
     assert!(ran.out.contains("@localhost:"), "{}{}", ran.out, ran.err);
     // Below it, the same counts, and the crates mint for themselves.

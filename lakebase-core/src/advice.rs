@@ -26,6 +26,9 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
         "42501" if has("databricks_auth") => {
             "The first role in a database needs CREATE on it, for the extension databricks_auth: let the project's owner do it once"
         }
+        "42501" if has("permission denied for database") => {
+            "A schema is made by a role with CREATE on the database: let its owner do `lakebase grant ROLE --deploy`, or create the schema once"
+        }
         "42501" => {
             "The role lacks the right: the owner of the object has to GRANT it, or choose a schema of its own (LAKEBASE_SCHEMA) and let it deploy first"
         }
@@ -36,10 +39,16 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
             "The workspace does not know this identity as that kind: a user is an e-mail, a service principal its client id, a group its name, all case-sensitive"
         }
         "42883" if has("databricks_") => {
-            "The extension is missing in this database: CREATE EXTENSION IF NOT EXISTS databricks_auth"
+            "The extension is missing in this database, or in a schema that is not on the search path (\\dx shows it): CREATE EXTENSION IF NOT EXISTS databricks_auth"
         }
         "42704" if has("role") => {
             "Create the role first: `lakebase grant ROLE --create ..`, or databricks_create_role"
+        }
+        "42P01" if has("relation") => {
+            "There is no such table, view or sequence: is it spelled as in the database, in the schema that was meant, and deployed?"
+        }
+        "0L000" => {
+            "Whoever grants must own the object, have the right with GRANT OPTION, or be a member of a role that has"
         }
         "3F000" => "Create the schema first, as the role that is to own it",
         "55P03" => "Somebody else holds a lock, a migration perhaps: try again when that is over",
@@ -68,7 +77,14 @@ mod tests {
                 "permission denied to create extension \"databricks_auth\"",
                 "CREATE on it",
             ),
+            (
+                "42501",
+                "permission denied for database databricks_postgres",
+                "--deploy",
+            ),
             ("42501", "permission denied for table orders", "GRANT"),
+            ("42P01", "relation \"ordres\" does not exist", "spelled"),
+            ("0L000", "invalid grantor", "grants"),
             ("22023", "identity \"x\" not found", "client id"),
             (
                 "42883",

@@ -184,7 +184,8 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// Names the migration, the SQLSTATE and the place in it. Those before it stay.
+    /// Names the migration, the SQLSTATE and the place in it, or which of its statements it was. Those before it
+    /// stay.
     ///
     /// # Cancel safety
     ///
@@ -224,7 +225,8 @@ impl Migrations {
         .await
     }
 
-    /// Reverts the last `steps` migrations and runs them again; returns their names in that order.
+    /// Reverts the last `steps` migrations and runs them again, in one transaction unless one of them asks for
+    /// none; returns their names in that order.
     ///
     /// # Errors
     ///
@@ -241,9 +243,12 @@ impl Migrations {
         self.with_session(move |session| {
             me.prepare(session)?;
             let mut last = last(session, &source, steps)?;
-            me.revert_all(session, &last)?;
-            last.reverse();
-            me.run_all(session, &last)
+            let is_one = last.iter().all(|one| one.metadata().run_in_transaction());
+            session.in_transaction(is_one, |session| {
+                me.revert_all(session, &last)?;
+                last.reverse();
+                me.run_all(session, &last)
+            })
         })
         .await
     }

@@ -42,14 +42,19 @@ const NOTICE_DEATH: (&str, &str) = ("client_connection_check_interval", "2s");
 /// Runs what is pending of `M` on `db`, under a Postgres advisory lock, so that replicas that start
 /// together run each migration once; the others wait and find nothing to do.
 ///
-/// [`Migrations`] can do more, and brings its own connections. Use it where a migration may be given up in
-/// the middle: a statement of yours goes on to its end on the server, and the next replica does not know.
+/// So what `db` was made with, its search path for example, counts for them. [`Migrations`] can do more, and
+/// brings its own connections; as this does if `db` goes through a pooler. Use it where a migration may be given
+/// up in the middle: a statement of yours goes on to its end on the server, and the next replica does not know.
 ///
 /// # Errors
 ///
 /// If there is no connection or no lock, or a migration fails; names it.
 pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), MigrationError> {
-    let mut lock = Lock::take(db.lakebase()).await?;
+    let target = db.lakebase().target().await;
+    if target.map_err(MigrationError::connecting)?.is_pooled() {
+        return Migrations::new(db.lakebase()).up::<M>(None).await.map(drop);
+    }
+    let mut lock = Lock::take(&with_time(db.lakebase())).await?;
     let outcome = lock.hold(forth::<M>(db, M::up(db, None))).await;
     lock.release().await;
     outcome
@@ -71,9 +76,8 @@ pub struct Migrations {
 impl Migrations {
     /// On this Lakebase, in the schema of its configuration, with 2 minutes to connect.
     pub fn new(lakebase: &Lakebase) -> Self {
-        let budget = CONNECT_TIMEOUT.max(lakebase.connect_timeout());
         Self {
-            lakebase: lakebase.with_connect_timeout(budget).direct(),
+            lakebase: with_time(lakebase).direct(),
             schema: lakebase.schema().map(str::to_owned),
             create_schema: false,
         }
@@ -229,7 +233,7 @@ impl Migrations {
         let schema = self.quoted_schema().unwrap_or_default();
         let sql = format!("CREATE SCHEMA {schema}");
         let created = client.batch_execute(&sql).await;
-        created.map_err(|error| failed("cannot create the schema", &error))
+        created.map_err(|error| MigrationError::session("cannot create the schema", &error))
     }
 
     /// Whether the schema is there; false only if it is to be made. Postgres would skip one that is not
@@ -241,7 +245,8 @@ impl Migrations {
         let stopped = |text| Err(MigrationError::new("stopped", DbErr::Migration(text)));
         let sql = "SELECT to_regnamespace($1) IS NOT NULL";
         let found = client.query_one(sql, &[&schema]).await;
-        let found = found.map_err(|error| failed("cannot look for the schema", &error))?;
+        let found =
+            found.map_err(|error| MigrationError::session("cannot look for the schema", &error))?;
         if !found.get::<_, bool>(0) {
             if !self.create_schema {
                 return stopped(format!(
@@ -252,7 +257,8 @@ impl Migrations {
         }
         let sql = "SELECT has_schema_privilege($1, 'USAGE')";
         let allowed = client.query_one(sql, &[&self.schema]).await;
-        let allowed = allowed.map_err(|error| failed("cannot look at the schema", &error))?;
+        let allowed = allowed
+            .map_err(|error| MigrationError::session("cannot look at the schema", &error))?;
         if !allowed.get::<_, bool>(0) {
             return stopped(format!(
                 "no right to use schema {schema}: its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}, or choose a schema of its own"
@@ -300,12 +306,8 @@ impl fmt::Debug for Migrations {
     }
 }
 
-fn failed(step: &'static str, error: &tokio_postgres::Error) -> MigrationError {
-    let text = match error.as_db_error() {
-        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
-        None => error.to_string(),
-    };
-    MigrationError::new(step, DbErr::Migration(text))
+fn with_time(lakebase: &Lakebase) -> Lakebase {
+    lakebase.with_connect_timeout(CONNECT_TIMEOUT.max(lakebase.connect_timeout()))
 }
 
 async fn applied<M: MigratorTrait>(db: &LakebaseConnection) -> Result<Vec<String>, MigrationError> {

@@ -158,8 +158,9 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
     let error = migrations.run(read(&library)).await.expect_err("no shelf");
     assert_eq!(error.migration(), Some(AUTHORS));
     assert_eq!(error.sqlstate(), Some("42P01"));
+    assert_eq!(error.statement(), Some(2), "Postgres does not say where");
     assert!(!error.is_transient());
-    for part in [AUTHORS, "42P01", "\"shelf\" does not exist"] {
+    for part in [AUTHORS, "42P01", "statement 2", "\"shelf\" does not exist"] {
         assert!(error.to_string().contains(part), "{part:?}: {error}");
     }
     assert!(exists(&local, "books").await && !exists(&local, "authors").await);
@@ -173,6 +174,20 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
     let error = migrations.redo(read(&typo), 1).await.expect_err("a typo");
     let place = error.position().expect("Postgres says where");
     assert_eq!((place.line, place.column), (2, 1), "{error}");
+    assert_eq!(error.statement(), None, "that is all there is to say");
+    assert!(exists(&local, "books").await, "it was not even reverted");
+}
+
+#[tokio::test]
+async fn why_there_is_no_connection_is_in_the_text() {
+    let local = local().await;
+    let stranger = lakebase_with(&local, &[("PGUSER", "stranger")]);
+    let error = run_pending(&stranger, read(&library())).await;
+    let error = error.expect_err("no such role").to_string();
+    let endpoint = local.endpoint();
+    for part in ["cannot connect", "stranger", endpoint.as_str()] {
+        assert!(error.contains(part), "{part:?}: {error}");
+    }
 }
 
 #[tokio::test]

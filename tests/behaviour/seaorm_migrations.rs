@@ -229,6 +229,16 @@ async fn a_schema_that_may_not_be_used_is_not_silently_another() {
     let error = migrations.up::<Library>(None).await.expect_err("no right");
     assert!(error.to_string().contains("GRANT USAGE"), "{error}");
     assert!(!exists(&local, "public.books").await);
+
+    let revoke = format!("REVOKE CREATE ON DATABASE {} FROM PUBLIC", local.database());
+    local.sql(&revoke).await.expect("revoked");
+    let reader = local.add_service_principal("reader");
+    let migrations = Migrations::new(&lakebase(&local)).schema("missing");
+    let error = migrations.create_schema(true).up::<Library>(None).await;
+    let error = error.expect_err("no right to create a schema");
+    assert_eq!(error.sqlstate().as_deref(), Some("42501"), "{error}");
+    assert!(!error.is_transient());
+    assert!(error.to_string().contains("--deploy"), "{error}");
 }
 
 #[tokio::test]
@@ -384,6 +394,7 @@ async fn a_lost_lock_is_an_error_and_no_panic() {
         error.to_string().contains("lost the advisory lock"),
         "{error}"
     );
+    assert!(error.is_transient(), "the next run has a lock of its own");
 }
 
 struct Forever;

@@ -52,6 +52,8 @@ pub enum Object {
     Table(String, String),
     /// A sequence: schema and name.
     Sequence(String, String),
+    /// A function or procedure, the only one of its name: schema and name.
+    Routine(String, String),
     /// Every table and view of a schema.
     AllTables(String),
     /// Every sequence of a schema. Columns that count by themselves need them.
@@ -138,7 +140,9 @@ impl Object {
             | Self::AllFunctions(name)
             | Self::AllProcedures(name)
             | Self::AllRoutines(name) => vec![name],
-            Self::Table(schema, name) | Self::Sequence(schema, name) => vec![schema, name],
+            Self::Table(schema, name)
+            | Self::Sequence(schema, name)
+            | Self::Routine(schema, name) => vec![schema, name],
         }
     }
 
@@ -164,6 +168,7 @@ impl Object {
             Self::Schema(name) => format!("SCHEMA {}", quote_ident(name)),
             Self::Table(schema, name) => format!("TABLE {}", inside(schema, name)),
             Self::Sequence(schema, name) => format!("SEQUENCE {}", inside(schema, name)),
+            Self::Routine(schema, name) => format!("ROUTINE {}", inside(schema, name)),
             Self::AllTables(schema) => all("TABLES", schema),
             Self::AllSequences(schema) => all("SEQUENCES", schema),
             Self::AllFunctions(schema) => all("FUNCTIONS", schema),

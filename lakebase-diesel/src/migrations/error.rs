@@ -13,9 +13,16 @@ pub struct MigrationError {
     step: String,
     migration: Option<String>,
     sqlstate: Option<String>,
-    position: Option<Position>,
+    place: Option<Place>,
     is_transient: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Position(Position),
+    /// Postgres does not say where.
+    Statement(usize),
 }
 
 /// A place in a migration's SQL, counted from 1.
@@ -47,7 +54,7 @@ impl MigrationError {
             step: step.into(),
             migration: None,
             sqlstate: None,
-            position: None,
+            place: None,
             is_transient: false,
             source: None,
         }
@@ -72,7 +79,7 @@ impl MigrationError {
     }
 
     /// `sql` failed.
-    pub(super) fn statement(step: &str, sql: &str, error: tokio_postgres::Error) -> Self {
+    pub(super) fn sql(step: &str, sql: &str, error: tokio_postgres::Error) -> Self {
         let db = error.as_db_error();
         let position = match db.and_then(|db| db.position()) {
             Some(ErrorPosition::Original(at)) => Some(Position::find(sql, *at)),
@@ -81,9 +88,15 @@ impl MigrationError {
         Self {
             is_transient: lakebase_core::is_transient(&error),
             sqlstate: db.map(|db| db.code().code().to_owned()),
-            position,
+            place: position.map(Place::Position),
             ..Self::because(step, error)
         }
+    }
+
+    /// Of several statements it was that one, counted from 1, unless the position says it better.
+    pub(super) fn at(self, statement: usize) -> Self {
+        let place = self.place.or(Some(Place::Statement(statement)));
+        Self { place, ..self }
     }
 
     pub(super) fn of(self, migration: &str) -> Self {
@@ -103,9 +116,20 @@ impl MigrationError {
         self.sqlstate.as_deref()
     }
 
-    /// Where in the migration's SQL, if Postgres says so.
+    /// Where in the migration's SQL, if Postgres says so: it does for what it cannot parse or resolve.
     pub fn position(&self) -> Option<Position> {
-        self.position
+        match self.place? {
+            Place::Position(position) => Some(position),
+            Place::Statement(_) => None,
+        }
+    }
+
+    /// Which statement of the migration's SQL, counted from 1, if Postgres does not say where it is.
+    pub fn statement(&self) -> Option<usize> {
+        match self.place? {
+            Place::Statement(number) => Some(number),
+            Place::Position(_) => None,
+        }
     }
 
     /// Whether running the migrations again, unchanged, can help. Those that had succeeded stay so.
@@ -120,21 +144,34 @@ impl fmt::Display for MigrationError {
             Some(migration) => write!(f, "migration {migration} {}", self.step)?,
             None => write!(f, "migrations: {}", self.step)?,
         }
-        if let Some(Position { line, column }) = self.position {
-            write!(f, " at line {line}, column {column}")?;
+        match self.place {
+            Some(Place::Position(Position { line, column })) => {
+                write!(f, " at line {line}, column {column}")?;
+            }
+            Some(Place::Statement(number)) => write!(f, " at statement {number}")?,
+            None => {}
         }
         if let Some(sqlstate) = &self.sqlstate {
             write!(f, " (SQLSTATE {sqlstate})")?;
         }
-        let server = self.source.as_ref().and_then(|source| {
-            let error = source.downcast_ref::<tokio_postgres::Error>()?;
-            Some(error.as_db_error()?.message())
-        });
-        let message = server.unwrap_or_default();
-        if !message.is_empty() {
-            write!(f, ": {message}")?;
+        let Some(source) = &self.source else {
+            return Ok(());
+        };
+        if let Some(error) = source.downcast_ref::<Error>() {
+            // Has a hint of its own.
+            return write!(f, ": {}", error.chain());
         }
-        match advice(self.sqlstate().unwrap_or_default(), message) {
+        let error = source.downcast_ref::<tokio_postgres::Error>();
+        let Some(db) = error.and_then(tokio_postgres::Error::as_db_error) else {
+            let mut cause: Option<&dyn StdError> = Some(&**source);
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
+            }
+            return Ok(());
+        };
+        write!(f, ": {}", db.message())?;
+        match advice(db.code().code(), db.message()) {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),
         }

@@ -2,6 +2,7 @@
 //! they keep is the same.
 
 use std::any::Any;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use diesel::migration::{Migration, MigrationVersion, Result as Outcome};
 use diesel::pg::Pg;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_migrations::MigrationHarness;
+use futures_util::TryStreamExt as _;
 use lakebase_core::MIGRATION_LOCK;
 use tokio::runtime::Handle;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::MigrationError;
 
@@ -43,6 +45,8 @@ pub(super) struct Session {
     runtime: Handle,
     /// diesel's errors have no room for all of it.
     failure: Option<MigrationError>,
+    /// In a transaction of several steps.
+    is_inside: bool,
 }
 
 impl Session {
@@ -51,6 +55,7 @@ impl Session {
             client: Arc::new(client),
             runtime,
             failure: None,
+            is_inside: false,
         }
     }
 
@@ -113,7 +118,7 @@ impl Session {
     fn run(&self, step: &str, sql: &str) -> Result<(), MigrationError> {
         self.runtime
             .block_on(self.client.batch_execute(sql))
-            .map_err(|error| MigrationError::statement(step, sql, error))
+            .map_err(|error| MigrationError::sql(step, sql, error))
     }
 
     fn ask_bool(
@@ -124,7 +129,7 @@ impl Session {
         self.runtime
             .block_on(self.client.query_one(sql, values))
             .map(|row| row.get(0))
-            .map_err(|error| MigrationError::statement("cannot look around", sql, error))
+            .map_err(|error| MigrationError::sql("cannot look around", sql, error))
     }
 
     /// What the last step failed with, in full.
@@ -145,7 +150,7 @@ impl Session {
         note: &str,
     ) -> Outcome<()> {
         self.failure = None;
-        let in_transaction = migration.metadata().run_in_transaction();
+        let in_transaction = migration.metadata().run_in_transaction() && !self.is_inside;
         if in_transaction {
             self.batch_execute("BEGIN")?;
         }
@@ -154,7 +159,10 @@ impl Session {
             let noted = self
                 .runtime
                 .block_on(self.client.execute(note, &[&version]));
-            noted.map_err(|error| self.keep(note, error))?;
+            noted.map_err(|error| {
+                let step = "cannot be written into the history";
+                self.keep(MigrationError::sql(step, note, error))
+            })?;
             Ok(())
         });
         if !in_transaction {
@@ -171,20 +179,50 @@ impl Session {
     }
 
     /// Keeps the whole error aside and makes one for diesel.
-    fn keep(&mut self, sql: &str, error: tokio_postgres::Error) -> DieselError {
-        let text = match error.as_db_error() {
-            Some(db) => db.message().to_owned(),
-            None => error.to_string(),
-        };
-        self.failure = Some(MigrationError::statement("failed", sql, error));
+    fn keep(&mut self, failure: MigrationError) -> DieselError {
+        let text = failure.to_string();
+        self.failure = Some(failure);
         DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text))
+    }
+
+    /// All of `work` in one transaction, or each of its steps in its own.
+    pub(super) fn in_transaction<T>(
+        &mut self,
+        is_one: bool,
+        work: impl FnOnce(&mut Self) -> Result<T, MigrationError>,
+    ) -> Result<T, MigrationError> {
+        if !is_one {
+            return work(self);
+        }
+        self.run("cannot begin", "BEGIN")?;
+        self.is_inside = true;
+        let outcome = work(self);
+        self.is_inside = false;
+        if outcome.is_err() {
+            let _ = self.run("", "ROLLBACK");
+            return outcome;
+        }
+        self.run("cannot be committed", "COMMIT")?;
+        outcome
     }
 }
 
 impl SimpleConnection for Session {
     fn batch_execute(&mut self, sql: &str) -> QueryResult<()> {
-        let outcome = self.runtime.block_on(self.client.batch_execute(sql));
-        outcome.map_err(|error| self.keep(sql, error))
+        let client = Arc::clone(&self.client);
+        let mut done = 0;
+        let outcome = self.runtime.block_on(async {
+            let answers = client.simple_query_raw(sql).await?;
+            let mut answers = pin!(answers);
+            while let Some(answer) = answers.try_next().await? {
+                done += usize::from(matches!(answer, SimpleQueryMessage::CommandComplete(_)));
+            }
+            Ok(())
+        });
+        outcome.map_err(|error| {
+            let failure = MigrationError::sql("failed", sql, error);
+            self.keep(failure.at(done + 1))
+        })
     }
 }
 
@@ -224,7 +262,8 @@ impl MigrationHarness<Pg> for Session {
         }
         let sql = "SELECT version FROM __diesel_schema_migrations ORDER BY version DESC";
         let rows = self.runtime.block_on(self.client.query(sql, &[]));
-        let rows = rows.map_err(|error| self.keep(sql, error))?;
+        let rows =
+            rows.map_err(|error| self.keep(MigrationError::sql("cannot be listed", sql, error)))?;
         let version = |row: &tokio_postgres::Row| MigrationVersion::from(row.get::<_, String>(0));
         Ok(rows.iter().map(version).collect())
     }

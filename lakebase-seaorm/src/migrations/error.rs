@@ -16,6 +16,14 @@ pub struct MigrationError {
     step: &'static str,
     migration: Option<String>,
     source: Arc<DbErr>,
+    /// Of a session that is not SeaORM's.
+    session: Option<Session>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    sqlstate: Option<String>,
+    is_transient: bool,
 }
 
 impl MigrationError {
@@ -24,6 +32,34 @@ impl MigrationError {
             step,
             migration: None,
             source: Arc::new(source),
+            session: None,
+        }
+    }
+
+    /// The session that holds the lock, which is not SeaORM's, failed.
+    pub(super) fn session(step: &'static str, error: &tokio_postgres::Error) -> Self {
+        let db = error.as_db_error();
+        let text = db.map_or_else(|| error.to_string(), |db| db.message().to_owned());
+        Self {
+            session: Some(Session {
+                sqlstate: db.map(|db| db.code().code().to_owned()),
+                is_transient: lakebase_core::is_transient(error),
+            }),
+            ..Self::new(step, DbErr::Migration(text))
+        }
+    }
+
+    /// The session that holds the lock ended.
+    pub(super) fn lost_lock() -> Self {
+        Self {
+            session: Some(Session {
+                sqlstate: None,
+                is_transient: true,
+            }),
+            ..Self::new(
+                "lost the advisory lock",
+                DbErr::Migration("its session ended".to_owned()),
+            )
         }
     }
 
@@ -42,6 +78,9 @@ impl MigrationError {
 
     /// Postgres's code.
     pub fn sqlstate(&self) -> Option<String> {
+        if let Some(session) = &self.session {
+            return session.sqlstate.clone();
+        }
         if let Some(cause) = crate::cause(&self.source) {
             return cause.sqlstate().map(str::to_owned);
         }
@@ -58,7 +97,10 @@ impl MigrationError {
 
     /// Whether running the migrations again, unchanged, can help. Those that had succeeded stay so.
     pub fn is_transient(&self) -> bool {
-        is_transient(&self.source)
+        match &self.session {
+            Some(session) => session.is_transient,
+            None => is_transient(&self.source),
+        }
     }
 
     fn database(&self) -> Option<&PgDatabaseError> {
@@ -85,15 +127,17 @@ impl fmt::Display for MigrationError {
         if let Some(sqlstate) = self.sqlstate() {
             write!(f, " (SQLSTATE {sqlstate})")?;
         }
-        match (self.database(), &*self.source) {
-            (Some(database), _) => write!(f, ": {}", database.message())?,
-            (None, source) => write!(f, ": {source}")?,
-        }
-        let message = self.database().map(PgDatabaseError::message);
+        let message = match (self.database(), &*self.source) {
+            (Some(database), _) => database.message().to_owned(),
+            (None, DbErr::Migration(text)) => text.clone(),
+            (None, source) => source.to_string(),
+        };
+        write!(f, ": {message}")?;
         let sqlstate = self.sqlstate().unwrap_or_default();
-        match advice(&sqlstate, message.unwrap_or_default()) {
-            Some(advice) => write!(f, ". {advice}"),
-            None => Ok(()),
+        match advice(&sqlstate, &message) {
+            // A refused login has a hint of its own.
+            Some(advice) if crate::cause(&self.source).is_none() => write!(f, ". {advice}"),
+            _ => Ok(()),
         }
     }
 }

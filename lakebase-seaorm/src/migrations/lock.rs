@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use lakebase_core::{Lakebase, MIGRATION_LOCK};
-use sea_orm::DbErr;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -77,8 +76,7 @@ impl Lock {
             outcome = work => outcome,
             _ = session => {
                 self.session = None;
-                let lost = DbErr::Migration("its session ended".to_owned());
-                Err(MigrationError::new("lost the advisory lock", lost))
+                Err(MigrationError::lost_lock())
             }
         }
     }
@@ -93,9 +91,5 @@ impl Lock {
 }
 
 fn no_lock(error: &tokio_postgres::Error) -> MigrationError {
-    let text = match error.as_db_error() {
-        Some(db) => db.message().to_owned(),
-        None => error.to_string(),
-    };
-    MigrationError::new("cannot take the advisory lock", DbErr::Migration(text))
+    MigrationError::session("cannot take the advisory lock", error)
 }
