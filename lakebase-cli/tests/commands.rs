@@ -1,6 +1,6 @@
 //! `exec`, `url`, `token`, `grant` and `local`, as a shell sees them.
 
-#![allow(clippy::expect_used, clippy::print_stderr)]
+#![allow(clippy::expect_used)]
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use lakebase_local::{LocalLakebase, SignIn};
-use support::{lakebase, local, run};
+use support::{lakebase, local, run, skipped};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 /// A home of this test's own: the roots to trust are kept there.
@@ -143,7 +143,7 @@ async fn both_the_variables_and_the_url_log_in_through_libpq() {
         .output()
         .is_err()
     {
-        eprintln!("skipped: psql is not installed");
+        skipped("psql is not installed");
         return;
     }
     let local = local().await;
@@ -396,7 +396,7 @@ async fn names_with_percent_signs_log_in_through_the_url() {
         .output()
         .is_err()
     {
-        eprintln!("skipped: psql is not installed");
+        skipped("psql is not installed");
         return;
     }
     let local = local().await;

@@ -310,14 +310,19 @@ impl Gateway {
         {
             tracing::debug!(%error, "the session only falls silent");
         }
-        self.events.record(EventKind::Ended { user });
-        match cut {
+        let end = match cut {
             None => stream.shutdown().await,
             Some(Cut::Reset) => stream.get_ref().0.set_zero_linger(),
-            Some(Cut::Message | Cut::Close) => Ok(()),
+            Some(Cut::Message | Cut::Close | Cut::Vanish) => Ok(()),
+        };
+        // Whoever waits for this may rely on it that the other side can hear of it.
+        let silent = (cut == Some(Cut::Vanish)).then_some(stream);
+        self.events.record(EventKind::Ended { user });
+        if silent.is_some() {
             // Until everything is stopped.
-            Some(Cut::Vanish) => std::future::pending().await,
+            return std::future::pending().await;
         }
+        end
     }
 
     /// Lakebase's rules for a clear-text password. Looked at only here, never again.

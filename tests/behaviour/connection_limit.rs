@@ -29,7 +29,7 @@ async fn every_adapter_names_it_when_the_budget_is_over() {
     every_adapter_in_time(async |adapter| {
         let (local, _holder, lakebase) = full().await;
         let before = local.counters().minted;
-        let hasty = lakebase.with_connect_timeout(Duration::from_secs(1));
+        let hasty = lakebase.with_connect_timeout(Duration::from_secs(4));
         let failure = soon(App::start(adapter, &hasty)).await;
         let failure = failure.expect_err("full");
         assert!(failure.is_transient, "{adapter:?}: {failure}");

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use lakebase_core::Lakebase;
 use lakebase_diesel::migrations::{Migrations, Progress, run_pending};
 use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
-use lakebase_tests::{in_time, lakebase, lakebase_with, local, logins, soon, vars};
+use lakebase_tests::{lakebase, lakebase_with, local, logins, soon, vars};
 use tempfile::TempDir;
 
 const BOOKS: &str = "2026-01-01-000000_create_books";
@@ -243,41 +243,41 @@ async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently()
 
 #[tokio::test]
 async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
-    in_time(async || {
-        let local = local().await;
-        let library = folder(&[
-            (BOOKS, "CREATE TABLE books (id int)", ""),
-            (
-                AUTHORS,
-                "CREATE TABLE authors (id int); SELECT pg_sleep(1000)",
-                "",
-            ),
-        ]);
-        let mut replica = Command::new(env!("CARGO_BIN_EXE_migrant"))
-            .arg(library.path())
-            .env_clear()
-            .envs(vars(&local, &[]))
-            .spawn()
-            .expect("it starts");
-        let in_the_middle = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
-         WHERE state = 'active' AND query LIKE 'CREATE TABLE authors%') \
-         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
-        soon(local.sql(in_the_middle)).await.expect("it is there");
-        replica.kill().expect("killed");
-        replica.wait().expect("gone");
-
-        let fixed = library.path().join(AUTHORS).join("up.sql");
-        std::fs::write(fixed, "CREATE TABLE authors (id int)").expect("written");
-        let waited = Arc::new(Mutex::new(false));
-        let waits = Arc::clone(&waited);
-        let next = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
-            *waits.lock().expect("not poisoned") |= progress == Progress::Waiting;
-        });
-        let ran = soon(next.run(read(&library))).await.expect("migrated");
-        assert_eq!(ran, [AUTHORS], "the first one had been done");
-        assert!(*waited.lock().expect("not poisoned"), "it held the lock");
-    })
-    .await;
+    let local = local().await;
+    let library = folder(&[
+        (BOOKS, "CREATE TABLE books (id int)", ""),
+        (
+            AUTHORS,
+            "CREATE TABLE authors (id int); SELECT pg_sleep(1000)",
+            "",
+        ),
+    ]);
+    let mut replica = Command::new(env!("CARGO_BIN_EXE_migrant"))
+        .arg(library.path())
+        .env_clear()
+        .envs(vars(&local, &[]))
+        .spawn()
+        .expect("it starts");
+    let in_the_middle = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
+     WHERE state = 'active' AND query LIKE 'CREATE TABLE authors%') \
+     LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
+    soon(local.sql(in_the_middle)).await.expect("it is there");
+    let fixed = library.path().join(AUTHORS).join("up.sql");
+    std::fs::write(fixed, "CREATE TABLE authors (id int)").expect("written");
+    let waits = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&waits);
+    let next = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        if progress == Progress::Waiting {
+            told.notify_one();
+        }
+    });
+    let fixed = read(&library);
+    let next = tokio::spawn(async move { next.run(fixed).await });
+    soon(waits.notified()).await;
+    replica.kill().expect("killed");
+    replica.wait().expect("gone");
+    let ran = soon(next).await.expect("no panic").expect("migrated");
+    assert_eq!(ran, [AUTHORS], "the first one had been done");
 }
 
 #[tokio::test]

@@ -15,11 +15,8 @@ fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-/// Says so even where the test runner hides what tests print.
 fn skipped(why: &str) {
-    use std::io::Write as _;
-
-    let _ = writeln!(std::io::stderr(), "SKIPPED official client: {why}");
+    lakebase_tests::tell(&format!("SKIPPED official client: {why}"));
 }
 
 /// Runs a script with the variables set; false if it cannot be run here.
@@ -85,7 +82,8 @@ async fn the_official_python_clients_connect_query_and_rotate() {
         }
     };
     let python = clients().join("venv/bin/python");
-    if run(&local, &python, "python.py", &python).await {
+    let complete = clients().join("venv/complete");
+    if run(&local, &python, "python.py", &complete).await {
         assert!(minted(&local.events()).len() >= 7, "{:?}", local.counters());
         assert_eq!(local.counters().refused, 0);
     }

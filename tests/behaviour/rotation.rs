@@ -8,7 +8,7 @@ use lakebase_local::{Event, LocalLakebase};
 use lakebase_tests::{forget_idle, in_time, lakebase, local_with_tokens_of, logins, minted, soon};
 use sea_orm::ConnectionTrait as _;
 
-const LIFETIME: Duration = Duration::from_secs(3);
+const LIFETIME: Duration = Duration::from_secs(5);
 /// Renewal starts at 80 % of the lifetime at the latest; the rest is for the mint to arrive.
 const NEW_TOKEN_AFTER: f64 = 0.88;
 const ROTATIONS: usize = 3;

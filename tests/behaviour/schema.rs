@@ -152,7 +152,7 @@ impl PgBouncer {
     async fn start(local: &LocalLakebase) -> Option<Self> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
         let Some(program) = program.into_iter().find(|path| Path::new(path).is_file()) else {
-            eprintln!("skipped: pgbouncer is not installed");
+            lakebase_tests::tell("SKIPPED schema: pgbouncer is not installed");
             return None;
         };
         let free = TcpListener::bind("127.0.0.1:0").expect("a port");

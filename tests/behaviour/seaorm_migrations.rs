@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
+use lakebase_core::{Config, Lakebase};
 use lakebase_local::{EventKind, LocalLakebase};
 use lakebase_seaorm::migrations::{Migrations, up};
 use lakebase_tests::{lakebase, lakebase_with, local, logins, soon};
@@ -230,10 +231,15 @@ async fn a_schema_that_may_not_be_used_is_not_silently_another() {
     assert!(error.to_string().contains("GRANT USAGE"), "{error}");
     assert!(!exists(&local, "public.books").await);
 
-    let revoke = format!("REVOKE CREATE ON DATABASE {} FROM PUBLIC", local.database());
-    local.sql(&revoke).await.expect("revoked");
-    let reader = local.add_service_principal("reader");
-    let migrations = Migrations::new(&lakebase(&local)).schema("missing");
+    // A role that may log in and nothing else.
+    let (id, secret) = local.add_service_principal();
+    local.create_role(&id).await.expect("a role");
+    let reader = [
+        ("DATABRICKS_CLIENT_ID", id.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", &secret),
+        ("PGUSER", &id),
+    ];
+    let migrations = Migrations::new(&lakebase_with(&local, &reader)).schema("missing");
     let error = migrations.create_schema(true).up::<Library>(None).await;
     let error = error.expect_err("no right to create a schema");
     assert_eq!(error.sqlstate().as_deref(), Some("42501"), "{error}");
@@ -454,6 +460,19 @@ async fn behind_a_pooler_they_go_past_it() {
     soon(local.wait_until(|events| events.iter().any(ended))).await;
 }
 
+/// The pool of the application is left alone, and no pooler is asked for a lock.
+#[tokio::test(start_paused = true)]
+async fn on_a_pooled_connection_of_the_application_they_go_past_the_pooler_as_well() {
+    let config = Config::from_url("postgresql://native:a-password@ep-one-pooler.invalid/shop");
+    let pooled = Lakebase::new(config.expect("a configuration")).expect("a handle");
+    let mut options = lakebase_seaorm::options();
+    options.connect_lazy(true);
+    let db = lakebase_seaorm::connect_with(&pooled, options).await;
+    let error = up::<Library>(&db.expect("lazy")).await;
+    let error = error.expect_err("no such host").to_string();
+    assert!(error.contains("ep-one.invalid"), "{error}");
+}
+
 /// Runs the program of a migration crate: exit status, output, errors.
 async fn migration_crate(vars: &[(String, String)], arguments: &[&str]) -> (bool, String, String) {
     let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shelves"));
@@ -463,6 +482,36 @@ async fn migration_crate(vars: &[(String, String)], arguments: &[&str]) -> (bool
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     let (out, err) = (text(output.stdout), text(output.stderr));
     (output.status.success(), out, err)
+}
+
+#[tokio::test]
+async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_database() {
+    let local = local().await;
+    let mut vars = local.env();
+    let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
+    assert!(is_good, "{out} {err}");
+    // What `sea-orm-cli migrate -u` hands on, or what was left behind in a file.
+    let elsewhere = "postgres://me:sekrit@127.0.0.1:1/scratch".to_owned();
+    vars.push(("DATABASE_URL".to_owned(), elsewhere));
+    for command in ["fresh", "refresh", "reset", "down"] {
+        let (is_good, _, err) = migration_crate(&vars, &[command]).await;
+        assert!(!is_good && err.contains("DATABASE_URL"), "{command}: {err}");
+        assert!(!err.contains("sekrit"), "{err}");
+    }
+    assert!(exists(&local, "public.shelves").await);
+    // What changes nothing that was there goes on, and says so.
+    let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
+    assert!(is_good && err.contains("DATABASE_URL"), "{out} {err}");
+
+    let port = local.postgres_port();
+    let same = format!("postgres://me@localhost:{port}/databricks_postgres?sslmode=require");
+    for url in [same, String::new()] {
+        vars.retain(|(name, _)| name != "DATABASE_URL");
+        vars.push(("DATABASE_URL".to_owned(), url));
+        let (is_good, out, err) = migration_crate(&vars, &["fresh"]).await;
+        assert!(is_good, "{out} {err}");
+        assert!(!err.contains("DATABASE_URL"), "{err}");
+    }
 }
 
 #[tokio::test]
@@ -486,6 +535,12 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
     }
     assert!(exists(&local, "app.shelves").await);
     assert!(!exists(&local, "public.shelves").await);
+
+    let mut in_schema = vars.clone();
+    in_schema.push(("LAKEBASE_SCHEMA".to_owned(), "made".to_owned()));
+    let (is_good, out, err) = migration_crate(&in_schema, &["up"]).await;
+    assert!(is_good, "{out} {err}");
+    assert!(exists(&local, "made.shelves").await, "the schema was made");
 
     let (is_good, _, err) = migration_crate(&[], &["up"]).await;
     assert!(!is_good && err.contains("LAKEBASE_ENDPOINT"), "{err}");

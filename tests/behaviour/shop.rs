@@ -34,6 +34,15 @@ where
     futures_util::future::join_all([Orm::Diesel, Orm::SeaOrm].map(prove)).await;
 }
 
+/// The same for what depends on the machine's pace.
+async fn with_both_orms_in_time<F>(prove: impl Fn(Orm) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let prove = &prove;
+    with_both_orms(|orm| in_time(async move || prove(orm).await)).await;
+}
+
 /// The shop, open on a port of its own until dropped.
 pub(crate) struct Shop {
     pub(crate) url: String,
@@ -336,7 +345,7 @@ async fn replicas_of_both_orms_open_one_shop_together() {
 async fn a_shop_without_a_connection_says_503_and_recovers() {
     const NEVER: Duration = Duration::from_secs(3600);
 
-    with_both_orms(async |orm| {
+    with_both_orms_in_time(async |orm| {
         let local = local().await;
         let settings = Settings {
             patience: Some(Duration::from_secs(2)),

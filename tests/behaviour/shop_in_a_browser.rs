@@ -36,8 +36,6 @@ struct Driver {
 
 /// The two programs, or none where tests may do without.
 fn programs() -> Option<(PathBuf, PathBuf)> {
-    use std::io::Write as _;
-
     let path = std::env::var_os("PATH").unwrap_or_default();
     let find = |name: &str| {
         let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
@@ -50,8 +48,7 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
     if std::env::var_os("LAKEBASE_TESTS_REQUIRE_BROWSER").is_some_and(|value| value == "1") {
         panic!("{why}");
     }
-    // Says so even where the test runner hides what tests print.
-    let _ = writeln!(std::io::stderr(), "SKIPPED shop in a browser: {why}");
+    lakebase_tests::tell(&format!("SKIPPED shop in a browser: {why}"));
     None
 }
 

@@ -92,13 +92,11 @@ fn the_schema_of_the_configuration_is_on_the_search_path() {
 #[test]
 fn an_exhausted_pool_is_a_transient_error_that_says_so() {
     let (_runtime, local) = platform();
-    let builder = Builder::new().max_size(1);
-    let builder = builder.connection_timeout(Duration::from_secs(2));
-    let lakebase = lakebase(&local);
-    drop(establish(&lakebase).expect("a login"));
-    let pool = builder.build(&lakebase).expect("a pool");
+    let pool = Builder::new().max_size(1).build(&lakebase(&local));
+    let pool = pool.expect("a pool");
     let _busy = pool.get().expect("a connection");
-    let error = pool.get().map(drop).expect_err("the only one is busy");
+    let error = pool.get_timeout(Duration::from_millis(200));
+    let error = error.map(drop).expect_err("the only one is busy");
     assert!(
         error.is_transient() && error.to_string().contains("busy"),
         "{error}"

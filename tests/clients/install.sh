@@ -13,6 +13,7 @@ if command -v python3 >/dev/null 2>&1 && python3 -m venv venv 2>/dev/null; then
         databricks-sdk==0.162.0 databricks-ai-bridge==0.22.0
     venv/bin/pip install --quiet --disable-pip-version-check \
         requests google-auth protobuf 'psycopg[binary]' psycopg_pool
+    touch venv/complete
 else
     echo "python3 with venv is missing: the Python clients will be skipped"
 fi

@@ -1,20 +1,19 @@
 //! What the behaviour tests share: a started local Lakebase and handles on it.
 
 mod app;
+mod pace;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 pub use app::{ADAPTERS, Adapter, App, Failure, every_adapter_in_time, through_every_adapter};
+pub use pace::{in_time, in_time_blocking};
 
-use futures_util::FutureExt as _;
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};
 
 /// Far more than anything here takes; a test that waits this long hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a machine may be too slow in a row.
-const CHANCES: usize = 3;
 
 /// A local Lakebase whose tokens live for an hour.
 ///
@@ -83,28 +82,9 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Proves something that has to be quick, or done while a token of a few seconds lives. A machine that is
-/// busy with something else can be too slow for that, so it gets another chance, from the start; what is
-/// wrong by itself is wrong every time.
-pub async fn in_time(prove: impl AsyncFn()) {
-    for _ in 1..CHANCES {
-        // Boxed: futures of tests are large.
-        let proof = Box::pin(prove());
-        if AssertUnwindSafe(proof).catch_unwind().await.is_ok() {
-            return;
-        }
-    }
-    Box::pin(prove()).await;
-}
-
-/// The same for a test without a runtime.
-pub fn in_time_blocking(prove: impl Fn()) {
-    for _ in 1..CHANCES {
-        if catch_unwind(AssertUnwindSafe(&prove)).is_ok() {
-            return;
-        }
-    }
-    prove();
+/// Tells whoever runs the tests. What goes through `eprintln` is kept from them when a test passes.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Waits until every connection of SeaORM's pool is idle: it goes back a moment after its statement.

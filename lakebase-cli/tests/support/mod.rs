@@ -9,10 +9,16 @@
 )]
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::process::Stdio;
 
 use lakebase_local::LocalLakebase;
 use tokio::process::Command;
+
+/// Says so even where the test runner hides what tests print.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {why}");
+}
 
 pub struct Ran {
     pub code: Option<i32>,

@@ -1,6 +1,6 @@
 //! The command-line tools of Postgres and the ORMs, run for real by `lakebase exec`.
 
-#![allow(clippy::expect_used, clippy::print_stderr)]
+#![allow(clippy::expect_used)]
 
 #[allow(missing_docs, unreachable_pub, unused_imports)] // made by a tool
 mod entity;
@@ -18,7 +18,7 @@ use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait as _, EntityTrait as _};
-use support::{Ran, local, run};
+use support::{Ran, local, run, skipped};
 
 const SCHEMA: &str = "library";
 
@@ -42,13 +42,13 @@ impl Bench {
         for tool in tools {
             if !folders.iter().any(|folder| folder.join(tool).is_file()) {
                 let text = format!(
-                    "skipped: {tool} is not installed (lakebase-cli/tests/tools/install.sh does it)"
+                    "{tool} is not installed (lakebase-cli/tests/tools/install.sh does it)"
                 );
                 assert!(
                     env::var_os("LAKEBASE_TESTS_REQUIRE_TOOLS").is_none(),
                     "{text}"
                 );
-                eprintln!("{text}");
+                skipped(&text);
                 return None;
             }
         }
@@ -281,7 +281,7 @@ async fn pg_dump_dumps_and_psql_restores() {
         .try_exec(&["pg_dump", "--schema", SCHEMA, "-f", &file])
         .await;
     if dumped.err.contains("server version mismatch") {
-        eprintln!("skipped: this pg_dump is older than the server");
+        skipped("this pg_dump is older than the server");
         return;
     }
     assert_eq!(dumped.code, Some(0), "{}", dumped.err);

@@ -8,6 +8,8 @@ use lakebase_core::{Config, Lakebase};
 use sea_orm_cli::{MigrateSubcommands, run_migrate_generate, run_migrate_init};
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
+use sqlx::postgres::PgConnectOptions;
+
 use super::Migrations;
 
 const MIGRATION_DIR: &str = "./";
@@ -48,7 +50,8 @@ struct Cli {
 /// ```
 ///
 /// It is a program: reads arguments, the environment (a `.env` file included) and prints; ends the process
-/// with status 1 if something fails.
+/// with status 1 if something fails. A `DATABASE_URL` that names another database is not used; what drops
+/// tables is refused beside it.
 pub async fn run_cli<M: MigratorTrait>(_migrator: M) {
     let _ = dotenvy::dotenv();
     let cli = Cli::parse();
@@ -80,9 +83,13 @@ async fn run<M: MigratorTrait>(cli: Cli) -> Result<(), Box<dyn StdError>> {
         Some(url) => Config::from_url(url)?,
         None => Config::from_env()?,
     };
-    let mut migrations = Migrations::new(&Lakebase::new(config)?);
+    let lakebase = Lakebase::new(config)?;
+    if cli.database_url.is_none() {
+        heed_database_url(&lakebase, cli.command.as_ref()).await?;
+    }
+    let mut migrations = Migrations::new(&lakebase).create_schema(true);
     if let Some(schema) = cli.database_schema {
-        migrations = migrations.schema(schema).create_schema(true);
+        migrations = migrations.schema(schema);
     }
     match cli.command {
         Some(MigrateSubcommands::Status) => {
@@ -111,6 +118,47 @@ async fn run<M: MigratorTrait>(cli: Cli) -> Result<(), Box<dyn StdError>> {
     let applied = status.filter(|(_, status)| *status == MigrationStatus::Applied);
     say(&format!("done: {} applied", applied.count()));
     Ok(())
+}
+
+/// No `DATABASE_URL` is needed. But one that names another database may be what `sea-orm-cli migrate` was asked
+/// for with `-u`, so nothing is dropped beside it.
+async fn heed_database_url(
+    lakebase: &Lakebase,
+    command: Option<&MigrateSubcommands>,
+) -> Result<(), Box<dyn StdError>> {
+    let Some(url) = std::env::var("DATABASE_URL")
+        .ok()
+        .filter(|url| !url.is_empty())
+    else {
+        return Ok(());
+    };
+    let target = lakebase.direct().target().await?;
+    let pooled = lakebase.target().await?;
+    let is_same = url.parse().is_ok_and(|url: PgConnectOptions| {
+        [target.host(), pooled.host()].contains(&url.get_host())
+            && url.get_port() == target.port()
+            && url.get_database() == Some(target.database())
+    });
+    if is_same {
+        return Ok(());
+    }
+    let here = format!("{}:{}/{}", target.host(), target.port(), target.database());
+    let text = format!("DATABASE_URL names another database than the Lakebase {here}");
+    match command {
+        Some(
+            MigrateSubcommands::Fresh
+            | MigrateSubcommands::Refresh
+            | MigrateSubcommands::Reset
+            | MigrateSubcommands::Down { .. },
+        ) => Err(format!("{text}: unset it if that is the one to be changed").into()),
+        _ => {
+            #[allow(clippy::print_stderr)] // a program
+            {
+                eprintln!("{text}, where the migrations are");
+            }
+            Ok(())
+        }
+    }
 }
 
 fn tell(what: &str, otherwise: &str, names: &[String]) -> Result<(), Box<dyn StdError>> {

@@ -35,12 +35,14 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 struct Tally {
     statements: BTreeMap<&'static str, u64>,
     explained: BTreeMap<String, u64>,
-    unexplained: Vec<String>,
+    /// What failed for no reason that is known, from when on it had been asked for, and when that was told.
+    unexplained: Vec<(Instant, Instant, String)>,
     faults: BTreeMap<&'static str, u64>,
     /// What is wrong right now, and until when something else was.
     fault: Option<&'static str>,
     felt_until: Option<Instant>,
-    slow_until: Option<Instant>,
+    /// When the machine was too slow.
+    slow: Vec<(Instant, Instant)>,
 }
 
 #[derive(Clone, Default)]
@@ -59,10 +61,7 @@ impl Ledger {
     fn failed(&self, orm: &str, is_transient: bool, since: Instant, text: String) {
         let mut tally = self.lock();
         let was_felt = tally.felt_until.is_some_and(|until| until >= since);
-        if tally.slow_until.is_some_and(|until| until >= since) {
-            let what = format!("{orm} while the machine was too slow");
-            *tally.explained.entry(what).or_default() += 1;
-        } else if is_transient && (tally.fault.is_some() || was_felt) {
+        if is_transient && (tally.fault.is_some() || was_felt) {
             let what = format!(
                 "{orm} during {}",
                 tally.fault.unwrap_or("the time after a fault")
@@ -73,7 +72,7 @@ impl Ledger {
                 "{orm}: {text} (fault: {:?}, transient: {is_transient})",
                 tally.fault
             );
-            tally.unexplained.push(text);
+            tally.unexplained.push((since, Instant::now(), text));
         }
     }
 
@@ -137,7 +136,7 @@ async fn watch_the_pace(ledger: Ledger) {
             tokio::task::yield_now().await;
         }
         if began.elapsed() > TOO_SLOW {
-            ledger.lock().slow_until = Some(Instant::now() + GRACE);
+            ledger.lock().slow.push((began, Instant::now() + GRACE));
         }
     }
 }
@@ -338,11 +337,20 @@ fn report(ledger: &Ledger, local: &LocalLakebase, length: Duration) -> bool {
     for (what, count) in &tally.explained {
         println!("  explained    {count} x {what}");
     }
-    println!("  unexplained  {}", tally.unexplained.len());
-    for text in tally.unexplained.iter().take(10) {
+    // The slowness itself is noticed after what it did.
+    let (slow, unexplained): (Vec<_>, Vec<_>) = tally.unexplained.iter().partition(|failure| {
+        let (since, at, _) = failure;
+        tally
+            .slow
+            .iter()
+            .any(|(from, to)| from <= at && since <= to)
+    });
+    println!("  too slow     {} x the machine", slow.len());
+    println!("  unexplained  {}", unexplained.len());
+    for (_, _, text) in unexplained.iter().take(10) {
         println!("    {text}");
     }
-    tally.unexplained.is_empty()
+    unexplained.is_empty()
 }
 
 fn main() -> ExitCode {
