@@ -43,17 +43,13 @@ const NOTICE_DEATH: (&str, &str) = ("client_connection_check_interval", "2s");
 /// together run each migration once; the others wait and find nothing to do.
 ///
 /// So what `db` was made with, its search path for example, counts for them. [`Migrations`] can do more, and
-/// brings its own connections; as this does if `db` goes through a pooler. Use it where a migration may be given
-/// up in the middle: a statement of yours goes on to its end on the server, and the next replica does not know.
+/// brings its own connections to the direct host. Use it behind a pooler, and where a migration may be given up
+/// in the middle: a statement of yours goes on to its end on the server, and the next replica does not know.
 ///
 /// # Errors
 ///
 /// If there is no connection or no lock, or a migration fails; names it.
 pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), MigrationError> {
-    let target = db.lakebase().target().await;
-    if target.map_err(MigrationError::connecting)?.is_pooled() {
-        return Migrations::new(db.lakebase()).up::<M>(None).await.map(drop);
-    }
     let mut lock = Lock::take(&with_time(db.lakebase())).await?;
     let outcome = lock.hold(forth::<M>(db, M::up(db, None))).await;
     lock.release().await;

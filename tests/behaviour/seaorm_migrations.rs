@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
-use lakebase_core::{Config, Lakebase};
 use lakebase_local::{EventKind, LocalLakebase};
 use lakebase_seaorm::migrations::{Migrations, up};
 use lakebase_tests::{lakebase, lakebase_with, local, logins, soon};
@@ -458,19 +457,6 @@ async fn behind_a_pooler_they_go_past_it() {
     assert!(!hosts.is_empty() && hosts.iter().all(|host| !host.contains("-pooler")));
     let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
     soon(local.wait_until(|events| events.iter().any(ended))).await;
-}
-
-/// The pool of the application is left alone, and no pooler is asked for a lock.
-#[tokio::test(start_paused = true)]
-async fn on_a_pooled_connection_of_the_application_they_go_past_the_pooler_as_well() {
-    let config = Config::from_url("postgresql://native:a-password@ep-one-pooler.invalid/shop");
-    let pooled = Lakebase::new(config.expect("a configuration")).expect("a handle");
-    let mut options = lakebase_seaorm::options();
-    options.connect_lazy(true);
-    let db = lakebase_seaorm::connect_with(&pooled, options).await;
-    let error = up::<Library>(&db.expect("lazy")).await;
-    let error = error.expect_err("no such host").to_string();
-    assert!(error.contains("ep-one.invalid"), "{error}");
 }
 
 /// Runs the program of a migration crate: exit status, output, errors.

@@ -126,6 +126,7 @@ async fn heed_database_url(
     lakebase: &Lakebase,
     command: Option<&MigrateSubcommands>,
 ) -> Result<(), Box<dyn StdError>> {
+    #[allow(clippy::disallowed_methods)] // a program
     let Some(url) = std::env::var("DATABASE_URL")
         .ok()
         .filter(|url| !url.is_empty())
