@@ -94,3 +94,34 @@ fn stalls() -> usize {
     });
     SEEN.load(Ordering::Relaxed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_too_slow_now_and_then_gets_another_chance() {
+        let tries = Cell::new(0);
+        in_time(async || {
+            tries.set(tries.get() + 1);
+            assert!(tries.get() == CHANCES, "too slow");
+        })
+        .await;
+        assert_eq!(tries.get(), CHANCES);
+    }
+
+    #[test]
+    fn what_is_wrong_by_itself_fails() {
+        let tries = Cell::new(0);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            in_time_blocking(|| {
+                tries.set(tries.get() + 1);
+                panic!("wrong");
+            });
+        }));
+        assert!(outcome.is_err());
+        assert!((CHANCES..=MOST_CHANCES).contains(&tries.get()));
+    }
+}
