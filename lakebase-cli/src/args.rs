@@ -187,14 +187,21 @@ impl Grant {
     }
 }
 
+/// A setting that comes from a URL.
+pub(crate) fn setting_of_url(config: &Config, name: &str) -> Option<String> {
+    let mut settings = config.settings().iter();
+    let found = settings.find(|known| known.name == name)?;
+    found
+        .source
+        .starts_with("LAKEBASE_PG_URL")
+        .then(|| found.value.clone())
+}
+
 /// What a configuration says of a setting.
 pub(crate) fn setting(config: &Config, name: &str) -> Option<String> {
     let found = config.settings().iter().find(|known| known.name == name)?;
     Some(found.value.clone())
 }
-
-/// What names a host in the environment.
-const HOSTS: &[&str] = &["PGHOST", "PGHOSTADDR", "LAKEBASE_PG_URL"];
 
 impl Target {
     #[cfg(feature = "local")]
@@ -238,11 +245,12 @@ impl Target {
             })
             .collect();
         if let Some(endpoint) = &self.endpoint {
+            vars.retain(|(name, _)| name != "LAKEBASE_PG_URL");
             let is_it =
                 |(name, value): &(String, String)| name == "LAKEBASE_ENDPOINT" && value == endpoint;
             if !vars.iter().any(is_it) {
                 // Whatever host they name: it would be taken in silence, and may be production's.
-                vars.retain(|(name, _)| !HOSTS.contains(&name.as_str()));
+                vars.retain(|(name, _)| name != "PGHOST" && name != "PGHOSTADDR");
             }
         }
         builder.vars(vars).build()
@@ -266,7 +274,7 @@ Environment:
   PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT, PGAPPNAME,
   PGCONNECT_TIMEOUT          as for psql; what is not set is asked from the workspace
   PGPASSWORD                 a native password, without an endpoint: nothing is minted
-  LAKEBASE_PG_URL            a Postgres URL, parts of which win over the variables; not beside --endpoint
+  LAKEBASE_PG_URL            a Postgres URL, parts of which win over the variables; --endpoint sets it aside
   DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
                              as for every Databricks client
   RUST_LOG                   for example lakebase_core=debug: what happens, on standard error

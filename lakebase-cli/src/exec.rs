@@ -91,6 +91,15 @@ pub(crate) async fn prepare(
         // What sea-orm-cli calls it.
         command.env("DATABASE_SCHEMA", schema);
     }
+    // The URL itself is taken away.
+    for (name, variable) in [
+        ("application_name", "PGAPPNAME"),
+        ("connect_timeout", "PGCONNECT_TIMEOUT"),
+    ] {
+        if let Some(value) = args::setting_of_url(&config, name) {
+            command.env(variable, value);
+        }
+    }
     if let Some(profile) = &wanted.profile {
         command.env("DATABRICKS_CONFIG_PROFILE", profile);
     }

@@ -121,7 +121,9 @@ async fn what_was_said_before_exec_counts_below_it() {
     let profile = "[second]\nscopes = all-apis\n";
     std::fs::write(home.0.path().join(".databrickscfg"), profile).expect("written");
     let (path, port) = (home.path(), local.postgres_port());
-    let url = format!("postgresql://localhost:{port}/databricks_postgres?schema=other");
+    let url = format!(
+        "postgresql://localhost:{port}/databricks_postgres?schema=other&application_name=x"
+    );
     let changes = [("HOME", path.as_str()), ("LAKEBASE_PG_URL", &url)];
     let args = ["--profile", "second", "--timeout", "2.5", "--schema", "app"];
     let vars = child_env(&local, &changes, &args).await;
@@ -129,6 +131,7 @@ async fn what_was_said_before_exec_counts_below_it() {
         ("DATABRICKS_CONFIG_PROFILE", Some("second")),
         ("PGCONNECT_TIMEOUT", Some("3")),
         ("LAKEBASE_SCHEMA", Some("app")),
+        ("PGAPPNAME", Some("x")),
         // Would win over what is set here.
         ("LAKEBASE_PG_URL", None),
     ] {

@@ -226,11 +226,11 @@ impl Migrations {
     }
 
     /// Reverts the last `steps` migrations and runs them again, in one transaction unless one of them asks for
-    /// none; returns their names in that order.
+    /// none; returns their names in that order. Until it has returned, nothing counts of what progress is told.
     ///
     /// # Errors
     ///
-    /// As [`revert`](Self::revert).
+    /// As [`revert`](Self::revert), but nothing is changed then.
     ///
     /// # Cancel safety
     ///

@@ -179,8 +179,9 @@ impl<C: Connect> Builder<C> {
         self.configure(move |inner| inner.max_size(size))
     }
 
-    /// How long [`Pool::get`] waits for a connection. Finding out that an idle one went silent comes on top, once:
-    /// 2 s without libpq, up to 15 s with it.
+    /// How long [`Pool::get`] waits for a connection. Finding out that an idle one went silent comes on top: 2 s
+    /// without libpq. libpq cannot be interrupted: on Linux it takes 15 s until the kernel gives up, elsewhere, and
+    /// where something on the way still acknowledges, longer.
     pub fn connection_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -274,7 +275,8 @@ impl<C: Connect> Pool<C> {
         self.get_timeout(self.timeout)
     }
 
-    /// The same, with a patience of its own.
+    /// The same, with a patience of its own; asking idle connections comes on top as well, see
+    /// [`Builder::connection_timeout`].
     ///
     /// # Errors
     ///
@@ -283,6 +285,7 @@ impl<C: Connect> Pool<C> {
         &self,
         timeout: Duration,
     ) -> Result<host::PooledConnection<ConnectionManager<C>>, Error> {
+        let mut patience = timeout;
         // Who is served like this waits for no login.
         if let Some(connection) = self.inner.try_get() {
             return Ok(self.met(connection));
@@ -293,9 +296,15 @@ impl<C: Connect> Pool<C> {
         let mut heard = None;
         let mut order = None;
         loop {
-            let left = timeout.saturating_sub(began.elapsed());
+            let left = patience.saturating_sub(began.elapsed());
+            let looking = Instant::now();
             if let Some(connection) = self.look(left, &mut order) {
                 return Ok(self.met(connection));
+            }
+            let looked = looking.elapsed();
+            if looked >= SILENCE {
+                // One that came back had gone silent.
+                patience += looked;
             }
             if let Some(failure) = self.demand.failure_since(began) {
                 // Passing trouble (a connection limit, say) is waited out as long as there are

@@ -24,6 +24,8 @@ use crate::vanish;
 
 /// Everything before the session must be over by then: slow clients must not pile up.
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);
+/// For the last bytes of a session.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 /// Connections that have not logged in yet.
 const MOST_STRANGERS: usize = 500;
 
@@ -311,7 +313,10 @@ impl Gateway {
             tracing::debug!(%error, "the session only falls silent");
         }
         let end = match cut {
-            None => stream.shutdown().await,
+            // Not for ever: nobody may be reading.
+            None => tokio::time::timeout(GOODBYE_LIMIT, stream.shutdown())
+                .await
+                .unwrap_or(Ok(())),
             Some(Cut::Reset) => stream.get_ref().0.set_zero_linger(),
             Some(Cut::Message | Cut::Close | Cut::Vanish) => Ok(()),
         };

@@ -179,6 +179,29 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
 }
 
 #[tokio::test]
+async fn what_fails_at_the_end_is_blamed_on_no_statement() {
+    let local = local().await;
+    let late = "CREATE TABLE books (id int PRIMARY KEY); \
+        CREATE TABLE copies (book int REFERENCES books DEFERRABLE INITIALLY DEFERRED); \
+        INSERT INTO copies VALUES (1)";
+    let library = folder(&[(BOOKS, late, "")]);
+    let error = run_pending(&lakebase(&local), read(&library)).await;
+    let error = error.expect_err("there is no such book");
+    assert_eq!(error.migration(), Some(BOOKS));
+    assert_eq!(error.sqlstate(), Some("23503"));
+    assert_eq!((error.statement(), error.position()), (None, None));
+    assert!(error.to_string().contains("cannot be committed"), "{error}");
+
+    // Neither is what is not the migration's own.
+    let lost = "CREATE TABLE books (id int); SET search_path TO ''";
+    let library = folder(&[(BOOKS, lost, "")]);
+    let error = run_pending(&lakebase(&local), read(&library)).await;
+    let error = error.expect_err("the history is out of sight");
+    assert_eq!((error.statement(), error.position()), (None, None));
+    assert!(error.to_string().contains("history"), "{error}");
+}
+
+#[tokio::test]
 async fn why_there_is_no_connection_is_in_the_text() {
     let local = local().await;
     let stranger = lakebase_with(&local, &[("PGUSER", "stranger")]);

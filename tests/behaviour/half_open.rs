@@ -185,7 +185,28 @@ async fn a_connection_that_does_not_answer_uses_up_no_pools_patience_for_another
             .build_lazy(&lakebase(&local));
         prove(&local, pool, |pool| pool.get().expect("a connection")).await;
     };
-    tokio::join!(in_time(stock), in_time(impatient));
+    // The same, if somebody waits already when it comes back.
+    let waiting = async || {
+        let local = local().await;
+        let pool = lakebase_diesel::r2d2::Builder::new()
+            .max_size(1)
+            .connection_timeout(Duration::from_secs(10))
+            .build_lazy(&lakebase(&local));
+        let (takes, waits) = (pool.clone(), pool);
+        let busy = tokio::task::spawn_blocking(move || takes.get().expect("a connection"));
+        let busy = busy.await.expect("no panic");
+        lose_packets(&local, 1).await;
+        let waiting = tokio::task::spawn_blocking(move || {
+            let answer = diesel::sql_query("SELECT 1").execute(&mut waits.get()?);
+            answer.expect("an answer");
+            Ok::<_, lakebase_core::Error>(())
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await; // it waits by then
+        drop(busy);
+        let waited = waiting.await.expect("no panic");
+        waited.expect("another connection");
+    };
+    tokio::join!(in_time(stock), in_time(impatient), in_time(waiting));
 }
 
 #[tokio::test]

@@ -115,10 +115,10 @@ async fn it_is_told_at_once_with_cause_and_hint_and_without_a_storm() {
             let lakebase = lakebase_with(&local, &changes);
             let before = local.counters().minted;
             let began = Instant::now();
-            let mut fastest = Duration::MAX;
-            for _ in 0..hopeless.attempts {
+            for attempt in 0..hopeless.attempts {
                 let (failure, took) = fails(adapter, &lakebase).await;
-                fastest = fastest.min(took);
+                // The first one has the most to do; the others are many.
+                assert!(attempt > 0 || took < AT_ONCE, "{what}: {took:?}");
                 assert!(!failure.is_transient, "{what}: {failure}");
                 for part in &hopeless.says {
                     assert!(
@@ -127,7 +127,6 @@ async fn it_is_told_at_once_with_cause_and_hint_and_without_a_storm() {
                     );
                 }
             }
-            assert!(fastest < AT_ONCE, "{what}: {fastest:?}");
             let minted = local.counters().minted - before;
             // Every minute it may be tried with another token.
             let most = hopeless.mints + began.elapsed().as_secs() / 60;
@@ -182,18 +181,17 @@ async fn a_running_application_is_told_as_well() {
         local.sql(&owned).await.expect("nothing is left");
         local.sql(&role).await.expect("gone");
         let before = local.counters().minted;
-        let mut fastest = Duration::MAX;
-        for _ in 0..ATTEMPTS / 10 {
+        for attempt in 0..ATTEMPTS / 10 {
             let began = Instant::now();
             let failure = soon(app.log_in()).await.expect_err("no role any more");
-            fastest = fastest.min(began.elapsed());
+            let took = began.elapsed();
+            assert!(attempt > 0 || took < AT_ONCE, "{adapter:?}: {took:?}");
             assert!(!failure.is_transient, "{adapter:?}: {failure}");
             assert!(
                 failure.text.contains("does not exist"),
                 "{adapter:?}: {failure}"
             );
         }
-        assert!(fastest < AT_ONCE, "{adapter:?}: {fastest:?}");
         assert!(local.counters().minted - before <= 2, "{adapter:?}");
     })
     .await;

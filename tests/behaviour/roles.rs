@@ -241,6 +241,16 @@ async fn single_objects_and_memberships_can_be_granted() {
             &Object::AllFunctions("app".into()),
             &id,
         )
+        .grant(
+            &[Privilege::Usage],
+            &Object::Schema("app".into()),
+            "app_owner",
+        )
+        .grant(
+            &[Privilege::Execute],
+            &Object::Routine("app".into(), "twice".into()),
+            "app_owner",
+        )
         .grant_future(
             &[Privilege::Select],
             FutureObjects::Tables,
@@ -255,7 +265,7 @@ async fn single_objects_and_memberships_can_be_granted() {
     let app = connect(&newcomer).await;
     app.batch_execute(
         "INSERT INTO app.orders (item) VALUES ('a'); SELECT app.twice(1); SET ROLE app_owner; \
-         RESET ROLE; CREATE SCHEMA mine",
+         SELECT app.twice(1); RESET ROLE; CREATE SCHEMA mine",
     )
     .await
     .expect("what was granted");
@@ -283,6 +293,16 @@ async fn what_is_refused_names_the_statement_and_says_what_to_do() {
             &owner,
             "22023",
             "as that kind",
+        ),
+        (
+            plan(&owner).grant(
+                &[Privilege::Select],
+                &Object::Table("app".into(), "ordres".into()),
+                local.client_id(),
+            ),
+            &owner,
+            "42P01",
+            "spelled",
         ),
         (
             plan(&owner).create_role(&id, IdentityKind::User),

@@ -477,6 +477,13 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
     assert!(is_good, "{out} {err}");
     // What `sea-orm-cli migrate -u` hands on, or what was left behind in a file.
+    let port = local.postgres_port();
+    let socket = format!("postgres://me:sekrit@%2Ftmp:{port}/databricks_postgres");
+    vars.push(("PGHOST".to_owned(), "localhost".to_owned()));
+    vars.push(("DATABASE_URL".to_owned(), socket));
+    let (is_good, _, err) = migration_crate(&vars, &["fresh"]).await;
+    assert!(!is_good && err.contains("DATABASE_URL"), "{err}");
+    vars.pop();
     let elsewhere = "postgres://me:sekrit@127.0.0.1:1/scratch".to_owned();
     vars.push(("DATABASE_URL".to_owned(), elsewhere));
     for command in ["fresh", "refresh", "reset", "down"] {
@@ -489,7 +496,6 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
     assert!(is_good && err.contains("DATABASE_URL"), "{out} {err}");
 
-    let port = local.postgres_port();
     let same = format!("postgres://me@localhost:{port}/databricks_postgres?sslmode=require");
     for url in [same, String::new()] {
         vars.retain(|(name, _)| name != "DATABASE_URL");

@@ -17,7 +17,8 @@ const STALL: Duration = Duration::from_millis(150);
 
 /// Proves something that has to be quick, or done while a token of a few seconds lives. A machine that is
 /// busy with something else can be too slow for that, so it gets another chance, from the start; what is
-/// wrong by itself is wrong every time. The last chance shares the machine with no other such proof.
+/// wrong by itself is wrong every time. The last chance shares the machine with no other such proof; so one
+/// must not stand inside of another.
 pub async fn in_time(prove: impl AsyncFn()) {
     let mut chances = Chances::new();
     while chances.is_not_the_last() {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use lakebase_core::{Error, advice};
-use tokio_postgres::error::ErrorPosition;
+use tokio_postgres::error::{DbError, ErrorPosition};
 
 /// Migrations could not be run: says which one, and where in it.
 #[derive(Clone, Debug)]
@@ -99,6 +99,28 @@ impl MigrationError {
         Self { place, ..self }
     }
 
+    /// The SQL is not the migration's.
+    pub(super) fn without_place(self) -> Self {
+        Self {
+            place: None,
+            ..self
+        }
+    }
+
+    /// The cause alone, in Postgres's words if it is that.
+    pub(super) fn message(&self) -> String {
+        match (self.refusal(), &self.source) {
+            (Some(db), _) => db.message().to_owned(),
+            (None, Some(source)) => source.to_string(),
+            (None, None) => self.to_string(),
+        }
+    }
+
+    fn refusal(&self) -> Option<&DbError> {
+        let error: &tokio_postgres::Error = self.source.as_ref()?.downcast_ref()?;
+        error.as_db_error()
+    }
+
     pub(super) fn of(self, migration: &str) -> Self {
         Self {
             migration: Some(migration.to_owned()),
@@ -132,7 +154,8 @@ impl MigrationError {
         }
     }
 
-    /// Whether running the migrations again, unchanged, can help. Those that had succeeded stay so.
+    /// Whether running the migrations again, unchanged, can help. Those that had succeeded stay so, unless it was a
+    /// redo.
     pub fn is_transient(&self) -> bool {
         self.is_transient
     }
@@ -161,8 +184,7 @@ impl fmt::Display for MigrationError {
             // Has a hint of its own.
             return write!(f, ": {}", error.chain());
         }
-        let error = source.downcast_ref::<tokio_postgres::Error>();
-        let Some(db) = error.and_then(tokio_postgres::Error::as_db_error) else {
+        let Some(db) = self.refusal() else {
             let mut cause: Option<&dyn StdError> = Some(&**source);
             while let Some(error) = cause {
                 write!(f, ": {error}")?;

@@ -152,7 +152,8 @@ impl Session {
         self.failure = None;
         let in_transaction = migration.metadata().run_in_transaction() && !self.is_inside;
         if in_transaction {
-            self.batch_execute("BEGIN")?;
+            self.run("cannot begin", "BEGIN")
+                .map_err(|failure| self.keep(failure))?;
         }
         let version = migration.name().version().to_string();
         let outcome = change(self).and_then(|()| {
@@ -161,7 +162,7 @@ impl Session {
                 .block_on(self.client.execute(note, &[&version]));
             noted.map_err(|error| {
                 let step = "cannot be written into the history";
-                self.keep(MigrationError::sql(step, note, error))
+                self.keep(MigrationError::sql(step, "", error).without_place())
             })?;
             Ok(())
         });
@@ -169,7 +170,9 @@ impl Session {
             return outcome;
         }
         match outcome {
-            Ok(()) => Ok(self.batch_execute("COMMIT")?),
+            Ok(()) => Ok(self
+                .run("cannot be committed", "COMMIT")
+                .map_err(|failure| self.keep(failure))?),
             Err(error) => {
                 let rollback = self.client.batch_execute("ROLLBACK");
                 let _ = self.runtime.block_on(rollback);
@@ -180,7 +183,7 @@ impl Session {
 
     /// Keeps the whole error aside and makes one for diesel.
     fn keep(&mut self, failure: MigrationError) -> DieselError {
-        let text = failure.to_string();
+        let text = failure.message();
         self.failure = Some(failure);
         DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text))
     }
@@ -219,9 +222,14 @@ impl SimpleConnection for Session {
             }
             Ok(())
         });
-        outcome.map_err(|error| {
+        outcome.map_err(|error: tokio_postgres::Error| {
+            // Of a lost connection nobody knows how far it came.
+            let is_refused = error.as_db_error().is_some();
             let failure = MigrationError::sql("failed", sql, error);
-            self.keep(failure.at(done + 1))
+            self.keep(match is_refused {
+                true => failure.at(done + 1),
+                false => failure,
+            })
         })
     }
 }

@@ -136,7 +136,9 @@ async fn heed_database_url(
     let target = lakebase.direct().target().await?;
     let pooled = lakebase.target().await?;
     let is_same = url.parse().is_ok_and(|url: PgConnectOptions| {
-        [target.host(), pooled.host()].contains(&url.get_host())
+        // A socket leaves the host as the environment has it.
+        url.get_socket().is_none()
+            && [target.host(), pooled.host()].contains(&url.get_host())
             && url.get_port() == target.port()
             && url.get_database() == Some(target.database())
     });

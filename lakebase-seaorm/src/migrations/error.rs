@@ -39,7 +39,11 @@ impl MigrationError {
     /// The session that holds the lock, which is not SeaORM's, failed.
     pub(super) fn session(step: &'static str, error: &tokio_postgres::Error) -> Self {
         let db = error.as_db_error();
-        let text = db.map_or_else(|| error.to_string(), |db| db.message().to_owned());
+        let text = match (db, error.source()) {
+            (Some(db), _) => db.message().to_owned(),
+            (None, Some(cause)) => format!("{error}: {cause}"),
+            (None, None) => error.to_string(),
+        };
         Self {
             session: Some(Session {
                 sqlstate: db.map(|db| db.code().code().to_owned()),
