@@ -12,10 +12,12 @@
 //! # }
 //! ```
 
+mod by_type;
 #[cfg(feature = "cli")]
 mod cli;
 mod error;
 mod lock;
+mod run;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use lakebase_core::Lakebase;
 use sea_orm::DbErr;
-use sea_orm_migration::{MigrationStatus, MigratorTrait};
+use sea_orm_migration::{MigrationStatus, MigratorTrait, MigratorTraitSelf};
 use tokio_postgres::Client;
 
 #[cfg(feature = "cli")]
@@ -32,7 +34,9 @@ pub use error::MigrationError;
 
 use crate::connect::connect_with;
 use crate::connection::LakebaseConnection;
+use by_type::ByType;
 use lock::{Lock, WORK_LOCK};
+use run::{Run, forth};
 
 /// A sleeping compute, and the first login of a deployment, may take their time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
@@ -51,7 +55,9 @@ const NOTICE_DEATH: (&str, &str) = ("client_connection_check_interval", "2s");
 /// If there is no connection or no lock, or a migration fails; names it.
 pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), MigrationError> {
     let mut lock = Lock::take(&with_time(db.lakebase())).await?;
-    let outcome = lock.hold(forth::<M>(db, M::up(db, None))).await;
+    let migrator = ByType::<M>::new();
+    let work = forth(&migrator, db, migrator.up(db, None));
+    let outcome = lock.hold(work).await;
     lock.release().await;
     outcome
 }
@@ -106,12 +112,7 @@ impl Migrations {
         &self,
         steps: Option<u32>,
     ) -> Result<Vec<String>, MigrationError> {
-        self.locked(async |db| {
-            let before = applied::<M>(db).await?;
-            forth::<M>(db, M::up(db, steps)).await?;
-            Ok(without(applied::<M>(db).await?, &before))
-        })
-        .await
+        self.of(&ByType::<M>::new()).up(steps).await
     }
 
     /// Reverts everything, or the last `steps`. Returns the names of those that were reverted, the newest
@@ -124,14 +125,7 @@ impl Migrations {
         &self,
         steps: Option<u32>,
     ) -> Result<Vec<String>, MigrationError> {
-        self.locked(async |db| {
-            let before = applied::<M>(db).await?;
-            back::<M>(db, M::down(db, steps)).await?;
-            let mut reverted = without(before, &applied::<M>(db).await?);
-            reverted.reverse();
-            Ok(reverted)
-        })
-        .await
+        self.of(&ByType::<M>::new()).down(steps).await
     }
 
     /// Drops all tables and types of the schema, then runs everything.
@@ -140,8 +134,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn fresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.locked(async |db| forth::<M>(db, M::fresh(db)).await)
-            .await
+        self.of(&ByType::<M>::new()).fresh().await
     }
 
     /// Reverts everything, then runs everything.
@@ -150,11 +143,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn refresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.locked(async |db| {
-            back::<M>(db, M::down(db, None)).await?;
-            forth::<M>(db, M::up(db, None)).await
-        })
-        .await
+        self.of(&ByType::<M>::new()).refresh().await
     }
 
     /// Reverts everything and drops the history.
@@ -163,8 +152,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn reset<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.locked(async |db| back::<M>(db, M::reset(db)).await)
-            .await
+        self.of(&ByType::<M>::new()).reset().await
     }
 
     /// Each migration and whether it was applied. Changes nothing and takes no lock.
@@ -175,27 +163,26 @@ impl Migrations {
     pub async fn status<M: MigratorTrait>(
         &self,
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
+        self.of(&ByType::<M>::new()).status().await
+    }
+
+    /// The same with a value.
+    fn of<'a, M: MigratorTraitSelf>(&'a self, migrator: &'a M) -> Run<'a, M> {
+        Run {
+            migrations: self,
+            migrator,
+        }
+    }
+
+    /// Whether the schema is there; an error if it is not and is not to be made either.
+    async fn has_schema(&self) -> Result<bool, MigrationError> {
         let connected = self.lakebase.connect().await;
         let (client, connection) = connected.map_err(MigrationError::connecting)?;
         let session = tokio::spawn(connection);
         let is_there = self.find_schema(&client).await;
         drop(client);
         let _ = session.await;
-        if !is_there? {
-            let all = M::get_migration_files();
-            let pending = |one: &sea_orm_migration::Migration| {
-                (one.name().to_owned(), MigrationStatus::Pending)
-            };
-            return Ok(all.iter().map(pending).collect());
-        }
-        let db = self.connect().await?;
-        let found = M::get_migration_with_status_read_only(&*db).await;
-        let _ = db.close().await;
-        let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
-        Ok(found
-            .iter()
-            .map(|migration| (migration.name().to_owned(), migration.status()))
-            .collect())
+        is_there
     }
 
     /// Connects and works under the lock. Afterwards it is free.
@@ -304,44 +291,4 @@ impl fmt::Debug for Migrations {
 
 fn with_time(lakebase: &Lakebase) -> Lakebase {
     lakebase.with_connect_timeout(CONNECT_TIMEOUT.max(lakebase.connect_timeout()))
-}
-
-async fn applied<M: MigratorTrait>(db: &LakebaseConnection) -> Result<Vec<String>, MigrationError> {
-    let found = M::get_applied_migrations_read_only(&**db).await;
-    let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
-    Ok(found.iter().map(|one| one.name().to_owned()).collect())
-}
-
-/// What is in `some` and not in `others`.
-fn without(some: Vec<String>, others: &[String]) -> Vec<String> {
-    some.into_iter()
-        .filter(|name| !others.contains(name))
-        .collect()
-}
-
-/// If running them failed, it was the first that is still pending.
-async fn forth<M: MigratorTrait>(
-    db: &LakebaseConnection,
-    work: impl Future<Output = Result<(), DbErr>>,
-) -> Result<(), MigrationError> {
-    let Err(error) = work.await else {
-        return Ok(());
-    };
-    let pending = M::get_pending_migrations_read_only(&**db).await;
-    let name = pending
-        .ok()
-        .and_then(|all| Some(all.first()?.name().to_owned()));
-    Err(MigrationError::new("failed", error).of(name))
-}
-
-/// If reverting them failed, it was the last that is still applied.
-async fn back<M: MigratorTrait>(
-    db: &LakebaseConnection,
-    work: impl Future<Output = Result<(), DbErr>>,
-) -> Result<(), MigrationError> {
-    let Err(error) = work.await else {
-        return Ok(());
-    };
-    let name = applied::<M>(db).await.ok().and_then(|mut all| all.pop());
-    Err(MigrationError::new("could not be reverted", error).of(name))
 }

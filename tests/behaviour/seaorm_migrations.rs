@@ -507,6 +507,17 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
 }
 
 #[tokio::test]
+async fn the_migrator_of_a_migration_crate_may_be_a_value() {
+    let local = local().await;
+    let mut vars = local.env();
+    vars.push(("SHELVES_CHOSEN".to_owned(), "1".to_owned()));
+    let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
+    assert!(is_good && out == "applied one\napplied two\n", "{out}{err}");
+    let (_, out, err) = migration_crate(&vars, &["status"]).await;
+    assert_eq!(out, "Applied  one\nApplied  two\n", "{err}");
+}
+
+#[tokio::test]
 async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
     let local = local().await;
     let vars = local.env();

@@ -6,7 +6,7 @@ use std::process::exit;
 use clap::Parser;
 use lakebase_core::{Config, Lakebase};
 use sea_orm_cli::{MigrateSubcommands, run_migrate_generate, run_migrate_init};
-use sea_orm_migration::{MigrationStatus, MigratorTrait};
+use sea_orm_migration::{MigrationStatus, MigratorTraitSelf};
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -52,7 +52,7 @@ struct Cli {
 /// It is a program: reads arguments, the environment (a `.env` file included) and prints; ends the process
 /// with status 1 if something fails. A `DATABASE_URL` that names another database is not used; what drops
 /// tables is refused beside it.
-pub async fn run_cli<M: MigratorTrait>(_migrator: M) {
+pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
     let _ = dotenvy::dotenv();
     let cli = Cli::parse();
     let level = if cli.verbose { "debug" } else { "warn" };
@@ -60,7 +60,7 @@ pub async fn run_cli<M: MigratorTrait>(_migrator: M) {
         .with_env_filter(level)
         .with_writer(std::io::stderr)
         .try_init();
-    if let Err(error) = run::<M>(cli).await {
+    if let Err(error) = run(&migrator, cli).await {
         #[allow(clippy::print_stderr)] // a program
         {
             eprintln!("{error}");
@@ -69,7 +69,7 @@ pub async fn run_cli<M: MigratorTrait>(_migrator: M) {
     }
 }
 
-async fn run<M: MigratorTrait>(cli: Cli) -> Result<(), Box<dyn StdError>> {
+async fn run<M: MigratorTraitSelf>(migrator: &M, cli: Cli) -> Result<(), Box<dyn StdError>> {
     match cli.command {
         Some(MigrateSubcommands::Init) => return run_migrate_init(MIGRATION_DIR),
         Some(MigrateSubcommands::Generate {
@@ -91,30 +91,31 @@ async fn run<M: MigratorTrait>(cli: Cli) -> Result<(), Box<dyn StdError>> {
     if let Some(schema) = cli.database_schema {
         migrations = migrations.schema(schema);
     }
+    let run = migrations.of(migrator);
     match cli.command {
         Some(MigrateSubcommands::Status) => {
-            for (name, status) in migrations.status::<M>().await? {
+            for (name, status) in run.status().await? {
                 say(&format!("{:<8} {name}", status.to_string()));
             }
             return Ok(());
         }
-        Some(MigrateSubcommands::Fresh) => migrations.fresh::<M>().await?,
-        Some(MigrateSubcommands::Refresh) => migrations.refresh::<M>().await?,
-        Some(MigrateSubcommands::Reset) => migrations.reset::<M>().await?,
+        Some(MigrateSubcommands::Fresh) => run.fresh().await?,
+        Some(MigrateSubcommands::Refresh) => run.refresh().await?,
+        Some(MigrateSubcommands::Reset) => run.reset().await?,
         Some(MigrateSubcommands::Down { num }) => {
-            let reverted = migrations.down::<M>(Some(num)).await?;
+            let reverted = run.down(Some(num)).await?;
             return tell("reverted", "nothing to revert", &reverted);
         }
         Some(MigrateSubcommands::Up { num }) => {
-            let ran = migrations.up::<M>(num).await?;
+            let ran = run.up(num).await?;
             return tell("applied", "nothing pending", &ran);
         }
         _ => {
-            let ran = migrations.up::<M>(None).await?;
+            let ran = run.up(None).await?;
             return tell("applied", "nothing pending", &ran);
         }
     }
-    let status = migrations.status::<M>().await?.into_iter();
+    let status = run.status().await?.into_iter();
     let applied = status.filter(|(_, status)| *status == MigrationStatus::Applied);
     say(&format!("done: {} applied", applied.count()));
     Ok(())

@@ -1,5 +1,6 @@
-//! The `main` of a migration crate. `SHELVES_SQL` is run in its middle.
+//! The `main` of a migration crate. `SHELVES_SQL` is run in its middle; with `SHELVES_CHOSEN` it has others.
 
+use sea_orm_migration::MigratorTraitSelf;
 use sea_orm_migration::prelude::*;
 
 struct Migrator;
@@ -35,7 +36,38 @@ impl MigrationTrait for CreateShelves {
     }
 }
 
+/// A migrator that is a value: which migrations there are is known when it runs.
+struct Chosen(Vec<&'static str>);
+
+impl MigratorTraitSelf for Chosen {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        self.0
+            .iter()
+            .map(|name| Box::new(Empty(name)) as _)
+            .collect()
+    }
+}
+
+struct Empty(&'static str);
+
+impl MigrationName for Empty {
+    fn name(&self) -> &str {
+        self.0
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Empty {
+    async fn up(&self, _: &SchemaManager) -> Result<(), DbErr> {
+        Ok(())
+    }
+}
+
 #[tokio::main]
 async fn main() {
-    lakebase_seaorm::migrations::run_cli(Migrator).await;
+    if std::env::var_os("SHELVES_CHOSEN").is_some() {
+        lakebase_seaorm::migrations::run_cli(Chosen(vec!["one", "two"])).await;
+    } else {
+        lakebase_seaorm::migrations::run_cli(Migrator).await;
+    }
 }
