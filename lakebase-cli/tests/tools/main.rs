@@ -264,6 +264,33 @@ async fn sea_orm_cli_runs_a_migration_crate_that_knows_nothing_of_lakebase() {
 }
 
 #[tokio::test]
+async fn sea_orm_cli_runs_a_swapped_migration_crate_without_a_database_url() {
+    let Some(bench) = Bench::with(&["sea-orm-cli"]).await else {
+        return;
+    };
+    let folder = here().join("migration_swapped").display().to_string();
+    let migrate = |command| ["sea-orm-cli", "migrate", command, "-d", folder.as_str()];
+    // What `exec` sets is taken away again: the environment of an application is enough.
+    let bare = ["env", "-u", "DATABASE_URL", "-u", "PGPASSWORD"];
+    let ran = bench.exec(&[&bare[..], &migrate("up")].concat()).await;
+    assert!(ran.out.contains("applied"), "{}{}", ran.out, ran.err);
+    let has_rows = "DO $$ BEGIN ASSERT EXISTS (SELECT FROM library.seaql_migrations); END $$";
+    bench.local.sql(has_rows).await.expect("in the schema");
+
+    let elsewhere = ["-u", "postgres://me@127.0.0.1:1/scratch"];
+    let ran = bench
+        .try_exec(&[&migrate("fresh")[..], &elsewhere[..]].concat())
+        .await;
+    assert_ne!(ran.code, Some(0), "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains("DATABASE_URL"), "{}", ran.err);
+    bench.local.sql(has_rows).await.expect("nothing is dropped");
+
+    bench.exec(&migrate("fresh")).await;
+    let ran = bench.exec(&migrate("status")).await;
+    assert!(ran.out.contains("Applied"), "{}{}", ran.out, ran.err);
+}
+
+#[tokio::test]
 async fn pg_dump_dumps_and_psql_restores() {
     let Some(bench) = Bench::with(&["psql", "pg_dump", "diesel"]).await else {
         return;
