@@ -92,20 +92,15 @@ pub(crate) async fn prepare(
         command.env("DATABASE_SCHEMA", schema);
     }
     // The URL itself is taken away.
-    for (name, variable) in [
-        ("application_name", "PGAPPNAME"),
-        ("connect_timeout", "PGCONNECT_TIMEOUT"),
-    ] {
-        if let Some(value) = args::setting_of_url(&config, name) {
-            command.env(variable, value);
-        }
+    if let Some(name) = args::setting_of_url(&config, "application_name") {
+        command.env("PGAPPNAME", name);
     }
     if let Some(profile) = &wanted.profile {
         command.env("DATABRICKS_CONFIG_PROFILE", profile);
     }
-    if let Some(timeout) = wanted.timeout {
+    if wanted.timeout.is_some() || args::setting_of_url(&config, "connect_timeout").is_some() {
         // Whole seconds, to libpq; zero is no limit there.
-        let seconds = timeout.as_secs_f64().ceil().max(1.0);
+        let seconds = lakebase.connect_timeout().as_secs_f64().ceil().max(1.0);
         command.env("PGCONNECT_TIMEOUT", seconds.to_string());
     }
     if let Some(options) = target.startup_options() {

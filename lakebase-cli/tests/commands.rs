@@ -137,6 +137,9 @@ async fn what_was_said_before_exec_counts_below_it() {
     ] {
         assert_eq!(get(&vars, name), expected, "{name}");
     }
+    let url = format!("{url}&connect_timeout=1.5");
+    let vars = child_env(&local, &[changes[0], ("LAKEBASE_PG_URL", &url)], &[]).await;
+    assert_eq!(get(&vars, "PGCONNECT_TIMEOUT"), Some("2"));
 }
 
 #[tokio::test]
