@@ -172,7 +172,8 @@ pub(crate) struct Grant {
     #[arg(long, value_name = "ROLE")]
     pub(crate) member_of: Option<String>,
 
-    /// Print the SQL and change nothing; touches no network
+    /// Print the SQL and change nothing; of the configuration only the database's name counts, and no network is
+    /// touched
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

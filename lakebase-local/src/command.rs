@@ -149,9 +149,10 @@ fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
     let mut command = Vec::new();
     let mut sign_in = None;
     let seconds = |parser: &mut Parser, option: &str| -> Result<Duration, lexopt::Error> {
-        let seconds: f64 = parser.value()?.parse()?;
-        Duration::try_from_secs_f64(seconds)
-            .map_err(|_| format!("--{option}: not a number of seconds").into())
+        let value = parser.value()?.string()?;
+        let seconds = value.parse().ok().map(Duration::try_from_secs_f64);
+        let seconds = seconds.and_then(Result::ok);
+        seconds.ok_or_else(|| format!("--{option}: {value:?} is not a number of seconds").into())
     };
     let port = |parser: &mut Parser, option: &str| -> Result<u16, lexopt::Error> {
         let value = parser.value()?.string()?;
@@ -180,6 +181,9 @@ fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
             Arg::Long("sign-in") => {
                 let way = parser.value()?.string()?;
                 let way = way.parse::<SignIn>().map_err(|error| error.to_string())?;
+                if matches!(way, SignIn::AzureClientSecret | SignIn::AzureMsi) {
+                    return Err(format!("--sign-in {way}: variables cannot lead a program to the stand-ins of Azure's services, so this one is for tests in Rust only (`env_for` and `azure_login_url`)").into());
+                }
                 sign_in = Some(way);
             }
             Arg::Long("api-port") => builder = builder.api_port(port(&mut parser, "api-port")?),

@@ -545,6 +545,16 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
     assert!(is_good, "{out} {err}");
     assert!(exists(&local, "made.shelves").await, "the schema was made");
 
+    let mut wrong = vars.clone();
+    wrong.push(("PGUSER".to_owned(), "stranger".to_owned()));
+    let (is_good, _, err) = migration_crate(&wrong, &["up"]).await;
+    assert!(!is_good && err.contains("(SQLSTATE 28000): "), "{err}");
+    assert_eq!(err.lines().count(), 1, "once, and nothing else: {err}");
+    assert!(
+        !err.contains('\x1b') && !err.contains("communicating"),
+        "{err}"
+    );
+
     let (is_good, _, err) = migration_crate(&[], &["up"]).await;
     assert!(!is_good && err.contains("LAKEBASE_ENDPOINT"), "{err}");
 }

@@ -1,6 +1,7 @@
 //! The program that a migration crate is.
 
 use std::error::Error as StdError;
+use std::io::IsTerminal as _;
 use std::process::exit;
 
 use clap::Parser;
@@ -55,9 +56,14 @@ struct Cli {
 pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
     let _ = dotenvy::dotenv();
     let cli = Cli::parse();
-    let level = if cli.verbose { "debug" } else { "warn" };
+    let level = match cli.verbose {
+        true => "debug",
+        // What it warns of is what the error says in the end.
+        false => "warn,lakebase_core=error",
+    };
     let _ = tracing_subscriber::fmt()
         .with_env_filter(level)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
     if let Err(error) = run(&migrator, cli).await {

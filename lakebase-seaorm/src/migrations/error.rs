@@ -131,17 +131,19 @@ impl fmt::Display for MigrationError {
         if let Some(sqlstate) = self.sqlstate() {
             write!(f, " (SQLSTATE {sqlstate})")?;
         }
+        if let Some(cause) = crate::cause(&self.source) {
+            // Has a hint of its own.
+            return write!(f, ": {}", cause.chain());
+        }
         let message = match (self.database(), &*self.source) {
             (Some(database), _) => database.message().to_owned(),
             (None, DbErr::Migration(text)) => text.clone(),
             (None, source) => source.to_string(),
         };
         write!(f, ": {message}")?;
-        let sqlstate = self.sqlstate().unwrap_or_default();
-        match advice(&sqlstate, &message) {
-            // A refused login has a hint of its own.
-            Some(advice) if crate::cause(&self.source).is_none() => write!(f, ". {advice}"),
-            _ => Ok(()),
+        match advice(&self.sqlstate().unwrap_or_default(), &message) {
+            Some(advice) => write!(f, ". {advice}"),
+            None => Ok(()),
         }
     }
 }
