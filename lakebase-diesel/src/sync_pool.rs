@@ -18,7 +18,7 @@ use crate::activity::{Activity, Moment};
 use crate::connect::connection_error;
 use crate::suspicion::Suspicion;
 use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
-use demand::{Closing, Demand, Errors, Order};
+use demand::{Closing, Demand, Errors, Order, Waiting};
 
 /// A connection that was used a moment ago is handed out as it is: asking would cost a busy pool a round
 /// trip each time. libpq watches none, so older ones are asked.
@@ -292,13 +292,13 @@ impl<C: Connect> Pool<C> {
         }
         // Only now: idle connections that went silent must not use up the patience for a new one.
         let began = Instant::now();
-        let _waiting = self.demand.enter();
+        let mut waiting = self.demand.enter();
         let mut heard = None;
         let mut order = None;
         loop {
             let left = patience.saturating_sub(began.elapsed());
             let looking = Instant::now();
-            if let Some(connection) = self.look(left, &mut order) {
+            if let Some(connection) = self.look(left, &mut waiting, &mut order) {
                 return Ok(self.met(connection));
             }
             let looked = looking.elapsed();
@@ -343,6 +343,7 @@ impl<C: Connect> Pool<C> {
     fn look(
         &self,
         left: Duration,
+        waiting: &mut Waiting<'_>,
         order: &mut Option<Order>,
     ) -> Option<host::PooledConnection<ConnectionManager<C>>> {
         let demand = &**self.demand;
@@ -354,7 +355,7 @@ impl<C: Connect> Pool<C> {
         }
         if let Some(order) = order {
             demand.wait_for_news(left.min(POLL));
-            if let Some(connection) = self.inner.try_get() {
+            if let Some(connection) = waiting.take(|| self.inner.try_get()) {
                 return Some(connection);
             }
             if !order.went_elsewhere(demand, self.inner.state().connections) {
@@ -368,7 +369,7 @@ impl<C: Connect> Pool<C> {
             return None;
         }
         // Makes r2d2 open one, each time it is called.
-        let connection = self.inner.get_timeout(Duration::ZERO).ok();
+        let connection = waiting.take(|| self.inner.get_timeout(Duration::ZERO).ok());
         if connection.is_some() {
             demand.cancel();
         }

@@ -294,7 +294,7 @@ fn a_customizer_that_takes_its_time_is_waited_for() {
 }
 
 #[test]
-fn threads_that_wait_together_open_as_many_connections_as_they_are() {
+fn threads_that_wait_together_open_hardly_more_connections_than_they_are() {
     const WAITING: u64 = 4;
     in_time_blocking(|| {
         let (_runtime, local) = platform();
@@ -309,7 +309,10 @@ fn threads_that_wait_together_open_as_many_connections_as_they_are() {
                 });
             }
         });
-        assert_eq!(local.counters().logins, WAITING);
+        // One more if somebody was served in the moment of ordering: r2d2 does not tell whether it has opened
+        // one all the same. Each for all would be ten.
+        let logins = local.counters().logins;
+        assert!((WAITING..=WAITING + 1).contains(&logins), "{logins}");
     });
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Demand {
 
 struct Wanted {
     waiting: usize,
+    /// How many of them are about to be served, perhaps: what they take may have to be asked first.
+    taking: usize,
     /// When the last of those who wait, or waited, came.
     came: Instant,
     /// When a login was last let through.
@@ -62,6 +64,7 @@ impl Default for Wanted {
         let now = Instant::now();
         Self {
             waiting: 0,
+            taking: 0,
             came: now,
             let_through: now,
             over: now,
@@ -110,7 +113,10 @@ impl Demand {
         state.waiting += 1;
         state.came = Instant::now();
         self.changed.notify_all();
-        Waiting(self)
+        Waiting {
+            demand: self,
+            is_served: false,
+        }
     }
 
     /// Runs a login when it is time for it, and tells what becomes of it.
@@ -242,11 +248,39 @@ impl host::HandleError<host::Error> for Errors {
     }
 }
 
-pub(super) struct Waiting<'a>(&'a Demand);
+pub(super) struct Waiting<'a> {
+    demand: &'a Demand,
+    is_served: bool,
+}
+
+impl Waiting<'_> {
+    /// Tries to get a connection. Nobody sees that it is gone from the pool and its taker still waiting.
+    pub(super) fn take<C>(&mut self, try_get: impl FnOnce() -> Option<C>) -> Option<C> {
+        let taking = Taking(self);
+        taking.0.demand.lock().taking += 1;
+        let connection = try_get();
+        taking.0.is_served = connection.is_some();
+        connection
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        if !self.is_served {
+            self.demand.lock().waiting -= 1;
+        }
+    }
+}
+
+struct Taking<'a, 'b>(&'a mut Waiting<'b>);
+
+impl Drop for Taking<'_, '_> {
+    fn drop(&mut self) {
+        let mut state = self.0.demand.lock();
+        state.taking -= 1;
+        if self.0.is_served {
+            state.waiting -= 1;
+        }
     }
 }
 
@@ -274,6 +308,8 @@ pub(super) struct Order {
     connections: u32,
     /// Since when no login has been under way.
     quiet_since: Option<Instant>,
+    /// Since when somebody else seems to have it.
+    gone_since: Option<Instant>,
 }
 
 impl Order {
@@ -282,6 +318,7 @@ impl Order {
             opened: demand.lock().opened,
             connections,
             quiet_since: None,
+            gone_since: None,
         }
     }
 
@@ -296,6 +333,16 @@ impl Order {
             return true;
         }
         let has_changed = state.opened > self.opened && connections != self.connections;
-        has_changed && state.coming() < state.waiting
+        if !has_changed || state.coming() >= state.waiting {
+            self.gone_since = None;
+            return false;
+        }
+        // It may have come just now; the next look is for that.
+        let Some(gone_since) = self.gone_since else {
+            self.gone_since = Some(Instant::now());
+            return false;
+        };
+        // Whoever has it may be one of those who wait, and then enough are on their way.
+        state.taking == 0 || gone_since.elapsed() >= QUIET
     }
 }
