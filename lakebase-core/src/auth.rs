@@ -33,7 +33,7 @@ use url::Url;
 pub use azure::AzureEndpoints;
 pub(crate) use settings::Settings;
 pub(crate) use site::Site;
-pub(crate) use token::Token;
+pub(crate) use token::{Token, is_header_safe};
 
 use crate::Error;
 use crate::config::attributes::Attribute;

@@ -1,7 +1,7 @@
-//! Holds the current credential, renews it ahead of expiry, mints once for all who wait.
+//! The current database credential: renewed ahead of expiry, replaced when Postgres rejects it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,444 +11,174 @@ use tokio::task::AbortHandle;
 
 use crate::clock::{Now, Watch};
 use crate::error::Kind;
-use crate::http::Waiters;
 use crate::provider::SharedProvider;
-use crate::refresh::{Backoff, Refresh, Schedule, Validity};
+use crate::refresh::{Age, Bucket, Refresh, Schedule, Validity, mint_interval};
+use crate::single_flight::{Aging, Fetch, SingleFlight, no_runtime};
 use crate::{Credential, Error};
 
 /// Upper bound for one mint, so that a provider that never answers cannot block renewal for ever.
 const MINT_LIMIT: Duration = Duration::from_secs(40);
-/// A mint that is older stands on a runtime that nobody drives any more; it is given up.
-const FLIGHT_LIMIT: Duration = Duration::from_secs(45);
-/// A caller starts a mint that was lost on the way this often again.
-const MOST_LOST: u32 = 2;
-/// The refresh task looks at the clocks at least this often: timers stand still while a machine
-/// is suspended, wall time does not.
+/// The refresh task reads the clocks at least this often: timers stand still while a machine is
+/// suspended, wall time does not.
 const MAX_NAP: Duration = Duration::from_secs(15);
-/// A credential minted because the one before was refused, and refused itself without ever having
+/// A credential minted because the one before was rejected, and rejected itself without ever having
 /// been accepted, is not the problem. It is replaced at most this often.
-const REFUSAL_FLOOR: Duration = Duration::from_secs(60);
+const REJECTION_FLOOR: Duration = Duration::from_secs(60);
 
-type Outcome = Result<Credential, Error>;
-
-/// Cheap to clone; clones share one state. Touches no runtime until a credential is asked for.
+/// Cheap to clone; clones share one state. Touches no runtime until a credential is wanted.
 #[derive(Clone)]
 pub(crate) struct CredentialCache {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    provider: SharedProvider,
-    clock: Arc<Watch>,
-    refresh: Refresh,
-    waiters: Waiters,
-    /// Generation of the held credential, zero for none: the lock-free look.
-    generation: AtomicU64,
-    /// Told whenever the held credential or the outcome of a mint changed.
-    changed: watch::Sender<u64>,
-    state: Mutex<State>,
+    minter: Arc<Minter>,
+    flight: SingleFlight<Credential>,
+    refresher: Mutex<Option<(AbortHandle, u32)>>,
 }
 
-#[derive(Default)]
-struct State {
-    held: Option<Held>,
-    minted: u64,
-    flights: u64,
-    flight: Option<Flight>,
-    failure: Option<Failure>,
-    refresher: Option<AbortHandle>,
-    /// The next credential replaces a refused one.
-    after_refusal: bool,
+/// While a fresh branch rejects every login, a credential of this age is replaced.
+const UNREADY_FLOOR: Duration = Duration::from_secs(2);
+
+/// Why a login failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The credential was rejected.
+    Rejected,
+    /// The branch is so fresh that it rejects good ones.
+    Unready,
 }
 
-struct Held {
-    credential: Credential,
-    schedule: Schedule,
-    minted_at: Now,
-    replaced_refused: bool,
-}
-
-struct Flight {
-    number: u64,
-    outcome: watch::Receiver<Option<Outcome>>,
-    task: AbortHandle,
-    started: Now,
-}
-
-impl Flight {
-    /// How long it may still take; zero once the task is gone without an outcome (its runtime was
-    /// dropped, or it panicked) or overdue.
-    fn time_left(&self, now: Now) -> Duration {
-        if self.outcome.has_changed().is_err() {
-            return Duration::ZERO;
-        }
-        let flown = now
-            .monotonic
-            .saturating_duration_since(self.started.monotonic);
-        FLIGHT_LIMIT.saturating_sub(flown)
-    }
-}
-
-struct Failure {
-    error: Error,
-    count: u32,
-    backoff: Backoff,
+/// What to do about a rejected credential.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// Log in with the next one.
+    Renew,
+    /// Another one would be rejected, too.
+    Final,
+    /// It was a last resort: a new one cannot be minted, for this reason.
+    Stuck(Error),
 }
 
 impl CredentialCache {
-    pub(crate) fn new(
-        provider: SharedProvider,
-        clock: Arc<Watch>,
-        refresh: Refresh,
-        waiters: Waiters,
-    ) -> Self {
+    pub(crate) fn new(provider: SharedProvider, clock: Arc<Watch>, refresh: Refresh) -> Self {
         Self {
             shared: Arc::new(Shared {
-                provider,
-                clock,
-                refresh,
-                waiters,
-                generation: AtomicU64::new(0),
-                changed: watch::Sender::new(0),
-                state: Mutex::default(),
+                flight: SingleFlight::new("database credential", Arc::clone(&clock), MINT_LIMIT),
+                minter: Arc::new(Minter {
+                    provider,
+                    clock,
+                    refresh,
+                    minted: AtomicU64::new(0),
+                    replaces_rejected: AtomicBool::new(false),
+                    bucket: Mutex::new(Bucket::full()),
+                    last_lifetime_ms: AtomicU64::new(u64::MAX),
+                }),
+                refresher: Mutex::default(),
             }),
         }
     }
 
-    /// The current credential; waits only when nothing valid is held (or, lazily, when it is due).
+    /// The current credential. Waits if nothing valid is held, and for a moment near the held one's end.
     ///
     /// Cancel safe: the mint runs on a task of its own.
-    pub(crate) async fn get(&self) -> Outcome {
-        let mut lost = 0;
-        loop {
-            let (mut outcome, patience) = {
-                let mut state = self.shared.lock();
-                let now = self.shared.now();
-                let runtime = Handle::try_current().map_err(|_| no_runtime())?;
-                if self.shared.refresh == Refresh::Ahead {
-                    self.shared.ensure_refresher(&mut state, &runtime);
-                }
-                if let Some(held) = state.usable(now) {
-                    let due = state.is_renewal_due(now);
-                    if due && self.shared.refresh == Refresh::Ahead {
-                        self.shared.join_flight(&mut state, &runtime);
-                    }
-                    if !due || self.shared.refresh == Refresh::Ahead {
-                        return Ok(held);
-                    }
-                } else if let Some(error) = state.recent_failure(now) {
-                    return Err(error);
-                }
-                self.shared.join_flight(&mut state, &runtime)
-            };
-            let _waiting = self.shared.waiters.enter();
-            // By our own runtime's clock: the mint's may stand still.
-            let landed = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
-            match landed.ok().and_then(|landed| landed.ok()?.clone()) {
-                Some(Ok(credential)) => return Ok(credential),
-                // A failed renewal never takes away a credential that is still valid.
-                Some(Err(error)) => {
-                    let state = self.shared.lock();
-                    return state.usable(self.shared.now()).ok_or(error);
-                }
-                // The runtime that minted is gone, or the provider panicked: mint on ours.
-                None if lost < MOST_LOST => lost += 1,
-                None => {
-                    return Err(Error::new(
-                        Kind::Provider,
-                        "the credential provider stopped without an answer",
-                    ));
-                }
-            }
+    pub(crate) async fn get(&self) -> Result<Credential, Error> {
+        let shared = &self.shared;
+        if shared.minter.refresh == Refresh::Ahead {
+            shared.ensure_refresher()?;
         }
+        let credential = shared.flight.get(|| Minter::mint(&shared.minter)).await?;
+        Ok(credential.handed_out())
     }
 
-    /// Generation of the held credential, zero for none. One atomic read.
-    pub(crate) fn generation(&self) -> u64 {
-        self.shared.generation.load(Ordering::Acquire)
-    }
-
-    /// Follows the generations. Ends (errors) when the last handle of the cache is dropped.
+    /// Follows the renewals. Ends (errors) when the last handle of the cache is dropped.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.shared.changed.subscribe()
+        self.shared.flight.subscribe()
     }
 
     /// Still the held credential, still good for a login, and (lazily) not due. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
-        let now = self.shared.now();
-        let is_due = || {
-            credential
-                .schedule
-                .is_some_and(|schedule| schedule.until_renewal(now).is_zero())
-        };
-        credential.generation() == self.generation()
-            && credential.is_usable(now)
-            && !(self.shared.refresh == Refresh::Lazy && is_due())
+        let lazy = self.shared.minter.refresh == Refresh::Lazy;
+        credential.is_newest()
+            && match credential.age(self.shared.flight.now()) {
+                Age::Fresh | Age::Due => true,
+                Age::NearEnd => !lazy,
+                Age::LastResort | Age::Dead => false,
+            }
     }
 
     /// Still good for a login, newest or not.
     pub(crate) fn is_valid(&self, credential: &Credential) -> bool {
-        credential.is_usable(self.shared.now())
+        credential.is_usable(self.shared.flight.now())
     }
 
-    /// Postgres refused a login with `credential`. Returns whether another one is worth trying.
-    pub(crate) fn reject(&self, credential: &Credential) -> bool {
-        let mut state = self.shared.lock();
-        let now = self.shared.now();
-        let Some(held) = &state.held else {
-            return true;
-        };
-        if held.credential.generation() != credential.generation() {
-            return true;
-        }
-        let age = now
-            .monotonic
-            .saturating_duration_since(held.minted_at.monotonic);
-        if held.replaced_refused && !held.credential.was_accepted() && age < REFUSAL_FLOOR {
-            return false;
-        }
-        state.held = None;
-        state.after_refusal = true;
-        self.shared.generation.store(0, Ordering::Release);
-        tracing::debug!(
-            generation = credential.generation(),
-            "dropped a refused credential"
-        );
-        true
+    /// Postgres rejected a login with `credential`.
+    pub(crate) fn reject(&self, credential: &Credential, cause: Cause) -> Rejection {
+        let shared = &self.shared;
+        let now = shared.flight.now();
+        shared.flight.inspect(|held, failure| {
+            let Some(held) = held.filter(|held| held.generation() == credential.generation())
+            else {
+                return Rejection::Renew;
+            };
+            if credential.is_last_resort() {
+                return Rejection::Stuck(failure.cloned().unwrap_or_else(|| {
+                    Error::new(Kind::Timeout, "the workspace has not answered yet")
+                }));
+            }
+            let is_final = match cause {
+                Cause::Rejected => held.is_hopeless(now),
+                Cause::Unready => held.is_younger_than(UNREADY_FLOOR, now),
+            };
+            if is_final {
+                return Rejection::Final;
+            }
+            held.mark_rejected();
+            let blames_token = cause == Cause::Rejected;
+            shared
+                .minter
+                .replaces_rejected
+                .store(blames_token, Ordering::Relaxed);
+            Rejection::Renew
+        })
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change leaves the state consistent, so a panic elsewhere does not spoil it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> Now {
-        self.clock.now()
-    }
-
-    /// The mint under way, or a new one.
-    fn join_flight(
-        self: &Arc<Self>,
-        state: &mut State,
-        runtime: &Handle,
-    ) -> (watch::Receiver<Option<Outcome>>, Duration) {
-        let started = self.now();
-        if let Some(flight) = state.flight_under_way(started) {
-            return (flight.outcome.clone(), flight.time_left(started));
-        }
-        let (landed, outcome) = watch::channel(None);
-        state.flights += 1;
-        let number = state.flights;
-        let shared = Arc::downgrade(self);
-        let provider = Arc::clone(&self.provider);
-        let task = runtime.spawn(async move {
-            let Some(sent) = shared.upgrade().map(|shared| shared.now()) else {
-                return;
-            };
-            let minted = match tokio::time::timeout(MINT_LIMIT, provider.mint()).await {
-                Ok(minted) => minted,
-                Err(_) => Err(Error::new(
-                    Kind::Timeout,
-                    format!("no credential within {} s", MINT_LIMIT.as_secs()),
-                )),
-            };
-            if let Some(shared) = shared.upgrade() {
-                landed.send_replace(Some(shared.land(number, minted, sent)));
-                shared
-                    .changed
-                    .send_replace(shared.generation.load(Ordering::Acquire));
-            }
-        });
-        state.flight = Some(Flight {
-            number,
-            outcome: outcome.clone(),
-            task: task.abort_handle(),
-            started,
-        });
-        (outcome, FLIGHT_LIMIT)
-    }
-
-    /// Stores the outcome of a mint and hands it on.
-    fn land(&self, number: u64, minted: Outcome, sent: Now) -> Outcome {
-        let mut state = self.lock();
-        let now = self.now();
-        if state
-            .flight
-            .as_ref()
-            .is_none_or(|flight| flight.number != number)
-        {
-            // Given up as overdue, and another one was started: its word counts.
-            return state.usable(now).map_or(minted, Ok);
-        }
-        state.flight = None;
-        match minted.and_then(|credential| self.accept_new(&mut state, credential, sent, now)) {
-            Ok(credential) => {
-                state.failure = None;
-                self.generation
-                    .store(credential.generation(), Ordering::Release);
-                tracing::debug!(
-                    generation = credential.generation(),
-                    "holds a new credential"
-                );
-                Ok(credential)
-            }
-            Err(error) => {
-                let count = state
-                    .failure
-                    .as_ref()
-                    .map_or(1, |failure| failure.count.saturating_add(1));
-                let lifetime = state.held.as_ref().map(|held| held.schedule.lifetime());
-                let random = fastrand::f64();
-                // An outage is worth a few lines, not one per attempt.
-                if count.is_power_of_two() {
-                    tracing::warn!(error = %error.chain(), attempt = count, "could not renew the database credential");
-                } else {
-                    tracing::debug!(%error, attempt = count, "could not renew the database credential");
-                }
-                state.failure = Some(Failure {
-                    backoff: Backoff::new(
-                        now.monotonic,
-                        count,
-                        lifetime,
-                        error.retry_after(),
-                        random,
-                    ),
-                    error: error.clone(),
-                    count,
-                });
-                Err(error)
-            }
-        }
-    }
-
-    fn accept_new(
-        &self,
-        state: &mut State,
-        credential: Credential,
-        sent: Now,
-        now: Now,
-    ) -> Outcome {
-        let measured = match (credential.validity, credential.expires_at()) {
-            (Some(validity), _) => validity,
-            (None, Some(expires_at)) => {
-                Validity::measure(expires_at, None, sent, now).ok_or_else(|| {
-                    Error::new(
-                        Kind::Provider,
-                        "the provider returned a credential that has expired",
-                    )
-                })?
-            }
-            (None, None) => {
-                return Err(Error::new(
-                    Kind::Provider,
-                    "the provider returned a credential without an expiry",
-                ));
-            }
-        };
-        if !measured.is_usable(now) {
-            return Err(Error::new(
-                Kind::Provider,
-                "the provider returned a credential that has expired or is about to",
-            ));
-        }
-        state.minted += 1;
-        let schedule = Schedule::new(measured, now, fastrand::f64());
-        let credential = credential.held(schedule, state.minted);
-        state.held = Some(Held {
-            credential: credential.clone(),
-            schedule,
-            minted_at: now,
-            replaced_refused: std::mem::take(&mut state.after_refusal),
-        });
-        Ok(credential)
-    }
-
-    /// Starts the refresh task on the caller's runtime, unless one runs.
-    fn ensure_refresher(self: &Arc<Self>, state: &mut State, runtime: &Handle) {
-        if state
+    /// Starts the refresh task on the caller's runtime, unless one runs. A task does not survive a fork.
+    fn ensure_refresher(self: &Arc<Self>) -> Result<(), Error> {
+        let runtime = Handle::try_current().map_err(|_| no_runtime())?;
+        let mut refresher = self
             .refresher
-            .as_ref()
-            .is_some_and(|task| !task.is_finished())
-        {
-            return;
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let process = std::process::id();
+        let runs = |(task, its): &(AbortHandle, u32)| *its == process && !task.is_finished();
+        if !refresher.as_ref().is_some_and(runs) {
+            let task = refresh_ahead(Arc::downgrade(self), self.flight.subscribe());
+            *refresher = Some((runtime.spawn(task).abort_handle(), process));
         }
-        let task = refresh_ahead(Arc::downgrade(self), self.changed.subscribe());
-        state.refresher = Some(runtime.spawn(task).abort_handle());
+        Ok(())
     }
 
-    /// What the refresh task does at each look: renews if due, says how long to sleep.
-    fn renew_or_nap(self: &Arc<Self>) -> Duration {
-        let Ok(runtime) = Handle::try_current() else {
-            return MAX_NAP;
+    /// Renews if that is due, and returns how long to sleep.
+    fn renew_or_nap(&self) -> Duration {
+        let due = |held: &Credential, now| {
+            held.schedule
+                .map_or(MAX_NAP, |schedule| schedule.until_renewal(now))
         };
-        let mut state = self.lock();
-        let now = self.now();
-        let flying = state.flight_under_way(now).is_some();
-        let Some(held) = state.held.as_ref().filter(|_| !flying) else {
-            return MAX_NAP;
-        };
-        let due = held.schedule.until_renewal(now);
-        let pause = state
-            .failure
-            .as_ref()
-            .map(|failure| failure.backoff.left(now));
-        let nap = due.max(pause.unwrap_or_default());
-        if nap.is_zero() {
-            self.join_flight(&mut state, &runtime);
-            return MAX_NAP;
-        }
-        nap.min(MAX_NAP)
-    }
-}
-
-impl State {
-    fn flight_under_way(&self, now: Now) -> Option<&Flight> {
-        let flight = self.flight.as_ref()?;
-        (!flight.time_left(now).is_zero()).then_some(flight)
-    }
-
-    fn is_renewal_due(&self, now: Now) -> bool {
-        let due = |held: &Held| held.schedule.until_renewal(now).is_zero();
-        let waiting = |failure: &Failure| !failure.backoff.left(now).is_zero();
-        self.held.as_ref().is_none_or(due) && !self.failure.as_ref().is_some_and(waiting)
-    }
-
-    /// The failure that callers with nothing valid are answered with for a moment, so that they do
-    /// not become a storm.
-    fn recent_failure(&self, now: Now) -> Option<Error> {
-        let failure = self.failure.as_ref()?;
-        let left = failure.backoff.left_for_callers(now);
-        if left.is_zero() || self.flight_under_way(now).is_some() {
-            return None;
-        }
-        let error = failure.error.clone();
-        Some(match error.retry_after() {
-            Some(_) => error.with_retry_after(Some(left)),
-            None => error,
-        })
-    }
-
-    fn usable(&self, now: Now) -> Option<Credential> {
-        let held = self
-            .held
-            .as_ref()
-            .filter(|held| held.schedule.is_usable(now))?;
-        Some(held.credential.clone())
+        let wait = self.flight.renew(due, || Minter::mint(&self.minter));
+        wait.unwrap_or(MAX_NAP).min(MAX_NAP)
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for task in [
-            state.refresher.take(),
-            state.flight.take().map(|flight| flight.task),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        let refresher = self
+            .refresher
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((task, _)) = refresher.take() {
             task.abort();
         }
     }
@@ -457,27 +187,122 @@ impl Drop for Shared {
 impl fmt::Debug for CredentialCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CredentialCache")
-            .field("provider", &self.shared.provider)
-            .field("refresh", &self.shared.refresh)
-            .field("generation", &self.generation())
+            .field("provider", &self.shared.minter.provider)
+            .field("refresh", &self.shared.minter.refresh)
             .finish_non_exhaustive()
     }
 }
 
 /// Renews ahead of expiry until the last handle of the cache is dropped.
-async fn refresh_ahead(shared: Weak<Shared>, mut changed: watch::Receiver<u64>) {
+async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>) {
     loop {
         let Some(nap) = shared.upgrade().map(|shared| shared.renew_or_nap()) else {
             return;
         };
         tokio::select! {
             () = tokio::time::sleep(nap) => {}
-            alive = changed.changed() => if alive.is_err() { return },
+            alive = landed.changed() => if alive.is_err() { return },
         }
     }
 }
 
-pub(crate) fn no_runtime() -> Error {
-    Error::config("no tokio runtime is running on this thread")
-        .with_hint("Call from async code on tokio, or enter a runtime first")
+/// Mints, numbers and dates credentials, at a bounded rate.
+struct Minter {
+    provider: SharedProvider,
+    clock: Arc<Watch>,
+    refresh: Refresh,
+    minted: AtomicU64,
+    /// The next credential replaces a rejected one.
+    replaces_rejected: AtomicBool,
+    /// Counts successes: failures have pauses of their own.
+    bucket: Mutex<Bucket>,
+    last_lifetime_ms: AtomicU64,
+}
+
+impl Minter {
+    fn mint(minter: &Arc<Self>) -> Fetch<Credential> {
+        let minter = Arc::clone(minter);
+        Box::pin(async move {
+            let sent = minter.clock.now();
+            minter.check_rate(sent)?;
+            let minted = minter.provider.mint().await;
+            minted
+                .and_then(|credential| minter.accept(credential, sent))
+                .inspect_err(|_| minter.bucket().give_back())
+        })
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Scales with the lifetime of what was minted last; an hour's token until then.
+    fn check_rate(&self, now: Now) -> Result<(), Error> {
+        let lifetime = Duration::from_millis(self.last_lifetime_ms.load(Ordering::Relaxed));
+        match self.bucket().take(mint_interval(lifetime), now.monotonic) {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Login,
+                "Postgres rejects credentials as fast as they are minted: the next one is minted in a moment",
+            )
+            .with_transient(true)),
+        }
+    }
+
+    fn accept(&self, credential: Credential, sent: Now) -> Result<Credential, Error> {
+        let now = self.clock.now();
+        let unusable = |what: &str| {
+            let text = format!("the provider returned a credential {what}");
+            Error::new(Kind::Provider, text)
+        };
+        let validity = match (credential.validity, credential.expires_at()) {
+            (Some(validity), _) => Some(validity),
+            (None, Some(expires_at)) => Validity::measure(expires_at, None, sent, now),
+            (None, None) => return Err(unusable("without an expiry")),
+        };
+        let validity = validity
+            .filter(|validity| validity.is_usable(now))
+            .ok_or_else(|| unusable("that has expired or is about to"))?;
+        let millis = u64::try_from(validity.lifetime().as_millis()).unwrap_or(u64::MAX);
+        self.last_lifetime_ms.store(millis, Ordering::Relaxed);
+        let schedule = Schedule::new(validity, self.refresh, now, fastrand::f64());
+        let generation = self.minted.fetch_add(1, Ordering::Relaxed) + 1;
+        let replaces_rejected = self.replaces_rejected.swap(false, Ordering::Relaxed);
+        Ok(credential.held(schedule, generation, replaces_rejected))
+    }
+}
+
+impl Aging for Credential {
+    fn age(&self, now: Now) -> Age {
+        match self
+            .schedule
+            .map_or(Age::Fresh, |schedule| schedule.age(now))
+        {
+            Age::Dead => Age::Dead,
+            _ if self.is_rejected() => Age::LastResort,
+            age => age,
+        }
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        Some(self.schedule?.lifetime())
+    }
+
+    fn retire(&self) {
+        self.mark_retired();
+    }
+}
+
+impl Credential {
+    /// Replaced a rejected one, and was never accepted: the token is not the problem.
+    fn is_hopeless(&self, now: Now) -> bool {
+        self.replaces_rejected()
+            && !self.was_accepted()
+            && self.is_younger_than(REJECTION_FLOOR, now)
+    }
+
+    fn is_younger_than(&self, age: Duration, now: Now) -> bool {
+        self.schedule
+            .is_some_and(|schedule| schedule.elapsed(now) < age)
+    }
 }

@@ -79,7 +79,7 @@ mod host;
 mod profile;
 pub(crate) mod setting;
 mod sign_in;
-mod url;
+pub(crate) mod url;
 
 use std::fmt;
 use std::net::IpAddr;

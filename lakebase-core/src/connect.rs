@@ -60,7 +60,7 @@ impl Login {
         let tls = match self.target.tls_config() {
             Some(tls) => tls.clone(),
             // Never used: the mode below is `Disable`.
-            None => Roots::system()
+            None => Roots::none()
                 .client_config()
                 .map_err(LoginFailure::permanent)?,
         };

@@ -12,8 +12,8 @@ use crate::refresh::{Schedule, Validity};
 
 /// A database credential: an OAuth token with its expiry, or a native password without one.
 ///
-/// Cloning shares the secret; it is wiped from memory when the last clone is dropped. `Debug`
-/// never shows it.
+/// Cloning shares the secret, and `Debug` never shows it. This copy is wiped from memory when the last
+/// clone is dropped; copies that HTTP, JSON or a driver made on the way are not.
 #[derive(Clone)]
 pub struct Credential {
     secret: Arc<SecretString>,
@@ -23,7 +23,17 @@ pub struct Credential {
     /// Set by the cache.
     pub(crate) schedule: Option<Schedule>,
     generation: u64,
-    accepted: Arc<AtomicBool>,
+    replaces_rejected: bool,
+    is_last_resort: bool,
+    standing: Arc<Standing>,
+}
+
+/// What has become of a credential; clones share it.
+#[derive(Default)]
+struct Standing {
+    accepted: AtomicBool,
+    rejected: AtomicBool,
+    retired: AtomicBool,
 }
 
 impl Credential {
@@ -44,7 +54,9 @@ impl Credential {
             validity: None,
             schedule: None,
             generation: 0,
-            accepted: Arc::default(),
+            replaces_rejected: false,
+            is_last_resort: false,
+            standing: Arc::default(),
         }
     }
 
@@ -53,10 +65,23 @@ impl Credential {
         self
     }
 
-    pub(crate) fn held(mut self, schedule: Schedule, generation: u64) -> Self {
-        self.schedule = Some(schedule);
-        self.generation = generation;
-        self
+    pub(crate) fn held(self, schedule: Schedule, generation: u64, replaces_rejected: bool) -> Self {
+        Self {
+            schedule: Some(schedule),
+            generation,
+            replaces_rejected,
+            is_last_resort: false,
+            standing: Arc::default(),
+            ..self
+        }
+    }
+
+    /// A rejected one is handed out as a last resort only.
+    pub(crate) fn handed_out(self) -> Self {
+        Self {
+            is_last_resort: self.is_rejected(),
+            ..self
+        }
     }
 
     pub(crate) fn is_usable(&self, now: Now) -> bool {
@@ -78,13 +103,41 @@ impl Credential {
         self.generation
     }
 
-    /// A login with this credential succeeded, so a later refusal means it was revoked.
+    /// A login with this credential succeeded, so a later rejection means that it was revoked. A success
+    /// as a last resort means that the rejection was a mistake; any other may have begun before it.
     pub(crate) fn mark_accepted(&self) {
-        self.accepted.store(true, Ordering::Relaxed);
+        self.standing.accepted.store(true, Ordering::Relaxed);
+        if self.is_last_resort {
+            self.standing.rejected.store(false, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn was_accepted(&self) -> bool {
-        self.accepted.load(Ordering::Relaxed)
+        self.standing.accepted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_rejected(&self) {
+        self.standing.rejected.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.standing.rejected.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_retired(&self) {
+        self.standing.retired.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_newest(&self) -> bool {
+        !self.standing.retired.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn replaces_rejected(&self) -> bool {
+        self.replaces_rejected
+    }
+
+    pub(crate) fn is_last_resort(&self) -> bool {
+        self.is_last_resort
     }
 }
 

@@ -82,6 +82,14 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     }
 }
 
+/// A host name or an address, and nothing else.
+pub(crate) fn is_host_name(name: &str) -> bool {
+    let is_host_char = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    !name.is_empty()
+        && name.chars().all(is_host_char)
+        && (!name.contains(':') || name.parse::<std::net::IpAddr>().is_ok())
+}
+
 fn first_label(host: &str) -> &str {
     host.split('.').next().unwrap_or(host)
 }

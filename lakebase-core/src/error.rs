@@ -5,6 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
+use crate::foreign::Cause;
+
 /// What went wrong between a configuration and a logged-in connection.
 ///
 /// The error is opaque: ask it questions ([`is_transient`](Error::is_transient),
@@ -95,6 +99,15 @@ impl Error {
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.edit(|inner| inner.source = Some(Arc::from(source.into())))
+    }
+
+    /// Attaches the texts of a foreign error and its causes, cleaned.
+    pub(crate) fn caused_by(
+        self,
+        cause: &(dyn StdError + 'static),
+        secrets: &[SecretString],
+    ) -> Self {
+        self.edit(|inner| inner.source = Some(Arc::new(Cause::of(cause, secrets))))
     }
 
     pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {

@@ -1,112 +1,147 @@
 //! Plain HTTP: limits, proxies, who we say we are. Knows no sign-in.
 
-mod hedge;
+mod pace;
 mod proxy;
 mod reply;
 mod user_agent;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Request, RequestBuilder, redirect};
+use tokio::time::{Instant, timeout};
 use url::Url;
 
-pub(crate) use hedge::Waiters;
 pub(crate) use reply::{Reply, timestamp};
 pub(crate) use user_agent::UserAgent;
 
-use self::hedge::Hedge;
+use self::pace::Pace;
+use self::proxy::Proxies;
 use crate::Error;
 use crate::clock::{Now, Watch};
 use crate::config::attributes::Vars;
 use crate::endpoint::is_loopback;
 use crate::error::Kind;
+use crate::remembered::Remembered;
 use crate::tls::{self, Roots};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// A request without an answer is sent again this often, and the first ones are kept: a connection that
+/// a proxy has swallowed gets no answer, a slow workspace does.
+const SILENCE: Duration = Duration::from_secs(3);
 /// No answer of these calls comes near it; a proxy's error page might.
 const LARGEST_BODY: usize = 256 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct Http {
-    client: reqwest::Client,
+    agent: String,
+    proxies: Proxies,
+    client: Arc<Remembered<reqwest::Client>>,
     clock: Arc<Watch>,
-    hedge: Hedge,
+    pace: Pace,
 }
 
 impl Http {
-    /// `vars` is the environment, which names the proxies.
-    pub(crate) fn new(
-        agent: &UserAgent,
-        vars: &Vars,
-        clock: Arc<Watch>,
-        waiters: &Waiters,
-    ) -> Result<Self, Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        // No proxy but those of `vars`.
-        let mut builder = reqwest::Client::builder().no_proxy();
-        for proxy in proxy::from_vars(vars)? {
-            builder = builder.proxy(proxy);
-        }
-        let client = builder
-            .tls_backend_preconfigured(Roots::system().client_config()?)
-            .default_headers(headers)
-            .user_agent(agent.to_string())
-            // A redirect leads to a login page; following it would only hide that.
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(REQUEST_LIMIT)
-            // Calls are three quarters of an hour apart, and a kept connection would belong to
-            // a runtime that may be gone by then.
-            .pool_max_idle_per_host(0)
-            .build()
-            .map_err(|error| Error::config("cannot set up HTTP").with_source(error))?;
-        let hedge = Hedge::new(waiters.clone());
+    /// `vars` is the environment, which names the proxies. Does no I/O.
+    pub(crate) fn new(agent: &UserAgent, vars: &Vars, clock: Arc<Watch>) -> Result<Self, Error> {
         Ok(Self {
-            client,
+            agent: agent.to_string(),
+            proxies: Proxies::from_vars(vars)?,
+            client: Arc::default(),
             clock,
-            hedge,
+            pace: Pace::default(),
         })
     }
 
-    pub(crate) fn get(&self, url: Url) -> RequestBuilder {
-        self.client.get(url)
+    async fn client(&self) -> Result<reqwest::Client, Error> {
+        let make = async {
+            let roots = Roots::system().await?;
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            reqwest::Client::builder()
+                // No proxy but those of `vars`.
+                .no_proxy()
+                .proxy(self.proxies.clone().into_reqwest())
+                .tls_backend_preconfigured(roots.client_config()?)
+                .default_headers(headers)
+                .user_agent(&self.agent)
+                // A redirect leads to a login page; following it would only hide that.
+                .redirect(redirect::Policy::none())
+                .connect_timeout(CONNECT_LIMIT)
+                .timeout(REQUEST_LIMIT)
+                // Calls are three quarters of an hour apart, and a kept connection would belong to
+                // a runtime that may be gone by then.
+                .pool_max_idle_per_host(0)
+                .build()
+                .map_err(|error| Error::config("cannot set up HTTP").with_source(error))
+        };
+        self.client.get_or_find(make).await
     }
 
-    pub(crate) fn post(&self, url: Url) -> RequestBuilder {
-        self.client.post(url)
+    pub(crate) async fn get(&self, url: Url) -> Result<RequestBuilder, Error> {
+        Ok(self.client().await?.get(url))
+    }
+
+    pub(crate) async fn post(&self, url: Url) -> Result<RequestBuilder, Error> {
+        Ok(self.client().await?.post(url))
     }
 
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
     }
 
-    /// One request, one reply, whatever its status. Made anew while no answer comes and somebody waits;
-    /// all calls here may be made twice.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Reply, Error> {
-        let request = request.build().map_err(|error| {
-            Error::config("cannot build a request").with_source(error.without_url())
-        })?;
-        // Never more than the origin: paths and queries may hold keys.
-        let to = request.url().origin().ascii_serialization();
-        // There is no body that cannot be copied: none is a stream.
-        let copy = || request.try_clone();
-        let ask = || async {
-            match copy() {
-                Some(request) => self.ask(&to, request).await,
-                None => Err(Error::config("cannot repeat a request")),
-            }
-        };
-        self.hedge.first(ask).await
+    pub(crate) fn clock(&self) -> Arc<Watch> {
+        Arc::clone(&self.clock)
     }
 
-    async fn ask(&self, to: &str, request: Request) -> Result<Reply, Error> {
+    /// One request, one reply, whatever its status. `secrets` are what the request carries; no error
+    /// repeats them. All calls here may be made twice.
+    pub(crate) async fn send(
+        &self,
+        request: RequestBuilder,
+        secrets: &[&str],
+    ) -> Result<Reply, Error> {
+        let client = self.client().await?;
+        let request = request.build().map_err(|error| {
+            Error::config("cannot build a request").caused_by(&error.without_url(), &[])
+        })?;
+        let url = request.url().clone();
+        // Never more than the origin: paths and queries may hold keys.
+        let origin = url.origin().ascii_serialization();
+        self.pace.turn(&origin).await;
+        let began = Instant::now();
+        let attempt = || async {
+            // No body here is a stream, which could not be copied.
+            let copy = request.try_clone();
+            let copy = copy.ok_or_else(|| Error::config("cannot repeat a request"))?;
+            self.ask(&client, &origin, copy).await
+        };
+        let outcome = first(attempt).await.map(|reply| reply.scrubbed(secrets));
+        let has_failed = match &outcome {
+            Ok(reply) => reply.is_outage(),
+            Err(error) => error.is_transient(),
+        };
+        self.pace.note(&origin, began, has_failed);
+        match (outcome, self.proxies.of(&url)) {
+            (Err(error), Some(proxy)) => Err(proxy.blame(error, &url).await),
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn ask(
+        &self,
+        client: &reqwest::Client,
+        to: &str,
+        request: Request,
+    ) -> Result<Reply, Error> {
         let sent = self.now();
         let failed = |error| unreachable(to, error);
-        let mut response = self.client.execute(request).await.map_err(failed)?;
+        let mut response = client.execute(request).await.map_err(failed)?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > LARGEST_BODY {
@@ -128,24 +163,53 @@ impl Http {
     }
 }
 
+/// The first answer, or the failure of the first attempt: that one has had the full time.
+async fn first<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let numbered = |number| {
+        let attempt = attempt();
+        async move { (number, attempt.await) }
+    };
+    let mut under_way = FuturesUnordered::from_iter([numbered(0)]);
+    let mut next = 1;
+    loop {
+        let landed = async {
+            loop {
+                match under_way.next().await {
+                    Some((1.., Err(_))) => {}
+                    Some((_, outcome)) => return outcome,
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        match timeout(SILENCE, landed).await {
+            Ok(outcome) => return outcome,
+            Err(_) => under_way.push(numbered(next)),
+        }
+        next += 1;
+    }
+}
+
 fn unreachable(to: &str, error: reqwest::Error) -> Error {
     let error = error.without_url();
     if error.is_builder() {
-        return Error::config(format!("cannot build a request for {to}")).with_source(error);
+        return Error::config(format!("cannot build a request for {to}")).caused_by(&error, &[]);
     }
     if tls::find_failure(&error).is_some() {
         return Error::new(Kind::Network, format!("no trusted TLS connection to {to}"))
             .with_hint("The certificate is checked against the bundled and the system roots; a proxy that inspects TLS needs its root in the system store")
             .with_transient(false)
-            .with_source(error);
+            .caused_by(&error, &[]);
     }
     if error.is_timeout() {
         return Error::new(Kind::Timeout, format!("{to} did not answer in time"))
-            .with_source(error);
+            .caused_by(&error, &[]);
     }
     Error::new(Kind::Network, format!("cannot reach {to}"))
         .with_hint("Check the address and the network (proxy, IP access list, Private Link)")
-        .with_source(error)
+        .caused_by(&error, &[])
 }
 
 /// https, or plain http that does not leave this machine.
@@ -154,5 +218,46 @@ pub(crate) fn protects_secrets(url: &Url) -> bool {
         "https" => true,
         "http" => url.host_str().is_some_and(is_loopback),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// How many attempts were made until one of them answered after this long, and when.
+    async fn attempts(answering: usize, after: Duration) -> (usize, Duration) {
+        let made = AtomicUsize::new(0);
+        let began = Instant::now();
+        let outcome = first(|| {
+            let number = made.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if number != answering {
+                    return pending().await;
+                }
+                sleep(after).await;
+                Ok::<_, Error>(())
+            }
+        });
+        outcome.await.expect("an answer");
+        (made.load(Ordering::Relaxed), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_an_answer_is_sent_again_every_three_seconds() {
+        let almost = SILENCE - Duration::from_millis(1);
+        assert_eq!(attempts(0, almost).await, (1, almost));
+        assert_eq!(attempts(2, Duration::ZERO).await, (3, 2 * SILENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workspace_that_is_merely_slow_is_waited_for() {
+        let slow = Duration::from_secs(8);
+        assert_eq!(attempts(0, slow).await, (3, slow));
     }
 }

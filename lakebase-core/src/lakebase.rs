@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::pending;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,20 +10,23 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cache::{CredentialCache, no_runtime};
+use crate::cache::{Cause, CredentialCache, Rejection};
 use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
-use crate::http::Waiters;
 use crate::remembered::Remembered;
 use crate::retry::{Retry, retrying};
+use crate::single_flight::{Fetch, Found, SingleFlight, no_runtime};
 use crate::target::Tls;
 use crate::tls::Roots;
-use crate::workspace::{Client, Workspace, WorkspaceProvider};
+use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 use crate::{Config, Credential, Error, Refresh, Target};
 
 /// Beyond it, arithmetic with points in time may overflow.
 const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// After this many transport failures in a row the host is looked up again.
+const MOST_TRANSPORT_FAILURES: u32 = 3;
 
 /// One Lakebase database and the identity we log in with.
 ///
@@ -42,8 +46,11 @@ struct Inner {
     config: Config,
     workspace: Option<Arc<Workspace>>,
     source: Source,
-    target: Remembered<Arc<Target>>,
-    waiters: Waiters,
+    host: SingleFlight<Found<String>>,
+    user: SingleFlight<Found<String>>,
+    /// As it was resolved last.
+    target: Mutex<Option<Arc<Target>>>,
+    transport_failures: AtomicU32,
     last_failure: Mutex<Option<(Instant, Error)>>,
     #[cfg(feature = "tokio-postgres")]
     path_of_role: Remembered<()>,
@@ -65,22 +72,18 @@ impl Lakebase {
         Self::new(Config::from_env()?)
     }
 
-    /// From a configuration.
+    /// From a configuration. Does no I/O.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if TLS or HTTP cannot be set up.
+    /// [`Error::is_config`] if a proxy variable is no URL of an HTTP proxy.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let waiters = Waiters::default();
-        let cache = |provider| {
-            let clock = Arc::clone(&config.clock);
-            CredentialCache::new(provider, clock, config.refresh, waiters.clone())
-        };
+        let clock = || Arc::clone(&config.clock);
+        let cache = |provider| CredentialCache::new(provider, clock(), config.refresh);
         let workspace = match (&config.workspace, &config.compute) {
             (Some(access), Some(compute)) => {
-                let clock = Arc::clone(&config.clock);
                 let (settings, sign_in) = (&access.settings, &access.sign_in);
-                let client = Client::new(settings, sign_in, &access.agent, clock, &waiters)?;
+                let client = Client::new(settings, sign_in, &access.agent, clock())?;
                 Some(Arc::new(Workspace::new(client, compute.clone())))
             }
             _ => None,
@@ -106,11 +109,13 @@ impl Lakebase {
             connect_timeout: config.connect_timeout,
             past_pooler: false,
             inner: Arc::new(Inner {
+                host: SingleFlight::new("host of the endpoint", clock(), LOOKUP_LIMIT),
+                user: SingleFlight::new("user name", clock(), LOOKUP_LIMIT),
                 config,
                 workspace,
                 source,
-                target: Remembered::default(),
-                waiters,
+                target: Mutex::default(),
+                transport_failures: AtomicU32::new(0),
                 last_failure: Mutex::default(),
                 #[cfg(feature = "tokio-postgres")]
                 path_of_role: Remembered::default(),
@@ -135,22 +140,21 @@ impl Lakebase {
         }
     }
 
-    /// Host, port, database and user. Asks the workspace, once, for what was not configured.
+    /// Host, port, database and user. Looks up in the workspace what was not configured: once, until
+    /// three connections in a row fail.
     ///
     /// # Errors
     ///
-    /// The workspace's refusal, or the network's.
+    /// The workspace's refusal, or the network's. Callers that wait together share one look-up and one
+    /// failure.
     ///
     /// # Cancel safety
     ///
-    /// Safe; the next caller looks again.
+    /// Dropping the future disturbs nobody: look-ups run on tasks of their own.
     pub async fn target(&self) -> Result<Arc<Target>, Error> {
-        let find = async {
-            Handle::try_current().map_err(|_| no_runtime())?;
-            let _waiting = self.inner.waiters.enter();
-            self.resolve().await.map(Arc::new)
-        };
-        let target = self.inner.target.get_or_find(find).await?;
+        Handle::try_current().map_err(|_| no_runtime())?;
+        let (host, user) = tokio::try_join!(self.host(), self.user())?;
+        let target = self.target_of(host, user).await?;
         Ok(if self.past_pooler {
             target.direct()
         } else {
@@ -158,26 +162,51 @@ impl Lakebase {
         })
     }
 
-    async fn resolve(&self) -> Result<Target, Error> {
+    async fn host(&self) -> Result<String, Error> {
         let config = &self.inner.config;
-        let unset = |name: &str| Error::config(format!("{name} is not set"));
-        let workspace = self.inner.workspace.as_ref();
-        let host = match (&config.host, workspace) {
+        let host = match (&config.host, &self.inner.workspace) {
             (Some(host), _) => host.clone(),
-            (None, Some(workspace)) => retrying(|| workspace.host(config.host_kind)).await?,
-            (None, None) => return Err(unset("PGHOST")),
+            (None, Some(workspace)) => {
+                let kind = config.host_kind;
+                let fetch = || -> Fetch<Found<String>> {
+                    let workspace = Arc::clone(workspace);
+                    Box::pin(async move { retrying(|| workspace.host(kind)).await.map(Found::new) })
+                };
+                self.inner.host.get(fetch).await?.value
+            }
+            (None, None) => return Err(Error::config("PGHOST is not set")),
         };
-        if matches!(self.inner.source, Source::Minted(_)) && is_pooled_host(&host) {
+        if self.uses_tokens() && is_pooled_host(&host) {
             return Err(Error::new(
                 Kind::Platform,
                 format!("the endpoint's host {host:?} is a pooled one, which takes no tokens"),
             ));
         }
-        let user = match (&config.user, workspace) {
-            (Some(user), _) => user.clone(),
-            (None, Some(workspace)) => retrying(|| workspace.user_name()).await?,
-            (None, None) => return Err(unset("PGUSER")),
-        };
+        Ok(host)
+    }
+
+    async fn user(&self) -> Result<String, Error> {
+        match (&self.inner.config.user, &self.inner.workspace) {
+            (Some(user), _) => Ok(user.clone()),
+            (None, Some(workspace)) => {
+                let fetch = || -> Fetch<Found<String>> {
+                    let workspace = Arc::clone(workspace);
+                    Box::pin(
+                        async move { retrying(|| workspace.user_name()).await.map(Found::new) },
+                    )
+                };
+                Ok(self.inner.user.get(fetch).await?.value)
+            }
+            (None, None) => Err(Error::config("PGUSER is not set")),
+        }
+    }
+
+    async fn target_of(&self, host: String, user: String) -> Result<Arc<Target>, Error> {
+        let config = &self.inner.config;
+        let known = self.known_target();
+        if let Some(known) = known.filter(|known| known.host == host && known.user == user) {
+            return Ok(known);
+        }
         let plaintext = match config.plaintext {
             Plaintext::Never => false,
             Plaintext::OnLoopback => {
@@ -188,13 +217,16 @@ impl Lakebase {
         let tls = if plaintext {
             None
         } else {
-            let roots = config.roots.clone().unwrap_or_else(Roots::system);
+            let roots = match &config.roots {
+                Some(roots) => roots.clone(),
+                None => Roots::system().await?,
+            };
             Some(Arc::new(Tls {
                 client_config: roots.client_config()?,
                 roots,
             }))
         };
-        let target = Target {
+        let target = Arc::new(Target {
             host,
             hostaddr: config.hostaddr,
             port: config.port,
@@ -203,9 +235,33 @@ impl Lakebase {
             application_name: config.application_name.clone(),
             schema: config.schema.clone(),
             tls,
-        };
+        });
         tracing::debug!(%target, "resolved");
+        *self.target_slot() = Some(Arc::clone(&target));
         Ok(target)
+    }
+
+    fn known_target(&self) -> Option<Arc<Target>> {
+        self.target_slot().clone()
+    }
+
+    fn target_slot(&self) -> MutexGuard<'_, Option<Arc<Target>>> {
+        let slot = self.inner.target.lock();
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts transport failures in a row: the endpoint may have another host by now.
+    pub(crate) fn note_transport(&self, has_failed: bool) {
+        let failures = &self.inner.transport_failures;
+        if !has_failed {
+            failures.store(0, Ordering::Relaxed);
+        } else if failures.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_TRANSPORT_FAILURES {
+            failures.store(0, Ordering::Relaxed);
+            self.inner.host.suspect();
+            if let Some(workspace) = &self.inner.workspace {
+                workspace.suspect_endpoints();
+            }
+        }
     }
 
     /// Whether `credential` is still the one to log in with: the newest, not about to expire, and
@@ -226,20 +282,28 @@ impl Lakebase {
         }
     }
 
-    /// Reports that Postgres refused a login with `credential`, so that the next
+    /// Reports that Postgres rejected a login with `credential`, so that the next
     /// [`credential`](Self::credential) is a new one. Adapters that log in through
     /// [`login`](Self::login) need not.
     ///
-    /// Returns whether another credential is worth trying: a role that can never log in must not
-    /// turn into a storm of mints, so a replacement that was refused as well is kept for a minute.
+    /// Returns whether another credential is worth trying: a role that can never log in must not cause a
+    /// storm of mints, so a replacement that was rejected as well is kept for a minute. While no new one
+    /// can be minted for passing reasons, the rejected one is returned once per attempt to mint.
     pub fn reject(&self, credential: &Credential) -> bool {
+        matches!(
+            self.reject_because(credential, Cause::Rejected),
+            Rejection::Renew
+        )
+    }
+
+    pub(crate) fn reject_because(&self, credential: &Credential, cause: Cause) -> Rejection {
         match &self.inner.source {
-            Source::Native(_) => false,
-            Source::Minted(cache) => cache.reject(credential),
+            Source::Native(_) => Rejection::Final,
+            Source::Minted(cache) => cache.reject(credential, cause),
         }
     }
 
-    /// Reports that a login with `credential` succeeded. A refusal after that means it was revoked.
+    /// Reports that a login with `credential` succeeded. A rejection after that means it was revoked.
     pub fn accept(&self, credential: &Credential) {
         credential.mark_accepted();
     }

@@ -24,6 +24,7 @@ mod remembered;
 mod retry;
 #[cfg(feature = "tokio-postgres")]
 pub mod roles;
+mod single_flight;
 #[cfg(feature = "tokio-postgres")]
 mod sql;
 mod target;
@@ -42,6 +43,7 @@ pub use connect::Connection;
 pub use credential::Credential;
 pub use endpoint::EndpointPath;
 pub use error::Error;
+pub use foreign::clean_text;
 pub use inspect::ComputeStatus;
 pub use lakebase::{CredentialUpdates, Lakebase};
 pub use login::{Login, LoginFailure, MIGRATION_LOCK};

@@ -9,8 +9,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::cache::no_runtime;
+use secrecy::SecretString;
+
+use crate::cache::{Cause, Rejection};
 use crate::error::Kind;
+use crate::foreign::clean_text;
+use crate::single_flight::no_runtime;
 use crate::{Credential, Error, Lakebase, Target, tls};
 
 /// One attempt is cut off here, so that a server that accepts and stays silent costs one attempt
@@ -21,6 +25,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Asking for a credential again costs nothing, as callers share a failure for half a second. So a login
 /// that waits for the workspace is there within a second after it is back.
 const LONGEST_PAUSE_FOR_WORKSPACE: Duration = Duration::from_millis(250);
+
+/// A fresh branch rejects good credentials for seconds, seldom for a minute.
+const FIRST_PAUSE_FOR_BRANCH: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE_FOR_BRANCH: Duration = Duration::from_secs(4);
 
 /// Key of the Postgres advisory lock under which the adapters run migrations, so that replicas that
 /// start together do not run them twice. One key for all adapters: schemas may overlap.
@@ -109,6 +117,9 @@ impl LoginFailure {
 enum Verdict {
     /// The credential was refused: renew once, then give up.
     Refused,
+    /// The branch is so fresh that it rejects good credentials: tried again within the budget, with new
+    /// ones.
+    Unready,
     /// Worth trying again within the budget.
     Transient,
     /// Not worth it.
@@ -120,6 +131,7 @@ enum Verdict {
 const MOST_CLOSED: u32 = 3;
 
 const WORKSPACE: &str = "the workspace";
+const BRANCH: &str = "the branch, which still rejects logins";
 
 /// How far a login has come.
 #[derive(Default)]
@@ -143,6 +155,9 @@ const REFUSALS: &[&str] = &[
 /// texts counts as a refusal.
 fn judge(sqlstate: &str, message: &str) -> Verdict {
     let message = message.to_lowercase();
+    if message.contains("external authorization failed") {
+        return Verdict::Unready;
+    }
     if sqlstate.starts_with("28") || REFUSALS.iter().any(|text| message.contains(text)) {
         return Verdict::Refused;
     }
@@ -187,6 +202,10 @@ fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Op
         }
         _ if message.contains("invalid protocol version") => {
             "The server demands TLS: set PGSSLMODE (in a URL, sslmode) to require".to_owned()
+        }
+        _ if judge(sqlstate, &message) == Verdict::Unready => {
+            "A fresh branch rejects logins for some seconds; if this one is not fresh, check the identity's right to use it"
+                .to_owned()
         }
         _ if message.contains("does not exist") => format!(
             "Create the role (SELECT databricks_create_role('{user}', ...)), or check PGUSER"
@@ -247,12 +266,13 @@ impl Lakebase {
             if !failure.is_transient() || progress.closed == MOST_CLOSED {
                 return Err(failure);
             }
-            let longest = match progress.waiting_for {
-                WORKSPACE => LONGEST_PAUSE_FOR_WORKSPACE,
-                _ => LONGEST_PAUSE,
+            let [shortest, longest] = match progress.waiting_for {
+                WORKSPACE => [FIRST_PAUSE, LONGEST_PAUSE_FOR_WORKSPACE],
+                BRANCH => [FIRST_PAUSE_FOR_BRANCH, LONGEST_PAUSE_FOR_BRANCH],
+                _ => [FIRST_PAUSE, LONGEST_PAUSE],
             };
             let wait = pause
-                .min(longest)
+                .clamp(shortest, longest)
                 .mul_f64(0.5 + fastrand::f64())
                 .max(failure.retry_after().unwrap_or_default());
             match last {
@@ -264,7 +284,7 @@ impl Lakebase {
                 return Err(self.out_of_time(progress.waiting_for, last));
             }
             sleep(wait).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause.max(shortest) * 2).min(longest);
         }
     }
 
@@ -278,8 +298,7 @@ impl Lakebase {
         F: Future<Output = Result<T, LoginFailure>>,
     {
         progress.waiting_for = WORKSPACE;
-        let target = self.target().await?;
-        let credential = self.credential().await?;
+        let (target, credential) = tokio::try_join!(self.target(), self.credential())?;
         progress.waiting_for = "Postgres";
         let login = Login::new(Arc::clone(&target), credential.clone());
         let until = Instant::now() + ATTEMPT_LIMIT;
@@ -290,6 +309,7 @@ impl Lakebase {
         let failure = match timeout_at(until, whole).await {
             Ok(Ok(connection)) => {
                 self.accept(&credential);
+                self.note_transport(false);
                 return Ok(Some(connection));
             }
             Ok(Err(failure)) => failure,
@@ -299,30 +319,53 @@ impl Lakebase {
             FailureKind::Closed if !self.uses_tokens() => progress.closed + 1,
             _ => 0,
         };
-        let (verdict, error) = self.explain(failure, &target);
-        if verdict == Verdict::Refused && !progress.renewed && self.reject(&credential) {
-            tracing::info!(%error, "login refused, renews the credential");
-            progress.renewed = true;
-            return Ok(None);
+        self.note_transport(matches!(failure.kind, FailureKind::Transport));
+        let secrets = [SecretString::from(credential.expose())];
+        let (verdict, error) = self.explain(failure, &target, &secrets);
+        let cause = match verdict {
+            Verdict::Refused => Cause::Rejected,
+            Verdict::Unready => Cause::Unready,
+            Verdict::Transient | Verdict::Permanent => return Err(error),
+        };
+        match self.reject_because(&credential, cause) {
+            // A new credential cannot be minted: that is what has to be waited for.
+            Rejection::Stuck(why) => {
+                progress.waiting_for = WORKSPACE;
+                Err(why.with_setting("Postgres rejected the token, and a new one cannot be minted"))
+            }
+            Rejection::Renew if verdict == Verdict::Refused && !progress.renewed => {
+                tracing::info!(%error, "login rejected, renews the credential");
+                progress.renewed = true;
+                Ok(None)
+            }
+            _ if verdict == Verdict::Unready => {
+                progress.waiting_for = BRANCH;
+                Err(error)
+            }
+            _ => Err(error),
         }
-        Err(error)
     }
 
     /// Judges a failed attempt and puts it into words.
-    fn explain(&self, failure: LoginFailure, target: &Target) -> (Verdict, Error) {
+    fn explain(
+        &self,
+        failure: LoginFailure,
+        target: &Target,
+        secrets: &[SecretString],
+    ) -> (Verdict, Error) {
         let compute = self.config().compute.as_ref().map(ToString::to_string);
         let (verdict, error) = match &failure.kind {
             FailureKind::Postgres { sqlstate, message } => {
                 let verdict = judge(sqlstate, message);
                 let (kind, what) = match verdict {
-                    Verdict::Refused => (Kind::Login, "refused the login"),
+                    Verdict::Refused | Verdict::Unready => (Kind::Login, "rejected the login"),
                     Verdict::Transient | Verdict::Permanent => {
                         (Kind::Database, "did not open a session")
                     }
                 };
                 let error = Error::new(kind, format!("Postgres {what} as {target}"))
-                    .with_sqlstate(Some(sqlstate))
-                    .with_transient(verdict == Verdict::Transient);
+                    .with_sqlstate(Some(&clean_text(sqlstate)))
+                    .with_transient(matches!(verdict, Verdict::Transient | Verdict::Unready));
                 match hint(sqlstate, message, target, self.uses_tokens()) {
                     Some(hint) => (verdict, error.with_hint(hint)),
                     None => (verdict, error),
@@ -356,7 +399,9 @@ impl Lakebase {
         };
         (
             verdict,
-            error.with_compute(compute).with_source(failure.source),
+            error
+                .with_compute(compute)
+                .caused_by(&*failure.source, secrets),
         )
     }
 
@@ -376,7 +421,7 @@ impl Lakebase {
 
     /// Puts a failure that happened outside of [`login`](Self::login) into the same words.
     pub fn describe_failure(&self, failure: LoginFailure, target: &Target) -> Error {
-        self.explain(failure, target).1
+        self.explain(failure, target, &[]).1
     }
 }
 
@@ -421,6 +466,9 @@ mod tests {
                 "token's identity did not match the security label configured for role x",
                 Verdict::Refused,
             ),
+            ("28000", "External authorization failed", Verdict::Unready),
+            ("28P01", "external authorization failed", Verdict::Unready),
+            ("XX000", "External authorization failed", Verdict::Unready),
             ("XX000", "Control plane request failed", Verdict::Transient),
             (
                 "57P03",

@@ -24,16 +24,35 @@ pub enum Refresh {
 const RENEW_AT: f64 = 0.75;
 /// Half-width of the jitter around it, so that a fleet started together does not mint in step.
 const RENEW_JITTER: f64 = 0.05;
-/// A token is not handed out this close to its end, because a login takes time to arrive.
-const MAX_MARGIN: Duration = Duration::from_secs(30);
-/// See [`Validity::is_usable_for_workspace`].
+/// This close to a token's end a new one is preferred.
+const NEAR_END: Duration = Duration::from_secs(30);
+/// This close to its end a token is no longer used, because a login takes time to arrive.
+const END_MARGIN: Duration = Duration::from_secs(2);
+/// See [`Validity::age_for_workspace`].
 const WORKSPACE_TOKEN_MARGIN: Duration = Duration::from_secs(40);
-/// See [`Validity::is_stale_for_workspace`].
+/// See [`Validity::age_for_workspace`].
 const LONGEST_STALE: Duration = Duration::from_secs(20 * 60);
 /// Nothing is trusted for longer, whatever expiry was sent.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Longest wait after which callers with nothing valid may cause another attempt.
-const MAX_CALLER_WAIT: Duration = Duration::from_millis(500);
+/// Shortest and longest time for which callers with nothing valid share a failure.
+const CALLER_WAIT: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+/// A proxy's maintenance page may ask for more than the maintenance takes.
+const MAX_ASKED_WAIT: Duration = Duration::from_secs(60);
+
+/// What a held value is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// Served.
+    Fresh,
+    /// Served, while a new one is fetched in the background.
+    Due,
+    /// A new one is preferred; served if none arrives in a moment.
+    NearEnd,
+    /// Rejected, perhaps by mistake. Served once per failed attempt to fetch a new one.
+    LastResort,
+    /// Not served.
+    Dead,
+}
 
 /// From when until when a credential may be used, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -73,14 +92,18 @@ impl Validity {
     }
 
     /// Time since it began, by whichever clock says more.
-    fn age(&self, now: Now) -> Duration {
+    pub(crate) fn elapsed(&self, now: Now) -> Duration {
         let wall = now.wall.duration_since(self.since.wall).unwrap_or_default();
         now.passed.saturating_sub(self.since.passed).max(wall)
     }
 
-    /// May be given to a driver now.
+    /// Whether a login may use it now. The margins scale with short lifetimes.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.age(now) + (self.lifetime / 10).min(MAX_MARGIN) < self.lifetime
+        self.elapsed(now) + (self.lifetime / 10).min(END_MARGIN) < self.lifetime
+    }
+
+    fn is_near_end(&self, now: Now) -> bool {
+        self.elapsed(now) + (self.lifetime / 5).min(NEAR_END) >= self.lifetime
     }
 
     /// Never longer than this, whatever the clocks say.
@@ -91,16 +114,18 @@ impl Validity {
         }
     }
 
-    /// A workspace token this old may still sign calls: the platform refuses it in its last 30 s, so
-    /// the official clients give it up 40 s early.
-    pub(crate) fn is_usable_for_workspace(&self, now: Now) -> bool {
-        self.age(now) + WORKSPACE_TOKEN_MARGIN < self.lifetime
-    }
-
-    /// A workspace token in the second half of its life, or in its last 20 minutes, is renewed in the
-    /// background.
-    pub(crate) fn is_stale_for_workspace(&self, now: Now) -> bool {
-        self.age(now) > self.lifetime - (self.lifetime / 2).min(LONGEST_STALE)
+    /// The age of a workspace token. The platform rejects it in its last 30 s, so the official clients
+    /// drop it 40 s early; they renew it in the background in the second half of its life, at most
+    /// 20 minutes ahead.
+    pub(crate) fn age_for_workspace(&self, now: Now) -> Age {
+        let elapsed = self.elapsed(now);
+        if elapsed + WORKSPACE_TOKEN_MARGIN >= self.lifetime {
+            Age::Dead
+        } else if elapsed > self.lifetime - (self.lifetime / 2).min(LONGEST_STALE) {
+            Age::Due
+        } else {
+            Age::Fresh
+        }
     }
 
     /// Of two that are used together, the one that ends first.
@@ -119,17 +144,19 @@ impl Validity {
 pub(crate) struct Schedule {
     validity: Validity,
     renew_after: Duration,
+    refresh: Refresh,
 }
 
 impl Schedule {
     /// `random` is uniform in `0.0..1.0`. A credential that is old already when it lands (a provider
     /// with a cache of its own) is not due at once, or renewal would spin.
-    pub(crate) fn new(validity: Validity, landed: Now, random: f64) -> Self {
+    pub(crate) fn new(validity: Validity, refresh: Refresh, landed: Now, random: f64) -> Self {
         let share = RENEW_AT + RENEW_JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0);
-        let earliest = validity.age(landed) + pause_floor(validity.lifetime);
+        let earliest = validity.elapsed(landed) + pause_floor(validity.lifetime);
         Self {
             validity,
             renew_after: validity.lifetime.mul_f64(share).max(earliest),
+            refresh,
         }
     }
 
@@ -137,9 +164,28 @@ impl Schedule {
         self.validity.is_usable(now)
     }
 
+    /// Lazily, the caller who finds it due waits for a new one.
+    pub(crate) fn age(&self, now: Now) -> Age {
+        let is_due = self.until_renewal(now).is_zero();
+        if !self.is_usable(now) {
+            Age::Dead
+        } else if self.validity.is_near_end(now) || is_due && self.refresh == Refresh::Lazy {
+            Age::NearEnd
+        } else if is_due {
+            Age::Due
+        } else {
+            Age::Fresh
+        }
+    }
+
     /// How long until renewal is due; zero when it is.
     pub(crate) fn until_renewal(&self, now: Now) -> Duration {
-        self.renew_after.saturating_sub(self.validity.age(now))
+        self.renew_after.saturating_sub(self.validity.elapsed(now))
+    }
+
+    /// Time since the token was requested.
+    pub(crate) fn elapsed(&self, now: Now) -> Duration {
+        self.validity.elapsed(now)
     }
 
     pub(crate) fn lifetime(&self) -> Duration {
@@ -165,7 +211,7 @@ pub(crate) fn spread(asked: Duration, random: f64) -> Duration {
 pub(crate) struct Backoff {
     since: Instant,
     pause: Duration,
-    asked: Option<Duration>,
+    for_callers: Duration,
 }
 
 impl Backoff {
@@ -178,32 +224,88 @@ impl Backoff {
     ) -> Self {
         let lifetime = lifetime.unwrap_or(Duration::from_secs(3600));
         let ceiling = (lifetime / 20).clamp(Duration::from_millis(250), Duration::from_secs(30));
-        let doubled = pause_floor(lifetime).saturating_mul(1 << failures.saturating_sub(1).min(16));
-        let pause = doubled
+        let doubled =
+            |floor: Duration| floor.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        let pause = doubled(pause_floor(lifetime))
             .min(ceiling)
             .mul_f64(0.75 + 0.5 * random.clamp(0.0, 1.0));
+        let asked = retry_after.map_or(Duration::ZERO, |asked| spread(asked, random));
+        let [shortest, longest] = CALLER_WAIT;
         Self {
             since,
-            pause,
-            asked: retry_after.map(|asked| spread(asked, random)),
+            pause: pause.max(asked),
+            for_callers: doubled(shortest)
+                .min(longest)
+                .max(asked.min(MAX_ASKED_WAIT)),
         }
     }
 
-    /// How long the background task waits still.
-    pub(crate) fn left(&self, now: Now) -> Duration {
-        let pause = self.pause.max(self.asked.unwrap_or_default());
-        pause.saturating_sub(now.monotonic.saturating_duration_since(self.since))
+    /// The background task waits at least this long.
+    pub(crate) fn at_least(self, pause: Duration) -> Self {
+        Self {
+            pause: self.pause.max(pause),
+            ..self
+        }
     }
 
-    /// How long callers that have nothing valid are answered with the last failure: short, so that
-    /// recovery is noticed at once, unless the server asked for more.
+    /// How long the background task still waits.
+    pub(crate) fn left(&self, now: Now) -> Duration {
+        self.left_of(self.pause, now)
+    }
+
+    /// How long callers with nothing valid still share the failure: short, so that recovery is noticed
+    /// at once, unless the server asked for more (a minute at most).
     pub(crate) fn left_for_callers(&self, now: Now) -> Duration {
-        let pause = self
-            .pause
-            .min(MAX_CALLER_WAIT)
-            .max(self.asked.unwrap_or_default());
+        self.left_of(self.for_callers, now)
+    }
+
+    fn left_of(&self, pause: Duration, now: Now) -> Duration {
         pause.saturating_sub(now.monotonic.saturating_duration_since(self.since))
     }
+}
+
+/// Bounds how often something may happen: a burst, then one per interval.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    left: u32,
+    since: Option<Instant>,
+}
+
+impl Bucket {
+    const BURST: u32 = 10;
+
+    pub(crate) fn full() -> Self {
+        Self {
+            left: Self::BURST,
+            since: None,
+        }
+    }
+
+    /// Takes one, if there is one left.
+    pub(crate) fn take(&mut self, interval: Duration, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let gained = now.saturating_duration_since(since).as_nanos() / interval.as_nanos().max(1);
+        let gained = u32::try_from(gained).unwrap_or(u32::MAX);
+        if gained >= Self::BURST - self.left {
+            (self.left, self.since) = (Self::BURST, Some(now));
+        } else {
+            self.left += gained;
+            self.since = Some(since + interval * gained);
+        }
+        let has_one = self.left > 0;
+        self.left -= u32::from(has_one);
+        has_one
+    }
+
+    /// Gives one back that was taken in vain.
+    pub(crate) fn give_back(&mut self) {
+        self.left = (self.left + 1).min(Self::BURST);
+    }
+}
+
+/// How often tokens may be minted in the long run.
+pub(crate) fn mint_interval(lifetime: Duration) -> Duration {
+    (lifetime / 4).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
 #[cfg(test)]

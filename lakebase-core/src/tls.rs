@@ -23,10 +23,15 @@ pub(crate) struct Roots {
 
 impl Roots {
     /// The bundled Mozilla roots and whatever the system store has beyond them (company roots of
-    /// TLS-inspecting proxies, say). Read once per process.
-    pub(crate) fn system() -> Self {
+    /// TLS-inspecting proxies, say). Read once per process, on a thread that may block.
+    pub(crate) async fn system() -> Result<Self, Error> {
         static SYSTEM: OnceLock<Roots> = OnceLock::new();
-        SYSTEM.get_or_init(Self::load_system).clone()
+        if let Some(roots) = SYSTEM.get() {
+            return Ok(roots.clone());
+        }
+        tokio::task::spawn_blocking(|| SYSTEM.get_or_init(Self::load_system).clone())
+            .await
+            .map_err(|_| Error::config("cannot read the system's root certificates"))
     }
 
     fn load_system() -> Self {
@@ -58,6 +63,16 @@ impl Roots {
         }
     }
 
+    /// For connections without TLS.
+    #[cfg(feature = "tokio-postgres")]
+    pub(crate) fn none() -> Self {
+        Self {
+            store: RootCertStore::empty(),
+            extra_pem: None,
+            is_system: false,
+        }
+    }
+
     /// Exactly the certificates of a PEM file. `setting` names where the path came from.
     pub(crate) fn from_pem_file(path: &Path, setting: &str) -> Result<Self, Error> {
         let hint =
@@ -69,12 +84,11 @@ impl Roots {
         })?;
         let mut store = RootCertStore::empty();
         for cert in CertificateDer::pem_slice_iter(&pem) {
-            let added = cert
-                .map_err(|error| error.to_string())
-                .and_then(|cert| store.add(cert).map_err(|error| error.to_string()));
-            if let Err(reason) = added {
+            // The errors' own texts quote the file, which may hold a private key.
+            let is_added = cert.is_ok_and(|cert| store.add(cert).is_ok());
+            if !is_added {
                 return Err(Error::config(format!(
-                    "{setting}: {} is not a root certificate in PEM form ({reason})",
+                    "{setting}: {} is not a root certificate in PEM form",
                     path.display()
                 ))
                 .with_hint(hint));

@@ -12,18 +12,21 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub(crate) use client::Client;
+use hosts::Endpoints;
 
 use crate::compute::Compute;
 use crate::error::Kind;
-use crate::remembered::Remembered;
-use crate::{Claim, Credential, CredentialProvider, EndpointPath, Error};
+use crate::single_flight::{Found, SingleFlight};
+use crate::{Claim, Credential, CredentialProvider, Error};
+
+/// One look-up takes no longer.
+pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
 
 /// One compute in one workspace.
 pub(crate) struct Workspace {
-    client: Client,
+    client: Arc<Client>,
     compute: Compute,
-    /// Of a branch, once it was found.
-    endpoint: Remembered<EndpointPath>,
+    endpoints: SingleFlight<Found<Endpoints>>,
 }
 
 /// Mints credentials for one compute.
@@ -51,9 +54,9 @@ impl fmt::Debug for WorkspaceProvider {
 impl Workspace {
     pub(crate) fn new(client: Client, compute: Compute) -> Self {
         Self {
-            client,
+            endpoints: SingleFlight::new("list of endpoints", client.clock(), LOOKUP_LIMIT),
+            client: Arc::new(client),
             compute,
-            endpoint: Remembered::default(),
         }
     }
 
@@ -67,10 +70,10 @@ impl Workspace {
 
     /// Adds to an error what it was about and who asked.
     pub(crate) fn name(&self, error: Error) -> Error {
-        let compute = match self.endpoint.get() {
-            Some(endpoint) => format!("endpoint {endpoint}"),
-            None => self.compute.to_string(),
-        };
+        let endpoint = self.endpoints.inspect(|found, _| {
+            found.map(|endpoints| format!("endpoint {}", endpoints.value.read_write))
+        });
+        let compute = endpoint.unwrap_or_else(|| self.compute.to_string());
         self.client.name(error.with_compute(Some(compute)))
     }
 

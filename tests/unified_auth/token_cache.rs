@@ -89,20 +89,14 @@ impl Bench {
         }
     }
 
-    /// Mints once more, and tells which workspace token signed the call.
-    async fn mint(&self) -> String {
-        self.try_mint().await.expect("a credential")
+    /// Makes one call, and tells which workspace token signed it.
+    async fn call(&self) -> String {
+        self.try_call().await.expect("an answer")
     }
 
-    async fn try_mint(&self) -> Result<String, lakebase_core::Error> {
-        let before = self.stub.seen(CREDENTIALS).len();
-        let held = self.lakebase.credential().await?;
-        if self.stub.seen(CREDENTIALS).len() == before {
-            self.lakebase.accept(&held);
-            self.lakebase.reject(&held);
-            self.lakebase.credential().await?;
-        }
-        let sent = self.stub.last(CREDENTIALS);
+    async fn try_call(&self) -> Result<String, lakebase_core::Error> {
+        self.lakebase.identity().await?;
+        let sent = self.stub.last(ME);
         Ok(sent.header("authorization").replace("Bearer ", ""))
     }
 
@@ -124,15 +118,15 @@ impl Bench {
 async fn vector_116_a_token_is_stale_in_its_second_half_or_its_last_twenty_minutes() {
     for (lifetime, stale) in [(3600, 2400), (600, 300), (90, 45)] {
         let bench = Bench::new(lifetime, |_| None, &[]).await;
-        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.call().await, "workspace-1");
         bench.clock.advance(stale - 2);
-        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.call().await, "workspace-1");
         assert_eq!(bench.asked(), 1, "{lifetime}: fresh");
         bench.clock.advance(4);
-        assert_eq!(bench.mint().await, "workspace-1", "nobody waits");
+        assert_eq!(bench.call().await, "workspace-1", "nobody waits");
         bench.until_asked(2).await;
         // It signs from the moment it has arrived.
-        soon(async { while bench.mint().await != "workspace-2" {} }).await;
+        soon(async { while bench.call().await != "workspace-2" {} }).await;
         assert_eq!(bench.asked(), 2, "{lifetime}");
     }
 }
@@ -143,14 +137,14 @@ async fn vector_117_calls_that_meet_a_stale_token_use_it_and_renew_it_once() {
     let hold = Arc::clone(&gate);
     let answer = move |n| (n == 2).then(|| Answer::json(token(n, 3600)).behind(&hold));
     let bench = Bench::new(3600, answer, &[]).await;
-    bench.mint().await;
+    bench.call().await;
     bench.clock.advance(41 * 60);
     for _ in 0..5 {
-        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.call().await, "workspace-1");
     }
     bench.until_asked(2).await;
     gate.add_permits(1);
-    soon(async { while bench.mint().await != "workspace-2" {} }).await;
+    soon(async { while bench.call().await != "workspace-2" {} }).await;
     assert_eq!(bench.asked(), 2);
 }
 
@@ -158,20 +152,20 @@ async fn vector_117_calls_that_meet_a_stale_token_use_it_and_renew_it_once() {
 async fn vector_118_a_failed_renewal_is_tried_again_after_a_minute() {
     let refused = |n| (n == 2 || n == 3).then(|| Answer::new(400, "{}"));
     let bench = Bench::new(3600, refused, &[]).await;
-    bench.mint().await;
+    bench.call().await;
     bench.clock.advance(41 * 60);
-    bench.mint().await;
+    bench.call().await;
     bench.until_asked(2).await;
     bench.clock.advance(50);
     for _ in 0..20 {
-        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.call().await, "workspace-1");
     }
     assert_eq!(bench.asked(), 2, "within a minute");
     bench.clock.advance(70);
-    bench.mint().await;
+    bench.call().await;
     bench.until_asked(3).await;
     for _ in 0..20 {
-        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.call().await, "workspace-1");
     }
     assert_eq!(bench.asked(), 3, "one more, not one each");
 }
@@ -187,23 +181,23 @@ async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
             _ => None,
         };
         let bench = Bench::new(3600, answer, &[]).await;
-        bench.mint().await;
+        bench.call().await;
         bench.clock.advance(41 * 60);
-        bench.mint().await;
+        bench.call().await;
         bench.until_asked(2).await;
         bench.clock.advance(25 * 60);
         assert_eq!(
-            bench.mint().await,
+            bench.call().await,
             "workspace-3",
             "the old one is over: waited for"
         );
         gate.add_permits(1);
         for _ in 0..30 {
-            assert_eq!(bench.mint().await, "workspace-3");
+            assert_eq!(bench.call().await, "workspace-3");
         }
         // Nor does its failure put off the next renewal.
         bench.clock.advance(46);
-        bench.mint().await;
+        bench.call().await;
         bench.until_asked(4).await;
     }
 }
@@ -212,23 +206,23 @@ async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
 async fn vector_120_without_background_renewal_a_token_is_used_to_its_end() {
     let off = ("disable_async_token_refresh", "true");
     let bench = Bench::new(3600, |_| None, &[off]).await;
-    bench.mint().await;
+    bench.call().await;
     bench.clock.advance(59 * 60);
     for _ in 0..20 {
-        assert_eq!(bench.mint().await, "workspace-1");
+        assert_eq!(bench.call().await, "workspace-1");
     }
     assert_eq!(bench.asked(), 1);
     bench.clock.advance(60);
-    assert_eq!(bench.mint().await, "workspace-2");
+    assert_eq!(bench.call().await, "workspace-2");
 }
 
 #[tokio::test]
 async fn an_almost_expired_workspace_token_never_mints() {
     for left in [39, 20, 1] {
         let bench = Bench::new(3600, |_| None, &[]).await;
-        bench.mint().await;
+        bench.call().await;
         bench.clock.advance(3600 - left);
-        assert_eq!(bench.mint().await, "workspace-2", "{left} s left");
+        assert_eq!(bench.call().await, "workspace-2", "{left} s left");
     }
 }
 

@@ -263,9 +263,8 @@ impl<T: EntraTokens> SignIn for Azure<T> {
             let url = Url::parse(&url).map_err(|error| {
                 Error::config("DATABRICKS_AZURE_RESOURCE_ID does not go into a URL").with_source(error)
             })?;
-            let request = site.http.get(url).bearer_auth(secret);
-            let reply = site.http.send(request).await.map_err(unresolved)?;
-            let reply = reply.scrubbed(&[secret.to_owned()]);
+            let request = site.http.get(url).await?.bearer_auth(secret);
+            let reply = site.http.send(request, &[secret]).await.map_err(unresolved)?;
             if !reply.is_success() {
                 return Err(unresolved(reply.failure("Azure refused"))
                     .with_hint("Check DATABRICKS_AZURE_RESOURCE_ID and the identity's right to read it, or set DATABRICKS_HOST")

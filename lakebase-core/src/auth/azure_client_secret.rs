@@ -89,8 +89,8 @@ impl EntraTokens for EntraPrincipal {
                 ("client_id", &self.client_id),
                 ("client_secret", secret),
             ];
-            let reply = site.http.send(site.http.post(url).form(&form)).await?;
-            let reply = reply.scrubbed(&[secret.to_owned()]);
+            let request = site.http.post(url).await?.form(&form);
+            let reply = site.http.send(request, &[secret]).await?;
             if !reply.is_success() {
                 return Err(reply
                     .failure("Entra ID refused the service principal")
@@ -120,7 +120,7 @@ impl EntraTokens for EntraPrincipal {
 /// The workspace sends browsers to its tenant's login page.
 async fn find_tenant(site: &Site, login: &str) -> Result<String, Error> {
     let url = site.url("/aad/auth")?;
-    let reply = site.http.send(site.http.get(url)).await?;
+    let reply = site.http.send(site.http.get(url).await?, &[]).await?;
     if reply.status == 429 || reply.status >= 500 {
         return Err(reply.failure("the workspace does not tell its tenant"));
     }

@@ -62,8 +62,13 @@ impl EntraTokens for ManagedIdentity {
             if let Some(id) = &self.client_id {
                 url.query_pairs_mut().append_pair("client_id", id);
             }
-            let request = site.http.get(url).header("Metadata", "true").timeout(LIMIT);
-            let reply = site.http.send(request).await.map_err(|error| {
+            let request = site
+                .http
+                .get(url)
+                .await?
+                .header("Metadata", "true")
+                .timeout(LIMIT);
+            let reply = site.http.send(request, &[]).await.map_err(|error| {
                 error.with_hint("Managed identities exist on Azure machines only")
             })?;
             if !reply.is_success() {

@@ -11,12 +11,10 @@ use tokio::process::{Child, Command};
 use crate::Error;
 use crate::config::attributes::Vars;
 use crate::error::Kind;
-use crate::foreign::excerpt;
+use crate::foreign::clean_text;
 
 /// No answer of these tools comes near it.
 const LARGEST_OUTPUT: u64 = 256 * 1024;
-/// Longest piece of a tool's complaint that an error repeats.
-const LONGEST_QUOTE: usize = 500;
 /// What a tool has left running may keep its pipes open; its own answer is there by then.
 const PIPE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -90,7 +88,7 @@ impl Program {
             })?;
         let complaint = match stderr.trim() {
             "" => format!("{name} ended with {status}"),
-            text => excerpt(text, LONGEST_QUOTE),
+            text => clean_text(text),
         };
         Ok(Output {
             success: status.success(),

@@ -75,8 +75,8 @@ impl IdTokens for Actions {
             let mut url = self.url.clone();
             url.query_pairs_mut().append_pair("audience", &audience);
             let token = self.token.expose_secret();
-            let request = site.http.get(url).bearer_auth(token);
-            let reply = site.http.send(request).await?.scrubbed(&[token.to_owned()]);
+            let request = site.http.get(url).await?.bearer_auth(token);
+            let reply = site.http.send(request, &[token]).await?;
             if !reply.is_success() {
                 return Err(reply
                     .failure("GitHub did not hand out an identity token")

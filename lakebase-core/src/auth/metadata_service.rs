@@ -49,21 +49,16 @@ impl SignIn for MetadataService {
             let request = site
                 .http
                 .get(self.url.clone())
+                .await?
                 .header("X-Databricks-Metadata-Version", "1")
                 .header("X-Databricks-Host", host.as_str().trim_end_matches('/'))
                 .timeout(LIMIT);
-            let reply = site.http.send(request).await.map_err(|error| {
+            // The key may come back in a page or in a redirect.
+            let segments = self.url.path().split('/').filter(|part| part.len() > 3);
+            let secrets: Vec<&str> = segments.chain(self.url.query()).collect();
+            let reply = site.http.send(request, &secrets).await.map_err(|error| {
                 error.with_hint("Is the program that signs in for us still running?")
             })?;
-            // The key may come back in a page or in a redirect.
-            let path = self.url.path().to_owned();
-            let segments = path
-                .split('/')
-                .filter(|part| part.len() > 3)
-                .map(str::to_owned);
-            let query = self.url.query().unwrap_or_default().to_owned();
-            let secrets: Vec<String> = segments.chain([query]).collect();
-            let reply = reply.scrubbed(&secrets);
             if !reply.is_success() {
                 return Err(reply
                     .failure("the metadata service refused")

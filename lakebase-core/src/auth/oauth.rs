@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use url::Url;
 
 use super::token::{Token, is_header_safe};
 use super::{Settings, Site};
@@ -39,7 +40,6 @@ impl Request {
         fields: &[(&str, &str)],
         advice: &str,
     ) -> Result<Token, Error> {
-        let endpoint = site.token_endpoint().await?;
         let mut form = vec![
             ("grant_type", self.grant_type),
             ("scope", self.scope.as_str()),
@@ -51,20 +51,27 @@ impl Request {
             form.push(("authorization_details", details));
         }
         form.extend(fields.iter().copied());
-        let mut secrets: Vec<String> = fields
+        let mut secrets: Vec<&str> = fields
             .iter()
             .filter(|(name, _)| *name == "subject_token")
-            .map(|(_, value)| (*value).to_owned())
+            .map(|(_, value)| *value)
             .collect();
-        let mut request = site.http.post(endpoint).form(&form);
-        if let Some((id, secret)) = basic {
-            let secret = secret.expose_secret();
-            request = request.basic_auth(id, Some(secret));
-            secrets.push(secret.to_owned());
-            // A debug page may repeat the header as it was sent.
-            secrets.push(super::token::basic(id, secret));
+        let basic = basic.map(|(id, secret)| (id, secret.expose_secret()));
+        // A debug page may repeat the header as it was sent.
+        let header = basic.map(|(id, secret)| super::token::basic(id, secret));
+        secrets.extend(basic.map(|(_, secret)| secret));
+        secrets.extend(header.as_deref());
+        let post = async |endpoint: Url| {
+            let mut request = site.http.post(endpoint).await?.form(&form);
+            if let Some((id, secret)) = basic {
+                request = request.basic_auth(id, Some(secret));
+            }
+            site.http.send(request, &secrets).await
+        };
+        let mut reply = post(site.token_endpoint().await?).await?;
+        if reply.status == 404 && site.forget_assumed_endpoint() {
+            reply = post(site.token_endpoint().await?).await?;
         }
-        let reply = site.http.send(request).await?.scrubbed(&secrets);
         if !reply.is_success() {
             let error = reply.failure("the workspace refused the sign-in");
             return Err(match reply.status {

@@ -1,5 +1,6 @@
 //! The workspace as a sign-in needs it: its URL, what it says of itself, its token endpoint.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use crate::Error;
 use crate::config::attributes::Attribute;
 use crate::endpoint::is_loopback;
 use crate::error::Kind;
-use crate::http::Http;
+use crate::http::{Http, Reply};
 use crate::remembered::Remembered;
 
 /// The host's description of itself is a convenience; nobody waits long for it.
@@ -25,6 +26,8 @@ pub(crate) struct Site {
     found_host: Remembered<Url>,
     metadata: Remembered<Metadata>,
     token_endpoint: Remembered<Url>,
+    /// The usual token endpoint is not there, though the host is one of Databricks' own.
+    is_unusual: AtomicBool,
 }
 
 /// `/.well-known/databricks-config`, as far as it matters here.
@@ -46,6 +49,7 @@ impl Site {
             found_host: Remembered::default(),
             metadata: Remembered::default(),
             token_endpoint: Remembered::default(),
+            is_unusual: AtomicBool::new(false),
         }
     }
 
@@ -100,8 +104,8 @@ impl Site {
 
     async fn ask_metadata(&self) -> Result<Metadata, Error> {
         let url = self.url("/.well-known/databricks-config")?;
-        let request = self.http.get(url).timeout(METADATA_LIMIT);
-        let reply = self.http.send(request).await?;
+        let request = self.http.get(url).await?.timeout(METADATA_LIMIT);
+        let reply = self.http.send(request, &[]).await?;
         if reply.status == 404 {
             return Ok(Metadata::default());
         }
@@ -144,23 +148,53 @@ impl Site {
             .or(metadata.account_id)
     }
 
-    /// From the OAuth document: the configured one, the one the host names, or the usual one.
+    /// Documented for Databricks' own hosts; else from the OAuth document: the configured one, the one
+    /// that the host names, or the usual one.
     pub(super) async fn token_endpoint(&self) -> Result<Url, Error> {
         if let Some(found) = self.token_endpoint.get() {
             return Ok(found);
         }
-        let (document, is_certain) = self.oauth_document().await?;
-        let found = self.discover(document).await?;
+        if let Some(configured) = self.settings.get(Attribute::DiscoveryUrl) {
+            let document = self.protected(&configured.value);
+            let document = document.ok_or_else(|| configured.wrong("an https URL"))?;
+            let found = self.endpoint_in(&self.fetch(document).await?)?;
+            return Ok(self.token_endpoint.keep(found));
+        }
+        let usual = self.url(USUAL_ENDPOINT)?;
+        if is_databricks_own(&self.host()?) && !self.is_unusual.load(Ordering::Relaxed) {
+            return Ok(usual);
+        }
+        let document = self.url(&format!("/oidc/{OAUTH_DOCUMENT}"))?;
+        // The usual document is the right one for most hosts: both are asked together.
+        let (metadata, reply) = tokio::join!(self.metadata(), self.fetch(document.clone()));
+        let named = metadata
+            .as_ref()
+            .and_then(|metadata| self.named_document(metadata));
+        let reply = match named {
+            Some(named) if named != document => self.fetch(named).await,
+            _ => reply,
+        };
+        let found = self.endpoint_in(&reply?)?;
         // A host that could not describe itself may name another document next time.
-        Ok(match is_certain {
-            true => self.token_endpoint.keep(found),
-            false => found,
+        Ok(match metadata {
+            Some(_) => self.token_endpoint.keep(found),
+            None => found,
         })
     }
 
-    async fn discover(&self, document: Url) -> Result<Url, Error> {
+    /// After a 404 at the documented endpoint: whether another one may be discovered.
+    pub(super) fn forget_assumed_endpoint(&self) -> bool {
+        let is_assumed = self.token_endpoint.get().is_none();
+        is_assumed && !self.is_unusual.swap(true, Ordering::Relaxed)
+    }
+
+    async fn fetch(&self, document: Url) -> Result<Reply, Error> {
+        self.http.send(self.http.get(document).await?, &[]).await
+    }
+
+    /// What an OAuth document names.
+    fn endpoint_in(&self, reply: &Reply) -> Result<Url, Error> {
         let usual = self.url(USUAL_ENDPOINT)?;
-        let reply = self.http.send(self.http.get(document)).await?;
         if reply.status == 404 {
             return Ok(usual);
         }
@@ -171,10 +205,7 @@ impl Site {
         let Some(endpoint) = answer.get("token_endpoint").and_then(Value::as_str) else {
             return Ok(usual);
         };
-        let parsed = Url::parse(endpoint)
-            .ok()
-            .filter(|url| self.may_have_secrets(url));
-        parsed.ok_or_else(|| {
+        self.protected(endpoint).ok_or_else(|| {
             reply.error(
                 Kind::Platform,
                 "the workspace's OAuth document names a `token_endpoint` that is not an https URL",
@@ -182,38 +213,34 @@ impl Site {
         })
     }
 
-    /// Where it is, and whether that was told for certain.
-    async fn oauth_document(&self) -> Result<(Url, bool), Error> {
-        if let Some(url) = self.settings.get(Attribute::DiscoveryUrl) {
-            let parsed = Url::parse(&url.value).ok();
-            let parsed = parsed.filter(|url| self.may_have_secrets(url));
-            return Ok((parsed.ok_or_else(|| url.wrong("an https URL"))?, true));
-        }
-        let usual = self.url(&format!("/oidc/{OAUTH_DOCUMENT}"))?;
-        let Some(metadata) = self.metadata().await else {
-            return Ok((usual, false));
-        };
-        let Some(endpoint) = metadata.oidc_endpoint else {
-            return Ok((usual, true));
-        };
+    /// The OAuth document that the host names.
+    fn named_document(&self, metadata: &Metadata) -> Option<Url> {
+        let endpoint = metadata.oidc_endpoint.as_ref()?;
         let account = self
             .settings
             .owned(Attribute::AccountId)
-            .or(metadata.account_id);
+            .or_else(|| metadata.account_id.clone());
         let endpoint = match (endpoint.contains("{account_id}"), account) {
-            (false, _) => endpoint,
+            (false, _) => endpoint.clone(),
             (true, Some(account)) => endpoint.replace("{account_id}", &account),
             (true, None) => {
                 tracing::warn!(
-                    "account_id is required to resolve the OAuth document that the host names; asks for the workspace's instead"
+                    "account_id is required to resolve the OAuth document that the host names; using the workspace's instead"
                 );
-                return Ok((usual, true));
+                return None;
             }
         };
-        let document = format!("{}/{OAUTH_DOCUMENT}", endpoint.trim_end_matches('/'));
-        let parsed = Url::parse(&document).ok();
-        let parsed = parsed.filter(|url| self.may_have_secrets(url));
-        Ok((parsed.unwrap_or(usual), true))
+        self.protected(&format!(
+            "{}/{OAUTH_DOCUMENT}",
+            endpoint.trim_end_matches('/')
+        ))
+    }
+
+    /// A URL that may be sent secrets.
+    fn protected(&self, text: &str) -> Option<Url> {
+        Url::parse(text)
+            .ok()
+            .filter(|url| self.may_have_secrets(url))
     }
 
     /// https; plain http only where the workspace itself is a stand-in on loopback.
@@ -225,6 +252,50 @@ impl Site {
             "https" => true,
             "http" => is_stand_in && url.host_str().is_some_and(is_loopback),
             _ => false,
+        }
+    }
+}
+
+/// Workspaces on Databricks' own domains, by the shape of their names. Hosts that serve many workspaces
+/// have other names.
+fn is_databricks_own(host: &Url) -> bool {
+    let name = host.host_str().unwrap_or_default().to_ascii_lowercase();
+    let (label, _) = name.split_once('.').unwrap_or_default();
+    let is_below = |domains: &[&str]| domains.iter().any(|domain| name.ends_with(domain));
+    let is_number = !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit());
+    host.scheme() == "https"
+        && (label.starts_with("dbc-")
+            && is_below(&[".cloud.databricks.com", ".cloud.databricks.us"])
+            || label.starts_with("adb-")
+                && is_below(&[
+                    ".azuredatabricks.net",
+                    ".databricks.azure.us",
+                    ".databricks.azure.cn",
+                ])
+            || is_number && is_below(&[".gcp.databricks.com"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databricks_own_workspaces_are_told_by_the_shape_of_their_names() {
+        for (host, expected) in [
+            ("https://dbc-a1b2c3d4-e5f6.cloud.databricks.com", true),
+            ("https://DBC-a1b2c3d4-e5f6.cloud.databricks.com", true),
+            ("https://dbc-a1b2c3d4-e5f6.cloud.databricks.us", true),
+            ("https://adb-123.4.azuredatabricks.net", true),
+            ("https://adb-123.4.databricks.azure.cn", true),
+            ("https://123.4.gcp.databricks.com", true),
+            ("https://acme.cloud.databricks.com", false),
+            ("https://acme.databricks.com", false),
+            ("https://dbc-1.cloud.databricks.com.evil.example", false),
+            ("https://dbc-1.example.com", false),
+            ("http://127.0.0.1:8080", false),
+        ] {
+            let url = Url::parse(host).expect(host);
+            assert_eq!(is_databricks_own(&url), expected, "{host}");
         }
     }
 }

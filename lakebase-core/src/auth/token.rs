@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use crate::Error;
 use crate::clock::Now;
 use crate::config::setting::Setting;
-use crate::refresh::Validity;
+use crate::refresh::{Age, Validity};
 
 /// The headers that authenticate a call, and how long they do.
 pub(crate) struct Token {
@@ -44,16 +44,9 @@ impl Token {
         self
     }
 
-    /// May still sign a call. See [`Validity::is_usable_for_workspace`].
-    pub(crate) fn is_usable(&self, now: Now) -> bool {
+    pub(crate) fn age(&self, now: Now) -> Age {
         self.validity
-            .is_none_or(|validity| validity.is_usable_for_workspace(now))
-    }
-
-    /// Old enough to be replaced in the background.
-    pub(crate) fn is_stale(&self, now: Now) -> bool {
-        self.validity
-            .is_some_and(|validity| validity.is_stale_for_workspace(now))
+            .map_or(Age::Fresh, |validity| validity.age_for_workspace(now))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::setting::Setting;
 use crate::Error;
+use crate::foreign::is_secret_like;
 
 /// An environment, as it was read once.
 pub(crate) type Vars = HashMap<String, String>;
@@ -122,10 +123,9 @@ impl Attribute {
 
     /// A value as people may see it. Some are put where they do not belong, with a secret inside.
     pub(crate) fn show(self, value: &str) -> String {
-        let is_jwt = value.starts_with("eyJ") && value.matches('.').count() == 2;
         let is_pair = matches!(self, Self::ClientId | Self::Username) && value.contains(':');
         let has_user = self == Self::Host && value.contains('@');
-        let is_secret = self.is_secret() || is_jwt || is_pair || has_user;
+        let is_secret = self.is_secret() || is_secret_like(value) || is_pair || has_user;
         match is_secret {
             true => "***".to_owned(),
             false => value.to_owned(),

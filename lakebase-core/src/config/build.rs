@@ -14,7 +14,7 @@ use super::setting::Setting;
 use super::{Config, LoginKind, Plaintext, ResolvedSetting, TlsMode, sign_in, url as pg_url};
 use crate::clock::{SystemClock, Watch};
 use crate::compute::Compute;
-use crate::endpoint::{direct_host, is_loopback, is_pooled_host};
+use crate::endpoint::{direct_host, is_host_name, is_loopback, is_pooled_host};
 use crate::provider::SharedProvider;
 use crate::tls::Roots;
 use crate::{Claim, Error, HostKind};
@@ -285,12 +285,7 @@ fn no_target(raw: &Raw) -> Error {
 
 fn host_name(host: &Setting, uses_token: bool) -> Result<String, Error> {
     let name = host.value.trim();
-    let is_name = !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
-    let is_name_only = is_name && (!name.contains(':') || name.parse::<IpAddr>().is_ok());
-    if !is_name_only {
+    if !is_host_name(name) {
         return Err(host
             .wrong("a host name or an IP address")
             .with_hint("Leave out scheme, port, user and path; the port is PGPORT"));

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use crate::Error;
+use crate::foreign::{clean_text, is_secret_like};
 
 #[derive(Clone)]
 pub(crate) struct Setting {
@@ -67,12 +68,14 @@ impl Setting {
     }
 }
 
-/// A value as an error may repeat it: not if it may be a URL with a password, put into the wrong
-/// place.
+/// A value as an error may repeat it: not if it may be a secret, or a URL with a password, put into
+/// the wrong place.
 pub(crate) fn quoted(value: &str) -> String {
     if value.contains('@') || value.contains("://") {
         "a value that holds a URL or user information (not repeated)".to_owned()
+    } else if is_secret_like(value) {
+        "a value that looks like a secret (not repeated)".to_owned()
     } else {
-        format!("{value:?}")
+        format!("{:?}", clean_text(value))
     }
 }

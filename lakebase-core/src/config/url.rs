@@ -8,6 +8,8 @@ use crate::Error;
 
 const SHAPE: &str = "postgresql://user@host:port/database?key=value";
 
+const ENCODE: &str = "In user, password and database write @ / ? # % as %40 %2F %3F %23 %25";
+
 /// `source` names where the URL came from. The URL itself is never repeated: it may hold a
 /// password.
 pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
@@ -15,6 +17,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
         Error::config(format!(
             "{source} is not a URL of the form {SHAPE}: {error}"
         ))
+        .with_hint(ENCODE)
     })?;
     if !matches!(url.scheme(), "postgres" | "postgresql") {
         return Err(Error::config(format!(
@@ -28,7 +31,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
         return Err(Error::config(format!(
             "{source} is not a URL of the form {SHAPE}: it holds a character that must be encoded"
         ))
-        .with_hint("In user, password and database write @ / ? # % as %40 %2F %3F %23 %25"));
+        .with_hint(ENCODE));
     }
     let part = |name: &str, value: &str| -> Result<Option<Setting>, Error> {
         if value.is_empty() {
@@ -120,7 +123,7 @@ const LIBPQ: &[&str] = &[
 ];
 
 /// As libpq: a plus sign stays one.
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     // `form_urlencoded` would turn it into a space; protect it.
     let pair = format!("v={}", text.replace('+', "%2B").replace('&', "%26"));
     let (_, value) = url::form_urlencoded::parse(pair.as_bytes()).next()?;

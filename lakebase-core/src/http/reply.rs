@@ -4,22 +4,20 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::Value;
 use url::form_urlencoded;
 
 use crate::Error;
 use crate::clock::Now;
 use crate::error::Kind;
-use crate::foreign::excerpt;
+use crate::foreign;
 
 /// One answer does not lock us out for longer, whatever it asks for: the official clients give up after
 /// as long.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// What a rate limit means that does not say how long it lasts.
 const USUAL_RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Longest piece of foreign text an error repeats.
-const LONGEST_QUOTE: usize = 300;
 
 /// One HTTP reply, read to its end.
 pub(crate) struct Reply {
@@ -66,19 +64,24 @@ impl Reply {
         }
     }
 
-    /// What this request carried is blotted out wherever the reply repeats it.
-    pub(crate) fn scrubbed(mut self, secrets: &[String]) -> Self {
+    /// What this request carried is masked wherever the reply repeats it.
+    pub(super) fn scrubbed(mut self, secrets: &[&str]) -> Self {
         self.secrets = secrets
             .iter()
-            .filter(|secret| !secret.is_empty())
             .flat_map(|secret| {
                 // A page may repeat a form as it was sent.
                 let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-                [encoded, secret.clone()]
+                [encoded, (*secret).to_owned()]
             })
             .map(SecretString::from)
             .collect();
+        self.request_id = self.request_id.as_ref().map(|id| self.quote(id));
         self
+    }
+
+    /// The workspace, or what is in front of it, is down.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(self.status, 408 | 500 | 502 | 503 | 504)
     }
 
     pub(crate) fn is_success(&self) -> bool {
@@ -117,9 +120,8 @@ impl Reply {
                 code.as_deref(),
                 Some("RESOURCE_EXHAUSTED" | "REQUEST_LIMIT_EXCEEDED")
             );
-        let transient = rate_limited
-            || matches!(self.status, 408 | 500 | 502 | 503 | 504)
-            || PASSING.iter().any(|text| detail.contains(text));
+        let transient =
+            rate_limited || self.is_outage() || PASSING.iter().any(|text| detail.contains(text));
         let usual = rate_limited.then_some(USUAL_RETRY_AFTER);
         let kind = match self.status {
             401 | 403 => Kind::SignIn,
@@ -233,13 +235,8 @@ impl Reply {
         }
     }
 
-    /// Foreign text, cut to length, without control characters and without our secrets.
     fn quote(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for secret in &self.secrets {
-            text = text.replace(secret.expose_secret(), "***");
-        }
-        excerpt(&text, LONGEST_QUOTE)
+        foreign::clean(text, &self.secrets)
     }
 }
 
@@ -376,7 +373,7 @@ mod tests {
             (r#"{"message":"you sent hush-hush"}"#, None, "you sent ***"),
         ] {
             let reply = Reply::new("https://w", 400, &HeaderMap::new(), body.into(), now, now)
-                .scrubbed(&["hush-hush".to_owned()]);
+                .scrubbed(&["hush-hush"]);
             let (got_code, got_detail, _) = reply.explain();
             assert_eq!(
                 (got_code.as_deref(), got_detail.as_str()),
@@ -424,7 +421,7 @@ mod tests {
                 4 => format!("CODE: {text}"),
                 _ => format!("client_secret={form}&x=1"),
             };
-            let reply = reply(400, body.into_bytes()).scrubbed(&[secret.to_owned()]);
+            let reply = reply(400, body.into_bytes()).scrubbed(&[secret]);
             let error = reply.failure("refused");
             let shown = format!("{error} {error:?}");
             proptest::prop_assert!(!shown.contains(secret) && !shown.contains(&form), "{}", shown);

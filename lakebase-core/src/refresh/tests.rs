@@ -47,7 +47,7 @@ fn renewal_is_due_at_three_quarters_of_the_lifetime_give_or_take_the_jitter() {
         (HOUR, f64::INFINITY, 2880.0),
     ] {
         let now = start.after(Duration::ZERO);
-        let schedule = Schedule::new(validity(&start, lifetime), now, random);
+        let schedule = Schedule::new(validity(&start, lifetime), Refresh::Ahead, now, random);
         let due = schedule.until_renewal(start.after(Duration::ZERO));
         assert!(
             (due.as_secs_f64() - expected).abs() < 1e-6,
@@ -57,10 +57,10 @@ fn renewal_is_due_at_three_quarters_of_the_lifetime_give_or_take_the_jitter() {
 }
 
 #[test]
-fn a_token_is_usable_until_a_margin_before_its_end_on_either_clock() {
+fn a_token_is_usable_until_two_seconds_before_its_end_on_either_clock() {
     let start = Start::new();
     let hour = validity(&start, HOUR);
-    let margin = Duration::from_secs(30);
+    let margin = Duration::from_secs(2);
     for (now, usable, why) in [
         (start.after(Duration::ZERO), true, "fresh"),
         (
@@ -141,14 +141,65 @@ fn the_pause_after_failures_grows_is_bounded_and_never_zero() {
 }
 
 #[test]
-fn callers_with_nothing_valid_wait_at_most_half_a_second_unless_the_server_asked_for_more() {
+fn callers_with_nothing_valid_share_a_failure_for_half_a_second_or_as_long_as_the_server_asks() {
+    let start = Start::new();
+    let left = |failures, asked| {
+        Backoff::new(start.monotonic, failures, Some(HOUR), asked, 0.5)
+            .left_for_callers(start.after(Duration::ZERO))
+    };
+    assert_eq!(left(1, None), Duration::from_millis(100));
+    assert_eq!(left(9, None), Duration::from_millis(500));
+    assert_eq!(left(1, Some(5 * SECOND)), spread(5 * SECOND, 0.5));
+    let long = Backoff::new(start.monotonic, 9, Some(HOUR), None, 0.5);
+    assert_eq!(long.left_for_callers(start.after(SECOND)), Duration::ZERO);
+}
+
+#[test]
+fn a_maintenance_page_that_asks_for_five_minutes_holds_callers_up_for_one() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
-    let long = Backoff::new(start.monotonic, 9, Some(HOUR), None, 0.5);
-    assert_eq!(long.left_for_callers(now), MAX_CALLER_WAIT);
-    let asked = Backoff::new(start.monotonic, 1, Some(HOUR), Some(5 * SECOND), 0.5);
-    assert_eq!(asked.left_for_callers(now), spread(5 * SECOND, 0.5));
-    assert_eq!(long.left_for_callers(start.after(SECOND)), Duration::ZERO);
+    let asked = Backoff::new(start.monotonic, 1, Some(HOUR), Some(300 * SECOND), 0.5);
+    assert_eq!(asked.left_for_callers(now), 60 * SECOND);
+    assert!(asked.left(now) >= 300 * SECOND, "the background honours it");
+}
+
+#[test]
+fn a_token_has_three_ages_before_it_is_dead() {
+    let start = Start::new();
+    let now = start.after(Duration::ZERO);
+    for (refresh, lifetime, millis, expected) in [
+        (Refresh::Ahead, HOUR, 2_699_000, Age::Fresh),
+        (Refresh::Ahead, HOUR, 2_701_000, Age::Due),
+        (Refresh::Ahead, HOUR, 3_569_000, Age::Due),
+        (Refresh::Ahead, HOUR, 3_570_000, Age::NearEnd),
+        (Refresh::Ahead, HOUR, 3_597_999, Age::NearEnd),
+        (Refresh::Ahead, HOUR, 3_598_000, Age::Dead),
+        (Refresh::Lazy, HOUR, 2_699_000, Age::Fresh),
+        (Refresh::Lazy, HOUR, 2_701_000, Age::NearEnd),
+        (Refresh::Ahead, 3 * SECOND, 2_390, Age::Due),
+        (Refresh::Ahead, 3 * SECOND, 2_410, Age::NearEnd),
+        (Refresh::Ahead, 3 * SECOND, 2_710, Age::Dead),
+    ] {
+        let schedule = Schedule::new(validity(&start, lifetime), refresh, now, 0.5);
+        let age = schedule.age(start.after(Duration::from_millis(millis)));
+        assert_eq!(age, expected, "{refresh:?}, {millis} ms of {lifetime:?}");
+    }
+}
+
+#[test]
+fn a_bucket_allows_a_burst_and_then_one_per_interval() {
+    let start = Start::new().monotonic;
+    let mut bucket = Bucket::full();
+    let taken = |bucket: &mut Bucket, at: Duration| {
+        (0..100).filter(|_| bucket.take(SECOND, start + at)).count()
+    };
+    assert_eq!(taken(&mut bucket, Duration::ZERO), 10);
+    assert_eq!(taken(&mut bucket, Duration::from_millis(900)), 0);
+    assert_eq!(taken(&mut bucket, Duration::from_millis(2_900)), 2);
+    assert_eq!(taken(&mut bucket, SECOND * 3), 1, "the fraction is kept");
+    bucket.give_back();
+    assert_eq!(taken(&mut bucket, SECOND * 3), 1);
+    assert_eq!(taken(&mut bucket, HOUR), 10, "never more than a burst");
 }
 
 #[test]
@@ -164,6 +215,6 @@ fn those_who_were_turned_away_together_do_not_come_back_together_and_never_early
 fn a_credential_that_lands_old_is_not_due_at_once() {
     let start = Start::new();
     let old = start.after(Duration::from_secs(3500));
-    let schedule = Schedule::new(validity(&start, HOUR), old, 0.5);
+    let schedule = Schedule::new(validity(&start, HOUR), Refresh::Ahead, old, 0.5);
     assert_eq!(schedule.until_renewal(old), SECOND);
 }

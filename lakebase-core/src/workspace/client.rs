@@ -13,7 +13,7 @@ use super::token_cache::{Held, TokenCache};
 use crate::auth::{Settings, SignIn, Site};
 use crate::clock::Watch;
 use crate::config::attributes::Attribute;
-use crate::http::{Http, Reply, UserAgent, Waiters};
+use crate::http::{Http, Reply, UserAgent};
 use crate::{Error, config};
 
 pub(crate) struct Client {
@@ -29,9 +29,8 @@ impl Client {
         sign_in: &Arc<dyn SignIn>,
         agent: &UserAgent,
         clock: Arc<Watch>,
-        waiters: &Waiters,
     ) -> Result<Self, Error> {
-        let http = Http::new(agent, &settings.vars, clock, waiters)?;
+        let http = Http::new(agent, &settings.vars, clock)?;
         let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {
             Some(setting) => !config::attributes::boolean(setting)?,
             None => true,
@@ -64,6 +63,10 @@ impl Client {
         error.with_identity(identity, sign_in)
     }
 
+    pub(super) fn clock(&self) -> Arc<Watch> {
+        self.site.http.clock()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {
         self.call(Method::GET, path, None).await
     }
@@ -74,15 +77,16 @@ impl Client {
 
     /// One authenticated call; a token that the workspace does not take is replaced once.
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
-        let host = self.site.find_host(&*self.sign_in).await?;
-        let url = host.join(path).map_err(|error| {
-            Error::config(format!("cannot build a URL below {host}")).with_source(error)
-        })?;
         let mut refused: Option<Held> = None;
         loop {
+            // Finds the host, too, if it is not configured.
             let held = self.tokens.get(refused.as_ref()).await?;
-            let (request, secrets) = self.signed(&method, &url, body, &held)?;
-            let reply = self.site.http.send(request).await?.scrubbed(&secrets);
+            let host = self.site.host()?;
+            let url = host.join(path).map_err(|error| {
+                Error::config(format!("cannot build a URL below {host}")).with_source(error)
+            })?;
+            let (request, secrets) = self.signed(&method, &url, body, &held).await?;
+            let reply = self.site.http.send(request, &secrets).await?;
             if reply.is_success() {
                 return Ok(reply);
             }
@@ -105,17 +109,17 @@ impl Client {
     }
 
     /// The request with all that the sign-in adds, and what must not show up in errors.
-    fn signed(
+    async fn signed<'h>(
         &self,
         method: &Method,
         url: &Url,
         body: Option<&Value>,
-        held: &Held,
-    ) -> Result<(RequestBuilder, Vec<String>), Error> {
+        held: &'h Held,
+    ) -> Result<(RequestBuilder, Vec<&'h str>), Error> {
         let http = &self.site.http;
         let mut request = match *method {
-            Method::POST => http.post(url.clone()),
-            _ => http.get(url.clone()),
+            Method::POST => http.post(url.clone()).await?,
+            _ => http.get(url.clone()).await?,
         };
         if let Some(body) = body {
             request = request.json(body);
@@ -139,7 +143,7 @@ impl Client {
             // `Bearer x`: the word may be anywhere, the rest must not.
             let secret = text.split_once(' ').map_or(text, |(_, secret)| secret);
             if *name != "x-databricks-azure-workspace-resource-id" {
-                secrets.push(secret.to_owned());
+                secrets.push(secret);
             }
         }
         Ok((request, secrets))

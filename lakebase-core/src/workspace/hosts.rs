@@ -1,11 +1,15 @@
 //! Which endpoint a branch has, and which host an endpoint or instance.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::Workspace;
+use super::{Client, Workspace};
 use crate::compute::{Compute, HostKind};
+use crate::endpoint::is_host_name;
 use crate::error::Kind;
 use crate::http::Reply;
+use crate::single_flight::{Fetch, Found};
 use crate::{EndpointPath, Error};
 
 /// As the official clients ask for.
@@ -18,7 +22,7 @@ impl Workspace {
     pub(crate) async fn host(&self, kind: HostKind) -> Result<String, Error> {
         let found = match &self.compute {
             Compute::Instance(name) => self.instance_host(name, kind).await,
-            Compute::Branch(path) => self.branch_host(path, kind).await,
+            Compute::Branch(branch) => self.branch_host(branch, kind).await,
             Compute::Endpoint(path) => self.endpoint_host(path, kind).await,
         };
         found.map_err(|error| self.name(error))
@@ -29,16 +33,21 @@ impl Workspace {
         match &self.compute {
             Compute::Endpoint(path) => Ok(path.clone()),
             Compute::Instance(_) => Err(Error::config("a Provisioned instance has no endpoint")),
-            Compute::Branch(branch) => {
-                let find = async {
-                    let (reply, endpoints) = self.endpoints(branch).await?;
-                    let own = endpoints.iter().find(|endpoint| is(endpoint, "READ_WRITE"));
-                    let own = own.ok_or_else(|| no_endpoint(&reply, branch))?;
-                    path_of(own, &reply)
-                };
-                self.endpoint.get_or_find(find).await
-            }
+            Compute::Branch(branch) => Ok(self.endpoints_of(branch).await?.read_write),
         }
+    }
+
+    /// The endpoints of the branch may have been replaced.
+    pub(crate) fn suspect_endpoints(&self) {
+        self.endpoints.suspect();
+    }
+
+    async fn endpoints_of(&self, branch: &str) -> Result<Endpoints, Error> {
+        let fetch = || -> Fetch<Found<Endpoints>> {
+            let (client, branch) = (Arc::clone(&self.client), branch.to_owned());
+            Box::pin(async move { Endpoints::list(&client, &branch).await.map(Found::new) })
+        };
+        Ok(self.endpoints.get(fetch).await?.value)
     }
 
     async fn endpoint_host(&self, path: &EndpointPath, kind: HostKind) -> Result<String, Error> {
@@ -49,45 +58,13 @@ impl Workspace {
         host_of(&reply.json()?, kind, &reply)
     }
 
-    /// A read replica of the branch serves readers before its own endpoint does.
+    /// A read replica of the branch serves readers before its own endpoint does. A list may be shorter
+    /// in words than the endpoint itself, so that is asked.
     async fn branch_host(&self, branch: &str, kind: HostKind) -> Result<String, Error> {
-        let (reply, endpoints) = self.endpoints(branch).await?;
-        let own = endpoints.iter().find(|endpoint| is(endpoint, "READ_WRITE"));
-        let own = own.ok_or_else(|| no_endpoint(&reply, branch))?;
-        let path = path_of(own, &reply)?;
-        let path = self.endpoint.keep(path);
-        let replica = endpoints.iter().find(|endpoint| is(endpoint, "READ_ONLY"));
-        match replica.filter(|_| kind.is_read_only()) {
-            Some(replica) => self.endpoint_host(&path_of(replica, &reply)?, kind).await,
-            // A list may be shorter in words than the endpoint itself.
-            None => self.endpoint_host(&path, kind).await,
-        }
-    }
-
-    /// Every endpoint of a branch. A page may be empty and have a next one.
-    async fn endpoints(&self, branch: &str) -> Result<(Reply, Vec<Value>), Error> {
-        let mut endpoints = Vec::new();
-        let mut page = String::new();
-        for _ in 0..MOST_PAGES {
-            let query = url::form_urlencoded::Serializer::new(String::new())
-                .append_pair("page_size", &PAGE_SIZE.to_string())
-                .extend_pairs((!page.is_empty()).then_some(("page_token", &page)))
-                .finish();
-            let path = format!("/api/2.0/postgres/{branch}/endpoints?{query}");
-            let reply = self.client.get(&path).await?;
-            let answer = reply.json()?;
-            if let Some(found) = answer.get("endpoints").and_then(Value::as_array) {
-                endpoints.extend(found.iter().cloned());
-            }
-            match answer.get("next_page_token").and_then(Value::as_str) {
-                Some(next) if !next.is_empty() => page = next.to_owned(),
-                _ => return Ok((reply, endpoints)),
-            }
-        }
-        Err(Error::new(
-            Kind::Platform,
-            format!("the list of endpoints does not end after {MOST_PAGES} pages"),
-        ))
+        let endpoints = self.endpoints_of(branch).await?;
+        let replica = endpoints.read_only.filter(|_| kind.is_read_only());
+        let path = replica.unwrap_or(endpoints.read_write);
+        self.endpoint_host(&path, kind).await
     }
 
     async fn instance_host(&self, name: &str, kind: HostKind) -> Result<String, Error> {
@@ -123,8 +100,64 @@ impl Workspace {
             "" => Err(no_host(&reply, field)
                 .with_hint("Wait until it has started, or set PGHOST")
                 .with_transient(true)),
-            host => Ok(host.to_owned()),
+            host => checked(host, &reply),
         }
+    }
+}
+
+/// It goes into a connection as it is.
+fn checked(host: &str, reply: &Reply) -> Result<String, Error> {
+    match is_host_name(host) {
+        true => Ok(host.to_owned()),
+        false => Err(reply.error(
+            Kind::Platform,
+            "the workspace names a host that is no host name",
+        )),
+    }
+}
+
+/// The endpoints of a branch that are of use.
+#[derive(Clone)]
+pub(super) struct Endpoints {
+    pub(super) read_write: EndpointPath,
+    read_only: Option<EndpointPath>,
+}
+
+impl Endpoints {
+    /// A page may be empty and have a next one.
+    async fn list(client: &Client, branch: &str) -> Result<Self, Error> {
+        let mut endpoints: Vec<Value> = Vec::new();
+        let mut page = String::new();
+        for _ in 0..MOST_PAGES {
+            let query = url::form_urlencoded::Serializer::new(String::new())
+                .append_pair("page_size", &PAGE_SIZE.to_string())
+                .extend_pairs((!page.is_empty()).then_some(("page_token", &page)))
+                .finish();
+            let path = format!("/api/2.0/postgres/{branch}/endpoints?{query}");
+            let reply = client.get(&path).await?;
+            let answer = reply.json()?;
+            if let Some(found) = answer.get("endpoints").and_then(Value::as_array) {
+                endpoints.extend(found.iter().cloned());
+            }
+            match answer.get("next_page_token").and_then(Value::as_str) {
+                Some(next) if !next.is_empty() => page = next.to_owned(),
+                _ => {
+                    let find = |kind| {
+                        let found = endpoints.iter().find(|endpoint| is(endpoint, kind));
+                        found.map(|endpoint| path_of(endpoint, &reply)).transpose()
+                    };
+                    return Ok(Self {
+                        read_write: find("READ_WRITE")?
+                            .ok_or_else(|| no_endpoint(&reply, branch))?,
+                        read_only: find("READ_ONLY")?,
+                    });
+                }
+            }
+        }
+        Err(Error::new(
+            Kind::Platform,
+            format!("the list of endpoints does not end after {MOST_PAGES} pages"),
+        ))
     }
 }
 
@@ -183,7 +216,7 @@ fn host_of(endpoint: &Value, kind: HostKind, reply: &Reply) -> Result<String, Er
         HostKind::ReadOnlyPooled => ("read_only_pooled_host", host("read_only_pooled_host")),
     };
     if let Some(found) = found {
-        return Ok(found.to_owned());
+        return checked(found, reply);
     }
     if host("host").is_none() {
         // A fresh endpoint has none yet.

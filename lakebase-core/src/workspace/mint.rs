@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Workspace;
+use crate::auth::is_header_safe;
 use crate::compute::Compute;
 use crate::error::Kind;
 use crate::http::{Reply, timestamp};
@@ -43,7 +44,11 @@ impl Workspace {
         if !claims.is_empty() {
             body["claims"] = claims.iter().map(Claim::to_json).collect();
         }
-        let reply = self.client.post(path, &body).await?;
+        let reply = self.client.post(path, &body).await.inspect_err(|error| {
+            if error.status() == Some(404) {
+                self.suspect_endpoints();
+            }
+        })?;
         let assumed = matches!(self.compute, Compute::Instance(_)).then_some(ASSUMED_TTL);
         read(&reply, expiry, ttl, assumed)
     }
@@ -62,8 +67,13 @@ fn read(
             .with_hint("Report this to Databricks with the request id; a proxy in between may also have changed the reply")
     };
     let token = match answer.get("token") {
-        Some(Value::String(token)) if !token.is_empty() => token.clone(),
-        Some(Value::String(_)) => return Err(unusable("token", "is empty")),
+        Some(Value::String(token)) if is_header_safe(token) => token.clone(),
+        Some(Value::String(token)) if token.is_empty() => {
+            return Err(unusable("token", "is empty"));
+        }
+        Some(Value::String(_)) => {
+            return Err(unusable("token", "holds characters that no token has"));
+        }
         Some(_) => return Err(unusable("token", "is not a string")),
         None => return Err(unusable("token", "is missing")),
     };
