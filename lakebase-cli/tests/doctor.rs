@@ -6,6 +6,7 @@ mod support;
 
 use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
 use support::{Ran, local, run};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Runs it and compares with the snapshot of that name, without what changes from run to run.
 async fn doctor(name: &str, local: &LocalLakebase, changes: &[(&str, &str)]) -> Ran {
@@ -262,4 +263,39 @@ async fn symbols_and_colours_are_for_those_who_want_them() {
         "{}",
         ran.out
     );
+}
+
+#[tokio::test]
+async fn what_a_peer_says_of_itself_cannot_control_the_terminal() {
+    let local = local().await;
+    let forged = "\u{1b}[2J\u{1b}[H \u{202e}all is well";
+    let (_, config) = support::tls_server("localhost", forged);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let port = listener
+        .local_addr()
+        .expect("an address")
+        .port()
+        .to_string();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let peer = tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 8];
+                socket.read_exact(&mut request).await?;
+                socket.write_all(b"S").await?;
+                acceptor.accept(socket).await.map(drop)
+            });
+        }
+    });
+    for args in [["doctor", "--color=never"], ["doctor", "--json"]] {
+        let ran = run(args, &local.env(), &[("PGPORT", &port)]).await;
+        assert!(ran.out.contains("all is well"), "{}", ran.out);
+        let escapes = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!ran.out.contains(escapes), "{:?}", ran.out);
+        assert!(!ran.out.contains("\\u001b"), "{:?}", ran.out);
+    }
+    peer.abort();
 }

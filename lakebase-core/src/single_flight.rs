@@ -25,7 +25,8 @@ const PREFERENCE: Duration = Duration::from_millis(750);
 /// The same while only a rejected one is held: a new one usually takes less.
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
 
-const SUSPICION_FLOOR: Duration = Duration::from_secs(10);
+/// A look-up is not repeated more often than this.
+const SUSPICION_FLOOR: Duration = Duration::from_secs(5);
 
 /// What a flight does. Owns what it needs, but not the flight.
 pub(crate) type Fetch<T> = BoxFuture<'static, Result<T, Error>>;
@@ -409,7 +410,6 @@ impl<T> Found<T> {
         }
     }
 
-    /// No more often than every ten seconds.
     fn suspect(&self) {
         if self.at.elapsed() >= SUSPICION_FLOOR {
             self.suspect.store(true, Ordering::Relaxed);

@@ -16,6 +16,7 @@ use lakebase_core::{
 };
 use tokio::time::{sleep, timeout};
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -24,6 +25,8 @@ const HTTP_LIMIT: Duration = Duration::from_secs(10);
 /// Attempts to mint within any minute, with callers that ask all the time and nobody who answers: two a
 /// second, because callers share a failure for half a second, and what the renewals add.
 const MOST_ATTEMPTS_A_MINUTE: usize = 150;
+/// A burst, and one a second.
+const MOST_MINTS_A_MINUTE: usize = 71;
 /// An hour's token is renewed after 42 to 48 minutes.
 const MINTS_A_DAY: usize = 35;
 
@@ -54,6 +57,18 @@ enum Api {
     Silent,
 }
 
+/// What the gateway in front of Postgres makes of good tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gateway {
+    Sane,
+    /// Rejects every login, as that of a fresh branch.
+    Unready,
+    /// Rejects every other login.
+    Flaps(bool),
+    /// Rejects one login by mistake.
+    RejectsOne,
+}
+
 /// What is true, whatever our machine believes.
 struct State {
     began: Instant,
@@ -63,8 +78,12 @@ struct State {
     skew_secs: i64,
     api: Api,
     compute_up: bool,
+    gateway: Gateway,
     minted: u64,
     revoked_up_to: u64,
+    /// Tokens up to this one were held when a clock was set or the machine suspended: our side may count
+    /// their age double.
+    aged_up_to: u64,
     /// True time at which each token dies, by serial number from 1.
     deaths: Vec<Duration>,
     /// The last minute's attempts to mint.
@@ -73,6 +92,11 @@ struct State {
     /// When something was last wrong.
     last_fault: Duration,
     disturbances: usize,
+    /// Good tokens that the gateway rejected.
+    rejections: usize,
+    /// The last minute's mints.
+    mints: VecDeque<Duration>,
+    most_mints: usize,
     logins: usize,
     violation: Option<String>,
 }
@@ -88,13 +112,18 @@ impl World {
             skew_secs: 0,
             api: Api::Up,
             compute_up: true,
+            gateway: Gateway::Sane,
             minted: 0,
             revoked_up_to: 0,
+            aged_up_to: 0,
             deaths: Vec::new(),
             attempts: VecDeque::new(),
             most_attempts: 0,
             last_fault: Duration::ZERO,
             disturbances: 0,
+            rejections: 0,
+            mints: VecDeque::new(),
+            most_mints: 0,
             logins: 0,
             violation: None,
         })))
@@ -123,7 +152,34 @@ impl State {
     }
 
     fn is_faulty(&self) -> bool {
-        self.api != Api::Up || !self.compute_up
+        self.api != Api::Up || self.is_login_faulty()
+    }
+
+    fn is_login_faulty(&self) -> bool {
+        !self.compute_up || matches!(self.gateway, Gateway::Unready | Gateway::Flaps(_))
+    }
+
+    /// The newest token is good for longer than this, and our side cannot but know it.
+    fn holds_good_token(&self, margin: Duration) -> bool {
+        let newest = self.deaths.last();
+        self.minted > self.revoked_up_to.max(self.aged_up_to)
+            && newest.is_some_and(|death| self.now() + margin < *death)
+    }
+
+    /// What the gateway makes of a login with a good token.
+    fn rejects(&mut self) -> Option<&'static str> {
+        match &mut self.gateway {
+            Gateway::Sane => None,
+            Gateway::Unready => Some("External authorization failed"),
+            Gateway::Flaps(rejects) => {
+                *rejects = !*rejects;
+                rejects.then_some("password authentication failed")
+            }
+            Gateway::RejectsOne => {
+                self.gateway = Gateway::Sane;
+                Some("password authentication failed")
+            }
+        }
     }
 }
 
@@ -157,11 +213,8 @@ impl CredentialProvider for World {
         let api = {
             let mut state = self.lock();
             let now = state.awake();
-            state.attempts.push_back(now);
-            while state.attempts.front().is_some_and(|at| now - *at > MINUTE) {
-                state.attempts.pop_front();
-            }
-            state.most_attempts = state.most_attempts.max(state.attempts.len());
+            let attempts = within_a_minute(&mut state.attempts, now);
+            state.most_attempts = state.most_attempts.max(attempts);
             state.api
         };
         let down = || Err(Error::provider("the API is down", true));
@@ -176,6 +229,9 @@ impl CredentialProvider for World {
         }
         let serial = {
             let mut state = self.lock();
+            let now = state.awake();
+            let mints = within_a_minute(&mut state.mints, now);
+            state.most_mints = state.most_mints.max(mints);
             state.minted += 1;
             let death = state.now() + HOUR;
             state.deaths.push(death);
@@ -184,6 +240,15 @@ impl CredentialProvider for World {
         // A provider states the expiry by this machine's clock.
         Ok(Credential::new(serial.to_string(), self.wall() + HOUR))
     }
+}
+
+/// Notes one more, and counts those of the last minute.
+fn within_a_minute(times: &mut VecDeque<Duration>, now: Duration) -> usize {
+    times.push_back(now);
+    while times.front().is_some_and(|at| now - *at > MINUTE) {
+        times.pop_front();
+    }
+    times.len()
 }
 
 /// One login, as the platform judges it.
@@ -210,6 +275,10 @@ async fn attempt(world: World, login: Login) -> Result<(), LoginFailure> {
             "revoked",
         ));
     }
+    if let Some(text) = state.rejects() {
+        state.rejections += 1;
+        return Err(LoginFailure::postgres("28P01", text, "mistaken"));
+    }
     state.logins += 1;
     Ok(())
 }
@@ -222,9 +291,22 @@ async fn log_in(lakebase: &Lakebase, world: &World) -> Result<(), Error> {
 async fn call(lakebase: Lakebase, world: World, mut random: Random) {
     loop {
         sleep(random.between(Duration::from_secs(1), 10 * MINUTE)).await;
-        let before = world.lock().now();
+        let (before, good) = {
+            let state = world.lock();
+            let good = !state.is_login_faulty() && state.holds_good_token(3 * SECOND);
+            (state.now(), good)
+        };
         let outcome = log_in(&lakebase, &world).await;
         let mut state = world.lock();
+        // An outage of the workspace is nobody's while a token is good.
+        let took = state.now() - before;
+        if good && !state.is_login_faulty() && state.holds_good_token(2 * SECOND) {
+            match &outcome {
+                Err(error) => state.blame(format!("a login failed with a good token: {error}")),
+                Ok(()) if took > SECOND => state.blame(format!("a login took {took:?}")),
+                Ok(()) => {}
+            }
+        }
         let was_faulty = state.is_faulty() || state.last_fault + MINUTE >= before;
         if let Err(error) = outcome
             && !was_faulty
@@ -236,7 +318,7 @@ async fn call(lakebase: Lakebase, world: World, mut random: Random) {
 
 /// Plays one fault to its end, and sees the handle recover.
 async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
-    let kind = random.next() % 8;
+    let kind = random.next() % 11;
     world.lock().disturbances += 1;
     let mut allowed = Duration::from_secs(1);
     match kind {
@@ -269,11 +351,37 @@ async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
         5 => {
             let step = (random.next() % 1800) as i64 - 900;
             let mut state = world.lock();
+            state.aged_up_to = state.minted;
             state.skew_secs = (state.skew_secs + step).clamp(-900, 900);
         }
         6 => {
             let nap = random.between(MINUTE, 5 * HOUR);
-            world.lock().suspended += nap;
+            let mut state = world.lock();
+            state.suspended += nap;
+            state.aged_up_to = state.minted;
+        }
+        7 => {
+            world.lock().gateway = Gateway::Unready;
+            sleep(random.between(allowed, Duration::from_secs(25))).await;
+            // The pause between attempts grows to four seconds, half of it more by chance.
+            allowed = Duration::from_secs(7);
+        }
+        8 => {
+            let longest = if random.next().is_multiple_of(2) {
+                MINUTE
+            } else {
+                10 * MINUTE
+            };
+            world.lock().gateway = Gateway::Flaps(false);
+            sleep(random.between(allowed, longest)).await;
+        }
+        9 => {
+            {
+                let mut state = world.lock();
+                state.api = Api::Refuses;
+                state.gateway = Gateway::RejectsOne;
+            }
+            sleep(random.between(Duration::from_secs(1), 20 * MINUTE)).await;
         }
         _ => {
             // Several at once.
@@ -281,6 +389,7 @@ async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
                 let mut state = world.lock();
                 state.revoked_up_to = state.minted;
                 state.suspended += 30 * MINUTE;
+                state.aged_up_to = state.minted;
                 state.api = Api::Refuses;
             }
             sleep(random.between(Duration::from_secs(1), 10 * MINUTE)).await;
@@ -290,6 +399,7 @@ async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
         let mut state = world.lock();
         state.api = Api::Up;
         state.compute_up = true;
+        state.gateway = Gateway::Sane;
         state.last_fault = state.now();
     }
     // Callers that keep asking get through at once.
@@ -340,8 +450,8 @@ fn play(seed: u64, length: Duration, pause: Duration) {
         }
         let state = world.lock();
         let days = state.now().div_duration_f64(DAY).ceil() as usize;
-        // Each disturbance may cost a token or two before its time.
-        let most = days * MINTS_A_DAY + 2 * state.disturbances + 1;
+        // Each disturbance may cost a token or two before its time, and each rejection one.
+        let most = days * MINTS_A_DAY + 2 * state.disturbances + state.rejections + 1;
         let (minted, attempts) = (state.minted as usize, state.most_attempts);
         assert!(
             minted <= most,
@@ -351,6 +461,11 @@ fn play(seed: u64, length: Duration, pause: Duration) {
         assert!(
             attempts <= MOST_ATTEMPTS_A_MINUTE,
             "LAKEBASE_MODEL_SEED={seed}: {attempts} attempts within a minute"
+        );
+        assert!(
+            state.most_mints <= MOST_MINTS_A_MINUTE,
+            "LAKEBASE_MODEL_SEED={seed}: {} mints within a minute",
+            state.most_mints
         );
         assert!(
             state.logins > days,

@@ -1,6 +1,6 @@
 //! From a Lakebase to a connection.
 
-use lakebase_core::{Error, Lakebase, Login};
+use lakebase_core::{Error, Lakebase, Login, LoginFailure};
 use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, SqlxPostgresConnector};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -37,8 +37,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
 /// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored.
 ///
 /// What is left unset gets the defaults of [`connect`]. The database is logged in to once before
-/// this returns, unless `connect_lazy` is set (and no schema has to be seen to behind a pooler); the pool's own
-/// connections open on use.
+/// this returns, unless `connect_lazy` is set; the pool's own connections open on use.
 ///
 /// At level TRACE, SeaORM itself logs the options with the URL inside: leave passwords out of it.
 /// sqlx trusts Mozilla's roots in addition to those of `PGSSLROOTCERT`.
@@ -59,29 +58,25 @@ pub async fn connect_with(
         return Err(Error::config("no tokio runtime is running on this thread"));
     }
     let options = with_defaults(options, lakebase);
-    let target = lakebase.target().await?;
-    if target.hostaddr().is_some() {
-        return Err(Error::config(
-            "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
-        ));
-    }
     let base = base_options(&options).await?;
-    // Behind a pooler the schema is seen to by the first login that is ours.
-    let needs_login = target.is_pooled() && lakebase.schema().is_some();
-    let login = if options.get_connect_lazy() && !needs_login {
-        Login::new(target, lakebase.credential().await?)
-    } else {
-        // One login before there is a pool, with everything that the login loop does about
-        // failures; hooks of the application have no place in it.
-        lakebase
-            .login(|login| async {
+    let is_lazy = options.get_connect_lazy();
+    // The login loop looks everything up within the connect budget. One login before there is a pool;
+    // hooks of the application have no place in it.
+    let login = lakebase
+        .login(|login| async {
+            if login.target.hostaddr().is_some() {
+                return Err(LoginFailure::permanent(Error::config(
+                    "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
+                )));
+            }
+            if !is_lazy {
                 let options = with_login(&base, &login);
                 let connection = options.connect().await.map_err(sort)?;
                 let _ = connection.close().await;
-                Ok(login)
-            })
-            .await?
-    };
+            }
+            Ok(login)
+        })
+        .await?;
     let db = open(options, &base, &login).await.map_err(|error| {
         let failed = Error::provider("SeaORM could not open the connection", false);
         failed.with_source(error)

@@ -10,8 +10,6 @@ use lakebase_tests::{
 
 const LIFETIME: Duration = Duration::from_secs(3);
 const BUDGET: Duration = Duration::from_secs(2);
-/// After that long back, the API is used again, which then takes as long as a start.
-const RECOVERY: Duration = Duration::from_secs(1);
 
 /// How the API can be away.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +29,15 @@ impl Outage {
         Self::HalfReplies,
         Self::Resets,
     ];
+
+    /// After that long back, the API is used again, which then takes as long as a start. A request that
+    /// was swallowed is sent again after three seconds.
+    fn recovery(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Silent => 4,
+            _ => 1,
+        })
+    }
 
     fn begin(self, local: &LocalLakebase) {
         let fault = match self {
@@ -104,7 +111,7 @@ async fn ride_out(adapter: Adapter, outage: Outage) {
     soon(async { while app.log_in().await.is_err() {} }).await;
     let took = back.elapsed();
     assert!(
-        took < RECOVERY + from_cold,
+        took < outage.recovery() + from_cold,
         "{adapter:?} {outage:?}: back after {took:?}"
     );
     let refused = local.counters().refused;

@@ -119,3 +119,37 @@ async fn a_token_endpoint_in_clear_is_refused_before_the_secret_is_sent() {
     assert!(error.to_string().contains("token_endpoint"), "{error}");
     assert_eq!(local.counters().token_calls, 0);
 }
+
+#[tokio::test]
+async fn a_host_that_cannot_be_reached_is_looked_up_again() {
+    let local = local().await;
+    // The endpoint was replaced after it was looked up: nothing listens there any more.
+    local.fail(
+        Call::Endpoint,
+        Fault::json(r#"{"status":{"hosts":{"host":"127.0.0.254"}}}"#),
+    );
+    let lakebase = lakebase_with(&local, &[("PGHOST", "")]);
+    let target = soon(lakebase.target()).await.expect("looked up");
+    assert_eq!(target.host(), "127.0.0.254");
+    local.heal(Call::Endpoint);
+    soon(lakebase.connect())
+        .await
+        .map(drop)
+        .expect("a login at the new host, within the budget of one connection");
+    assert_eq!(
+        lakebase.target().await.expect("resolved").host(),
+        "localhost"
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_is_no_host_name_is_rejected() {
+    let local = local().await;
+    local.fail(
+        Call::Endpoint,
+        Fault::json(r#"{"status":{"hosts":{"host":"db.example/../x y"}}}"#),
+    );
+    let lakebase = lakebase_with(&local, &[("PGHOST", "")]);
+    let error = soon(lakebase.target()).await.expect_err("no host name");
+    assert!(error.to_string().contains("no host name"), "{error}");
+}

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
-use lakebase_core::Error;
+use lakebase_core::{Error, clean_text};
 use serde_json::{Map, Value, json};
 
 /// One step.
@@ -103,10 +103,11 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// Names and messages of servers and certificates are part of it.
     fn new(verdict: Verdict, text: impl Into<String>) -> Self {
         Self {
             verdict,
-            text: text.into(),
+            text: clean_text(&text.into()),
             fix: None,
             facts: Vec::new(),
         }
@@ -150,8 +151,11 @@ impl Finding {
             );
         }
         Self {
+            verdict: Verdict::Failed,
+            // An error is clean, and may be long.
+            text,
             fix,
-            ..Self::new(Verdict::Failed, text)
+            facts: Vec::new(),
         }
     }
 
@@ -161,7 +165,8 @@ impl Finding {
     }
 
     pub(crate) fn with(mut self, facts: impl IntoIterator<Item = (String, String)>) -> Self {
-        self.facts.extend(facts);
+        let clean = |(name, value): (String, String)| (name, clean_text(&value));
+        self.facts.extend(facts.into_iter().map(clean));
         self
     }
 

@@ -12,7 +12,12 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::Stdio;
 
+use std::sync::Arc;
+
 use lakebase_local::LocalLakebase;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::process::Command;
 
 /// Says so even where the test runner hides what tests print.
@@ -69,4 +74,29 @@ pub async fn run<S: AsRef<OsStr>>(
         out: text(output.stdout),
         err: text(output.stderr),
     }
+}
+
+/// A TLS server for `host`: the PEM of the authority that signed its certificate, and its configuration.
+pub fn tls_server(host: &str, authority: &str) -> (String, Arc<ServerConfig>) {
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, authority);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().expect("a key");
+    let ca = params.self_signed(&ca_key).expect("an authority");
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+    params.distinguished_name.push(DnType::CommonName, host);
+    let cert = params.signed_by(&key, &issuer).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .expect("a server");
+    (ca.pem(), Arc::new(config))
 }

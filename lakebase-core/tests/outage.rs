@@ -1,0 +1,332 @@
+//! While no token can be minted, the held one serves to its end, and one that Postgres rejected is a last
+//! resort. Time is paused.
+
+#![allow(clippy::expect_used)] // a test fails by panicking
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use lakebase_core::{Error, Lakebase, LoginFailure};
+use support::{HOUR, Provider, Script, TestClock, lakebase};
+use tokio::time::{Instant, sleep, sleep_until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn down() -> Script {
+    Script::Fail(Error::provider("the workspace is down", true))
+}
+
+/// Logs in where Postgres rejects what `rejects` says of a token.
+async fn log_in(lakebase: &Lakebase, rejects: impl Fn(&str) -> bool) -> Result<String, Error> {
+    lakebase
+        .login(|login| {
+            let token = login.credential.expose().to_owned();
+            let outcome = match rejects(&token) {
+                true => Err(LoginFailure::postgres(
+                    "28P01",
+                    "password authentication failed",
+                    "no",
+                )),
+                false => Ok(token),
+            };
+            async move { outcome }
+        })
+        .await
+}
+
+async fn accepted(lakebase: &Lakebase) -> Result<String, Error> {
+    log_in(lakebase, |_| false).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_login_fails_or_waits_until_two_seconds_before_the_end_of_the_token() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    let end = Instant::now() + HOUR;
+    provider.play(down());
+    while Instant::now() + Duration::from_millis(2_100) < end {
+        let began = Instant::now();
+        accepted(&lakebase).await.expect("the token is good");
+        let took = began.elapsed();
+        assert!(
+            took < SECOND,
+            "waited {took:?}, {:?} before the end",
+            end - Instant::now()
+        );
+        sleep(Duration::from_millis(700)).await;
+    }
+    sleep_until(end - Duration::from_millis(1_900)).await;
+    let error = lakebase
+        .credential()
+        .await
+        .expect_err("too close to its end");
+    assert!(
+        error.to_string().contains("the workspace is down"),
+        "{error}"
+    );
+    provider.play(Script::Mint);
+    let back = Instant::now();
+    accepted(&lakebase).await.expect("back");
+    assert!(back.elapsed() < SECOND, "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_while_the_workspace_does_not_answer() {
+    let provider = Provider::gated(&TestClock::new());
+    provider.open();
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    let end = Instant::now() + HOUR;
+    provider.close();
+    while Instant::now() + Duration::from_millis(2_900) < end {
+        let began = Instant::now();
+        accepted(&lakebase).await.expect("the token is good");
+        assert!(began.elapsed() < SECOND, "waited {:?}", began.elapsed());
+        sleep(Duration::from_millis(1_300)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn near_the_end_of_a_token_a_new_one_is_waited_for_if_it_comes_at_once() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.play(down());
+    sleep(HOUR - 20 * SECOND).await;
+    provider.play(Script::Mint);
+    // The failure before it is shared for half a second.
+    sleep(SECOND).await;
+    assert_ne!(accepted(&lakebase).await.expect("the next"), "token-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_rejected_by_mistake_serves_again_while_none_can_be_minted() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.play(down());
+    let rejections = AtomicUsize::new(0);
+    let once = |_: &str| rejections.fetch_add(1, Ordering::SeqCst) == 0;
+    let token = log_in(&lakebase, once).await.expect("its second chance");
+    assert_eq!(token, "token-1");
+    let held = lakebase.credential().now_or_never().expect("at hand");
+    let held = held.expect("for everybody again");
+    assert!(lakebase.is_current(&held), "{held:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_were_revoked_during_an_outage_are_tried_once_per_failed_mint() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider).with_connect_timeout(10 * SECOND);
+    accepted(&lakebase).await.expect("the first");
+    provider.play(down());
+    let tries = AtomicUsize::new(0);
+    let revoked = |token: &str| {
+        tries.fetch_add(1, Ordering::SeqCst);
+        token == "token-1"
+    };
+    let before = provider.calls();
+    let errors = join_all((0..20).map(|_| log_in(&lakebase, &revoked))).await;
+    for error in errors {
+        let error = error.expect_err("revoked");
+        let text = error.chain();
+        assert!(error.is_timeout() && error.is_transient(), "{text}");
+        assert!(text.contains("the workspace is down"), "{text}");
+    }
+    let (tries, mints) = (tries.load(Ordering::SeqCst), provider.calls() - before);
+    assert!(
+        tries <= 20 + mints,
+        "{tries} logins with {mints} attempts to mint"
+    );
+    assert!(mints <= 40, "{mints} attempts to mint in ten seconds");
+    provider.play(Script::Mint);
+    let back = Instant::now();
+    let token = log_in(&lakebase, &revoked).await.expect("a new one");
+    assert_ne!(token, "token-1");
+    assert!(back.elapsed() < SECOND, "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_no_last_resort_when_minting_is_forbidden() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.play(Script::Fail(Error::provider("no permission", false)));
+    let tries = AtomicUsize::new(0);
+    let revoked = |_: &str| {
+        tries.fetch_add(1, Ordering::SeqCst);
+        true
+    };
+    let error = log_in(&lakebase, revoked).await.expect_err("revoked");
+    assert!(error.to_string().contains("no permission"), "{error}");
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_is_tried_again_after_three_seconds_of_silence() {
+    let provider = Provider::gated(&TestClock::new());
+    provider.open();
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.close();
+    let rejections = AtomicUsize::new(0);
+    let once = |_: &str| rejections.fetch_add(1, Ordering::SeqCst) == 0;
+    let began = Instant::now();
+    log_in(&lakebase, once).await.expect("its second chance");
+    assert!(began.elapsed() <= 4 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejections_that_alternate_with_successes_mint_no_more_than_one_token_a_second() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    let end = Instant::now() + 30 * SECOND;
+    let logins = AtomicUsize::new(0);
+    while Instant::now() < end {
+        let every_second = |_: &str| logins.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        let _ = log_in(&lakebase, every_second).await;
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mints = provider.calls();
+    assert!(mints <= 10 + 31, "{mints} mints in 30 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    let ready = Instant::now() + 20 * SECOND;
+    let tokens = Mutex::new(Vec::new());
+    let login = lakebase.login(|login| {
+        tokens
+            .lock()
+            .expect("not poisoned")
+            .push(login.credential.expose().to_owned());
+        let is_ready = Instant::now() >= ready;
+        async move {
+            match is_ready {
+                true => Ok(()),
+                false => Err(LoginFailure::postgres(
+                    "XX000",
+                    "External authorization failed",
+                    "no",
+                )),
+            }
+        }
+    });
+    login.await.expect("waited out");
+    assert!(Instant::now() < ready + 6 * SECOND);
+    let mut tokens = tokens.into_inner().expect("not poisoned");
+    let tries = tokens.len();
+    tokens.dedup();
+    assert!((3..=10).contains(&tokens.len()), "{tokens:?}");
+    assert!(tries <= 20, "{tries} logins");
+    let never = lakebase.with_connect_timeout(5 * SECOND);
+    let login = never.login(|_| async {
+        Err::<(), _>(LoginFailure::postgres(
+            "28000",
+            "External authorization failed",
+            "no",
+        ))
+    });
+    let error = login.await.expect_err("for ever");
+    assert!(error.is_timeout() && error.is_transient(), "{error}");
+    assert!(error.to_string().contains("fresh branch"), "{error}");
+}
+
+/// What an application's log exporter may do: look at the handle whenever an event comes.
+struct Nosy;
+
+static WATCHED: OnceLock<Lakebase> = OnceLock::new();
+
+impl tracing::Subscriber for Nosy {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        if let Some(lakebase) = WATCHED.get() {
+            let _ = lakebase.credential().now_or_never();
+            let _ = lakebase.last_failure();
+        }
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_subscriber_that_uses_the_same_handle_does_not_deadlock() {
+    let (done, outcome) = std::sync::mpsc::channel();
+    // On a thread of its own: a deadlock is to fail the test, not to hang it.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let _nosy = tracing::subscriber::set_default(Nosy);
+        runtime.block_on(async {
+            let provider = Provider::new(&TestClock::new());
+            let lakebase = WATCHED.get_or_init(|| lakebase(&provider)).clone();
+            provider.play(down());
+            lakebase.credential().await.expect_err("down");
+            provider.play(Script::Mint);
+            sleep(SECOND).await;
+            accepted(&lakebase).await.expect("a login");
+            let rejected = log_in(&lakebase, |token| token == "token-2").await;
+            rejected.expect("renewed");
+        });
+        let _ = done.send(());
+    });
+    let limit = Duration::from_secs(60);
+    outcome.recv_timeout(limit).expect("no deadlock");
+}
+
+#[test]
+fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_it() {
+    let provider = Provider::gated(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime")
+    };
+    // Its first mint hangs, and then nobody drives the runtime.
+    let abandoned = runtime();
+    let first = {
+        let lakebase = lakebase.clone();
+        abandoned.spawn(async move { lakebase.credential().await })
+    };
+    abandoned.block_on(async {
+        while provider.calls() == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let driven = runtime();
+    let second = driven.block_on(async {
+        sleep(60 * SECOND).await;
+        provider.open();
+        lakebase.credential().await.expect("minted here")
+    });
+    // The abandoned one goes on: its caller gets what everybody has.
+    let late = abandoned
+        .block_on(first)
+        .expect("no panic")
+        .expect("a credential");
+    assert_eq!(late.generation(), second.generation());
+    assert!(lakebase.is_current(&late), "{late:?}");
+    let _ = Arc::new(driven);
+}

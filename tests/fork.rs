@@ -1,0 +1,89 @@
+//! A process that forks without exec: the child has none of its parent's tasks, so it renews by itself.
+//!
+//! Without the test harness, whose threads would not survive the fork.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+const LIFETIME: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Debug, Default)]
+struct Provider {
+    mints: Arc<AtomicUsize>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl CredentialProvider for Provider {
+    async fn credential(&self) -> Result<Credential, Error> {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        let number = self.mints.fetch_add(1, Ordering::SeqCst);
+        Ok(Credential::new(
+            number.to_string(),
+            SystemTime::now() + LIFETIME,
+        ))
+    }
+}
+
+fn runtime() -> Runtime {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime")
+}
+
+fn main() {
+    let provider = Provider::default();
+    let config = Config::builder()
+        .host("db.example.com")
+        .user("app")
+        .credential_provider(provider.clone())
+        .build()
+        .expect("a configuration");
+    let lakebase = Lakebase::new(config).expect("a handle");
+    let parents = runtime();
+    parents.block_on(async {
+        lakebase.credential().await.expect("a credential");
+        // A renewal is under way when the process forks.
+        provider.hangs.store(true, Ordering::SeqCst);
+        let _ = timeout(LIFETIME, std::future::pending::<()>()).await;
+        let hanging = timeout(Duration::from_millis(50), lakebase.credential());
+        hanging.await.expect_err("the mint hangs");
+    });
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }.expect("a fork") {
+        ForkResult::Child => {
+            let is_well = runtime().block_on(renews(&provider, &lakebase));
+            // Without destructors: the parent's runtime is not ours.
+            std::process::exit(i32::from(!is_well));
+        }
+        ForkResult::Parent { child } => {
+            let status = waitpid(child, None).expect("the child");
+            assert_eq!(
+                status,
+                WaitStatus::Exited(child, 0),
+                "the child did not renew"
+            );
+        }
+    }
+}
+
+/// Waits for nothing of the parent's, and renews in the background.
+async fn renews(provider: &Provider, lakebase: &Lakebase) -> bool {
+    provider.hangs.store(false, Ordering::SeqCst);
+    let first = timeout(LIMIT, lakebase.credential()).await;
+    let before = provider.mints.load(Ordering::SeqCst);
+    let renewed = timeout(LIMIT, async {
+        while provider.mints.load(Ordering::SeqCst) == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    matches!(first, Ok(Ok(_))) && renewed.await.is_ok()
+}
