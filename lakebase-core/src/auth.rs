@@ -37,7 +37,7 @@ pub(crate) use token::{Token, is_header_safe};
 
 use crate::Error;
 use crate::config::attributes::Attribute;
-use crate::config::setting::Setting;
+use crate::config::setting::{Setting, quoted};
 use crate::error::Kind;
 
 const DOCS: &str =
@@ -222,7 +222,8 @@ fn named(wanted: &Setting, settings: &Settings) -> Result<Box<dyn SignIn>, Error
             "not found"
         };
         let text = format!(
-            "{from}: auth type {wanted:?} {what}, please check {DOCS} for a list of supported auth types"
+            "{from}: auth type {} {what}, please check {DOCS} for a list of supported auth types",
+            quoted(wanted)
         );
         return Err(settings
             .explain(text)

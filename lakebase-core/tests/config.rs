@@ -520,3 +520,82 @@ fn each_setting_is_told_with_its_source() {
         ]
     );
 }
+
+#[test]
+fn a_file_of_roots_that_is_none_is_named_and_not_quoted() {
+    let folder = std::env::temp_dir().join(format!("lakebase-roots-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join("key.pem");
+    let key = "-----BEGIN CERTIFICATE-----c2VjcmV0LWtleQ==-----END CERTIFICATE-----";
+    for content in [
+        key,
+        "-----BEGIN CERTIFICATE-----\nc2VjcmV0LWtleQ",
+        "no PEM at all",
+    ] {
+        std::fs::write(&path, content).expect("written");
+        let path = path.display().to_string();
+        let vars = APPS
+            .iter()
+            .copied()
+            .chain([("PGSSLROOTCERT", path.as_str())]);
+        let error = Config::from_vars(vars).expect_err("no roots");
+        let text = format!("{error} {error:?}");
+        assert!(
+            text.contains(&path) && text.contains("PGSSLROOTCERT"),
+            "{text}"
+        );
+        for part in ["c2VjcmV0", "45, 45, 45", "PRIVATE"] {
+            assert!(!text.contains(part), "{text}");
+        }
+    }
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn a_secret_in_the_wrong_variable_is_shown_nowhere() {
+    let pat = "dapi0123456789abcdef0123456789abcdef";
+    let secret = "dose0123456789abcdef0123456789abcdef";
+    let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+    for value in [pat, secret, jwt] {
+        for name in [
+            "PGUSER",
+            "PGHOST",
+            "PGPORT",
+            "PGDATABASE",
+            "PGAPPNAME",
+            "PGSSLMODE",
+            "LAKEBASE_ENDPOINT",
+            "LAKEBASE_SCHEMA",
+            "DATABRICKS_HOST",
+            "DATABRICKS_CLIENT_ID",
+            "DATABRICKS_WORKSPACE_ID",
+            "DATABRICKS_AUTH_TYPE",
+        ] {
+            let text = match Config::from_vars(APPS.iter().copied().chain([(name, value)])) {
+                Ok(config) => format!(
+                    "{config:?} {:?} {:?}",
+                    config.settings(),
+                    config.sign_in_settings()
+                ),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!text.contains(value), "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_password_that_is_not_encoded_is_told_how_to_encode_it() {
+    for url in [
+        "postgresql://app:p?w@h/db",
+        "postgresql://app:p/w@h/db",
+        "postgresql://app:p#w@h/db",
+        "postgresql://app:p@w@h/a/b",
+    ] {
+        let error = Config::from_url(url).expect_err(url).to_string();
+        assert!(
+            error.contains("%40") && !error.contains("p?w"),
+            "{url}: {error}"
+        );
+    }
+}

@@ -191,6 +191,46 @@ async fn every_shape_of_an_error_is_told_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_reply_that_repeats_the_request_shows_no_secret_and_controls_no_terminal() {
+    let token = "hush+secret/42=";
+    for status in [200, 400, 403, 404, 503] {
+        let stub = Stub::start(move |seen| {
+            (seen.path == CREDENTIALS).then(|| {
+                let echo = seen.header("authorization").to_owned();
+                let long = format!("\u{9b}2J{echo}{}", "x".repeat(2000));
+                let body = serde_json::json!({"message": long, "error_code": long, "token": 17});
+                Answer::new(status, body.to_string()).with("x-request-id", format!("id {echo}"))
+            })
+        })
+        .await;
+        let explicit = [("host", stub.url.as_str()), ("token", token)];
+        let error = handle(&explicit, &[]).credential().await;
+        let error = error.expect_err("unusable");
+        let text = format!(
+            "{error} {error:?} {:?} {:?}",
+            error.request_id(),
+            error.error_code()
+        );
+        assert!(text.contains("id Bearer ***"), "{status}: {text}");
+        assert!(
+            !text.contains(token) && text.len() < 8000,
+            "{status}: {text}"
+        );
+        assert!(!text.contains('\u{9b}'), "{status}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_could_not_be_sent_to_postgres_is_rejected_where_it_is_minted() {
+    for token in ["a\u{0}b", "a\r\nb", "a b", ""] {
+        let body = serde_json::json!({"token": token, "expire_time": "2999-01-01T00:00:00Z"});
+        let stub = answering(9, Answer::json(body.to_string())).await;
+        let error = outcome(&stub).await.expect_err("no token").to_string();
+        assert!(error.contains("`token`"), "{token:?}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn vector_135_a_private_network_is_told_from_its_page() {
     let page = "/login.html?error=private-link-validation-error&x=1";
     let stub = answering(9, Answer::new(302, "").with("location", page)).await;
@@ -237,7 +277,13 @@ async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
             .credential()
             .await
             .expect_err("refused by the proxy");
-        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        let text = format!("{error:?}");
+        assert!(!text.contains("hush"), "{text}");
+        // Which proxy, from which variable, and what it said.
+        let place = proxy.split('@').nth(1).expect("an address");
+        for part in [place, name, "HTTP 403"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
         let head = heard.recv().await.expect("the proxy was asked");
         assert!(head.starts_with("CONNECT dbc-1.invalid:443 "), "{head}");
         assert!(
@@ -246,7 +292,7 @@ async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
         );
         while heard.try_recv().is_ok() {}
     }
-    let vars = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", ".invalid")];
+    let vars = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", "*.invalid")];
     let lakebase = handle(&[("host", host), ("token", "t")], &vars);
     lakebase
         .credential()

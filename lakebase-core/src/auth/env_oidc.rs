@@ -8,6 +8,7 @@ use super::oidc::{Federation, IdTokens};
 use super::{Configured, Not, Settings, Site};
 use crate::Error;
 use crate::config::attributes::Attribute;
+use crate::config::setting::quoted;
 
 const USUAL: &str = "DATABRICKS_OIDC_TOKEN";
 
@@ -34,7 +35,8 @@ pub(super) fn configure(settings: &Settings) -> Configured {
     let Some(token) = token else {
         return Err(match named {
             Some(from) => Not::Complete(format!(
-                "the variable {name:?} that {} names is not set or empty",
+                "the variable {} that {} names is not set or empty",
+                quoted(name),
                 from.from
             )),
             None if settings.is_forced() => Not::Complete(format!("{USUAL} is not set or empty")),

@@ -284,7 +284,7 @@ fn no_target(raw: &Raw) -> Error {
 }
 
 fn host_name(host: &Setting, uses_token: bool) -> Result<String, Error> {
-    let name = host.value.trim();
+    let name = host.no_secret()?.value.trim();
     if !is_host_name(name) {
         return Err(host
             .wrong("a host name or an IP address")

@@ -33,7 +33,7 @@ pub(super) fn normalise(attributes: &mut Attributes) -> Result<Option<Url>, Erro
 }
 
 fn parse(host: &Setting) -> Result<Url, Error> {
-    let text = host.value.trim();
+    let text = host.no_secret()?.value.trim();
     let with_scheme = if text.contains("://") {
         text.to_owned()
     } else {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::attributes::{Attribute, Attributes, Vars};
-use super::setting::Setting;
+use super::setting::{Setting, quoted};
 use crate::Error;
 
 /// Holds settings of the tools, no profile.
@@ -36,8 +36,9 @@ pub(super) fn load(attributes: &mut Attributes, vars: &Vars) -> Result<Loaded, E
         return match asked {
             None => Ok(Loaded::Quietly),
             Some(profile) => Err(Error::config(format!(
-                "{}: where the file with profile {:?} is, is not known: HOME is not set",
-                profile.from, profile.value
+                "{}: where the file with profile {} is, is not known: HOME is not set",
+                profile.from,
+                quoted(&profile.value)
             ))
             .with_hint("Add the environment (`env`), or name the file (`config_file`)")),
         };

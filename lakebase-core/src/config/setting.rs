@@ -48,8 +48,23 @@ impl Setting {
         Ok(self)
     }
 
-    /// A value that is no URL: one with a password may have been put there.
+    /// A value that errors and logs repeat: no secret may have been put there by mistake.
+    pub(crate) fn no_secret(&self) -> Result<&Self, Error> {
+        if is_secret_like(&self.value) {
+            let text = format!(
+                "{} holds what looks like a secret (not repeated)",
+                self.from
+            );
+            return Err(Error::config(text).with_hint(
+                "A personal access token goes into DATABRICKS_TOKEN, an OAuth secret into DATABRICKS_CLIENT_SECRET",
+            ));
+        }
+        Ok(self)
+    }
+
+    /// A name: no secret, and no URL, which may hold a password.
     pub(crate) fn no_url(&self) -> Result<&Self, Error> {
+        self.no_secret()?;
         if self.value.contains("://") {
             return Err(
                 Error::config(format!("{} holds a URL (not repeated)", self.from))

@@ -47,6 +47,12 @@ pub(super) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Workspace,
             Loaded::NoFile(path) => Some(format!("there is no file {}", path.display())),
         },
     };
+    for attribute in [Attribute::ClientId, Attribute::AzureClientId] {
+        settings
+            .get(attribute)
+            .map(Setting::no_secret)
+            .transpose()?;
+    }
     let sign_in = auth::choose(&settings)?;
     let sent = [
         Attribute::WorkspaceId,
