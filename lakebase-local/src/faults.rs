@@ -1,10 +1,15 @@
 //! How the workspace API and the gateway misbehave on demand.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::events::Call;
+
+/// Thirty years.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// What happens to a call instead of (or before) its proper answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,21 +109,51 @@ impl LoginFault {
             message: message.to_owned(),
         }
     }
+
+    /// What a branch that was created a moment ago answers to a valid token, for some seconds. The
+    /// platform documents no SQLSTATE for it, so the caller chooses one.
+    pub fn fresh_branch(sqlstate: &str) -> Self {
+        Self::refuse(sqlstate, "External authorization failed")
+    }
 }
 
-/// Faults of the next logins.
+/// Faults of logins: a few to use up first, then one that lasts until a moment.
 #[derive(Debug, Default)]
-pub(crate) struct LoginFaults(Mutex<VecDeque<LoginFault>>);
+pub(crate) struct LoginFaults(Mutex<PlannedLogins>);
+
+#[derive(Debug, Default)]
+struct PlannedLogins {
+    next: VecDeque<LoginFault>,
+    lasting: Option<(Instant, LoginFault)>,
+}
 
 impl LoginFaults {
+    fn lock(&self) -> MutexGuard<'_, PlannedLogins> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn push(&self, times: usize, fault: LoginFault) {
-        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        planned.extend(std::iter::repeat_n(fault, times));
+        let faults = std::iter::repeat_n(fault, times);
+        self.lock().next.extend(faults);
+    }
+
+    pub(crate) fn set_for(&self, duration: Duration, fault: LoginFault) {
+        // What is too far away to be told is never.
+        let end = Instant::now().checked_add(duration);
+        let end = end.unwrap_or_else(|| Instant::now() + FOREVER);
+        self.lock().lasting = Some((end, fault));
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.lock() = PlannedLogins::default();
     }
 
     pub(crate) fn take(&self) -> Option<LoginFault> {
-        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        planned.pop_front()
+        let mut planned = self.lock();
+        let lasting = planned.lasting.as_ref();
+        let lasting = lasting.filter(|(end, _)| Instant::now() < *end);
+        let lasting = lasting.map(|(_, fault)| fault.clone());
+        planned.next.pop_front().or(lasting)
     }
 }
 

@@ -2,9 +2,11 @@
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
+mod support;
+
 use std::time::Duration;
 
-use lakebase_local::{Counters, LocalLakebase};
+use lakebase_local::{Counters, LocalLakebase, LoginFault};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -122,4 +124,27 @@ async fn scratch_databases_are_copies() {
         local.scratch_database().await,
     );
     assert_ne!(first.expect("a copy"), second.expect("another"));
+}
+
+#[tokio::test]
+async fn a_fresh_branch_rejects_valid_tokens_until_its_time_is_over() {
+    let local = LocalLakebase::start().await.expect("started");
+    let token = support::database_token(&local, local.user_token()).await;
+    let log_in = async || support::log_in(&local, local.user(), &token).await;
+    local.fail_logins_for(Duration::MAX, LoginFault::fresh_branch("28000"));
+    for _ in 0..3 {
+        let error = log_in().await.expect_err("rejected");
+        let error = error.as_db_error().expect("an answer of the gateway");
+        assert_eq!(error.code().code(), "28000");
+        assert_eq!(error.message(), "External authorization failed");
+    }
+    // Counted faults come first, and end by themselves.
+    local.fail_logins(1, LoginFault::refuse("57P03", "starting up"));
+    let error = log_in().await.expect_err("rejected");
+    assert_eq!(support::sqlstate(&error), "57P03");
+    local.fail_logins_for(Duration::ZERO, LoginFault::fresh_branch("28000"));
+    log_in().await.expect("the same token");
+    local.fail_logins_for(Duration::MAX, LoginFault::Close);
+    local.heal_logins();
+    log_in().await.expect("healed");
 }

@@ -224,6 +224,19 @@ impl LocalLakebase {
         self.gateway.rules.login_faults.push(times, fault);
     }
 
+    /// Lets every login with a token fail for this long, whatever the token; `Duration::MAX` means
+    /// until [`heal_logins`](Self::heal_logins). With [`LoginFault::fresh_branch`] that is a branch that
+    /// was created a moment ago. A second call replaces the first; faults of
+    /// [`fail_logins`](Self::fail_logins) come before it.
+    pub fn fail_logins_for(&self, duration: Duration, fault: LoginFault) {
+        self.gateway.rules.login_faults.set_for(duration, fault);
+    }
+
+    /// Ends all faults of logins.
+    pub fn heal_logins(&self) {
+        self.gateway.rules.login_faults.clear();
+    }
+
     /// Suspends the compute: sessions end, and the next connection wakes it after `wake_delay`.
     ///
     /// # Errors
