@@ -20,6 +20,10 @@ impl PlatformClock {
         }
     }
 
+    pub(crate) fn skew_millis(&self) -> i64 {
+        self.skew_millis.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_skew(&self, ahead_millis: i64) {
         self.skew_millis.store(ahead_millis, Ordering::Relaxed);
     }

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::control::{self, Said};
 use crate::{Builder, LocalLakebase, SignIn};
 
 const HELP: &str = "\
@@ -19,6 +20,7 @@ A Databricks Lakebase on this machine: workspace API, TLS gateway, real Postgres
 Usage: %NAME% [OPTIONS]               prints export lines, serves until Ctrl-C
        %NAME% [OPTIONS] CMD [ARGS]..  runs CMD with the variables set, passes its
                                       exit status on
+       %NAME% ctl COMMAND             controls a running one, see ctl --help
 
 Options:
   --token-lifetime SECONDS            lifetime of database tokens [default: 3600]
@@ -27,12 +29,13 @@ Options:
                                       [default: oauth-m2m]
   --api-port PORT                     port of the workspace API [default: a free one]
   --postgres-port PORT                port of Postgres [default: a free one]
-  --postgres-url URL                  a running server on this machine, as superuser
+  --postgres-url URL                  a running server on this machine, as superuser; `ps` shows it
+                                      to other users: prefer LAKEBASE_LOCAL_PG_URL
   --postgres-bin DIR                  folder with `initdb` and `postgres` [default: looked for]
   -h, --help                          this text
   -V, --version                       the version
 
-LAKEBASE_LOCAL_PG_URL names a running server. Else the Postgres programs are looked for with
+LAKEBASE_LOCAL_PG_URL is the URL of a running server. Else the Postgres programs are looked for with
 LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the usual folders.
 RUST_LOG=lakebase_local=debug shows what happens.
 ";
@@ -111,6 +114,23 @@ pub fn main(name: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .try_init();
+    let mut args = args.into_iter().peekable();
+    if args.next_if(|first| first == "ctl").is_some() {
+        return match control::command(name, args) {
+            Said::Done(text) => {
+                say(&text);
+                ExitCode::SUCCESS
+            }
+            Said::Failed(text) => {
+                complain(&text);
+                ExitCode::FAILURE
+            }
+            Said::Misused(text) => {
+                complain(&format!("{text}\nTry ctl --help."));
+                ExitCode::from(2)
+            }
+        };
+    }
     let options = match parse(name, Parser::from_args(args)) {
         Ok(Wish::Run(options)) => options,
         Ok(Wish::Print(text)) => {

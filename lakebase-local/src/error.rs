@@ -27,6 +27,17 @@ impl Error {
             source: Some(source.into()),
         }
     }
+
+    /// With its causes.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
 }
 
 impl fmt::Display for Error {

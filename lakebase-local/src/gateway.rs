@@ -13,11 +13,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::Error;
 use crate::compute::{Admission, Compute, Cut};
 use crate::events::{EventKind, EventLog, Login};
 use crate::faults::{LoginFault, LoginFaults};
 use crate::issuer::{Issuer, TokenState};
-use crate::postgres::{self, Server};
+use crate::postgres::{self, DATABASE, OUR_PATH, Server, quote_literal};
 use crate::protocol::{self, AuthStep, First, Startup};
 use crate::roles::{RoleKind, Roles};
 use crate::vanish;
@@ -330,6 +331,26 @@ impl Gateway {
         end
     }
 
+    /// Ends every open session.
+    pub(crate) async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
+        if cut != Cut::Message {
+            self.compute.cut(cut);
+            return Ok(());
+        }
+        // Postgres itself says 57P01.
+        let roles = self.roles.names();
+        let roles: Vec<String> = roles.iter().map(|role| quote_literal(role)).collect();
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ({})",
+            roles.join(", ")
+        );
+        let admin = self.postgres.admin(DATABASE, OUR_PATH).await?;
+        admin
+            .batch_execute(&sql)
+            .await
+            .map_err(|error| Error::because("Postgres does not end the sessions", error))
+    }
+
     /// Lakebase's rules for a clear-text password. Looked at only here, never again.
     async fn judge(
         &self,
@@ -399,9 +420,15 @@ impl Gateway {
         let (names, kinds): (Vec<_>, Vec<_>) = self.issuer.identities().into_iter().unzip();
         let kinds: Vec<&str> = kinds;
         // One that is not there is not this function's to complain about.
-        let Ok(admin) = self.postgres.admin(database).await else {
+        let Ok(admin) = self.postgres.admin(database, OUR_PATH).await else {
             return;
         };
+        // Only our own table: into another one's, its owner's triggers would run as the superuser.
+        let is_ours = "SELECT 1 FROM pg_class JOIN pg_roles AS owner ON owner.oid = relowner \
+                       WHERE pg_class.oid = to_regclass('lakebase_local.identity') AND rolname = current_user";
+        if !matches!(admin.query_opt(is_ours, &[]).await, Ok(Some(_))) {
+            return;
+        }
         let sql = "INSERT INTO lakebase_local.identity SELECT * FROM unnest($1::text[], $2::text[]) \
                    ON CONFLICT (name) DO NOTHING";
         if let Err(error) = admin.execute(sql, &[&names, &kinds]).await {
@@ -412,7 +439,7 @@ impl Gateway {
 
     /// How a role logs in that `databricks_create_role` has made.
     async fn discover(&self, role: &str) -> RoleKind {
-        let Ok(admin) = self.postgres.admin("postgres").await else {
+        let Ok(admin) = self.postgres.admin("postgres", OUR_PATH).await else {
             return RoleKind::Unknown;
         };
         let sql = "SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting \
@@ -436,7 +463,7 @@ impl Gateway {
     }
 
     async fn exists(&self, role: &str) -> bool {
-        let Ok(admin) = self.postgres.admin("postgres").await else {
+        let Ok(admin) = self.postgres.admin("postgres", OUR_PATH).await else {
             return false;
         };
         let found = admin

@@ -19,11 +19,12 @@ pub use sign_in::SignIn;
 use crate::Error;
 use crate::clock::PlatformClock;
 use crate::compute::Compute;
+use crate::control::DIR_VARIABLE;
 use crate::events::{Counters, Event, EventLog};
 use crate::faults::Faults;
 use crate::gateway::Gateway;
 use crate::issuer::Issuer;
-use crate::postgres::{DATABASE, Postgres};
+use crate::postgres::{DATABASE, Postgres, Private};
 use crate::roles::Roles;
 use crate::workspace::{Place, Switch};
 
@@ -42,7 +43,10 @@ pub struct LocalLakebase {
     /// Of another issuer, trusted for the service principal.
     id_token: String,
     request_token: String,
-    metadata_key: String,
+    /// Opens the stand-ins that ask for no secret.
+    key: String,
+    /// Of ours alone.
+    dir: PathBuf,
     ca_file: PathBuf,
     api: SocketAddr,
     gateway_address: SocketAddr,
@@ -55,8 +59,9 @@ pub struct LocalLakebase {
     roles: Arc<Roles>,
     gateway: Arc<Gateway>,
     gateway_listener: Arc<TcpListener>,
-    /// Gone only while being dropped.
+    /// Gone only while being stopped.
     postgres: Option<Postgres>,
+    folder: Option<Private>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -90,6 +95,7 @@ impl LocalLakebase {
             ("PGUSER", self.client_id.clone()),
             ("PGSSLMODE", "require".to_owned()),
             ("PGSSLROOTCERT", ca.clone()),
+            (DIR_VARIABLE, self.dir.display().to_string()),
             // What Node reads instead of PGSSLROOTCERT.
             ("NODE_EXTRA_CA_CERTS", ca),
         ]
@@ -147,6 +153,13 @@ impl LocalLakebase {
         &self.user_token
     }
 
+    /// The folder of this start, which only its user can enter. In it are the certificate, the stand-ins of
+    /// tools, the way in for `lakebase-local ctl`, and the socket of the Postgres inside, where the
+    /// superuser `lakebase_admin` logs in without a password.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// PEM file of the throw-away certificate authority.
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
@@ -178,9 +191,9 @@ impl LocalLakebase {
         for task in std::mem::take(&mut self.tasks) {
             let _ = task.await;
         }
-        if let Some(postgres) = self.postgres.take() {
-            postgres.stop().await;
-        }
+        // Dropping waits for processes; a blocking thread may do that.
+        let made = (self.postgres.take(), self.folder.take());
+        let _ = tokio::task::spawn_blocking(move || drop(made)).await;
     }
 }
 

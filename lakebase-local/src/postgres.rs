@@ -4,6 +4,7 @@ mod find;
 mod folder;
 mod own;
 mod owner;
+mod private;
 mod running;
 mod server;
 mod template;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use find::find_bin_dir;
 use own::Own;
+pub(crate) use private::Private;
 use running::Running;
 pub(crate) use server::{Server, log_in};
 
@@ -25,6 +27,8 @@ const URL_VARIABLE: &str = "LAKEBASE_LOCAL_PG_URL";
 const ADMIN: &str = "lakebase_admin";
 /// Native roles are members, which makes our own Postgres ask them for a password.
 const NATIVE_GROUP: &str = "lakebase_native";
+/// The search path of our own statements: nothing in it was made by others.
+pub(crate) const OUR_PATH: &str = "pg_catalog,pg_temp";
 /// Name of our own socket file, by Postgres's own rule for port 5432.
 const SOCKET: &str = ".s.PGSQL.5432";
 
@@ -58,7 +62,8 @@ pub(crate) enum Postgres {
 }
 
 impl Postgres {
-    pub(crate) async fn start(origin: Origin) -> Result<Self, Error> {
+    /// `scratch` is a folder that goes away with us.
+    pub(crate) async fn start(origin: Origin, scratch: &Path) -> Result<Self, Error> {
         let url = std::env::var(URL_VARIABLE)
             .ok()
             .filter(|url| !url.is_empty());
@@ -66,7 +71,7 @@ impl Postgres {
             (Origin::Programs(dir), _) => Self::Own(Own::start(find::checked(dir)?).await?),
             (Origin::Url(url), _) => Self::running(&url.0, "the URL").await?,
             (Origin::Look, Some(url)) => Self::running(&url, URL_VARIABLE).await?,
-            (Origin::Look, None) => Self::Own(Own::start(find_bin_dir().await?).await?),
+            (Origin::Look, None) => Self::Own(Own::start(find_bin_dir(scratch).await?).await?),
         })
     }
 
@@ -74,11 +79,11 @@ impl Postgres {
         Ok(Self::Running(Box::new(Running::start(url, source).await?)))
     }
 
-    /// A folder that goes away with it.
-    pub(crate) fn dir(&self) -> &Path {
+    /// The name of its socket and where it is, if it is our own.
+    pub(crate) fn socket(&self) -> Option<(&'static str, PathBuf)> {
         match self {
-            Self::Own(own) => own.dir(),
-            Self::Running(running) => running.dir(),
+            Self::Own(own) => Some((SOCKET, own.socket())),
+            Self::Running(_) => None,
         }
     }
 
@@ -88,12 +93,13 @@ impl Postgres {
             Self::Running(running) => running.server(),
         }
     }
+}
 
-    /// Removes everything without blocking the runtime.
-    pub(crate) async fn stop(self) {
-        // Dropping waits for processes; a blocking thread may do that.
-        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
-    }
+/// Sets the search path of a session from its beginning, beside other options of a URL.
+fn with_path(config: &mut tokio_postgres::Config, path: &str) {
+    let others = config.get_options().unwrap_or_default();
+    let options = format!("{others} -c search_path={path}");
+    config.options(options);
 }
 
 /// Quotes an identifier for SQL.

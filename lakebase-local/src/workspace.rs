@@ -11,24 +11,30 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::header::HOST;
 use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 pub(crate) use azure::{APPLICATION, RESOURCE_ID};
 use tokio::sync::watch;
-pub(crate) use tools::write_scripts;
+pub(crate) use tools::scripts;
 
 use crate::clock::PlatformClock;
 use crate::compute::Compute;
 use crate::events::{Call, EventKind, EventLog};
 use crate::faults::{Fault, Faults};
 use crate::issuer::Issuer;
+pub use listener::Outage;
 pub(crate) use listener::Switch;
 use reply::Failure;
 
 pub(crate) struct Workspace {
     pub(crate) base_url: String,
+    /// What `Host` has to say.
+    pub(crate) host: String,
+    /// First part of the path of the stand-ins that ask for no secret. It opens the workspace.
+    pub(crate) key: String,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) clock: Arc<PlatformClock>,
     pub(crate) compute: Arc<Compute>,
@@ -46,8 +52,6 @@ pub(crate) struct People {
     pub(crate) user: String,
     /// What GitHub gives a job to ask for identity tokens with.
     pub(crate) request_token: String,
-    /// Part of the metadata service's URL.
-    pub(crate) metadata_key: String,
 }
 
 /// What the platform knows about the one compute there is.
@@ -100,6 +104,11 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let switch = Arc::clone(&workspace.switch);
+    // These ask for no secret, as what they stand for does not.
+    let stand_ins = Router::new()
+        .route("/metadata-service", get(tools::metadata_service))
+        .route("/cli/databricks", get(tools::databricks))
+        .route("/cli/az", get(tools::az));
     let router = Router::new()
         .route("/.well-known/databricks-config", get(oidc::host_metadata))
         .route(
@@ -125,18 +134,18 @@ pub(crate) async fn serve(
         .route("/github/id-token", get(oidc::github))
         .route("/aad/auth", get(azure::tenant))
         .route("/entra/{tenant}/oauth2/token", post(azure::login))
-        .route(
-            "/metadata/identity/oauth2/token",
-            get(azure::managed_identity),
-        )
         .route("/arm/{*resource}", get(azure::resource))
-        .route("/metadata-service/{key}", get(tools::metadata_service))
-        .route("/cli/databricks", get(tools::databricks))
-        .route("/cli/az", get(tools::az))
+        // Clients know the path of this one. The key is the user name of its URL.
+        .route(azure::INSTANCE_METADATA, get(azure::managed_identity))
+        .nest(&format!("/{}", workspace.key), stand_ins)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&workspace),
             misbehave,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&workspace),
+            check_host,
         ))
         .with_state(workspace);
     let listener = listener::Gated::new(listener, switch);
@@ -158,15 +167,31 @@ async fn unknown(uri: Uri) -> Failure {
     )
 }
 
+/// A page in a browser may have a name that leads here, but not the address that we serve.
+async fn check_host(State(workspace): Shared, request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_ours = |authority: &str| authority.eq_ignore_ascii_case(&workspace.host);
+    let named = hosts.next().and_then(|host| host.to_str().ok());
+    let named_again = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    if hosts.next().is_none() && named.is_some_and(is_ours) && named_again.is_none_or(is_ours) {
+        return next.run(request).await;
+    }
+    let text = format!("only requests for {} are answered here", workspace.host);
+    Failure::new(421, "MISDIRECTED_REQUEST", text).into_response()
+}
+
 fn call_of(method: &Method, path: &str) -> Call {
     match path {
         "/oidc/v1/token" => Call::Token,
         "/api/2.0/preview/scim/v2/Me" => Call::Me,
         "/github/id-token" => Call::IdToken,
-        "/metadata/identity/oauth2/token" => Call::Entra,
+        azure::INSTANCE_METADATA => Call::Entra,
         _ if path.starts_with("/entra/") || path.starts_with("/arm/") => Call::Entra,
         _ if path.starts_with("/cli/") => Call::Cli,
-        _ if path.starts_with("/metadata-service/") => Call::MetadataService,
+        "/metadata-service" => Call::MetadataService,
         _ if path.contains("/.well-known/") => Call::Discovery,
         _ if path.ends_with("/credentials") && method == Method::POST => Call::Credential,
         _ if path.contains("/endpoints") || path.contains("/instances") => Call::Endpoint,
@@ -176,12 +201,22 @@ fn call_of(method: &Method, path: &str) -> Call {
 
 /// Applies faults, stamps replies as the platform does, and writes the log.
 async fn misbehave(State(workspace): Shared, request: Request, next: Next) -> Response {
-    let call = call_of(request.method(), request.uri().path());
-    if workspace.switch.is_down() {
+    let path = request.uri().path();
+    let stand_in = path
+        .strip_prefix('/')
+        .and_then(|path| path.strip_prefix(&*workspace.key));
+    let call = call_of(request.method(), stand_in.unwrap_or(path));
+    let fault = match workspace.switch.outage() {
         // Over a connection from before.
-        return reply::broken(None);
-    }
-    let fault = workspace.faults.take(call);
+        Some(Outage::Down) => return reply::broken(None),
+        Some(Outage::Unavailable) => Some(Fault::status(
+            503,
+            "TEMPORARILY_UNAVAILABLE",
+            "the service is out of order",
+        )),
+        Some(Outage::Silent) => Some(Fault::Silence),
+        None => workspace.faults.take(call),
+    };
     let mut status = None;
     let response = match fault {
         None => next.run(request).await,

@@ -129,8 +129,12 @@ async fn scratch_databases_are_copies() {
 #[tokio::test]
 async fn a_fresh_branch_rejects_valid_tokens_until_its_time_is_over() {
     let local = LocalLakebase::start().await.expect("started");
-    let token = support::database_token(&local, local.user_token()).await;
-    let log_in = async || support::log_in(&local, local.user(), &token).await;
+    let vars = support::Vars::of(&local);
+    let token = vars.database_token(local.user_token()).await;
+    let log_in = async || {
+        vars.log_in(local.user(), &token, "databricks_postgres")
+            .await
+    };
     local.fail_logins_for(Duration::MAX, LoginFault::fresh_branch("28000"));
     for _ in 0..3 {
         let error = log_in().await.expect_err("rejected");

@@ -2,67 +2,14 @@
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
-use std::io::{BufRead as _, BufReader};
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// A folder of our own for temporary files, so that what stays behind is seen.
-fn scratch() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let dir = tempfile::tempdir().expect("a folder");
-    // When we are root, Postgres runs as somebody else, who must get in.
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("opened");
-    dir
-}
-
-fn program(scratch: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lakebase-local"));
-    command.env("TMPDIR", scratch);
-    command
-}
-
-/// Waits until the folder is empty; the supervisors need a moment after their program is gone.
-fn assert_becomes_empty(scratch: &Path) {
-    let names = || {
-        let entries = std::fs::read_dir(scratch).expect("the folder");
-        entries
-            .map(|entry| entry.expect("an entry").file_name())
-            .collect::<Vec<_>>()
-    };
-    for _ in 0..500 {
-        if names().is_empty() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("left behind: {:?}", names());
-}
-
-/// Starts it without a command and waits until it serves.
-fn serving(scratch: &Path) -> Child {
-    let mut child = program(scratch)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("started");
-    let mut lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
-    let found = lines.any(|line| {
-        line.expect("a line")
-            .starts_with("export NODE_EXTRA_CA_CERTS=")
-    });
-    assert!(found, "it ended before it served");
-    child
-}
-
-fn send(child: &Child, signal: Signal) {
-    let pid = i32::try_from(child.id()).expect("a pid");
-    kill(Pid::from_raw(pid), signal).expect("sent");
-}
+use nix::sys::signal::Signal;
+use support::{assert_becomes_empty, program, scratch, send, serving};
 
 #[test]
 fn a_program_runs_with_the_variables_set_and_its_exit_status_is_passed_on() {
@@ -151,7 +98,7 @@ fn the_text_of_help_fits_a_terminal() {
 fn ctrl_c_and_a_polite_end_leave_nothing_behind() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let scratch = scratch();
-        let mut child = serving(scratch.path());
+        let mut child = serving(&mut program(scratch.path())).0;
         send(&child, signal);
         assert!(child.wait().expect("ended").success(), "{signal}");
         let left = std::fs::read_dir(scratch.path())
@@ -164,7 +111,7 @@ fn ctrl_c_and_a_polite_end_leave_nothing_behind() {
 #[test]
 fn a_kill_leaves_nothing_behind_either() {
     let scratch = scratch();
-    let mut child = serving(scratch.path());
+    let mut child = serving(&mut program(scratch.path())).0;
     send(&child, Signal::SIGKILL);
     child.wait().expect("ended");
     assert_becomes_empty(scratch.path());
@@ -196,8 +143,7 @@ async fn what_a_killed_run_left_on_a_borrowed_server_is_swept_by_the_next() {
     use tokio_postgres::NoTls;
 
     let server = LocalLakebase::start().await.expect("started");
-    let folder = server.ca_file().parent().expect("a folder").to_owned();
-    let host = folder.display().to_string().replace('/', "%2F");
+    let host = server.dir().display().to_string().replace('/', "%2F");
     let url = format!("postgresql://lakebase_admin@{host}/postgres");
     let ours = async || {
         let config: tokio_postgres::Config = url.parse().expect("a URL");
@@ -214,15 +160,7 @@ async fn what_a_killed_run_left_on_a_borrowed_server_is_swept_by_the_next() {
         let scratch = scratch.path().to_owned();
         tokio::task::spawn_blocking(move || {
             let mut command = program(&scratch);
-            let mut child = command
-                .env("LAKEBASE_LOCAL_PG_URL", url)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("started");
-            let mut lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
-            assert!(lines.any(|line| line.expect("a line").starts_with("export NODE_")));
-            child
+            serving(command.env("LAKEBASE_LOCAL_PG_URL", url)).0
         })
     };
     let mut first = borrowing().await.expect("no panic");
@@ -287,5 +225,63 @@ fn a_program_can_be_made_to_sign_in_in_another_way() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
     }
+    assert_becomes_empty(scratch.path());
+}
+
+#[test]
+fn without_a_temporary_folder_nothing_is_removed_and_the_error_names_it() {
+    let here = scratch();
+    std::fs::write(here.path().join("work"), "years").expect("a file");
+    // Without a Postgres as well: no folder of programs is to be seen.
+    let hidden = "mount -t tmpfs none /usr/lib/postgresql && exec \"$0\"";
+    let can_hide = Path::new("/usr/lib/postgresql").is_dir()
+        && Command::new("unshare")
+            .args(["--mount", "sh", "-c", hidden, "true"])
+            .status()
+            .is_ok_and(|status| status.success());
+    let mut ways = vec![Command::new(env!("CARGO_BIN_EXE_lakebase-local"))];
+    if can_hide {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", hidden]);
+        command.arg(env!("CARGO_BIN_EXE_lakebase-local"));
+        ways.push(command);
+    } else {
+        support::tell("SKIPPED without a Postgres: it cannot be hidden here");
+    }
+    for mut way in ways {
+        let output = way
+            .env("TMPDIR", "/nonexistent")
+            .current_dir(here.path())
+            .output()
+            .expect("run");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains("cannot make a folder in /nonexistent"),
+            "{text}"
+        );
+        let left = std::fs::read_to_string(here.path().join("work"));
+        assert_eq!(left.expect("the file"), "years");
+    }
+}
+
+#[test]
+fn programs_of_the_working_folder_are_not_run() {
+    let here = scratch();
+    let bin = here.path().join("bin");
+    std::fs::create_dir(&bin).expect("a folder");
+    let program_file = bin.join("pg_config");
+    std::fs::write(&program_file, "#!/bin/sh\necho ran >ran\n").expect("a program");
+    std::fs::set_permissions(&program_file, std::fs::Permissions::from_mode(0o755)).expect("set");
+    let path = std::env::var("PATH").expect("a path");
+    let scratch = scratch();
+    let status = program(scratch.path())
+        .env("PATH", format!("bin:{path}"))
+        .current_dir(here.path())
+        .arg("true")
+        .status()
+        .expect("run");
+    assert!(status.success());
+    assert!(!here.path().join("ran").exists() && !Path::new("/ran").exists());
     assert_becomes_empty(scratch.path());
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
@@ -15,11 +15,12 @@ use crate::Error;
 use crate::certs;
 use crate::clock::PlatformClock;
 use crate::compute::Compute;
+use crate::control::{self, Controls};
 use crate::events::EventLog;
 use crate::faults::Faults;
 use crate::gateway::{self, Gateway, Rules};
 use crate::issuer::Issuer;
-use crate::postgres::{DATABASE, Origin, Postgres, Secret, quote_ident};
+use crate::postgres::{DATABASE, Origin, Postgres, Private, Secret, quote_ident};
 use crate::roles::Roles;
 use crate::workspace::{self, People, Place, Switch, Workspace};
 
@@ -112,6 +113,8 @@ impl Builder {
                 self.postgres_ip
             )));
         }
+        // Before anything else: what we write has a place of ours, or we do not start.
+        let folder = Private::create().await?;
         let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
         let gateway_listener =
             Arc::new(listen(self.postgres_ip, self.postgres_port, "Postgres").await?);
@@ -121,7 +124,10 @@ impl Builder {
                 .map_err(|error| Error::because("cannot tell a port", error))
         };
         let (api_address, gateway_address) = (address(&api)?, address(&gateway_listener)?);
-        let postgres = Postgres::start(self.origin).await?;
+        let postgres = Postgres::start(self.origin, folder.path()).await?;
+        if let Some((name, socket)) = postgres.socket() {
+            folder.link(name, &socket)?;
+        }
 
         let place = Place {
             project: "local".to_owned(),
@@ -145,10 +151,7 @@ impl Builder {
             place.read_only_pooled_host.clone(),
         ]);
         let certs = certs::make(&names)?;
-        let ca_file = postgres.dir().join("ca.pem");
-        tokio::fs::write(&ca_file, &certs.ca_pem)
-            .await
-            .map_err(|error| Error::because("cannot write the CA certificate", error))?;
+        let ca_file = folder.write("ca.pem", &certs.ca_pem)?;
 
         let events = Arc::new(EventLog::new());
         let clock = Arc::new(PlatformClock::default());
@@ -176,15 +179,21 @@ impl Builder {
             client_id: Uuid::new_v4().to_string(),
             user: format!("ana.{:08x}@example.com", Uuid::new_v4().as_fields().0),
             request_token: format!("ghrt{}", Uuid::new_v4().simple()),
-            metadata_key: format!("key{}", Uuid::new_v4().simple()),
         };
+        let key = Uuid::new_v4().simple().to_string();
         let id_token = issuer.id_token(&people.client_id, None);
-        let folder = postgres.dir();
-        let written = workspace::write_scripts(folder, api_address.port())
-            .and_then(|()| std::fs::write(folder.join("id-token"), &id_token));
-        written.map_err(|error| Error::because("cannot write the stand-ins", error))?;
+        folder.write("id-token", &id_token)?;
+        for (name, text) in workspace::scripts(&api_address.to_string(), &key) {
+            folder.write_program(name, &text)?;
+        }
+        let control = folder.path().join(control::SOCKET);
+        let control = UnixListener::bind(&control).map_err(|error| {
+            Error::because(format!("cannot listen on {}", control.display()), error)
+        })?;
         let workspace = Arc::new(Workspace {
             base_url: format!("http://{api_address}"),
+            host: api_address.to_string(),
+            key: key.clone(),
             issuer: Arc::clone(&issuer),
             clock: Arc::clone(&clock),
             compute: Arc::clone(&compute),
@@ -194,7 +203,21 @@ impl Builder {
             place: place.clone(),
             people: people.clone(),
         });
+        let controls = Controls {
+            gateway: Arc::clone(&gateway),
+            clock: Arc::clone(&clock),
+            switch: Arc::clone(&switch),
+            about: vec![
+                ("workspace", workspace.base_url.clone()),
+                ("endpoint", place.endpoint_path()),
+                ("host", format!("{}:{}", place.host, gateway_address.port())),
+                ("database", DATABASE.to_owned()),
+                ("service principal", people.client_id.clone()),
+                ("person", people.user.clone()),
+            ],
+        };
         let tasks = vec![
+            tokio::spawn(control::serve(controls, control, stop.subscribe())),
             tokio::spawn(gateway::serve(
                 Arc::clone(&gateway),
                 Arc::clone(&gateway_listener),
@@ -211,7 +234,8 @@ impl Builder {
             user_password: format!("pass{}", Uuid::new_v4().simple()),
             id_token,
             request_token: people.request_token,
-            metadata_key: people.metadata_key,
+            key,
+            dir: folder.path().to_owned(),
             ca_file,
             api: api_address,
             gateway_address,
@@ -225,6 +249,7 @@ impl Builder {
             gateway,
             gateway_listener,
             postgres: Some(postgres),
+            folder: Some(folder),
             stop,
             tasks,
         };

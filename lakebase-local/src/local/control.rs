@@ -11,9 +11,10 @@ use crate::Error;
 use crate::compute::{Cut, Wake};
 use crate::events::Call;
 use crate::faults::{Fault, LoginFault};
-use crate::postgres::{DATABASE, quote_ident, quote_literal};
+use crate::postgres::{DATABASE, quote_ident};
 use crate::roles::RoleKind;
 use crate::vanish;
+use crate::workspace::Outage;
 
 /// Identities and roles.
 impl LocalLakebase {
@@ -85,14 +86,11 @@ impl LocalLakebase {
     }
 
     /// As for an app's service principal and a project's owner: CONNECT and CREATE on the database.
-    /// `public` is opened as well, to be usable without a schema of one's own.
+    /// `public` belongs to the database's owner, and is for others to look at.
     pub(super) async fn open_database(&self, database: &str, role: &str) -> Result<(), Error> {
         let role = quote_ident(role);
         let name = quote_ident(self.gateway.postgres.database(database));
-        let sql = format!(
-            "GRANT CONNECT, CREATE ON DATABASE {name} TO {role}; \
-             GRANT USAGE, CREATE ON SCHEMA public TO {role}"
-        );
+        let sql = format!("GRANT CONNECT, CREATE ON DATABASE {name} TO {role}");
         self.sql_in(database, &sql).await
     }
 
@@ -104,7 +102,7 @@ impl LocalLakebase {
             .store(enabled, Ordering::Relaxed);
     }
 
-    /// Runs SQL as superuser, behind the gateway's back.
+    /// Runs SQL as superuser, behind the gateway's back. Unqualified names are those of `public`.
     ///
     /// # Errors
     ///
@@ -114,7 +112,7 @@ impl LocalLakebase {
     }
 
     pub(super) async fn sql_in(&self, database: &str, sql: &str) -> Result<(), Error> {
-        let admin = self.gateway.postgres.admin(database).await?;
+        let admin = self.gateway.postgres.admin(database, "public").await?;
         admin
             .batch_execute(sql)
             .await
@@ -213,7 +211,12 @@ impl LocalLakebase {
 
     /// Makes the whole API unreachable, or reachable again.
     pub fn set_api_down(&self, down: bool) {
-        self.switch.set_down(down);
+        self.set_outage(down.then_some(Outage::Down));
+    }
+
+    /// Puts the whole API out of order, or in order again. Faults of single calls wait until then.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        self.switch.set(outage, None);
     }
 }
 
@@ -253,23 +256,7 @@ impl LocalLakebase {
     ///
     /// If Postgres cannot be told to end the sessions.
     pub async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
-        if cut == Cut::Message {
-            // Postgres itself says 57P01.
-            let roles: Vec<String> = self
-                .roles
-                .names()
-                .iter()
-                .map(|role| quote_literal(role))
-                .collect();
-            self.sql(&format!(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ({})",
-                roles.join(", ")
-            ))
-            .await
-        } else {
-            self.compute.cut(cut);
-            Ok(())
-        }
+        self.gateway.cut_sessions(cut).await
     }
 
     /// Lets the packets of everybody who connects vanish, or stops that: a host that is gone. Open

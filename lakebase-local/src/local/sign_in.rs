@@ -112,7 +112,7 @@ impl LocalLakebase {
         };
         let mut vars = self.env();
         vars.retain(|(name, _)| !other(name));
-        let folder = self.ca_file.parent().unwrap_or(&self.ca_file);
+        let folder = self.dir();
         let file = |name: &str| folder.join(name).display().to_string();
         let id = || ("DATABRICKS_CLIENT_ID", self.client_id.clone());
         let resource = || ("DATABRICKS_AZURE_RESOURCE_ID", RESOURCE_ID.to_owned());
@@ -152,11 +152,7 @@ impl LocalLakebase {
             SignIn::AzureMsi => vec![("ARM_USE_MSI", "true".to_owned()), resource()],
             SignIn::MetadataService => vec![(
                 "DATABRICKS_METADATA_SERVICE_URL",
-                format!(
-                    "{}/metadata-service/{}",
-                    self.workspace_url(),
-                    self.metadata_key
-                ),
+                format!("{}/{}/metadata-service", self.workspace_url(), self.key),
             )],
             SignIn::DatabricksCli => vec![("PATH", folder.display().to_string())],
             SignIn::AzureCli => vec![
@@ -187,8 +183,9 @@ impl LocalLakebase {
         format!("{}/service-management/", self.workspace_url())
     }
 
-    /// The stand-in of the instance metadata service.
+    /// The stand-in of the instance metadata service. It asks for no secret, so the URL has one: the
+    /// user name, which clients send as basic authentication.
     pub fn azure_instance_metadata_url(&self) -> String {
-        format!("{}/", self.workspace_url())
+        format!("http://{}@{}/", self.key, self.api)
     }
 }

@@ -1,14 +1,19 @@
 -- The extension databricks_auth, in SQL: Postgres finds real ones only in the folders of its
 -- installation. It is there once somebody says CREATE EXTENSION IF NOT EXISTS databricks_auth.
 
+-- Older versions of Postgres open `public` to everybody. Here it is the database owner's alone.
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+ALTER SCHEMA public OWNER TO pg_database_owner;
+
 CREATE SCHEMA lakebase_local;
 
 -- Who is known in the workspace, and as what.
 CREATE TABLE lakebase_local.identity (name text PRIMARY KEY, kind text NOT NULL);
 
--- Runs as the superuser; the caller is the session's user.
+-- Runs as the superuser; the caller is the session's user. `pg_temp` comes last: unnamed, it would come
+-- first, and a temporary view of the caller's could stand in for a catalog.
 CREATE FUNCTION lakebase_local.create_role(identity text, kind text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $body$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     IF kind IS NULL OR kind NOT IN ('USER', 'SERVICE_PRINCIPAL', 'GROUP') THEN
         RAISE EXCEPTION 'identity type must be USER, SERVICE_PRINCIPAL or GROUP'
@@ -49,7 +54,7 @@ CREATE FUNCTION lakebase_local.may_create_extension() RETURNS boolean
 LANGUAGE sql AS 'SELECT has_database_privilege(current_database(), ''CREATE'')';
 
 CREATE FUNCTION lakebase_local.create_extension() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $body$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     IF to_regnamespace('public') IS NULL THEN
         RAISE EXCEPTION 'no schema has been selected to create in' USING ERRCODE = 'invalid_schema_name';
@@ -58,7 +63,7 @@ BEGIN
         SELECT pg_nextoid('pg_extension', 'oid', 'pg_extension_oid_index'), 'databricks_auth',
             (SELECT oid FROM pg_roles WHERE rolname = session_user), 'public'::regnamespace, false, '1.0';
     CREATE FUNCTION public.databricks_create_role(identity text, kind text) RETURNS void
-        LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+        LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         AS 'SELECT lakebase_local.create_role(identity, kind)';
     ALTER EXTENSION databricks_auth ADD FUNCTION public.databricks_create_role;
 END

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
+use super::owner::{Owner, program_folders};
 use crate::Error;
 
 /// Names a folder with `initdb` and `postgres` in it.
@@ -19,7 +20,9 @@ const USUAL_PARENTS: &[&str] = &[
 
 pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf, Error> {
     if is_bin_dir(&dir) {
-        return Ok(dir);
+        // The programs run in other folders.
+        return std::path::absolute(&dir)
+            .map_err(|error| Error::because("no working folder", error));
     }
     Err(Error::new(format!(
         "{} holds no `initdb` and `postgres`: name the bin folder of a Postgres server",
@@ -28,31 +31,35 @@ pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf, Error> {
 }
 
 /// From the variable, `pg_config`, PATH or the usual folders; else from a download.
-pub(crate) async fn find_bin_dir() -> Result<PathBuf, Error> {
+pub(crate) async fn find_bin_dir(scratch: &Path) -> Result<PathBuf, Error> {
     if let Some(dir) = std::env::var_os(BIN_DIR_VARIABLE).filter(|dir| !dir.is_empty()) {
         return checked(PathBuf::from(dir));
     }
     let mut candidates = Vec::new();
-    if let Ok(output) = Command::new("pg_config").arg("--bindir").output().await {
-        candidates.push(PathBuf::from(
-            String::from_utf8_lossy(&output.stdout).trim(),
-        ));
+    let folders = program_folders();
+    let pg_config = folders.iter().map(|dir| dir.join("pg_config"));
+    if let Some(pg_config) = pg_config.into_iter().find(|file| file.is_file()) {
+        let mut command = std::process::Command::new(pg_config);
+        Owner::ourselves().prepare(command.arg("--bindir"));
+        if let Ok(output) = Command::from(command).output().await {
+            let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            candidates.push(PathBuf::from(text));
+        }
     }
-    if let Some(path) = std::env::var_os("PATH") {
-        // Distributions link `postgres` but not `initdb` into PATH: follow the link.
-        candidates.extend(std::env::split_paths(&path).filter_map(|dir| {
-            let program = dir.join("postgres").canonicalize().ok()?;
-            program.parent().map(Path::to_path_buf)
-        }));
-    }
+    // Distributions link `postgres` but not `initdb` into PATH: follow the link.
+    candidates.extend(folders.iter().filter_map(|dir| {
+        let program = dir.join("postgres").canonicalize().ok()?;
+        program.parent().map(Path::to_path_buf)
+    }));
     candidates.extend(
         USUAL_PARENTS
             .iter()
             .flat_map(|parent| versions_below(parent)),
     );
-    match candidates.into_iter().find(|dir| is_bin_dir(dir)) {
+    let is_usable = |dir: &PathBuf| dir.is_absolute() && is_bin_dir(dir);
+    match candidates.into_iter().find(is_usable) {
         Some(dir) => Ok(dir),
-        None => bring_one().await,
+        None => bring_one(scratch).await,
     }
 }
 
@@ -74,26 +81,37 @@ fn versions_below(parent: &str) -> Vec<PathBuf> {
 }
 
 #[cfg(feature = "embedded")]
-async fn bring_one() -> Result<PathBuf, Error> {
-    use postgresql_embedded::{PostgreSQL, Settings};
+async fn bring_one(scratch: &Path) -> Result<PathBuf, Error> {
+    use postgresql_embedded::{PostgreSQL, Settings, VersionReq};
+
+    const RELEASES: &str = "https://github.com/theseus-rs/postgresql-binaries";
 
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         let text = format!("{}; and none could be downloaded", nothing_found());
         Error::because(text, error)
     };
-    let mut settings = Settings::new();
-    // It makes folders for a cluster of its own, which we do not want.
-    let unwanted = [Some(&*settings.data_dir), settings.password_file.parent()];
-    for folder in unwanted.into_iter().flatten() {
-        let _ = std::fs::remove_dir_all(folder);
-    }
-    // Its `setup` installs and then makes a cluster, unless there seems to be one.
-    let scratch = tempfile::tempdir().map_err(|error| failed(error.into()))?;
-    std::fs::write(scratch.path().join("postgresql.conf"), "")
+    // Its `setup` installs and then makes a cluster, unless there seems to be one. Where it is gives
+    // it no reason to make a folder: `Settings::new` would make some, wherever it can.
+    let data_dir = scratch.join("download");
+    std::fs::create_dir(&data_dir)
+        .and_then(|()| std::fs::write(data_dir.join("postgresql.conf"), ""))
         .map_err(|error| failed(error.into()))?;
-    settings.installation_dir = super::owner::cache_dir().join("postgresql");
-    settings.data_dir = scratch.path().to_owned();
-    settings.password_file = scratch.path().join("unused");
+    let settings = Settings {
+        releases_url: RELEASES.to_owned(),
+        version: VersionReq::STAR,
+        installation_dir: super::owner::cache_dir().join("postgresql"),
+        password_file: data_dir.join("unused"),
+        data_dir,
+        host: String::new(),
+        port: 0,
+        username: String::new(),
+        password: String::new(),
+        temporary: false,
+        timeout: None,
+        configuration: std::collections::HashMap::new(),
+        trust_installation_dir: false,
+        socket_dir: None,
+    };
     let mut postgres = PostgreSQL::new(settings);
     postgres
         .setup()
@@ -103,7 +121,7 @@ async fn bring_one() -> Result<PathBuf, Error> {
 }
 
 #[cfg(not(feature = "embedded"))]
-async fn bring_one() -> Result<PathBuf, Error> {
+async fn bring_one(_: &Path) -> Result<PathBuf, Error> {
     Err(Error::new(nothing_found()))
 }
 

@@ -1,5 +1,6 @@
 //! A temporary folder and the server in it, both gone when we are, however we end.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ const LONGEST_PARENT: usize = 58;
 /// Twelve random digits after the prefix; the folder is not made if the name is taken.
 const NAME_LENGTH: usize = 27;
 pub(super) const DATA: &str = "data";
+const LOG: &str = "postgres.log";
 /// Lines of the server's log that an error shows.
-const LOG_LINES: usize = 5;
+const LOG_LINES: &str = "5";
 
 /// Makes the folder, says so, waits for a word to start the server, then until the pipe from us
 /// closes: we dropped it, exited or were killed. Then it stops the server and removes the folder.
@@ -41,15 +43,18 @@ rm -rf "$dir" || { sleep 1; rm -rf "$dir"; }
 #[derive(Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
+    owner: Owner,
     supervisor: Child,
     /// Closing it is the signal to clean up.
     lifeline: Option<ChildStdin>,
 }
 
 impl Folder {
-    /// Blocks for a moment.
-    pub(crate) fn create(owner: &Owner, bin_dir: &Path) -> Result<Self, Error> {
-        let usual = std::env::temp_dir();
+    /// An empty one, which belongs to `owner`, who may run a server in it. Blocks for a moment.
+    pub(crate) fn create(owner: Owner, bin_dir: Option<&Path>) -> Result<Self, Error> {
+        // The supervisor works elsewhere, so a relative one would be another folder there.
+        let usual = std::path::absolute(std::env::temp_dir())
+            .map_err(|error| Error::because("cannot tell the temporary folder", error))?;
         let parent = if usual.as_os_str().len() > LONGEST_PARENT {
             PathBuf::from("/tmp")
         } else {
@@ -61,23 +66,31 @@ impl Folder {
             } else {
                 ""
             };
-            Error::because(
-                format!("cannot make a folder in {}{who}", parent.display()),
-                error,
-            )
+            let text = format!(
+                "cannot make a folder in {}{who}: set TMPDIR to a folder that exists and can be written to",
+                parent.display()
+            );
+            Error::because(text, error)
         };
         let mut name = format!("lakebase-local-{}", Uuid::new_v4().simple());
         name.truncate(NAME_LENGTH);
         let dir = parent.join(name);
+        let server = bin_dir.map(|bin_dir| {
+            let program = bin_dir.join("postgres").into_os_string();
+            let (data, sockets) = (dir.join(DATA).into(), dir.clone().into());
+            [
+                program,
+                OsString::from("-D"),
+                data,
+                OsString::from("-k"),
+                sockets,
+            ]
+        });
         let mut command = Command::new("sh");
         command
             .args(["-c", SUPERVISOR, "lakebase-local-supervisor"])
             .arg(&dir)
-            .arg(bin_dir.join("postgres"))
-            .arg("-D")
-            .arg(dir.join(DATA))
-            .arg("-k")
-            .arg(&dir)
+            .args(server.into_iter().flatten())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -96,6 +109,7 @@ impl Folder {
         Ok(Self {
             lifeline: supervisor.stdin.take(),
             supervisor,
+            owner,
             dir,
         })
     }
@@ -119,14 +133,19 @@ impl Folder {
 
     pub(crate) fn has_stopped(&self) -> bool {
         // A server writes its pid before its first line of log, and removes it when it ends.
-        let log = fs::metadata(self.path().join("postgres.log"));
+        let log = fs::metadata(self.path().join(LOG));
         log.is_ok_and(|log| log.len() > 0) && !self.data().join("postmaster.pid").exists()
     }
 
-    pub(crate) fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.path().join("postgres.log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")
+    /// The end of the server's log, which its owner reads: the folder is not ours.
+    pub(crate) async fn log_tail(&self) -> String {
+        let mut command = Command::new("tail");
+        command.args(["-n", LOG_LINES]).arg(self.dir.join(LOG));
+        self.owner.prepare(&mut command);
+        let tail = tokio::process::Command::from(command).output().await;
+        let tail = tail.map(|output| output.stdout).unwrap_or_default();
+        let text = String::from_utf8_lossy(&tail);
+        text.lines().collect::<Vec<_>>().join(" | ")
     }
 }
 

@@ -1,14 +1,14 @@
 //! A server of our own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Server;
 use super::folder::Folder;
 use super::template::Template;
+use super::{OUR_PATH, SOCKET, Server};
 use crate::Error;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ impl Own {
     pub(crate) async fn start(bin_dir: PathBuf) -> Result<Self, Error> {
         let template = Template::get(&bin_dir).await?;
         let owner = template.owner;
-        let folder = tokio::task::spawn_blocking(move || Folder::create(&owner, &bin_dir));
+        let folder = tokio::task::spawn_blocking(move || Folder::create(owner, Some(&bin_dir)));
         let mut folder = folder
             .await
             .map_err(|error| Error::because("cannot make a folder", error))??;
@@ -45,13 +45,14 @@ impl Own {
     async fn wait_ready(&self) -> Result<(), Error> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            let failure = match self.server.admin("postgres").await {
+            let failure = match self.server.admin("postgres", OUR_PATH).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
             if self.folder.has_stopped() || Instant::now() >= deadline {
+                let log = self.folder.log_tail().await;
                 return Err(Error::because(
-                    format!("Postgres did not start: {}", self.folder.log_tail()),
+                    format!("Postgres did not start: {log}"),
                     failure,
                 ));
             }
@@ -59,8 +60,9 @@ impl Own {
         }
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        self.folder.path()
+    /// Its socket. Only we and the user that it runs as can reach it there.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
     }
 
     pub(crate) fn server(&self) -> &Server {

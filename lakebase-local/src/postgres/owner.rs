@@ -1,8 +1,8 @@
 //! Whom Postgres runs as: ourselves, or an unprivileged user when we are root.
 
-use std::process::Command;
-
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
 
 use nix::unistd::{Gid, Uid, User};
 
@@ -14,10 +14,18 @@ pub(crate) struct Owner {
     ids: Option<(Uid, Gid)>,
 }
 
+/// What processes of ours get from our environment, which may hold secrets: where programs and
+/// their libraries are, and nothing else.
+const PASSED_ON: &[&str] = &["LD_LIBRARY_PATH"];
+
 impl Owner {
-    pub(crate) fn current() -> Result<Self, Error> {
+    pub(crate) fn ourselves() -> Self {
+        Self { ids: None }
+    }
+
+    pub(crate) fn of_postgres() -> Result<Self, Error> {
         if !Uid::effective().is_root() {
-            return Ok(Self { ids: None });
+            return Ok(Self::ourselves());
         }
         // Postgres refuses to run as root.
         let user = ["postgres", "nobody"]
@@ -31,9 +39,18 @@ impl Owner {
         })
     }
 
-    /// Makes a command run as the owner, in a folder that the owner can enter, and out of reach
-    /// of a Ctrl-C in our terminal.
+    /// Makes a command run as the owner, without our environment, in a folder that the owner can
+    /// enter, and out of reach of a Ctrl-C in our terminal.
     pub(crate) fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env_clear();
+        if let Ok(path) = std::env::join_paths(program_folders()) {
+            command.env("PATH", path);
+        }
+        for name in PASSED_ON {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
         if let Some((uid, gid)) = self.ids {
             command.uid(uid.as_raw()).gid(gid.as_raw());
         }
@@ -46,14 +63,23 @@ impl Owner {
     }
 }
 
+/// The folders of PATH. Relative ones are left out: they name other programs in every folder.
+pub(crate) fn program_folders() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
+    let folders: Vec<PathBuf> = folders.collect();
+    match folders.is_empty() {
+        true => vec!["/usr/bin".into(), "/bin".into()],
+        false => folders,
+    }
+}
+
 /// Where downloads are kept: per user, and readable for the user that Postgres runs as.
 #[cfg(feature = "embedded")]
-pub(crate) fn cache_dir() -> std::path::PathBuf {
-    use std::path::PathBuf;
-
-    let home = std::env::var_os("HOME").filter(|_| !Uid::effective().is_root());
-    match home {
-        Some(home) => PathBuf::from(home).join(".cache/lakebase-local"),
+pub(crate) fn cache_dir() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    match home.filter(|home| home.is_absolute() && !Uid::effective().is_root()) {
+        Some(home) => home.join(".cache/lakebase-local"),
         None => PathBuf::from("/var/cache/lakebase-local"),
     }
 }

@@ -1,16 +1,13 @@
 //! A server that somebody else runs, named by a URL: we borrow a database and some roles.
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use super::folder::Folder;
-use super::owner::Owner;
-use super::{Server, quote_ident, quote_literal};
+use super::{OUR_PATH, Server, quote_ident, quote_literal, with_path};
 use crate::Error;
 
 /// Beginning of the names of the databases we make, and mark of the roles that belong to them.
@@ -25,8 +22,6 @@ pub(crate) struct Running {
     database: String,
     /// Holds the lock that says we are alive.
     _keeper: Client,
-    /// For the certificate.
-    folder: Folder,
 }
 
 impl Running {
@@ -55,6 +50,7 @@ impl Running {
         }
         // Locks are local to a database: all must meet in the same one.
         config.dbname("postgres");
+        with_path(&mut config, OUR_PATH);
         let keeper = connect(&config).await?;
         sweep(&keeper).await?;
         let database = format!("{PREFIX}{}", Uuid::new_v4().simple());
@@ -70,22 +66,16 @@ impl Running {
         )
         .await?;
         run(&keeper, &mark_database(&database, &database)).await?;
-        let folder = Folder::create(&Owner::current()?, Path::new("/"))?;
         Ok(Self {
             server: Server::running(config.clone(), database.clone()),
             config,
             database,
             _keeper: keeper,
-            folder,
         })
     }
 
     pub(crate) fn server(&self) -> &Server {
         &self.server
-    }
-
-    pub(crate) fn dir(&self) -> &Path {
-        self.folder.path()
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use super::running::{mark, mark_database};
-use super::{ADMIN, DATABASE, NATIVE_GROUP, SOCKET, quote_ident, quote_literal};
+use super::{ADMIN, DATABASE, NATIVE_GROUP, SOCKET, quote_ident, quote_literal, with_path};
 use crate::Error;
 use crate::protocol::{self, AuthStep};
 
@@ -89,8 +89,9 @@ impl Server {
         }
     }
 
-    /// A superuser's session.
-    pub(crate) async fn admin(&self, database: &str) -> Result<Client, Error> {
+    /// A superuser's session with this search path, whatever the database's owner has set for it: what
+    /// others have made must not stand in for what we call.
+    pub(crate) async fn admin(&self, database: &str, path: &str) -> Result<Client, Error> {
         let mut config = match &*self.0 {
             Kind::Own { socket_dir } => {
                 let mut config = tokio_postgres::Config::new();
@@ -99,6 +100,7 @@ impl Server {
             }
             Kind::Running { config, .. } => (**config).clone(),
         };
+        with_path(&mut config, path);
         let (client, connection) = config
             .dbname(self.database(database))
             .application_name("lakebase-local")

@@ -1,7 +1,6 @@
 //! A fresh cluster, made once per process and copied for each server: copying takes a tenth of
 //! the time that `initdb` does.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Weak};
@@ -30,12 +29,18 @@ logging_collector = off
 log_statement = none
 ";
 
-/// Only we can reach the socket. Native roles are asked for their password by Postgres itself;
+/// Only we can reach the socket, and the user that the server runs as. Native roles are asked for their password by Postgres itself;
 /// for the others the gateway has judged the token already.
 const HBA: &str = "
 local all +lakebase_native scram-sha-256
 local all all trust
 ";
+
+/// Before Postgres 16 whoever has CREATEROLE may grant these to anybody, and with them read and write
+/// files and run programs as the user that the server runs as. Postgres knows them by number: without
+/// their rows nobody can be a member, whatever is granted. `DROP ROLE` refuses, since they are its own.
+const FORGET_SERVER_ROLES: &str = "DELETE FROM pg_authid WHERE rolname IN \
+    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')\n";
 
 #[derive(Debug)]
 pub(crate) struct Template {
@@ -62,8 +67,8 @@ impl Template {
     }
 
     fn make(bin_dir: PathBuf) -> Result<Self, Error> {
-        let owner = Owner::current()?;
-        let folder = Folder::create(&owner, &bin_dir)?;
+        let owner = Owner::of_postgres()?;
+        let folder = Folder::create(owner, Some(&bin_dir))?;
         let data = folder.data();
         // It makes missing parents; told relative to the folder, it cannot bring that back once we are gone.
         run(
@@ -75,26 +80,27 @@ impl Template {
                 .args(["--no-sync", "--no-instructions", "--wal-segsize=1"]),
             None,
         )?;
-        let write = |name: &str, text: &str, append: bool| {
-            let path = data.join(name);
-            let old = if append {
-                fs::read_to_string(&path)
-            } else {
-                Ok(String::new())
-            };
-            old.and_then(|old| fs::write(&path, old + text))
-                .map_err(|error| Error::because(format!("cannot write {}", path.display()), error))
-        };
-        write("postgresql.conf", SETTINGS, true)?;
-        write("pg_hba.conf", HBA, false)?;
+        for (script, text) in [
+            ("cat >>data/postgresql.conf", SETTINGS),
+            ("cat >data/pg_hba.conf", HBA),
+        ] {
+            let command = &mut Command::new("sh");
+            run(
+                &owner,
+                folder.path(),
+                command.args(["-c", script]),
+                Some(text),
+            )?;
+        }
         // Single-user mode takes one statement per line.
-        let sql = format!(
+        let mut sql = format!(
             "CREATE DATABASE databricks_postgres\n\
              REVOKE CREATE ON DATABASE databricks_postgres FROM PUBLIC\n\
              CREATE ROLE {NATIVE_GROUP} NOLOGIN\n\
              CREATE ROLE databricks_superuser NOLOGIN CREATEDB CREATEROLE BYPASSRLS\n\
              GRANT pg_read_all_data, pg_write_all_data TO databricks_superuser\n"
         );
+        sql.push_str(FORGET_SERVER_ROLES);
         run(
             &owner,
             folder.path(),
@@ -127,8 +133,7 @@ impl Template {
     }
 }
 
-/// Runs a program to its end as the owner.
-/// Runs a program of the owner's in this folder.
+/// Runs a program to its end as the owner, who alone writes in this folder.
 fn run(
     owner: &Owner,
     folder: &Path,

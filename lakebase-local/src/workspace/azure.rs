@@ -5,18 +5,20 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::{Form, Path, Query, State};
 use axum::http::header::{AUTHORIZATION, LOCATION};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::Shared;
 use super::reply::status;
+use super::{Shared, oidc, unknown};
 
 /// The Entra application of Azure Databricks.
 pub(crate) const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
 /// The workspace, as Azure names it.
 pub(crate) const RESOURCE_ID: &str =
     "/subscriptions/local/resourceGroups/local/providers/Microsoft.Databricks/workspaces/local";
+/// Path of the instance metadata service.
+pub(super) const INSTANCE_METADATA: &str = "/metadata/identity/oauth2/token";
 /// The one tenant there is.
 pub(crate) const TENANT: &str = "local-tenant";
 
@@ -59,9 +61,13 @@ pub(super) async fn login(
 
 pub(super) async fn managed_identity(
     State(workspace): Shared,
+    uri: Uri,
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
+    if oidc::basic(&headers).is_none_or(|(user, _)| user != workspace.key) {
+        return unknown(uri).await.into_response();
+    }
     let resource = query
         .get("resource")
         .map(String::as_str)

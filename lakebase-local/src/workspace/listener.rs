@@ -1,25 +1,38 @@
-//! A listener that can play dead.
+//! A listener that can play dead, and the outages of the API.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
-/// Whether the workspace API can be reached at all.
-#[derive(Debug, Default)]
-pub(crate) struct Switch {
-    down: AtomicBool,
+/// How the whole workspace API is out of order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outage {
+    /// Connections are reset, as by a dead host behind a living balancer.
+    Down,
+    /// Every call is answered with 503.
+    Unavailable,
+    /// No call is answered.
+    Silent,
 }
 
+/// The outage there is, and its end if it has one.
+#[derive(Debug, Default)]
+pub(crate) struct Switch(Mutex<Option<(Outage, Option<Instant>)>>);
+
 impl Switch {
-    pub(crate) fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::Release);
+    pub(crate) fn set(&self, outage: Option<Outage>, end: Option<Instant>) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = outage.map(|outage| (outage, end));
     }
 
-    pub(super) fn is_down(&self) -> bool {
-        self.down.load(Ordering::Acquire)
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        let current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (outage, end) = (*current)?;
+        end.is_none_or(|end| Instant::now() < end).then_some(outage)
     }
 }
 
@@ -41,7 +54,7 @@ impl Listener for Gated {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             let (socket, address) = Listener::accept(&mut self.listener).await;
-            if !self.switch.is_down() {
+            if self.switch.outage() != Some(Outage::Down) {
                 let _ = socket.set_nodelay(true);
                 return (socket, address);
             }

@@ -2,12 +2,8 @@
 //!
 //! The scripts only pass their arguments on; what they answer is decided here.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-
 use axum::Json;
-use axum::extract::{Path as UrlPath, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -29,8 +25,8 @@ for argument in "$@"; do
     done
     query+='&'
 done
-exec 3<>/dev/tcp/127.0.0.1/@PORT@ || exit 1
-printf 'GET /cli/@NAME@?%s HTTP/1.0\r\n\r\n' "$query" >&3
+exec 3<>/dev/tcp/@ADDRESS@ || exit 1
+printf 'GET /@KEY@/cli/@NAME@?%s HTTP/1.0\r\nHost: @HOST@\r\n\r\n' "$query" >&3
 read -r _ code _ <&3
 while IFS= read -r line <&3 && [ "$line" != $'\r' ]; do :; done
 answer=
@@ -43,17 +39,16 @@ else
 fi
 "#;
 
-/// Puts `databricks` and `az` into the folder. Not below it: whoever removes it may be another user.
-pub(crate) fn write_scripts(folder: &Path, port: u16) -> io::Result<()> {
-    for name in ["databricks", "az"] {
+/// `databricks` and `az`, name and text. They hold the key.
+pub(crate) fn scripts(host: &str, key: &str) -> [(&'static str, String); 2] {
+    ["databricks", "az"].map(|name| {
         let text = SCRIPT
-            .replace("@PORT@", &port.to_string())
+            .replace("@ADDRESS@", &host.replace(':', "/"))
+            .replace("@HOST@", host)
+            .replace("@KEY@", key)
             .replace("@NAME@", name);
-        let path = folder.join(name);
-        std::fs::write(&path, text)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
+        (name, text)
+    })
 }
 
 fn arguments(query: Option<String>) -> Vec<String> {
@@ -133,16 +128,9 @@ pub(super) async fn az(State(workspace): Shared, RawQuery(query): RawQuery) -> R
     }
 }
 
-/// As an editor offers it; the key in its path is all the protection it has.
-pub(super) async fn metadata_service(
-    State(workspace): Shared,
-    UrlPath(key): UrlPath<String>,
-    headers: HeaderMap,
-) -> Response {
+/// As an editor offers it.
+pub(super) async fn metadata_service(State(workspace): Shared, headers: HeaderMap) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if key != workspace.people.metadata_key {
-        return (status(404), "unknown key").into_response();
-    }
     if text("x-databricks-metadata-version") != Some("1")
         || text("x-databricks-host") != Some(&workspace.base_url)
     {

@@ -1,11 +1,19 @@
-//! What the tests share: requests to the workspace API and logins through the gateway, without the
-//! client crates.
+//! What the tests share: the program, requests to the workspace API, and logins through the gateway,
+//! without the client crates.
 
 #![allow(clippy::expect_used, dead_code)] // a test fails by panicking; each test file uses a part
 
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakebase_local::LocalLakebase;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,109 +21,220 @@ use tokio::net::TcpStream;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Sends a request as written, and returns status and body.
-pub(crate) async fn http(address: &str, request: &str) -> (u16, String) {
-    let mut socket = TcpStream::connect(address).await.expect("accepted");
-    socket.write_all(request.as_bytes()).await.expect("sent");
-    let mut reply = Vec::new();
-    socket.read_to_end(&mut reply).await.expect("a reply");
-    let reply = String::from_utf8_lossy(&reply).into_owned();
-    let status = reply.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let (_, body) = reply.split_once("\r\n\r\n").unwrap_or_default();
-    (status.expect("a status"), body.to_owned())
+/// Tells whoever runs the tests. What goes through `eprintln` is kept from them when a test passes.
+pub(crate) fn tell(text: &str) {
+    use std::io::Write as _;
+
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Address of the workspace API, as `Host` names it.
-pub(crate) fn api(local: &LocalLakebase) -> String {
-    let url = local.workspace_url();
-    url.strip_prefix("http://").expect("plain HTTP").to_owned()
+/// A folder of our own for temporary files, so that what stays behind is seen.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    // When we are root, Postgres runs as somebody else, who must get in.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o1777)).expect("opened");
+    dir
 }
 
-fn variable(local: &LocalLakebase, name: &str) -> String {
-    let found = local.env().into_iter().find(|(known, _)| known == name);
-    found.expect("a variable").1
+pub(crate) fn program(scratch: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lakebase-local"));
+    command
+        .env("TMPDIR", scratch)
+        .env_remove("LAKEBASE_LOCAL_DIR");
+    command
 }
 
-fn field(body: &str, name: &str) -> String {
-    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-    body[name].as_str().expect("a text").to_owned()
-}
-
-/// A database token for the person whose access token it is.
-pub(crate) async fn database_token(local: &LocalLakebase, bearer: &str) -> String {
-    let api = api(local);
-    let body = format!(r#"{{"endpoint":"{}"}}"#, local.endpoint());
-    let request = format!(
-        "POST /api/2.0/postgres/credentials HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\
-         Authorization: Bearer {bearer}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let (status, reply) = http(&api, &request).await;
-    assert_eq!(status, 200, "{reply}");
-    field(&reply, "token")
-}
-
-/// A workspace token for the service principal.
-pub(crate) async fn workspace_token(local: &LocalLakebase) -> String {
-    let api = api(local);
-    let body = format!(
-        "grant_type=client_credentials&client_id={}&client_secret={}",
-        local.client_id(),
-        variable(local, "DATABRICKS_CLIENT_SECRET")
-    );
-    let request = format!(
-        "POST /oidc/v1/token HTTP/1.1\r\nHost: {api}\r\nConnection: close\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let (status, reply) = http(&api, &request).await;
-    assert_eq!(status, 200, "{reply}");
-    field(&reply, "access_token")
-}
-
-/// Logs in through the gateway.
-pub(crate) async fn log_in(
-    local: &LocalLakebase,
-    user: &str,
-    password: &str,
-) -> Result<Client, tokio_postgres::Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    for root in CertificateDer::pem_file_iter(local.ca_file()).expect("the CA's file") {
-        roots.add(root.expect("a certificate")).expect("a root");
+/// Waits until the folder is empty; the supervisors need a moment after their program is gone.
+pub(crate) fn assert_becomes_empty(scratch: &Path) {
+    let names = || {
+        let entries = std::fs::read_dir(scratch).expect("the folder");
+        entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..500 {
+        if names().is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("TLS")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let (client, connection) = Config::new()
-        .host("localhost")
-        .port(local.postgres_port())
-        .dbname("databricks_postgres")
-        .user(user)
-        .password(password)
-        .ssl_mode(tokio_postgres::config::SslMode::Require)
-        .connect(MakeRustlsConnect::new(tls))
-        .await?;
-    tokio::spawn(connection);
-    Ok(client)
+    panic!("left behind: {:?}", names());
+}
+
+/// Starts it without a command and waits until it serves. Returns the variables that it prints, too.
+pub(crate) fn serving(program: &mut Command) -> (Child, Vars) {
+    let mut child = program
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let mut vars = HashMap::new();
+    for line in BufReader::new(child.stdout.as_mut().expect("piped")).lines() {
+        let line = line.expect("a line");
+        let Some((name, value)) = line
+            .strip_prefix("export ")
+            .and_then(|pair| pair.split_once('='))
+        else {
+            continue;
+        };
+        vars.insert(name.to_owned(), value.trim_matches('\'').to_owned());
+        if name == "NODE_EXTRA_CA_CERTS" {
+            return (child, Vars(vars));
+        }
+    }
+    panic!("it ended before it served: {:?}", child.wait());
+}
+
+pub(crate) fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    kill(Pid::from_raw(pid), signal).expect("sent");
+}
+
+/// What a local Lakebase tells its programs.
+#[derive(Clone, Debug)]
+pub(crate) struct Vars(HashMap<String, String>);
+
+impl Vars {
+    pub(crate) fn of(local: &LocalLakebase) -> Self {
+        Self(local.env().into_iter().collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &str {
+        let value = self.0.get(name);
+        value.unwrap_or_else(|| panic!("{name} is not set"))
+    }
+
+    /// Address of the workspace API, as `Host` names it.
+    pub(crate) fn api(&self) -> &str {
+        let url = self.get("DATABRICKS_HOST");
+        url.strip_prefix("http://").expect("plain HTTP")
+    }
+
+    /// A workspace token for the service principal.
+    pub(crate) async fn workspace_token(&self) -> String {
+        let body = format!(
+            "grant_type=client_credentials&client_id={}&client_secret={}",
+            self.get("DATABRICKS_CLIENT_ID"),
+            self.get("DATABRICKS_CLIENT_SECRET")
+        );
+        let form = "Content-Type: application/x-www-form-urlencoded";
+        let reply = http(self.api(), "POST", "/oidc/v1/token", &[form], &body).await;
+        reply.expect("a reply").field("access_token")
+    }
+
+    /// A database token for whoever has that workspace token.
+    pub(crate) async fn database_token(&self, bearer: &str) -> String {
+        let body = format!(r#"{{"endpoint":"{}"}}"#, self.get("LAKEBASE_ENDPOINT"));
+        let bearer = format!("Authorization: Bearer {bearer}");
+        let headers = [&*bearer, "Content-Type: application/json"];
+        let path = "/api/2.0/postgres/credentials";
+        let reply = http(self.api(), "POST", path, &headers, &body).await;
+        reply.expect("a reply").field("token")
+    }
+
+    /// Logs in through the gateway.
+    pub(crate) async fn log_in(
+        &self,
+        user: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<Client, tokio_postgres::Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        let file = self.get("PGSSLROOTCERT");
+        for root in CertificateDer::pem_file_iter(file).expect("the CA's file") {
+            roots.add(root.expect("a certificate")).expect("a root");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("TLS")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (client, connection) = Config::new()
+            .host("localhost")
+            .port(self.get("PGPORT").parse().expect("a port"))
+            .dbname(database)
+            .user(user)
+            .password(password)
+            .ssl_mode(tokio_postgres::config::SslMode::Require)
+            .connect(MakeRustlsConnect::new(tls))
+            .await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Logs in as the service principal.
+    pub(crate) async fn as_service_principal(&self, database: &str) -> Client {
+        let bearer = self.workspace_token().await;
+        let token = self.database_token(&bearer).await;
+        let user = self.get("PGUSER");
+        let login = self.log_in(user, &token, database).await;
+        login.expect("the service principal")
+    }
 }
 
 /// Logs in as the person, who owns the database.
-pub(crate) async fn as_owner(local: &LocalLakebase) -> Client {
-    let token = database_token(local, local.user_token()).await;
-    let user = local.user().to_owned();
-    log_in(local, &user, &token).await.expect("the owner")
+pub(crate) async fn as_owner(local: &LocalLakebase, database: &str) -> Client {
+    let vars = Vars::of(local);
+    let token = vars.database_token(local.user_token()).await;
+    let login = vars.log_in(local.user(), &token, database).await;
+    login.expect("the owner")
 }
 
-/// Logs in as the service principal.
-pub(crate) async fn as_service_principal(local: &LocalLakebase) -> Client {
-    let bearer = workspace_token(local).await;
-    let token = database_token(local, &bearer).await;
-    let user = local.client_id().to_owned();
-    log_in(local, &user, &token).await.expect("the principal")
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    fn field(&self, name: &str) -> String {
+        assert_eq!(self.status, 200, "{self:?}");
+        let body: serde_json::Value = serde_json::from_str(&self.body).expect("JSON");
+        body[name].as_str().expect("a text").to_owned()
+    }
+}
+
+/// A request with the right `Host`.
+pub(crate) async fn http(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> std::io::Result<Reply> {
+    let host = format!("Host: {address}");
+    let headers = [&[&*host], headers].concat();
+    raw_http(address, method, path, &headers, body).await
+}
+
+/// A request with these headers and a length.
+pub(crate) async fn raw_http(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> std::io::Result<Reply> {
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(request.as_bytes()).await?;
+    let mut reply = Vec::new();
+    socket.read_to_end(&mut reply).await?;
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    let status = reply.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other("no reply"))?;
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_default();
+    Ok(Reply {
+        status,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
 }
 
 /// SQLSTATE of an error, or its text.
