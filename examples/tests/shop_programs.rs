@@ -98,8 +98,7 @@ async fn before_the_swap_they_run_on_a_plain_postgres() {
     ] {
         let local = LocalLakebase::start().await.expect("a local Lakebase");
         // The server inside, without Lakebase around it.
-        let folder = local.ca_file().parent().expect("a folder");
-        let host = folder.display().to_string().replace('/', "%2F");
+        let host = local.dir().display().to_string().replace('/', "%2F");
         let url = format!("postgresql://lakebase_admin@{host}/postgres");
         takes_an_order(program, vec![("DATABASE_URL".to_owned(), url)]).await;
     }

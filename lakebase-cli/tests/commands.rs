@@ -488,6 +488,13 @@ async fn a_local_lakebase_runs_around_a_command() {
         ran.out,
         ran.err
     );
+    let ran = run(["local", program, "local", "ctl", "status"], &vars, &[]).await;
+    assert!(
+        ran.code == Some(0) && ran.out.contains("open sessions"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
     let help = run(["local", "--help"], &vars, &[]).await;
     assert!(
         help.out.contains("lakebase local [OPTIONS] CMD"),

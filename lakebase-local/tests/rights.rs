@@ -147,10 +147,14 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
     run(&principal, &trap(local.client_id())).await;
     run(
         &principal,
-        "CREATE TEMP VIEW pg_roles AS SELECT * FROM pg_catalog.pg_roles WHERE trap.spring()",
+        "CREATE TEMP VIEW pg_roles AS SELECT oid, rolname, true AS rolsuper, true AS rolcreaterole \
+         FROM pg_catalog.pg_roles WHERE trap.spring() AND rolname = session_user",
     )
     .await;
-    denied(&principal, "SELECT databricks_create_role('x', 'USER')").await;
+    local.add_user("known@example.com");
+    drop(as_owner(&local, DATABASE).await);
+    let create = "SELECT databricks_create_role('known@example.com', 'USER')";
+    denied(&principal, create).await;
     assert!(!is_superuser(&local, local.client_id()).await);
 
     // A function in place of one that the superuser calls, by the database's search path.

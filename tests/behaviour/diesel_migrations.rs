@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use lakebase_core::Lakebase;
 use lakebase_diesel::migrations::{Migrations, Progress, run_pending};
 use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
-use lakebase_tests::{lakebase, lakebase_with, local, logins, soon, vars};
+use lakebase_tests::{SCHEMA, lakebase, lakebase_with, local_with_schema, logins, soon, vars};
 use tempfile::TempDir;
 
 const BOOKS: &str = "2026-01-01-000000_create_books";
@@ -45,14 +45,19 @@ fn read(folder: &TempDir) -> FileBasedMigrations {
 }
 
 /// Whether a table, with its schema, exists.
+/// In the service principal's own schema, if `table` names no other.
 async fn exists(local: &LocalLakebase, table: &str) -> bool {
+    let table = match table.contains('.') {
+        true => table.to_owned(),
+        false => format!("{SCHEMA}.{table}"),
+    };
     let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
     local.sql(&sql).await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_replicas_that_start_together_run_each_migration_once() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = library();
     let replicas = (0..16).map(|_| {
         // Each replica is a process of its own: its own handle.
@@ -69,7 +74,7 @@ async fn sixteen_replicas_that_start_together_run_each_migration_once() {
 
 #[tokio::test]
 async fn what_is_pending_is_run_reverted_and_run_again() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = library();
     let migrations = Migrations::new(&lakebase(&local));
     let pending = migrations.pending(read(&library)).await.expect("a list");
@@ -101,7 +106,7 @@ async fn what_is_pending_is_run_reverted_and_run_again() {
 #[test]
 fn without_async_they_work_as_well_and_share_diesels_history() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let local = runtime.block_on(local());
+    let local = runtime.block_on(local_with_schema());
     let library = library();
     let lakebase = lakebase(&local);
     let migrations = Migrations::new(&lakebase).blocking();
@@ -120,15 +125,12 @@ fn without_async_they_work_as_well_and_share_diesels_history() {
 
 #[tokio::test]
 async fn a_schema_of_choice_holds_tables_and_history() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = library();
     let migrations = Migrations::new(&lakebase(&local)).schema("My \"App\"");
     let error = migrations.run(read(&library)).await.expect_err("missing");
     assert!(error.to_string().contains("create_schema"), "{error}");
-    assert!(
-        !exists(&local, "public.books").await,
-        "not elsewhere either"
-    );
+    assert!(!exists(&local, "mine.books").await, "not elsewhere either");
 
     let migrations = migrations.create_schema(true);
     let pending = migrations.pending(read(&library)).await;
@@ -145,7 +147,7 @@ async fn a_schema_of_choice_holds_tables_and_history() {
 
 #[tokio::test]
 async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = folder(&[
         (BOOKS, "CREATE TABLE books (id int)", ""),
         (
@@ -170,7 +172,7 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
     );
 
     let typo = folder(&[(BOOKS, "SELECT 1;\nSELEC 2;", "DROP TABLE books")]);
-    let migrations = migrations.schema("public");
+    let migrations = migrations.schema(SCHEMA);
     let error = migrations.redo(read(&typo), 1).await.expect_err("a typo");
     let place = error.position().expect("Postgres says where");
     assert_eq!((place.line, place.column), (2, 1), "{error}");
@@ -180,7 +182,7 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
 
 #[tokio::test]
 async fn what_fails_at_the_end_is_blamed_on_no_statement() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let late = "CREATE TABLE books (id int PRIMARY KEY); \
         CREATE TABLE copies (book int REFERENCES books DEFERRABLE INITIALLY DEFERRED); \
         INSERT INTO copies VALUES (1)";
@@ -203,7 +205,7 @@ async fn what_fails_at_the_end_is_blamed_on_no_statement() {
 
 #[tokio::test]
 async fn why_there_is_no_connection_is_in_the_text() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let stranger = lakebase_with(&local, &[("PGUSER", "stranger")]);
     let error = run_pending(&stranger, read(&library())).await;
     let error = error.expect_err("no such role").to_string();
@@ -215,13 +217,13 @@ async fn why_there_is_no_connection_is_in_the_text() {
 
 #[tokio::test]
 async fn a_right_that_is_missing_is_explained() {
-    let local = local().await;
+    let local = local_with_schema().await;
     local.sql("CREATE SCHEMA locked").await.expect("a schema");
     let migrations = Migrations::new(&lakebase(&local)).schema("locked");
     let error = migrations.run(read(&library())).await;
     let error = error.expect_err("no right to use it");
     assert!(error.to_string().contains("GRANT USAGE"), "{error}");
-    assert!(!exists(&local, "public.books").await, "not elsewhere");
+    assert!(!exists(&local, "mine.books").await, "not elsewhere");
 
     let grant = format!("GRANT USAGE ON SCHEMA locked TO \"{}\"", local.client_id());
     local.sql(&grant).await.expect("granted");
@@ -233,7 +235,7 @@ async fn a_right_that_is_missing_is_explained() {
 
 #[tokio::test]
 async fn one_that_asks_for_no_transaction_gets_none() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = folder(&[
         (BOOKS, "CREATE TABLE books (id int)", ""),
         (AUTHORS, "CREATE INDEX CONCURRENTLY ON books (id)", ""),
@@ -246,7 +248,7 @@ async fn one_that_asks_for_no_transaction_gets_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = folder(&[
         (BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)", ""),
         (AUTHORS, "CREATE INDEX CONCURRENTLY by_id ON books (id)", ""),
@@ -266,7 +268,7 @@ async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently()
 
 #[tokio::test]
 async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = folder(&[
         (BOOKS, "CREATE TABLE books (id int)", ""),
         (
@@ -305,7 +307,7 @@ async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
 
 #[tokio::test]
 async fn each_step_is_told() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = Arc::clone(&told);
     let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
@@ -333,7 +335,7 @@ async fn each_step_is_told() {
 
 #[tokio::test]
 async fn a_compute_that_sleeps_has_more_time_than_a_pool_would_give_it() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let hasty = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
     let wake = Duration::from_secs(3);
     let suspending = local.suspend(Cut::Message, wake, Wake::StartingUp);
@@ -344,11 +346,16 @@ async fn a_compute_that_sleeps_has_more_time_than_a_pool_would_give_it() {
 
 #[tokio::test]
 async fn behind_a_pooler_they_go_past_it() {
-    let local = local().await;
+    let local = local_with_schema().await;
     local
         .create_native_role("native", "a-password")
         .await
         .expect("a role");
+    // The first schema on its search path.
+    local
+        .sql("CREATE SCHEMA native AUTHORIZATION native")
+        .await
+        .expect("a schema");
     let changes = [
         ("LAKEBASE_ENDPOINT", ""),
         ("PGUSER", "native"),
@@ -373,7 +380,7 @@ async fn behind_a_pooler_they_go_past_it() {
 fn a_library_in_use_is_not_disturbed_by_looking() {
     // `pending` takes no lock: it answers while another replica migrates.
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let local = runtime.block_on(local());
+    let local = runtime.block_on(local_with_schema());
     let lakebase = lakebase(&local);
     let mut holder = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
     let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);

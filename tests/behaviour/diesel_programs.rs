@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use lakebase_local::EventKind;
-use lakebase_tests::{lakebase, lakebase_with, local, logins, soon};
+use lakebase_tests::{lakebase, lakebase_with, local, local_with_schema, logins, soon};
 
 diesel::table! {
     authors (id) {
@@ -31,7 +31,7 @@ const TABLES: &str = "
 
 #[tokio::test]
 async fn typed_inserts_joins_and_transactions_work_through_the_pool() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let pool = lakebase_diesel::bb8::connect(&lakebase(&local))
         .await
         .expect("a pool");

@@ -3,7 +3,8 @@
 
 use lakebase_local::{LocalLakebase, LoginFault};
 use lakebase_tests::{
-    Adapter, App, every_adapter_in_time, in_time, lakebase, lakebase_with, local, soon,
+    Adapter, App, every_adapter_in_time, in_time, lakebase, lakebase_with, local,
+    local_with_schema, soon,
 };
 use sea_orm::ConnectionTrait as _;
 
@@ -125,7 +126,7 @@ async fn statements_that_fail_together_recover_together() {
 
 #[tokio::test]
 async fn seaorm_never_repeats_a_statement_that_fails_like_a_login() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let db = lakebase_seaorm::connect(&lakebase(&local))
         .await
         .expect("a connection");

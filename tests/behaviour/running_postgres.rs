@@ -16,7 +16,8 @@ async fn inventory(server: &LocalLakebase) -> Vec<String> {
 #[tokio::test]
 async fn a_running_server_is_borrowed_and_left_as_it_was() {
     let server = local().await;
-    let folder = server.ca_file().parent().expect("a folder");
+    let socket = std::fs::read_link(server.dir().join(".s.PGSQL.5432")).expect("a link");
+    let folder = socket.parent().expect("a folder");
     // As most servers do: everybody but the superuser is asked for a password.
     let hba = "local all lakebase_admin trust\nlocal all all scram-sha-256\n";
     let before = inventory(&server).await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::join_all;
 use lakebase_local::{EventKind, LocalLakebase};
 use lakebase_seaorm::migrations::{Migrations, up};
-use lakebase_tests::{lakebase, lakebase_with, local, logins, soon};
+use lakebase_tests::{SCHEMA, lakebase, lakebase_with, local_with_schema, logins, soon};
 use sea_orm::{ConnectionTrait as _, Statement};
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::Alias;
@@ -95,14 +95,19 @@ impl MigrationTrait for Broken {
     }
 }
 
+/// In the service principal's own schema, if `table` names no other.
 async fn exists(local: &LocalLakebase, table: &str) -> bool {
+    let table = match table.contains('.') {
+        true => table.to_owned(),
+        false => format!("{SCHEMA}.{table}"),
+    };
     let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
     local.sql(&sql).await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_replicas_that_start_together_run_each_migration_once() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let replicas = (0..16).map(|_| {
         // Each replica is a process of its own: its own handle.
         let migrations = Migrations::new(&lakebase(&local));
@@ -117,7 +122,7 @@ async fn sixteen_replicas_that_start_together_run_each_migration_once() {
 
 #[tokio::test]
 async fn on_a_connection_of_the_application_they_run_under_the_lock_as_well() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let replicas = (0..4).map(|_| {
         let lakebase = lakebase(&local);
         async move {
@@ -141,7 +146,7 @@ async fn on_a_connection_of_the_application_they_run_under_the_lock_as_well() {
 
 #[tokio::test]
 async fn a_migrators_own_up_takes_the_connection() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let db = lakebase_seaorm::connect(&lakebase(&local)).await;
     let db = db.expect("connected");
     Library::up(&db, None).await.expect("migrated");
@@ -151,7 +156,7 @@ async fn a_migrators_own_up_takes_the_connection() {
 
 #[tokio::test]
 async fn steps_go_up_and_down_and_the_status_follows() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let migrations = Migrations::new(&lakebase(&local));
     let status = async || {
         let status = migrations.status::<Library>().await.expect("a list");
@@ -187,7 +192,7 @@ async fn steps_go_up_and_down_and_the_status_follows() {
 
 #[tokio::test]
 async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let elsewhere = Migrations::new(&lakebase(&local));
     elsewhere.up::<Library>(None).await.expect("migrated");
 
@@ -218,17 +223,17 @@ async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
         "all of it is gone"
     );
     assert!(exists(&local, &table("books")).await);
-    assert!(exists(&local, "public.books").await, "and nothing else");
+    assert!(exists(&local, "mine.books").await, "and nothing else");
 }
 
 #[tokio::test]
 async fn a_schema_that_may_not_be_used_is_not_silently_another() {
-    let local = local().await;
+    let local = local_with_schema().await;
     local.sql("CREATE SCHEMA locked").await.expect("a schema");
     let migrations = Migrations::new(&lakebase(&local)).schema("locked");
     let error = migrations.up::<Library>(None).await.expect_err("no right");
     assert!(error.to_string().contains("GRANT USAGE"), "{error}");
-    assert!(!exists(&local, "public.books").await);
+    assert!(!exists(&local, "mine.books").await);
 
     // A role that may log in and nothing else.
     let (id, secret) = local.add_service_principal();
@@ -248,7 +253,7 @@ async fn a_schema_that_may_not_be_used_is_not_silently_another() {
 
 #[tokio::test]
 async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let migrations = Migrations::new(&lakebase(&local));
     let error = migrations.up::<WithBroken>(None).await;
     let error = error.expect_err("no shelf");
@@ -301,7 +306,7 @@ impl MigrationTrait for Index {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let replicas = (0..4).map(|_| {
         let migrations = Migrations::new(&lakebase(&local));
         tokio::spawn(async move { migrations.up::<Concurrent>(None).await })
@@ -323,7 +328,7 @@ async fn migrates(local: &LocalLakebase) {
 
 #[tokio::test]
 async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let mut replica = std::process::Command::new(env!("CARGO_BIN_EXE_shelves"))
         .env_clear()
         .envs(local.env())
@@ -340,7 +345,7 @@ async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
 
 #[tokio::test]
 async fn one_that_is_given_up_is_waited_for_as_long_as_its_statement_runs() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let first = Migrations::new(&lakebase(&local));
     let migrating = tokio::spawn(async move { first.up::<Slow>(None).await });
     migrates(&local).await;
@@ -387,7 +392,7 @@ impl MigrationTrait for Sleeps {
 
 #[tokio::test]
 async fn a_lost_lock_is_an_error_and_no_panic() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let first = Migrations::new(&lakebase(&local));
     let migrating = tokio::spawn(async move { first.up::<Forever>(None).await });
     migrates(&local).await;
@@ -429,11 +434,16 @@ impl MigrationTrait for SleepsForever {
 
 #[tokio::test]
 async fn behind_a_pooler_they_go_past_it() {
-    let local = local().await;
+    let local = local_with_schema().await;
     local
         .create_native_role("native", "a-password")
         .await
         .expect("a role");
+    // The first schema on its search path.
+    local
+        .sql("CREATE SCHEMA native AUTHORIZATION native")
+        .await
+        .expect("a schema");
     let certificate = [
         ("LAKEBASE_ENDPOINT", ""),
         ("PGUSER", "native"),
@@ -472,7 +482,7 @@ async fn migration_crate(vars: &[(String, String)], arguments: &[&str]) -> (bool
 
 #[tokio::test]
 async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_database() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let mut vars = local.env();
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
     assert!(is_good, "{out} {err}");
@@ -491,7 +501,7 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
         assert!(!is_good && err.contains("DATABASE_URL"), "{command}: {err}");
         assert!(!err.contains("sekrit"), "{err}");
     }
-    assert!(exists(&local, "public.shelves").await);
+    assert!(exists(&local, "mine.shelves").await);
     // What changes nothing that was there goes on, and says so.
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
     assert!(is_good && err.contains("DATABASE_URL"), "{out} {err}");
@@ -508,7 +518,7 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
 
 #[tokio::test]
 async fn the_migrator_of_a_migration_crate_may_be_a_value() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let mut vars = local.env();
     vars.push(("SHELVES_CHOSEN".to_owned(), "1".to_owned()));
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
@@ -519,7 +529,7 @@ async fn the_migrator_of_a_migration_crate_may_be_a_value() {
 
 #[tokio::test]
 async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let vars = local.env();
     let name = "m20260101_000000_create_shelves";
     let steps: &[(&[&str], String)] = &[
@@ -537,7 +547,7 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
         assert_eq!(&out, expected, "{arguments:?}");
     }
     assert!(exists(&local, "app.shelves").await);
-    assert!(!exists(&local, "public.shelves").await);
+    assert!(!exists(&local, "mine.shelves").await);
 
     let mut in_schema = vars.clone();
     in_schema.push(("LAKEBASE_SCHEMA".to_owned(), "made".to_owned()));

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use lakebase_seaorm::{LakebaseConnection, connect, connect_with, options};
 use lakebase_tests::{
-    forget_idle, in_time, lakebase, local, local_with_tokens_of, logins, minted, soon,
+    forget_idle, in_time, lakebase, local, local_with_schema, local_with_tokens_of, logins, minted,
+    soon,
 };
 use sea_orm::ActiveValue::Set;
 use sea_orm::{
@@ -54,7 +55,7 @@ async fn count(db: &DatabaseConnection) -> Result<u64, DbErr> {
 
 #[tokio::test]
 async fn entities_raw_statements_streams_and_functions_that_take_a_database_connection_work() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let db = connect(&lakebase(&local)).await.expect("a connection");
     with_books(&db).await;
     assert_eq!(count(&db).await.expect("a count"), 2);
@@ -96,7 +97,7 @@ async fn entities_raw_statements_streams_and_functions_that_take_a_database_conn
 
 #[tokio::test]
 async fn transactions_commit_and_roll_back() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let db = connect(&lakebase(&local)).await.expect("a connection");
     with_books(&db).await;
     let transaction = db.begin().await.expect("begun");

@@ -197,8 +197,7 @@ async fn close_public(local: &LocalLakebase) {
 
 /// The Postgres inside, without Lakebase around it.
 fn plain_postgres(local: &LocalLakebase) -> String {
-    let folder = local.ca_file().parent().expect("a folder");
-    let host = folder.display().to_string().replace('/', "%2F");
+    let host = local.dir().display().to_string().replace('/', "%2F");
     format!("postgresql://lakebase_admin@{host}/postgres")
 }
 

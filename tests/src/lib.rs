@@ -24,6 +24,26 @@ pub async fn local() -> LocalLakebase {
     started(LocalLakebase::builder()).await
 }
 
+/// The schema of [`local_with_schema`].
+pub const SCHEMA: &str = "mine";
+
+/// The same where the service principal has a schema of its own, which its sessions find first: it may
+/// create nothing in `public`.
+///
+/// # Panics
+///
+/// If it cannot start.
+pub async fn local_with_schema() -> LocalLakebase {
+    let local = local().await;
+    let principal = local.client_id();
+    let sql = format!(
+        "CREATE SCHEMA {SCHEMA} AUTHORIZATION \"{principal}\"; \
+         ALTER ROLE \"{principal}\" SET search_path = {SCHEMA}, public"
+    );
+    local.sql(&sql).await.expect("a schema");
+    local
+}
+
 /// A local Lakebase with short-lived tokens.
 ///
 /// # Panics

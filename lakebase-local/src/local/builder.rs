@@ -101,8 +101,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Where no Postgres is found or it does not start, and where a port is taken. The text says
-    /// what to do.
+    /// Where there is no folder for temporary files, no Postgres is found or it does not start, and
+    /// where a port is taken. The text says what to do.
     pub async fn start(self) -> Result<LocalLakebase, Error> {
         if self.token_lifetime < Duration::from_secs(1) {
             return Err(Error::new("the token lifetime must be at least 1 s"));
