@@ -35,6 +35,12 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
         "42P07" | "42701" => {
             "It exists already: the migration was applied by hand, or its history is in another schema"
         }
+        "25001" => {
+            "This statement must run alone and outside of a transaction: give it a file of its own with no other statement in it, and no transaction (diesel: `run_in_transaction = false` in metadata.toml; SeaORM: `use_transaction` returns Some(false), and one `execute_unprepared` for each such statement)"
+        }
+        "55P04" => {
+            "A new value of an enum can be used only after the transaction that adds it: use it in the next migration"
+        }
         "22023" if has("identity") => {
             "The workspace does not know this identity as that kind: a user is an e-mail, a service principal its client id, a group its name, all case-sensitive"
         }
@@ -96,6 +102,12 @@ mod tests {
                 "role \"x\" does not exist",
                 "databricks_create_role",
             ),
+            (
+                "25001",
+                "CREATE INDEX CONCURRENTLY cannot run inside a transaction block",
+                "run_in_transaction = false",
+            ),
+            ("55P04", "unsafe use of new value", "next migration"),
             ("3F000", "schema \"x\" does not exist", "schema first"),
             ("42P07", "relation \"x\" already exists", "by hand"),
         ] {

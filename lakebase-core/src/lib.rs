@@ -17,6 +17,8 @@ mod http;
 mod inspect;
 mod lakebase;
 mod login;
+#[cfg(feature = "tokio-postgres")]
+pub mod migration;
 mod pooled_schema;
 mod provider;
 mod refresh;
@@ -25,7 +27,6 @@ mod retry;
 #[cfg(feature = "tokio-postgres")]
 pub mod roles;
 mod single_flight;
-#[cfg(feature = "tokio-postgres")]
 mod sql;
 mod target;
 mod tls;

@@ -1,4 +1,56 @@
-//! Text into SQL.
+//! Names and texts in SQL.
+
+use crate::Error;
+
+/// Postgres cuts longer names without an error, and so would mean something else.
+const LONGEST_NAME: usize = 63;
+
+/// A name that Postgres keeps as it is.
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Error> {
+    if name.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "{field}: the name {name:?} has {} bytes; Postgres keeps only {LONGEST_NAME}",
+        name.len()
+    ))
+    .with_hint("Choose a shorter name: names that begin alike would mean the same object"))
+}
+
+/// The name of one schema: no list, and none that Postgres reads as something else.
+pub(crate) fn check_schema(field: &str, schema: &str) -> Result<(), Error> {
+    let wrong = |what: &str, hint: &str| {
+        Err(Error::config(format!("{field}: {schema:?} {what}")).with_hint(hint))
+    };
+    if schema.trim().is_empty() {
+        return wrong("is empty", "Name one schema, or leave the setting out");
+    }
+    if schema.contains(',') {
+        return wrong(
+            "is a list, or a name with a comma",
+            "Name the one schema of the application; `public` follows it on the search path anyway",
+        );
+    }
+    if schema.trim() != schema || schema.starts_with(['"', '\'']) {
+        return wrong(
+            "begins or ends with a space or a quote",
+            "Write the bare name: it is quoted for you",
+        );
+    }
+    if schema == "$user" {
+        return wrong(
+            "means another schema for each role",
+            "Name the schema itself",
+        );
+    }
+    if schema.starts_with("pg_") || schema == "information_schema" {
+        return wrong(
+            "is one of Postgres' own schemas",
+            "Name a schema of the application",
+        );
+    }
+    check_name(field, schema)
+}
 
 /// An identifier, quoted.
 pub(crate) fn quote_ident(name: &str) -> String {
@@ -6,6 +58,7 @@ pub(crate) fn quote_ident(name: &str) -> String {
 }
 
 /// A string, quoted: also where a backslash would count.
+#[cfg(feature = "tokio-postgres")]
 pub(crate) fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     match text.contains('\\') {
@@ -14,14 +67,63 @@ pub(crate) fn quote_literal(text: &str) -> String {
     }
 }
 
+/// Postgres rejected a statement of ours: the cause with its SQLSTATE, and advice.
+#[cfg(feature = "tokio-postgres")]
+pub(crate) fn database_error(what: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    let (code, message) = match error.as_db_error() {
+        Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
+        None => (None, String::new()),
+    };
+    let failed = Error::new(crate::error::Kind::Database, what)
+        .with_sqlstate(code.as_deref())
+        .with_transient(crate::is_transient(&error));
+    let failed = match crate::advice(code.as_deref().unwrap_or_default(), &message) {
+        Some(advice) => failed.with_hint(advice),
+        None => failed,
+    };
+    match error.into_source() {
+        // Without the driver's own words before it.
+        Some(source) => failed.with_source(source),
+        None => failed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(feature = "tokio-postgres")]
     #[test]
     fn nothing_ends_the_quotes_early() {
         assert_eq!(quote_ident(r#"a"b"#), r#""a""b""#);
         assert_eq!(quote_literal("o'neill"), "'o''neill'");
         assert_eq!(quote_literal(r"a\'b"), r"E'a\\''b'");
+    }
+
+    #[test]
+    fn a_schema_is_one_name_that_postgres_keeps() {
+        for schema in ["app", "My \"App\"", "Läden", "$users", "a.b"] {
+            check_schema("LAKEBASE_SCHEMA", schema).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let long = "é".repeat(32);
+        for (schema, word) in [
+            ("app,public", "list"),
+            ("\"app\"", "bare name"),
+            ("'app'", "bare name"),
+            ("\"$user\"", "bare name"),
+            (" app", "bare name"),
+            ("$user", "each role"),
+            ("", "empty"),
+            ("pg_temp", "own schemas"),
+            (long.as_str(), "64 bytes"),
+        ] {
+            let error = check_schema("LAKEBASE_SCHEMA", schema).expect_err(schema);
+            let text = error.to_string();
+            assert!(
+                error.is_config() && text.contains("LAKEBASE_SCHEMA"),
+                "{text}"
+            );
+            assert!(text.contains(word), "{schema}: {text}");
+        }
     }
 }

@@ -23,17 +23,16 @@ use std::time::Duration;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel_migrations::MigrationHarness as _;
-use lakebase_core::Lakebase;
-use tokio::runtime::Handle;
+use lakebase_core::migration::MigrationSession;
+use lakebase_core::{Connection, Lakebase};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 pub use error::{MigrationError, Position};
 
 use crate::background::Background;
-use session::{Missing, Session};
-
-/// A sleeping compute, and the first login of a deployment, may take their time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+use session::Session;
 
 /// Runs what is pending of `migrations` with the defaults of [`Migrations`], and returns the names of those
 /// that were run.
@@ -66,14 +65,14 @@ where
 /// its command-line tool), unless its `metadata.toml` says otherwise. Migrations written in Rust get a
 /// connection that runs SQL; it is none of diesel's types to downcast to.
 ///
+/// What a migration sets in its session (search path, role, timeouts, temporary tables) ends with it: the history and
+/// the following migrations are where the configuration says.
+///
 /// Works on any tokio flavour; without async, see [`blocking`](Self::blocking).
 #[derive(Clone)]
 #[must_use]
 pub struct Migrations {
-    lakebase: Lakebase,
-    connect_timeout: Duration,
-    schema: Option<String>,
-    create_schema: bool,
+    settings: MigrationSession,
     on_progress: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
@@ -114,36 +113,41 @@ pub enum Progress<'a> {
 }
 
 impl Migrations {
-    /// On this Lakebase, in the schema of its configuration, with 2 minutes to connect.
+    /// On this Lakebase, in the schema of its configuration.
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
-            lakebase: lakebase.clone(),
-            connect_timeout: CONNECT_TIMEOUT.max(lakebase.connect_timeout()),
-            schema: None,
-            create_schema: false,
+            settings: MigrationSession::new(lakebase),
             on_progress: Arc::new(|_| {}),
         }
     }
 
-    /// Budget for the connection.
+    /// Sets the budget for each connection: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.settings.set_connect_timeout(timeout);
         self
     }
 
-    /// Where tables are made, the history included. `public` stays on the search path behind it.
+    /// Sets how long to wait for other replicas that migrate: 10 minutes by default. With zero, the lock is tried
+    /// once.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.set_lock_timeout(timeout);
+        self
+    }
+
+    /// Sets the schema of tables and history: by default the configured one (`LAKEBASE_SCHEMA`), or else the first on
+    /// the role's search path. `public` stays on the search path behind it.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = Some(schema.into());
+        self.settings.set_schema(schema.into());
         self
     }
 
-    /// Creates the schema if it does not exist.
+    /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
-        self.create_schema = create;
+        self.settings.set_create_schema(create);
         self
     }
 
-    /// Called at each step, on the thread that migrates. `tracing` is told as well.
+    /// Calls `tell` at each step; steps of a migration on the thread that migrates. `tracing` reports them as well.
     pub fn on_progress(mut self, tell: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         self.on_progress = Arc::new(tell);
         self
@@ -163,21 +167,19 @@ impl Migrations {
     where
         S: MigrationSource<Pg> + Send + 'static,
     {
-        let me = self.clone();
-        let work = move |session: &mut Session| {
-            let missing = if me.create_schema {
-                Missing::Leave
-            } else {
-                Missing::Refuse
-            };
-            let pending = if me.enter_schema(session, missing)? {
-                pending(session, source)?
-            } else {
-                all(source)?
-            };
-            Ok(pending.iter().map(|migration| name(&**migration)).collect())
+        let cannot = |error| MigrationError::core("cannot be listed", error);
+        let (client, connection) = self.connect().await?;
+        let driver = tokio::spawn(connection);
+        let names = |all: Vec<Box<dyn Migration<Pg>>>| all.iter().map(|one| name(&**one)).collect();
+        let pending = if self.settings.has_schema(&client).await.map_err(cannot)? {
+            let mut session = Session::new(client, &self.settings.setup_sql()).await?;
+            blocking(move || Ok(names(pending(&mut session, source)?))).await
+        } else {
+            drop(client);
+            blocking(move || Ok(names(all(source)?))).await
         };
-        self.with_session(work).await
+        let _ = driver.await;
+        pending
     }
 
     /// Runs what is pending and returns the names of those that were run.
@@ -189,14 +191,14 @@ impl Migrations {
     ///
     /// # Cancel safety
     ///
-    /// What runs when the future is dropped goes on to its end in the background.
+    /// Dropping the future while it waits for other replicas gives up its place: nothing is migrated later. A migration
+    /// that runs at that time goes on to its end in the background; those after it do not start.
     pub async fn run<S>(&self, source: S) -> Result<Vec<String>, MigrationError>
     where
         S: MigrationSource<Pg> + Send + 'static,
     {
         let me = self.clone();
-        self.with_session(move |session| {
-            me.prepare(session)?;
+        self.under_lock(move |session| {
             let pending = pending(session, source)?;
             me.run_all(session, &pending)
         })
@@ -217,8 +219,7 @@ impl Migrations {
         S: MigrationSource<Pg> + Send + 'static,
     {
         let me = self.clone();
-        self.with_session(move |session| {
-            me.prepare(session)?;
+        self.under_lock(move |session| {
             let last = last(session, &source, steps)?;
             me.revert_all(session, &last)
         })
@@ -240,8 +241,7 @@ impl Migrations {
         S: MigrationSource<Pg> + Send + 'static,
     {
         let me = self.clone();
-        self.with_session(move |session| {
-            me.prepare(session)?;
+        self.under_lock(move |session| {
             let mut last = last(session, &source, steps)?;
             let is_one = last.iter().all(|one| one.metadata().run_in_transaction());
             session.in_transaction(is_one, |session| {
@@ -253,45 +253,35 @@ impl Migrations {
         .await
     }
 
-    /// Connects, works on a thread that may block, and says goodbye, so that the lock is free afterwards.
-    async fn with_session<T: Send + 'static>(
+    async fn connect(&self) -> Result<(Client, Connection), MigrationError> {
+        let connected = self.settings.connect().await;
+        connected.map_err(|error| MigrationError::core("cannot connect", error))
+    }
+
+    /// Takes the lock, works on a thread that may block, and returns when the lock is free again.
+    async fn under_lock<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Session) -> Result<T, MigrationError> + Send + 'static,
     ) -> Result<T, MigrationError> {
-        let lakebase = self
-            .lakebase
-            .with_connect_timeout(self.connect_timeout)
-            .direct();
-        let (client, connection) = lakebase
-            .connect()
-            .await
-            .map_err(MigrationError::connecting)?;
+        let session = self.connect().await?;
+        let waiting = self.settings.lock(session, || self.tell(Progress::Waiting));
+        let lock = waiting.await;
+        let lock = lock.map_err(|error| MigrationError::core("cannot start", error))?;
+        let (client, connection) = self.connect().await?;
         let driver = tokio::spawn(connection);
-        let mut session = Session::new(client, Handle::current());
-        let working = tokio::task::spawn_blocking(move || work(&mut session));
-        let outcome = working
-            .await
-            .map_err(|error| MigrationError::because("stopped", error))?;
+        let (caller, given_up) = oneshot::channel();
+        let mut session = Session::new(client, &self.settings.worker_sql()).await?;
+        session.stop_when(given_up, lock);
+        let outcome = blocking(move || {
+            session.make_history()?;
+            let outcome = work(&mut session);
+            session.release();
+            outcome
+        })
+        .await;
+        drop(caller);
         let _ = driver.await;
         outcome
-    }
-
-    fn prepare(&self, session: &mut Session) -> Result<(), MigrationError> {
-        session.lock(|| self.tell(Progress::Waiting))?;
-        let missing = if self.create_schema {
-            Missing::Create
-        } else {
-            Missing::Refuse
-        };
-        self.enter_schema(session, missing)?;
-        session.make_history()
-    }
-
-    fn enter_schema(&self, session: &Session, missing: Missing) -> Result<bool, MigrationError> {
-        match self.schema.as_deref().or_else(|| self.lakebase.schema()) {
-            Some(schema) => session.enter_schema(schema, missing),
-            None => Ok(true),
-        }
     }
 
     fn run_all(
@@ -301,6 +291,7 @@ impl Migrations {
     ) -> Result<Vec<String>, MigrationError> {
         let mut done = Vec::new();
         for (before, migration) in migrations.iter().enumerate() {
+            session.may_go_on()?;
             let name = name(&**migration);
             self.tell(Progress::Running {
                 migration: &name,
@@ -328,6 +319,7 @@ impl Migrations {
     ) -> Result<Vec<String>, MigrationError> {
         let mut done = Vec::new();
         for migration in migrations {
+            session.may_go_on()?;
             let name = name(&**migration);
             self.tell(Progress::Reverting { migration: &name });
             let began = Instant::now();
@@ -353,8 +345,7 @@ impl Migrations {
 impl fmt::Debug for Migrations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Migrations")
-            .field("lakebase", &self.lakebase)
-            .field("schema", &self.schema)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
@@ -424,8 +415,16 @@ impl Blocking {
     {
         let migrations = self.migrations.clone();
         let ran = Background::default().run(async move { Ok(work(migrations).await) });
-        ran.map_err(MigrationError::connecting)?
+        ran.map_err(|error| MigrationError::core("cannot connect", error))?
     }
+}
+
+/// Runs `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MigrationError> + Send + 'static,
+) -> Result<T, MigrationError> {
+    let stopped = |error| MigrationError::because("stopped", error);
+    tokio::task::spawn_blocking(work).await.map_err(stopped)?
 }
 
 fn name(migration: &dyn Migration<Pg>) -> String {

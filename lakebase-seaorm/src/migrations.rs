@@ -12,11 +12,10 @@
 //! # }
 //! ```
 
-mod by_type;
 #[cfg(feature = "cli")]
 mod cli;
 mod error;
-mod lock;
+mod isolated;
 mod run;
 
 use std::fmt;
@@ -24,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakebase_core::Lakebase;
-use sea_orm::DbErr;
-use sea_orm_migration::{MigrationStatus, MigratorTrait, MigratorTraitSelf};
-use tokio_postgres::Client;
+use lakebase_core::migration::MigrationSession;
+use sea_orm_migration::{MigrationStatus, MigratorTrait};
+use sqlx::PgPool;
 
 #[cfg(feature = "cli")]
 pub use cli::run_cli;
@@ -34,72 +33,75 @@ pub use error::MigrationError;
 
 use crate::connect::connect_with;
 use crate::connection::LakebaseConnection;
-use by_type::ByType;
-use lock::{Lock, WORK_LOCK};
-use run::{Run, forth};
+use isolated::Isolated;
+use run::Run;
 
-/// A sleeping compute, and the first login of a deployment, may take their time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
-/// If this process dies in the middle of a long statement, the server notices.
-const NOTICE_DEATH: (&str, &str) = ("client_connection_check_interval", "2s");
-
-/// Runs what is pending of `M` on `db`, under a Postgres advisory lock, so that replicas that start
-/// together run each migration once; the others wait and find nothing to do.
-///
-/// So what `db` was made with, its search path for example, counts for them. [`Migrations`] can do more, and
-/// brings its own connections to the direct host. Use it behind a pooler, and where a migration may be given up
-/// in the middle: a statement of yours goes on to its end on the server, and the next replica does not know.
+/// Runs what is pending of `M` with the options and hooks of `db`, its search path for example. Otherwise as
+/// [`Migrations::up`]: under the lock, on connections of its own to the direct host, so that nothing a migration sets
+/// reaches the application's sessions.
 ///
 /// # Errors
 ///
-/// If there is no connection or no lock, or a migration fails; names it.
+/// As [`Migrations::up`].
+///
+/// # Cancel safety
+///
+/// As [`Migrations::up`].
 pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), MigrationError> {
-    let mut lock = Lock::take(&with_time(db.lakebase())).await?;
-    let migrator = ByType::<M>::new();
-    let work = forth(&migrator, db, migrator.up(db, None));
-    let outcome = lock.hold(work).await;
-    lock.release().await;
-    outcome
+    let mut migrations = Migrations::new(db.lakebase());
+    migrations.like = Some(db.get_postgres_connection_pool().clone());
+    migrations.up::<M>(None).await.map(drop)
 }
 
-/// Runs and reverts the migrations of a `MigratorTrait`, on a connection of its own to the direct host.
+/// Runs and reverts the migrations of a `MigratorTrait`, on connections of its own to the direct host.
 ///
 /// Replicas that start together take turns under a Postgres advisory lock. If the one that has it dies,
 /// the server notices within seconds, and the next one goes on. A statement that runs when a future is
 /// dropped goes on to its end; the next one waits for that.
+///
+/// What a migration sets in its session (search path, role, timeouts, temporary tables) ends with it: the history and
+/// the following migrations are where the configuration says. For that, SeaORM runs the migrator's `migrations()` in
+/// its own way; a migrator that implements `up` or `down` itself is not asked for those.
 #[derive(Clone)]
 #[must_use]
 pub struct Migrations {
-    lakebase: Lakebase,
-    schema: Option<String>,
-    create_schema: bool,
+    settings: MigrationSession,
+    /// The pool whose options and hooks count.
+    like: Option<PgPool>,
 }
 
 impl Migrations {
-    /// On this Lakebase, in the schema of its configuration, with 2 minutes to connect.
+    /// On this Lakebase, in the schema of its configuration.
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
-            lakebase: with_time(lakebase).direct(),
-            schema: lakebase.schema().map(str::to_owned),
-            create_schema: false,
+            settings: MigrationSession::new(lakebase),
+            like: None,
         }
     }
 
-    /// Budget for each connection.
+    /// Sets the budget for each connection: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.lakebase = self.lakebase.with_connect_timeout(timeout);
+        self.settings.set_connect_timeout(timeout);
         self
     }
 
-    /// Where tables are made, the history included. `public` stays on the search path behind it.
+    /// Sets how long to wait for other replicas that migrate: 10 minutes by default. With zero, the lock is tried
+    /// once.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.set_lock_timeout(timeout);
+        self
+    }
+
+    /// Sets the schema of tables and history: by default the configured one (`LAKEBASE_SCHEMA`), or else the first on
+    /// the role's search path. `public` stays on the search path behind it.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = Some(schema.into());
+        self.settings.set_schema(schema.into());
         self
     }
 
-    /// Creates the schema if it does not exist.
+    /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
-        self.create_schema = create;
+        self.settings.set_create_schema(create);
         self
     }
 
@@ -108,11 +110,16 @@ impl Migrations {
     /// # Errors
     ///
     /// Names the migration and the SQLSTATE. Those before it stay.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future frees its place among the replicas. A statement that runs at that time goes on to its end
+    /// on the server, and is then rolled back if its migration has a transaction; nothing is started after it.
     pub async fn up<M: MigratorTrait>(
         &self,
         steps: Option<u32>,
     ) -> Result<Vec<String>, MigrationError> {
-        self.of(&ByType::<M>::new()).up(steps).await
+        self.of(Isolated::of_type::<M>()).up(steps).await
     }
 
     /// Reverts everything, or the last `steps`. Returns the names of those that were reverted, the newest
@@ -125,7 +132,7 @@ impl Migrations {
         &self,
         steps: Option<u32>,
     ) -> Result<Vec<String>, MigrationError> {
-        self.of(&ByType::<M>::new()).down(steps).await
+        self.of(Isolated::of_type::<M>()).down(steps).await
     }
 
     /// Drops all tables and types of the schema, then runs everything.
@@ -134,7 +141,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn fresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.of(&ByType::<M>::new()).fresh().await
+        self.of(Isolated::of_type::<M>()).fresh().await
     }
 
     /// Reverts everything, then runs everything.
@@ -143,7 +150,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn refresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.of(&ByType::<M>::new()).refresh().await
+        self.of(Isolated::of_type::<M>()).refresh().await
     }
 
     /// Reverts everything and drops the history.
@@ -152,7 +159,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn reset<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.of(&ByType::<M>::new()).reset().await
+        self.of(Isolated::of_type::<M>()).reset().await
     }
 
     /// Each migration and whether it was applied. Changes nothing and takes no lock.
@@ -163,11 +170,10 @@ impl Migrations {
     pub async fn status<M: MigratorTrait>(
         &self,
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
-        self.of(&ByType::<M>::new()).status().await
+        self.of(Isolated::of_type::<M>()).status().await
     }
 
-    /// The same with a value.
-    fn of<'a, M: MigratorTraitSelf>(&'a self, migrator: &'a M) -> Run<'a, M> {
+    fn of<'a>(&'a self, migrator: Isolated<'a>) -> Run<'a> {
         Run {
             migrations: self,
             migrator,
@@ -176,13 +182,16 @@ impl Migrations {
 
     /// Whether the schema is there; an error if it is not and is not to be made either.
     async fn has_schema(&self) -> Result<bool, MigrationError> {
-        let connected = self.lakebase.connect().await;
-        let (client, connection) = connected.map_err(MigrationError::connecting)?;
-        let session = tokio::spawn(connection);
-        let is_there = self.find_schema(&client).await;
-        drop(client);
-        let _ = session.await;
-        is_there
+        let look = async {
+            let (client, connection) = self.settings.connect().await?;
+            let session = tokio::spawn(connection);
+            let is_there = self.settings.has_schema(&client).await;
+            drop(client);
+            let _ = session.await;
+            is_there
+        };
+        look.await
+            .map_err(|error| MigrationError::core("cannot be listed", error))
     }
 
     /// Connects and works under the lock. Afterwards it is free.
@@ -190,77 +199,39 @@ impl Migrations {
         &self,
         work: impl AsyncFnOnce(&LakebaseConnection) -> Result<T, MigrationError>,
     ) -> Result<T, MigrationError> {
-        let mut lock = Lock::take(&self.lakebase).await?;
-        let entered = self.enter_schema(lock.client()).await;
-        let outcome = match entered {
-            Ok(()) => {
-                let work = async {
-                    let db = self.connect().await?;
-                    let outcome = work(&db).await;
-                    let _ = db.close().await;
-                    outcome
-                };
-                lock.hold(work).await
-            }
-            Err(error) => Err(error),
+        let session = self.settings.connect().await;
+        let session = session.map_err(|error| MigrationError::core("cannot connect", error))?;
+        let waits = || tracing::info!("another replica migrates, waiting");
+        let lock = self.settings.lock(session, waits).await;
+        let mut lock = lock.map_err(|error| MigrationError::core("cannot start", error))?;
+        let work = async {
+            let db = self.connect(self.settings.worker_sql()).await?;
+            let outcome = work(&db).await;
+            let _ = db.close().await;
+            outcome
         };
+        let outcome = lock.hold(work).await;
         lock.release().await;
-        outcome
+        outcome.map_err(|error| MigrationError::core("stopped", error))?
     }
 
-    /// Makes the schema if that was asked for.
-    async fn enter_schema(&self, client: &Client) -> Result<(), MigrationError> {
-        if self.find_schema(client).await? {
-            return Ok(());
-        }
-        let schema = self.quoted_schema().unwrap_or_default();
-        let sql = format!("CREATE SCHEMA {schema}");
-        let created = client.batch_execute(&sql).await;
-        created.map_err(|error| MigrationError::session("cannot create the schema", &error))
-    }
-
-    /// Whether the schema is there; false only if it is to be made. Postgres would skip one that is not
-    /// there or may not be used, and make everything in the next one.
-    async fn find_schema(&self, client: &Client) -> Result<bool, MigrationError> {
-        let Some(schema) = self.quoted_schema() else {
-            return Ok(true);
-        };
-        let stopped = |text| Err(MigrationError::new("stopped", DbErr::Migration(text)));
-        let sql = "SELECT to_regnamespace($1) IS NOT NULL";
-        let found = client.query_one(sql, &[&schema]).await;
-        let found =
-            found.map_err(|error| MigrationError::session("cannot look for the schema", &error))?;
-        if !found.get::<_, bool>(0) {
-            if !self.create_schema {
-                return stopped(format!(
-                    "schema {schema} does not exist: create it, or ask for that with `create_schema`"
-                ));
-            }
-            return Ok(false);
-        }
-        let sql = "SELECT has_schema_privilege($1, 'USAGE')";
-        let allowed = client.query_one(sql, &[&self.schema]).await;
-        let allowed = allowed
-            .map_err(|error| MigrationError::session("cannot look at the schema", &error))?;
-        if !allowed.get::<_, bool>(0) {
-            return stopped(format!(
-                "no right to use schema {schema}: its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}, or choose a schema of its own"
-            ));
-        }
-        Ok(true)
-    }
-
-    async fn connect(&self) -> Result<LakebaseConnection, MigrationError> {
+    /// Each session runs `setup` first, unless the hooks of another pool count.
+    async fn connect(&self, setup: String) -> Result<LakebaseConnection, MigrationError> {
         let mut options = crate::options();
-        let mut setup = format!("SELECT pg_advisory_lock_shared({WORK_LOCK})");
-        if let Some(schema) = self.quoted_schema() {
-            setup.push_str(&format!("; SET search_path = {schema}, public"));
-        }
-        let setup: Arc<str> = setup.into();
-        options
-            .max_connections(2)
-            .map_sqlx_postgres_opts(|options| options.options([NOTICE_DEATH]))
-            .map_sqlx_postgres_pool_opts(move |pool| {
+        // A migration without a transaction may open one of its own beside it.
+        options.max_connections(2);
+        if let Some(like) = &self.like {
+            let (connect, pool) = (like.connect_options(), like.options().clone());
+            options
+                .map_sqlx_postgres_opts(move |_| (*connect).clone())
+                .map_sqlx_postgres_pool_opts(move |ours| {
+                    pool.clone()
+                        .max_connections(ours.get_max_connections())
+                        .min_connections(0)
+                });
+        } else {
+            let setup: Arc<str> = setup.into();
+            options.map_sqlx_postgres_pool_opts(move |pool| {
                 let setup = Arc::clone(&setup);
                 pool.after_connect(move |connection, _| {
                     let setup = sqlx::AssertSqlSafe(setup.to_string());
@@ -270,25 +241,16 @@ impl Migrations {
                     })
                 })
             });
-        let connected = connect_with(&self.lakebase, options).await;
-        connected.map_err(MigrationError::connecting)
-    }
-
-    fn quoted_schema(&self) -> Option<String> {
-        let schema = self.schema.as_deref()?;
-        Some(format!("\"{}\"", schema.replace('"', "\"\"")))
+        }
+        let connected = connect_with(self.settings.lakebase(), options).await;
+        connected.map_err(|error| MigrationError::core("cannot connect", error))
     }
 }
 
 impl fmt::Debug for Migrations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Migrations")
-            .field("lakebase", &self.lakebase)
-            .field("schema", &self.schema)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
-}
-
-fn with_time(lakebase: &Lakebase) -> Lakebase {
-    lakebase.with_connect_timeout(CONNECT_TIMEOUT.max(lakebase.connect_timeout()))
 }

@@ -11,7 +11,10 @@ use futures_util::future::join_all;
 use lakebase_core::Lakebase;
 use lakebase_diesel::migrations::{Migrations, Progress, run_pending};
 use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
-use lakebase_tests::{SCHEMA, lakebase, lakebase_with, local_with_schema, logins, soon, vars};
+use lakebase_tests::{
+    LEFT_BEHIND, SCHEMA, lakebase, lakebase_with, local, local_with_schema, logins,
+    native_superuser, soon, vars,
+};
 use tempfile::TempDir;
 
 const BOOKS: &str = "2026-01-01-000000_create_books";
@@ -193,14 +196,6 @@ async fn what_fails_at_the_end_is_blamed_on_no_statement() {
     assert_eq!(error.sqlstate(), Some("23503"));
     assert_eq!((error.statement(), error.position()), (None, None));
     assert!(error.to_string().contains("cannot be committed"), "{error}");
-
-    // Neither is what is not the migration's own.
-    let lost = "CREATE TABLE books (id int); SET search_path TO ''";
-    let library = folder(&[(BOOKS, lost, "")]);
-    let error = run_pending(&lakebase(&local), read(&library)).await;
-    let error = error.expect_err("the history is out of sight");
-    assert_eq!((error.statement(), error.position()), (None, None));
-    assert!(error.to_string().contains("history"), "{error}");
 }
 
 #[tokio::test]
@@ -389,4 +384,209 @@ fn a_library_in_use_is_not_disturbed_by_looking() {
         .blocking()
         .pending(read(&library()));
     assert_eq!(pending.expect("a list").len(), 2);
+}
+
+/// In a schema of its own: what a migration leaves in its session, and one that follows it.
+#[tokio::test]
+async fn what_a_migration_leaves_in_its_session_ends_with_it() {
+    let local = local().await;
+    let superuser = native_superuser(&local).await;
+    for (number, left_behind) in LEFT_BEHIND.iter().enumerate() {
+        for in_transaction in [true, false] {
+            let schema = format!("Läden {number} {in_transaction}");
+            let next =
+                "CREATE TABLE books (id int); INSERT INTO books VALUES (1); SELECT pg_sleep(0.2)";
+            let library = folder(&[
+                (BOOKS, left_behind, left_behind),
+                (AUTHORS, &next, "DROP TABLE books"),
+            ]);
+            let metadata = library.path().join(BOOKS).join("metadata.toml");
+            let metadata_text = format!("run_in_transaction = {in_transaction}");
+            std::fs::write(metadata, metadata_text).expect("written");
+            let migrations = Migrations::new(&superuser)
+                .schema(&schema)
+                .create_schema(true);
+            let outcome = migrations.run(read(&library)).await;
+            outcome.unwrap_or_else(|error| panic!("{left_behind} {in_transaction}: {error}"));
+            let right = format!(
+                "SELECT 1 / ((SELECT count(*) FROM \"{schema}\".books) = 1 \
+                 AND (SELECT count(*) FROM \"{schema}\".__diesel_schema_migrations) = 2)::int"
+            );
+            let found = local.sql(&right).await;
+            found.unwrap_or_else(|error| panic!("{left_behind} {in_transaction}: {error}"));
+            assert!(!exists(&local, "public.books").await, "{left_behind}");
+            let history = "public.__diesel_schema_migrations";
+            assert!(!exists(&local, history).await, "{left_behind}");
+            let again = migrations.run(read(&library)).await.expect("a list");
+            assert!(
+                again.is_empty(),
+                "{left_behind} {in_transaction}: {again:?}"
+            );
+            let reverted = migrations.revert(read(&library), 2).await;
+            let reverted = reverted.unwrap_or_else(|error| panic!("{left_behind}: {error}"));
+            assert_eq!(reverted, [AUTHORS, BOOKS], "{left_behind} {in_transaction}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_lines_of_a_dump_are_a_migration_like_any_other() {
+    let local = local().await;
+    let dump = "SET statement_timeout = 0;\nSET lock_timeout = 0;\n\
+        SET idle_in_transaction_session_timeout = 0;\nSET client_encoding = 'UTF8';\n\
+        SET standard_conforming_strings = on;\n\
+        SELECT pg_catalog.set_config('search_path', '', false);\n\
+        SET check_function_bodies = false;\nSET xmloption = content;\n\
+        SET client_min_messages = warning;\nSET row_security = off;\n\
+        SET default_tablespace = '';\nSET default_table_access_method = heap;\n\
+        CREATE TABLE app.books (id integer);";
+    let library = folder(&[
+        (BOOKS, dump, ""),
+        (AUTHORS, "CREATE TABLE authors (id int)", ""),
+    ]);
+    let migrations = Migrations::new(&lakebase(&local))
+        .schema("app")
+        .create_schema(true);
+    let ran = migrations.run(read(&library)).await.expect("migrated");
+    assert_eq!(ran, [BOOKS, AUTHORS]);
+    for table in ["books", "authors", "__diesel_schema_migrations"] {
+        assert!(exists(&local, &format!("app.{table}")).await, "{table}");
+    }
+}
+
+/// Until no session of the application waits for anything.
+async fn nobody_is_logged_in(local: &LocalLakebase) {
+    let sql = format!(
+        "DO $$ BEGIN WHILE EXISTS (SELECT FROM pg_stat_activity WHERE usename = '{}') \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$",
+        local.client_id()
+    );
+    soon(local.sql(&sql)).await.expect("they are gone");
+}
+
+/// A session that holds the lock of migrations, as another role.
+async fn holder(local: &LocalLakebase) -> tokio_postgres::Client {
+    let lakebase = native_superuser(local).await;
+    let (holder, connection) = lakebase.connect().await.expect("a login");
+    tokio::spawn(connection);
+    let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);
+    holder.batch_execute(&lock).await.expect("held");
+    holder
+}
+
+#[tokio::test]
+async fn waiting_for_the_lock_ends_and_says_who_has_it() {
+    let local = local().await;
+    let holder = holder(&local).await;
+    let migrations = Migrations::new(&lakebase(&local));
+    for timeout in [Duration::ZERO, Duration::from_millis(400)] {
+        let waiting = migrations.clone().lock_timeout(timeout);
+        let error = soon(waiting.run(read(&library()))).await;
+        let error = error.expect_err("somebody else has it");
+        assert!(error.is_transient(), "{error}");
+        for part in ["migration lock", "lock_timeout", "pg_locks"] {
+            assert!(error.to_string().contains(part), "{part:?}: {error}");
+        }
+    }
+    drop(holder);
+    let ran = soon(migrations.run(read(&library()))).await;
+    assert_eq!(ran.expect("migrated").len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_gives_up_waiting_does_not_migrate_later() {
+    let local = local().await;
+    let holder = holder(&local).await;
+    let waits = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&waits);
+    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        if progress == Progress::Waiting {
+            told.notify_one();
+        }
+    });
+    let library = read(&library());
+    let waiting = tokio::spawn(async move { migrations.run(library).await });
+    soon(waits.notified()).await;
+    waiting.abort();
+    nobody_is_logged_in(&local).await;
+    drop(holder);
+    assert!(!exists(&local, "books").await);
+}
+
+#[tokio::test]
+async fn whoever_gives_up_in_the_middle_starts_no_further_migration() {
+    let local = local().await;
+    let library = folder(&[
+        (BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)", ""),
+        (AUTHORS, "CREATE TABLE authors (id int)", ""),
+    ]);
+    let begins = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&begins);
+    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        if matches!(progress, Progress::Running { .. }) {
+            told.notify_one();
+        }
+    });
+    let source = read(&library);
+    let running = tokio::spawn(async move { migrations.run(source).await });
+    soon(begins.notified()).await;
+    running.abort();
+    nobody_is_logged_in(&local).await;
+    assert!(exists(&local, "books").await, "that one goes on to its end");
+    assert!(!exists(&local, "authors").await);
+}
+
+#[tokio::test]
+async fn the_debug_output_of_an_error_has_the_advice_too() {
+    let local = local().await;
+    let library = folder(&[(BOOKS, "CREATE TABLE app.books (id int)", "")]);
+    let error = run_pending(&lakebase(&local), read(&library)).await;
+    let error = error.expect_err("no such schema");
+    assert!(error.to_string().contains("Create the schema"), "{error}");
+    assert!(
+        format!("{error:?}").contains("Create the schema"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn statements_that_must_be_alone_are_named_with_the_way_out() {
+    let local = local().await;
+    let indexes = "CREATE INDEX CONCURRENTLY one ON books (id); \
+                   CREATE INDEX CONCURRENTLY two ON books (id)";
+    for in_transaction in [true, false] {
+        let library = folder(&[
+            (BOOKS, "CREATE TABLE books (id int)", ""),
+            (AUTHORS, indexes, ""),
+        ]);
+        let metadata = library.path().join(AUTHORS).join("metadata.toml");
+        let text = format!("run_in_transaction = {in_transaction}");
+        std::fs::write(metadata, text).expect("written");
+        let migrations = Migrations::new(&lakebase(&local))
+            .schema(format!("app_{in_transaction}"))
+            .create_schema(true);
+        let error = migrations.run(read(&library)).await.expect_err("two");
+        assert_eq!(error.sqlstate(), Some("25001"), "{error}");
+        for part in ["run_in_transaction = false", "file of its own"] {
+            assert!(error.to_string().contains(part), "{part:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
+    let local = local().await;
+    let configured = lakebase_with(&local, &[("LAKEBASE_SCHEMA", "app")]);
+    let error = run_pending(&configured, read(&library())).await;
+    let error = error.expect_err("no such schema");
+    assert_eq!(error.sqlstate(), Some("3F000"), "{error}");
+    for part in ["CREATE SCHEMA \"app\"", "create_schema"] {
+        assert!(error.to_string().contains(part), "{part:?}: {error}");
+    }
+    for (schema, part) in [("app,public", "list"), (&"x".repeat(64), "64 bytes")] {
+        let migrations = Migrations::new(&lakebase(&local)).schema(schema);
+        let error = migrations.create_schema(true).run(read(&library())).await;
+        let error = error.expect_err("not a schema").to_string();
+        assert!(error.contains("schema") && error.contains(part), "{error}");
+    }
 }

@@ -2,11 +2,15 @@
 //! choice, with errors that name the migration.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use lakebase_local::{EventKind, LocalLakebase};
 use lakebase_seaorm::migrations::{Migrations, up};
-use lakebase_tests::{SCHEMA, lakebase, lakebase_with, local_with_schema, logins, soon};
+use lakebase_tests::{
+    LEFT_BEHIND, SCHEMA, lakebase, lakebase_with, local, local_with_schema, logins,
+    native_superuser, soon,
+};
 use sea_orm::{ConnectionTrait as _, Statement};
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::Alias;
@@ -517,6 +521,34 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
 }
 
 #[tokio::test]
+async fn a_migration_crate_names_the_file_that_its_database_url_is_from() {
+    let local = local().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join(".env");
+    let line = "DATABASE_URL=postgres://me:sekrit@old.example.com/old\n";
+    std::fs::write(&file, line).expect("written");
+    for command in ["down", "fresh", "reset"] {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shelves"));
+        program.arg(command).env_clear().envs(local.env());
+        program
+            .env("LAKEBASE_SCHEMA", "app")
+            .current_dir(folder.path());
+        let output = soon(program.output()).await.expect("it runs");
+        let err = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success(), "{err}");
+        let file = file.canonicalize().expect("a path");
+        for part in [
+            file.to_str().expect("text"),
+            "old.example.com",
+            "remove the line",
+        ] {
+            assert!(err.contains(part), "{command}: {part}: {err}");
+        }
+        assert!(!err.contains("sekrit"), "{err}");
+    }
+}
+
+#[tokio::test]
 async fn the_migrator_of_a_migration_crate_may_be_a_value() {
     let local = local_with_schema().await;
     let mut vars = local.env();
@@ -567,4 +599,196 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
 
     let (is_good, _, err) = migration_crate(&[], &["up"]).await;
     assert!(!is_good && err.contains("LAKEBASE_ENDPOINT"), "{err}");
+}
+
+/// Any SQL, as the task says.
+struct Sql;
+
+tokio::task_local! {
+    static SQL: (String, bool);
+}
+
+impl MigratorTrait for Sql {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let (sql, in_transaction) = SQL.get();
+        // Longer than a timeout that is left behind.
+        let pause = 0.2 * f64::from(u8::from(sql.contains("timeout")));
+        let insert = format!(
+            "INSERT INTO books VALUES (1) ON CONFLICT DO NOTHING; SELECT pg_sleep({pause})"
+        );
+        vec![
+            Box::new(RunsSql(BOOKS, sql, in_transaction)),
+            Box::new(Create {
+                name: AUTHORS,
+                table: "books",
+            }),
+            Box::new(RunsSql(BROKEN, insert, true)),
+        ]
+    }
+}
+
+struct RunsSql(&'static str, String, bool);
+
+impl MigrationName for RunsSql {
+    fn name(&self) -> &str {
+        self.0
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for RunsSql {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let connection = manager.get_connection();
+        connection.execute_unprepared(&self.1).await.map(drop)
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        self.up(manager).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(self.2)
+    }
+}
+
+/// In a schema of its own: what a migration leaves in its session, and two that follow it.
+#[tokio::test]
+async fn what_a_migration_leaves_in_its_session_ends_with_it() {
+    let local = local().await;
+    let superuser = native_superuser(&local).await;
+    for (number, left_behind) in LEFT_BEHIND.iter().enumerate() {
+        for in_transaction in [true, false] {
+            let schema = format!("Läden {number} {in_transaction}");
+            let migrations = Migrations::new(&superuser)
+                .schema(&schema)
+                .create_schema(true);
+            let sql = ((*left_behind).to_owned(), in_transaction);
+            let outcome = SQL.scope(sql.clone(), migrations.up::<Sql>(None)).await;
+            let ran = outcome.unwrap_or_else(|error| panic!("{sql:?}: {error}"));
+            assert_eq!(ran.len(), 3, "{sql:?}");
+            let right = format!(
+                "SELECT 1 / ((SELECT count(*) FROM \"{schema}\".books) = 1 \
+                 AND (SELECT count(*) FROM \"{schema}\".seaql_migrations) = 3)::int"
+            );
+            let found = local.sql(&right).await;
+            found.unwrap_or_else(|error| panic!("{sql:?}: {error}"));
+            assert!(!exists(&local, "public.books").await, "{sql:?}");
+            assert!(!exists(&local, "public.seaql_migrations").await, "{sql:?}");
+            let reverting = SQL.scope(sql.clone(), migrations.down::<Sql>(None));
+            let reverted = reverting.await;
+            let reverted = reverted.unwrap_or_else(|error| panic!("{sql:?}: {error}"));
+            assert_eq!(reverted, [BROKEN, AUTHORS, BOOKS], "{sql:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_sessions_of_the_application_stay_as_they_are() {
+    let local = local().await;
+    local
+        .sql("CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO PUBLIC")
+        .await
+        .expect("a schema");
+    let mut options = lakebase_seaorm::options();
+    options.max_connections(1).set_schema_search_path("app");
+    let db = lakebase_seaorm::connect_with(&lakebase(&local), options).await;
+    let db = db.expect("connected");
+    for in_transaction in [true, false] {
+        let sql = "SET search_path TO nowhere; SET application_name = 'migration'".to_owned();
+        let running = SQL.scope((sql, in_transaction), up::<Sql>(&db));
+        soon(running).await.expect("migrated");
+        let ask = "SELECT current_setting('search_path') || current_setting('application_name')";
+        let ask = Statement::from_string(db.get_database_backend(), ask);
+        let row = db
+            .query_one_raw(ask)
+            .await
+            .expect("an answer")
+            .expect("a row");
+        let settings: String = row.try_get_by_index(0).expect("text");
+        assert!(
+            settings.starts_with("app") && !settings.contains("migration"),
+            "{settings}"
+        );
+    }
+    assert!(exists(&local, "app.books").await && exists(&local, "app.seaql_migrations").await);
+}
+
+#[tokio::test]
+async fn a_role_whose_idle_sessions_are_ended_keeps_the_lock() {
+    let local = local().await;
+    let sql = format!(
+        "ALTER ROLE \"{}\" SET idle_session_timeout = '1s'",
+        local.client_id()
+    );
+    local.sql(&sql).await.expect("set");
+    let migrations = Migrations::new(&lakebase(&local))
+        .schema("app")
+        .create_schema(true);
+    let sql = ("SELECT pg_sleep(3)".to_owned(), true);
+    let ran = SQL.scope(sql, migrations.up::<Sql>(None)).await;
+    assert_eq!(ran.expect("migrated").len(), 3);
+}
+
+/// As seen by something between us and the server that ends connections which send nothing.
+#[tokio::test]
+async fn the_session_that_holds_the_lock_sends_something_now_and_then() {
+    let local = local().await;
+    let migrations = Migrations::new(&lakebase(&local))
+        .schema("app")
+        .create_schema(true);
+    let until_it_does = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
+         JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' \
+         AND state_change > transaction_timestamp() + interval '1 s') \
+         LOOP PERFORM pg_sleep(0.05); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
+    let sql = (until_it_does.to_owned(), true);
+    let running = SQL.scope(sql, migrations.up::<Sql>(None));
+    assert_eq!(soon(running).await.expect("migrated").len(), 3);
+}
+
+#[tokio::test]
+async fn waiting_for_the_lock_ends_and_says_who_has_it() {
+    let local = local().await;
+    let other = native_superuser(&local).await;
+    let (holder, connection) = other.connect().await.expect("a login");
+    tokio::spawn(connection);
+    let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);
+    holder.batch_execute(&lock).await.expect("held");
+    let migrations = Migrations::new(&lakebase(&local))
+        .schema("app")
+        .create_schema(true);
+    let waiting = migrations.clone().lock_timeout(Duration::from_millis(400));
+    let error = soon(waiting.up::<Library>(None)).await;
+    let error = error.expect_err("somebody else has it");
+    assert!(error.is_transient(), "{error}");
+    for part in ["migration lock", "lock_timeout", "pg_locks"] {
+        assert!(error.to_string().contains(part), "{part:?}: {error}");
+    }
+    drop(holder);
+    let ran = soon(migrations.up::<Library>(None)).await;
+    assert_eq!(ran.expect("migrated").len(), 2);
+}
+
+#[tokio::test]
+async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
+    let local = local().await;
+    let configured = lakebase_with(&local, &[("LAKEBASE_SCHEMA", "app")]);
+    let db = lakebase_seaorm::connect(&configured)
+        .await
+        .expect("connected");
+    let migrations = Migrations::new(&configured);
+    let on_own_pool = up::<Library>(&db).await;
+    for outcome in [on_own_pool, migrations.up::<Library>(None).await.map(drop)] {
+        let error = outcome.expect_err("no such schema");
+        assert_eq!(error.sqlstate().as_deref(), Some("3F000"), "{error}");
+        for part in ["CREATE SCHEMA \"app\"", "create_schema"] {
+            assert!(error.to_string().contains(part), "{part:?}: {error}");
+            assert!(format!("{error:?}").contains(part), "{part:?}: {error:?}");
+        }
+    }
+    let list = migrations.schema("app,public").create_schema(true);
+    let error = list.up::<Library>(None).await.expect_err("not a schema");
+    assert!(
+        error.to_string().contains("schema: \"app,public\""),
+        "{error}"
+    );
 }

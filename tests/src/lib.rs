@@ -90,6 +90,40 @@ pub fn vars(local: &LocalLakebase, changes: &[(&str, &str)]) -> Vec<(String, Str
     vars
 }
 
+/// What a migration may leave in its session, other than what it is for.
+pub const LEFT_BEHIND: &[&str] = &[
+    "SET search_path TO public",
+    "SELECT pg_catalog.set_config('search_path', '', false)",
+    "SET ROLE bystander",
+    "SET SESSION AUTHORIZATION bystander",
+    "SET statement_timeout = '100ms'",
+    "SET default_transaction_read_only = on",
+    "SET default_tablespace = pg_global",
+    "SET standard_conforming_strings = off",
+    "SET client_encoding = 'LATIN1'",
+    "SET session_replication_role = replica",
+    "CREATE TEMP TABLE books (id int)",
+    "RESET ALL",
+];
+
+/// A role that may do everything, set aside by one that may do nothing.
+///
+/// # Panics
+///
+/// If the roles cannot be made.
+pub async fn native_superuser(local: &LocalLakebase) -> Lakebase {
+    let made = local.create_native_role("everything", "a-password").await;
+    made.expect("a role");
+    let sql = "ALTER ROLE everything SUPERUSER; CREATE ROLE bystander";
+    local.sql(sql).await.expect("roles");
+    let changes = [
+        ("LAKEBASE_ENDPOINT", ""),
+        ("PGUSER", "everything"),
+        ("PGPASSWORD", "a-password"),
+    ];
+    lakebase_with(local, &changes)
+}
+
 /// Gives up on a future that hangs.
 ///
 /// # Panics

@@ -8,7 +8,8 @@ use tokio_postgres::{AsyncMessage, Client};
 use super::{PREAMBLE, Plan, Statement};
 use crate::error::Kind;
 use crate::login::LoginFailure;
-use crate::{Error, Lakebase, advice};
+use crate::sql::database_error;
+use crate::{Error, Lakebase};
 
 /// Two who grant on the same object at once fail each other; so one waits. Until the transaction ends.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
@@ -27,7 +28,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// The statement that was refused, its SQLSTATE, and [advice]. A `GRANT` that Postgres only warns
+    /// The statement that was refused, its SQLSTATE, and advice. A `GRANT` that Postgres only warns
     /// about, because the one who grants may not, is an error as well.
     ///
     /// # Cancel safety
@@ -88,7 +89,7 @@ impl Plan {
                         None => false,
                     };
                     if !is_ours {
-                        return Err(refused(sql)
+                        return Err(Error::new(Kind::Database, refused_text(sql))
                             .with_sqlstate(Some("42501"))
                             .with_hint("Only the owner, or who has it WITH GRANT OPTION, may give a right on")
                             .with_source(notice));
@@ -116,39 +117,17 @@ impl Plan {
     }
 }
 
-fn refused(statement: &str) -> Error {
-    Error::new(
-        Kind::Database,
-        format!("refused, and nothing was changed: {statement}"),
-    )
+fn refused_text(statement: &str) -> String {
+    format!("rejected, and nothing was changed: {statement}")
 }
 
 async fn ask(client: &Client, question: &str) -> Result<bool, Error> {
     let row = client.query_one(question, &[]).await;
     row.map(|row| row.get(0))
-        .map_err(|error| failed(question, error))
+        .map_err(|error| database_error(refused_text(question), error))
 }
 
 async fn run(client: &Client, statement: &str) -> Result<(), Error> {
     let outcome = client.batch_execute(statement).await;
-    outcome.map_err(|error| failed(statement, error))
-}
-
-fn failed(statement: &str, error: tokio_postgres::Error) -> Error {
-    let (code, message) = match error.as_db_error() {
-        Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
-        None => (None, String::new()),
-    };
-    let refused = refused(statement)
-        .with_sqlstate(code.as_deref())
-        .with_transient(crate::is_transient(&error));
-    let refused = match advice(code.as_deref().unwrap_or_default(), &message) {
-        Some(advice) => refused.with_hint(advice),
-        None => refused,
-    };
-    match error.into_source() {
-        // Without the driver's own words before it.
-        Some(source) => refused.with_source(source),
-        None => refused,
-    }
+    outcome.map_err(|error| database_error(refused_text(statement), error))
 }

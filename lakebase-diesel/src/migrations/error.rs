@@ -8,7 +8,9 @@ use lakebase_core::{Error, advice};
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 /// Migrations could not be run: says which one, and where in it.
-#[derive(Clone, Debug)]
+///
+/// `Debug` prints what `Display` does, advice included, as most programs `unwrap`.
+#[derive(Clone)]
 pub struct MigrationError {
     step: String,
     migration: Option<String>,
@@ -70,11 +72,12 @@ impl MigrationError {
         }
     }
 
-    pub(super) fn connecting(error: Error) -> Self {
+    /// An error of core, with a hint of its own.
+    pub(super) fn core(step: &str, error: Error) -> Self {
         Self {
             is_transient: error.is_transient(),
             sqlstate: error.sqlstate().map(str::to_owned),
-            ..Self::because("cannot connect", error)
+            ..Self::because(step, error)
         }
     }
 
@@ -197,6 +200,12 @@ impl fmt::Display for MigrationError {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for MigrationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MigrationError({self})")
     }
 }
 

@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::connection::{BoxableConnection, SimpleConnection};
@@ -13,123 +12,108 @@ use diesel::pg::Pg;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_migrations::MigrationHarness;
 use futures_util::TryStreamExt as _;
-use lakebase_core::MIGRATION_LOCK;
+use lakebase_core::migration::{DISCARD_TEMPORARY, MigrationLock, RESET_SESSION, SAVE_SESSION};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::MigrationError;
 
-/// As diesel and its command-line tool make it.
-const HISTORY: &str = "CREATE TABLE IF NOT EXISTS __diesel_schema_migrations (\
-    version VARCHAR(50) PRIMARY KEY NOT NULL, \
-    run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)";
-const HAS_HISTORY: &str = "SELECT to_regclass(quote_ident(current_schema()) || '.__diesel_schema_migrations') IS NOT NULL";
-/// If this process dies in the middle of a long statement, the server notices and frees the lock.
-const NOTICE_DEATH: &str = "SET client_connection_check_interval = '2s'";
-
-/// How often the lock is asked for.
-const LOOK: Duration = Duration::from_millis(300);
-
-/// What to do if the schema is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    Create,
-    Refuse,
-    /// It would be made, but not now.
-    Leave,
-}
+/// diesel's own table.
+const HISTORY: &str = "__diesel_schema_migrations";
 
 /// Blocks: used on threads that may.
 pub(super) struct Session {
     client: Arc<Client>,
     runtime: Handle,
+    /// Where the history is, whatever a migration does to the search path.
+    history: String,
+    /// Brings the settings of the session back.
+    settings: String,
     /// diesel's errors have no room for all of it.
     failure: Option<MigrationError>,
     /// In a transaction of several steps.
     is_inside: bool,
+    /// While the lock is held: it, and whether the caller still waits.
+    turn: Option<(MigrationLock, oneshot::Receiver<()>)>,
 }
 
 impl Session {
-    pub(super) fn new(client: Client, runtime: Handle) -> Self {
-        Self {
+    /// `setup` is run first.
+    pub(super) async fn new(client: Client, setup: &str) -> Result<Self, MigrationError> {
+        let cannot = |error| MigrationError::sql("cannot set up the session", "", error);
+        client.batch_execute(setup).await.map_err(cannot)?;
+        let schema = client.query_one("SELECT quote_ident(current_schema())", &[]);
+        let schema: Option<String> = schema.await.map_err(cannot)?.get(0);
+        let settings = client.query_one(SAVE_SESSION, &[]).await.map_err(cannot)?;
+        Ok(Self {
             client: Arc::new(client),
-            runtime,
+            runtime: Handle::current(),
+            history: match schema {
+                Some(schema) => format!("{schema}.{HISTORY}"),
+                None => HISTORY.to_owned(),
+            },
+            settings: settings.get(0),
             failure: None,
             is_inside: false,
-        }
+            turn: None,
+        })
     }
 
-    /// Puts `schema` first on the search path. False if it is missing and left so.
-    pub(super) fn enter_schema(
-        &self,
-        schema: &str,
-        missing: Missing,
-    ) -> Result<bool, MigrationError> {
-        let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
-        // Postgres would skip what is not there or may not be used, and make everything in the next one.
-        if !self.ask_bool("SELECT to_regnamespace($1) IS NOT NULL", &[&quoted])? {
-            if missing == Missing::Leave {
-                return Ok(false);
-            }
-            if missing == Missing::Refuse {
-                return Err(MigrationError::new(format!(
-                    "schema {quoted} does not exist: create it, or ask for that with `create_schema`"
-                )));
-            }
-            self.run(
-                "cannot create the schema",
-                &format!("CREATE SCHEMA {quoted}"),
-            )?;
-        }
-        if !self.ask_bool("SELECT has_schema_privilege($1, 'USAGE')", &[&schema])? {
-            return Err(MigrationError::new(format!(
-                "no right to use schema {quoted}: its owner has to GRANT USAGE, CREATE ON SCHEMA {quoted}, or choose a schema of its own"
-            )));
-        }
-        self.run(
-            "cannot enter the schema",
-            &format!("SET search_path = {quoted}, public"),
-        )?;
-        Ok(true)
+    /// Goes on only while `lock` is held and the sender of `given_up` is there.
+    pub(super) fn stop_when(&mut self, given_up: oneshot::Receiver<()>, lock: MigrationLock) {
+        self.turn = Some((lock, given_up));
     }
 
-    /// Takes the advisory lock, which ends with the session. `wait` is called if another one has it.
-    pub(super) fn lock(&self, wait: impl FnOnce()) -> Result<(), MigrationError> {
-        let _ = self.run("", NOTICE_DEATH);
-        if self.ask_bool("SELECT pg_try_advisory_lock($1)", &[&MIGRATION_LOCK])? {
+    /// Whether the next migration may begin.
+    pub(super) fn may_go_on(&mut self) -> Result<(), MigrationError> {
+        let Some((lock, given_up)) = &mut self.turn else {
             return Ok(());
+        };
+        if lock.is_lost() {
+            return Err(MigrationError::core("stopped", MigrationLock::lost()));
         }
-        wait();
-        // Waiting inside a statement would hold a snapshot, which CREATE INDEX CONCURRENTLY of the one
-        // that migrates waits for in turn.
-        loop {
-            let pause = LOOK.mul_f64(0.75 + 0.5 * fastrand::f64());
-            self.runtime.block_on(tokio::time::sleep(pause));
-            if self.ask_bool("SELECT pg_try_advisory_lock($1)", &[&MIGRATION_LOCK])? {
-                return Ok(());
-            }
+        match given_up.try_recv() {
+            Err(TryRecvError::Closed) => Err(MigrationError::new("stopped, as the caller gave up")),
+            _ => Ok(()),
         }
     }
 
+    /// Ends the session, and then frees the lock.
+    pub(super) fn release(self) {
+        let Self {
+            client,
+            runtime,
+            turn,
+            ..
+        } = self;
+        drop(client);
+        if let Some((lock, _)) = turn {
+            runtime.block_on(lock.release());
+        }
+    }
+
+    /// As diesel and its command-line tool do.
     pub(super) fn make_history(&self) -> Result<(), MigrationError> {
-        self.run("cannot create the history table", HISTORY)
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} (version VARCHAR(50) PRIMARY KEY NOT NULL, \
+             run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)",
+            self.history
+        );
+        self.run("cannot create the history table", &sql)
+    }
+
+    /// Takes back what a migration has set.
+    fn restore(&self) -> Result<(), MigrationError> {
+        let step = "left a session that cannot be restored";
+        self.run(step, RESET_SESSION)?;
+        self.run(step, &self.settings)
     }
 
     fn run(&self, step: &str, sql: &str) -> Result<(), MigrationError> {
         self.runtime
             .block_on(self.client.batch_execute(sql))
             .map_err(|error| MigrationError::sql(step, sql, error))
-    }
-
-    fn ask_bool(
-        &self,
-        sql: &str,
-        values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<bool, MigrationError> {
-        self.runtime
-            .block_on(self.client.query_one(sql, values))
-            .map(|row| row.get(0))
-            .map_err(|error| MigrationError::sql("cannot look around", sql, error))
     }
 
     /// What the last step failed with, in full.
@@ -150,6 +134,8 @@ impl Session {
         note: &str,
     ) -> Outcome<()> {
         self.failure = None;
+        self.run("cannot begin", DISCARD_TEMPORARY)
+            .map_err(|failure| self.keep(failure))?;
         let in_transaction = migration.metadata().run_in_transaction() && !self.is_inside;
         if in_transaction {
             self.run("cannot begin", "BEGIN")
@@ -157,6 +143,8 @@ impl Session {
         }
         let version = migration.name().version().to_string();
         let outcome = change(self).and_then(|()| {
+            self.restore()
+                .map_err(|failure| self.keep(failure.without_place()))?;
             let noted = self
                 .runtime
                 .block_on(self.client.execute(note, &[&version]));
@@ -249,8 +237,8 @@ impl MigrationHarness<Pg> for Session {
         &mut self,
         migration: &dyn Migration<Pg>,
     ) -> Outcome<MigrationVersion<'static>> {
-        let note = "INSERT INTO __diesel_schema_migrations (version) VALUES ($1)";
-        self.step(migration, |session| migration.run(session), note)?;
+        let note = format!("INSERT INTO {} (version) VALUES ($1)", self.history);
+        self.step(migration, |session| migration.run(session), &note)?;
         Ok(migration.name().version().as_owned())
     }
 
@@ -258,20 +246,27 @@ impl MigrationHarness<Pg> for Session {
         &mut self,
         migration: &dyn Migration<Pg>,
     ) -> Outcome<MigrationVersion<'static>> {
-        let note = "DELETE FROM __diesel_schema_migrations WHERE version = $1";
-        self.step(migration, |session| migration.revert(session), note)?;
+        let note = format!("DELETE FROM {} WHERE version = $1", self.history);
+        self.step(migration, |session| migration.revert(session), &note)?;
         Ok(migration.name().version().as_owned())
     }
 
     /// The newest first, as diesel has them.
     fn applied_migrations(&mut self) -> Outcome<Vec<MigrationVersion<'static>>> {
-        if !self.ask_bool(HAS_HISTORY, &[])? {
+        let unlisted = |error| MigrationError::sql("cannot be listed", "", error);
+        let has_history = "SELECT to_regclass($1) IS NOT NULL";
+        let found = self
+            .runtime
+            .block_on(self.client.query_one(has_history, &[&self.history]));
+        if !found
+            .map_err(|error| self.keep(unlisted(error)))?
+            .get::<_, bool>(0)
+        {
             return Ok(Vec::new());
         }
-        let sql = "SELECT version FROM __diesel_schema_migrations ORDER BY version DESC";
-        let rows = self.runtime.block_on(self.client.query(sql, &[]));
-        let rows =
-            rows.map_err(|error| self.keep(MigrationError::sql("cannot be listed", sql, error)))?;
+        let sql = format!("SELECT version FROM {} ORDER BY version DESC", self.history);
+        let rows = self.runtime.block_on(self.client.query(&sql, &[]));
+        let rows = rows.map_err(|error| self.keep(unlisted(error)))?;
         let version = |row: &tokio_postgres::Row| MigrationVersion::from(row.get::<_, String>(0));
         Ok(rows.iter().map(version).collect())
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::exit;
 
 use clap::Parser;
@@ -12,6 +13,7 @@ use sea_orm_migration::{MigrationStatus, MigratorTraitSelf};
 use sqlx::postgres::PgConnectOptions;
 
 use super::Migrations;
+use super::isolated::Isolated;
 
 const MIGRATION_DIR: &str = "./";
 
@@ -54,7 +56,7 @@ struct Cli {
 /// with status 1 if something fails. A `DATABASE_URL` that names another database is not used; what drops
 /// tables is refused beside it.
 pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
-    let _ = dotenvy::dotenv();
+    let env_file = dotenvy::dotenv().ok();
     let cli = Cli::parse();
     let level = match cli.verbose {
         true => "debug",
@@ -66,7 +68,7 @@ pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
-    if let Err(error) = run(&migrator, cli).await {
+    if let Err(error) = run(&migrator, cli, env_file.as_deref()).await {
         #[allow(clippy::print_stderr)] // a program
         {
             eprintln!("{error}");
@@ -75,7 +77,11 @@ pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
     }
 }
 
-async fn run<M: MigratorTraitSelf>(migrator: &M, cli: Cli) -> Result<(), Box<dyn StdError>> {
+async fn run<M: MigratorTraitSelf>(
+    migrator: &M,
+    cli: Cli,
+    env_file: Option<&Path>,
+) -> Result<(), Box<dyn StdError>> {
     match cli.command {
         Some(MigrateSubcommands::Init) => return run_migrate_init(MIGRATION_DIR),
         Some(MigrateSubcommands::Generate {
@@ -91,13 +97,13 @@ async fn run<M: MigratorTraitSelf>(migrator: &M, cli: Cli) -> Result<(), Box<dyn
     };
     let lakebase = Lakebase::new(config)?;
     if cli.database_url.is_none() {
-        heed_database_url(&lakebase, cli.command.as_ref()).await?;
+        check_database_url(&lakebase, cli.command.as_ref(), env_file).await?;
     }
     let mut migrations = Migrations::new(&lakebase).create_schema(true);
     if let Some(schema) = cli.database_schema {
         migrations = migrations.schema(schema);
     }
-    let run = migrations.of(migrator);
+    let run = migrations.of(Isolated::of_value(migrator));
     match cli.command {
         Some(MigrateSubcommands::Status) => {
             for (name, status) in run.status().await? {
@@ -129,9 +135,10 @@ async fn run<M: MigratorTraitSelf>(migrator: &M, cli: Cli) -> Result<(), Box<dyn
 
 /// No `DATABASE_URL` is needed. But one that names another database may be what `sea-orm-cli migrate` was asked
 /// for with `-u`, so nothing is dropped beside it.
-async fn heed_database_url(
+async fn check_database_url(
     lakebase: &Lakebase,
     command: Option<&MigrateSubcommands>,
+    env_file: Option<&Path>,
 ) -> Result<(), Box<dyn StdError>> {
     #[allow(clippy::disallowed_methods)] // a program
     let Some(url) = std::env::var("DATABASE_URL")
@@ -142,7 +149,8 @@ async fn heed_database_url(
     };
     let target = lakebase.direct().target().await?;
     let pooled = lakebase.target().await?;
-    let is_same = url.parse().is_ok_and(|url: PgConnectOptions| {
+    let parsed = url.parse::<PgConnectOptions>().ok();
+    let is_same = parsed.as_ref().is_some_and(|url| {
         // A socket leaves the host as the environment has it.
         url.get_socket().is_none()
             && [target.host(), pooled.host()].contains(&url.get_host())
@@ -152,15 +160,26 @@ async fn heed_database_url(
     if is_same {
         return Ok(());
     }
+    let there = match parsed.filter(|url| url.get_socket().is_none()) {
+        Some(url) => format!(" ({})", url.get_host()),
+        None => String::new(),
+    };
+    let (from, remedy) = match env_file.filter(|file| has_database_url(file, &url)) {
+        Some(file) => (
+            format!("DATABASE_URL in {}", file.display()),
+            "remove the line from that file",
+        ),
+        None => ("DATABASE_URL".to_owned(), "unset it"),
+    };
     let here = format!("{}:{}/{}", target.host(), target.port(), target.database());
-    let text = format!("DATABASE_URL names another database than the Lakebase {here}");
+    let text = format!("{from} names another database{there} than the Lakebase {here}");
     match command {
         Some(
             MigrateSubcommands::Fresh
             | MigrateSubcommands::Refresh
             | MigrateSubcommands::Reset
             | MigrateSubcommands::Down { .. },
-        ) => Err(format!("{text}: unset it if that is the one to be changed").into()),
+        ) => Err(format!("{text}: {remedy} if the Lakebase is the one to be changed").into()),
         _ => {
             #[allow(clippy::print_stderr)] // a program
             {
@@ -169,6 +188,16 @@ async fn heed_database_url(
             Ok(())
         }
     }
+}
+
+/// Also if `sea-orm-cli`, which reads the file as well, has put it into the environment.
+fn has_database_url(file: &Path, url: &str) -> bool {
+    let lines = dotenvy::from_path_iter(file)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut found = lines.filter(|(name, _)| name == "DATABASE_URL");
+    found.any(|(_, value)| value == url)
 }
 
 fn tell(what: &str, otherwise: &str, names: &[String]) -> Result<(), Box<dyn StdError>> {

@@ -11,19 +11,13 @@ use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 use crate::error::{is_transient, to_db_err};
 
 /// Migrations could not be run: says which one, and why.
-#[derive(Clone, Debug)]
+///
+/// `Debug` prints what `Display` does, advice included, as most programs `unwrap`.
+#[derive(Clone)]
 pub struct MigrationError {
     step: &'static str,
     migration: Option<String>,
     source: Arc<DbErr>,
-    /// Of a session that is not SeaORM's.
-    session: Option<Session>,
-}
-
-#[derive(Clone, Debug)]
-struct Session {
-    sqlstate: Option<String>,
-    is_transient: bool,
 }
 
 impl MigrationError {
@@ -32,43 +26,12 @@ impl MigrationError {
             step,
             migration: None,
             source: Arc::new(source),
-            session: None,
         }
     }
 
-    /// The session that holds the lock, which is not SeaORM's, failed.
-    pub(super) fn session(step: &'static str, error: &tokio_postgres::Error) -> Self {
-        let db = error.as_db_error();
-        let text = match (db, error.source()) {
-            (Some(db), _) => db.message().to_owned(),
-            (None, Some(cause)) => format!("{error}: {cause}"),
-            (None, None) => error.to_string(),
-        };
-        Self {
-            session: Some(Session {
-                sqlstate: db.map(|db| db.code().code().to_owned()),
-                is_transient: lakebase_core::is_transient(error),
-            }),
-            ..Self::new(step, DbErr::Migration(text))
-        }
-    }
-
-    /// The session that holds the lock ended.
-    pub(super) fn lost_lock() -> Self {
-        Self {
-            session: Some(Session {
-                sqlstate: None,
-                is_transient: true,
-            }),
-            ..Self::new(
-                "lost the advisory lock",
-                DbErr::Migration("its session ended".to_owned()),
-            )
-        }
-    }
-
-    pub(super) fn connecting(error: Error) -> Self {
-        Self::new("cannot connect", to_db_err(error))
+    /// An error of core, with a hint of its own.
+    pub(super) fn core(step: &'static str, error: Error) -> Self {
+        Self::new(step, to_db_err(error))
     }
 
     pub(super) fn of(self, migration: Option<String>) -> Self {
@@ -82,9 +45,6 @@ impl MigrationError {
 
     /// Postgres's code.
     pub fn sqlstate(&self) -> Option<String> {
-        if let Some(session) = &self.session {
-            return session.sqlstate.clone();
-        }
         if let Some(cause) = crate::cause(&self.source) {
             return cause.sqlstate().map(str::to_owned);
         }
@@ -101,10 +61,7 @@ impl MigrationError {
 
     /// Whether running the migrations again, unchanged, can help. Those that had succeeded stay so.
     pub fn is_transient(&self) -> bool {
-        match &self.session {
-            Some(session) => session.is_transient,
-            None => is_transient(&self.source),
-        }
+        is_transient(&self.source)
     }
 
     fn database(&self) -> Option<&PgDatabaseError> {
@@ -145,6 +102,12 @@ impl fmt::Display for MigrationError {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for MigrationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MigrationError({self})")
     }
 }
 

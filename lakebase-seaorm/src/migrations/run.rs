@@ -3,31 +3,32 @@
 use sea_orm::DbErr;
 use sea_orm_migration::{Migration, MigrationStatus, MigratorTraitSelf};
 
+use super::isolated::Isolated;
 use super::{MigrationError, Migrations};
 use crate::connection::LakebaseConnection;
 
 /// Where and what.
-pub(super) struct Run<'a, M> {
+pub(super) struct Run<'a> {
     pub(super) migrations: &'a Migrations,
-    pub(super) migrator: &'a M,
+    pub(super) migrator: Isolated<'a>,
 }
 
-impl<M: MigratorTraitSelf> Run<'_, M> {
+impl Run<'_> {
     pub(super) async fn up(&self, steps: Option<u32>) -> Result<Vec<String>, MigrationError> {
-        let migrator = self.migrator;
+        let migrator = &self.migrator;
         let work = async |db: &LakebaseConnection| {
             let before = applied(migrator, db).await?;
-            forth(migrator, db, migrator.up(db, steps)).await?;
+            apply_up(migrator, db, migrator.up(db, steps)).await?;
             Ok(without(applied(migrator, db).await?, &before))
         };
         self.migrations.locked(work).await
     }
 
     pub(super) async fn down(&self, steps: Option<u32>) -> Result<Vec<String>, MigrationError> {
-        let migrator = self.migrator;
+        let migrator = &self.migrator;
         let work = async |db: &LakebaseConnection| {
             let before = applied(migrator, db).await?;
-            back(migrator, db, migrator.down(db, steps)).await?;
+            apply_down(migrator, db, migrator.down(db, steps)).await?;
             let mut reverted = without(before, &applied(migrator, db).await?);
             reverted.reverse();
             Ok(reverted)
@@ -36,23 +37,24 @@ impl<M: MigratorTraitSelf> Run<'_, M> {
     }
 
     pub(super) async fn fresh(&self) -> Result<(), MigrationError> {
-        let migrator = self.migrator;
-        let work = async |db: &LakebaseConnection| forth(migrator, db, migrator.fresh(db)).await;
+        let migrator = &self.migrator;
+        let work = async |db: &LakebaseConnection| apply_up(migrator, db, migrator.fresh(db)).await;
         self.migrations.locked(work).await
     }
 
     pub(super) async fn refresh(&self) -> Result<(), MigrationError> {
-        let migrator = self.migrator;
+        let migrator = &self.migrator;
         let work = async |db: &LakebaseConnection| {
-            back(migrator, db, migrator.down(db, None)).await?;
-            forth(migrator, db, migrator.up(db, None)).await
+            apply_down(migrator, db, migrator.down(db, None)).await?;
+            apply_up(migrator, db, migrator.up(db, None)).await
         };
         self.migrations.locked(work).await
     }
 
     pub(super) async fn reset(&self) -> Result<(), MigrationError> {
-        let migrator = self.migrator;
-        let work = async |db: &LakebaseConnection| back(migrator, db, migrator.reset(db)).await;
+        let migrator = &self.migrator;
+        let work =
+            async |db: &LakebaseConnection| apply_down(migrator, db, migrator.reset(db)).await;
         self.migrations.locked(work).await
     }
 
@@ -62,7 +64,10 @@ impl<M: MigratorTraitSelf> Run<'_, M> {
             let all = self.migrator.get_migration_files();
             return Ok(all.iter().map(pending).collect());
         }
-        let db = self.migrations.connect().await?;
+        let db = self
+            .migrations
+            .connect(self.migrations.settings.setup_sql())
+            .await?;
         let found = self
             .migrator
             .get_migration_with_status_read_only(&*db)
@@ -76,8 +81,8 @@ impl<M: MigratorTraitSelf> Run<'_, M> {
     }
 }
 
-async fn applied<M: MigratorTraitSelf>(
-    migrator: &M,
+async fn applied(
+    migrator: &Isolated<'_>,
     db: &LakebaseConnection,
 ) -> Result<Vec<String>, MigrationError> {
     let found = migrator.get_applied_migrations_read_only(&**db).await;
@@ -93,8 +98,8 @@ fn without(some: Vec<String>, others: &[String]) -> Vec<String> {
 }
 
 /// If running them failed, it was the first that is still pending.
-pub(super) async fn forth<M: MigratorTraitSelf>(
-    migrator: &M,
+async fn apply_up(
+    migrator: &Isolated<'_>,
     db: &LakebaseConnection,
     work: impl Future<Output = Result<(), DbErr>>,
 ) -> Result<(), MigrationError> {
@@ -109,8 +114,8 @@ pub(super) async fn forth<M: MigratorTraitSelf>(
 }
 
 /// If reverting them failed, it was the last that is still applied.
-async fn back<M: MigratorTraitSelf>(
-    migrator: &M,
+async fn apply_down(
+    migrator: &Isolated<'_>,
     db: &LakebaseConnection,
     work: impl Future<Output = Result<(), DbErr>>,
 ) -> Result<(), MigrationError> {
