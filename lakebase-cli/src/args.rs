@@ -126,8 +126,8 @@ pub(crate) enum Command {
     /// Make a role and give it rights
     ///
     /// In one transaction; running it again changes nothing. Roles are made by an identity with CAN MANAGE on
-    /// the project whose own role may create roles; rights in a schema are given by its owner: whoever
-    /// deployed it.
+    /// the project whose own role may create roles; privileges in a schema are granted by its owner: the role that
+    /// deployed it. What the role has already is not granted again.
     #[command(after_long_help = GRANT_EXAMPLES)]
     Grant(Grant),
 
@@ -171,6 +171,10 @@ pub(crate) struct Grant {
     /// Make it a member of this role, for example of a common owner
     #[arg(long, value_name = "ROLE")]
     pub(crate) member_of: Option<String>,
+
+    /// Put the schema (--schema) first on its search path in this database, as pooled hosts need it
+    #[arg(long)]
+    pub(crate) search_path: bool,
 
     /// Print the SQL and change nothing; of the configuration only the database's name counts, and no network is
     /// touched

@@ -4,8 +4,10 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use lakebase_core::Lakebase;
+use lakebase_core::migration::MigrationSession;
 
 use crate::args::{self, Target};
 use crate::connection::{Password, sslmode, url_of};
@@ -31,6 +33,9 @@ const IN_THE_WAY: &[&str] = &[
     "PGSSLSNI",
     "PGTARGETSESSIONATTRS",
 ];
+
+/// What a warning is worth.
+const SCHEMA_CHECK: Duration = Duration::from_secs(10);
 
 /// The command with everything in its environment that drivers look for.
 pub(crate) async fn prepare(
@@ -87,6 +92,7 @@ pub(crate) async fn prepare(
         command.env("PGHOSTADDR", address.to_string());
     }
     if let Some(schema) = lakebase.schema() {
+        warn_of_missing_schema(&lakebase).await;
         command.env("LAKEBASE_SCHEMA", schema);
         // What sea-orm-cli calls it.
         command.env("DATABASE_SCHEMA", schema);
@@ -108,6 +114,22 @@ pub(crate) async fn prepare(
         command.env("PGOPTIONS", format!("{known} {options}").trim_start());
     }
     Ok(command)
+}
+
+/// Tools say "permission denied for schema public" then: Postgres skips a schema that is missing. No more than a
+/// warning, as the command may be the one that creates it.
+async fn warn_of_missing_schema(lakebase: &Lakebase) {
+    let wait = SCHEMA_CHECK.min(lakebase.connect_timeout());
+    let Ok((client, connection)) = lakebase.with_connect_timeout(wait).connect().await else {
+        // The command says why.
+        return;
+    };
+    let session = tokio::spawn(connection);
+    if let Err(error) = MigrationSession::new(lakebase).has_schema(&client).await {
+        let _ = writeln!(io::stderr(), "lakebase: warning: {}", error.chain());
+    }
+    drop(client);
+    let _ = session.await;
 }
 
 /// Never comes back where a process can become another one.

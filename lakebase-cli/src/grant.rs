@@ -31,19 +31,25 @@ fn plan(lakebase: &Lakebase, grant: &Grant) -> Result<Plan, Box<dyn Error>> {
     if grant.deploy {
         plan = plan.allow_to_deploy(grantee);
     }
+    let schema = |option| {
+        lakebase.schema().ok_or_else(|| {
+            let text = format!("{option}: which schema? Give --schema or LAKEBASE_SCHEMA");
+            lakebase_core::Error::config(text)
+        })
+    };
     if let Some(access) = grant.access()? {
-        let schema = lakebase.schema();
-        let schema = schema.ok_or_else(|| {
-            lakebase_core::Error::config("--access: which schema? Give --schema or LAKEBASE_SCHEMA")
-        })?;
+        let schema = schema("--access")?;
         plan = plan.allow(access, schema, grant.made_by.as_deref(), grantee);
     }
     if let Some(role) = &grant.member_of {
         plan = plan.grant_role(role, grantee);
     }
+    if grant.search_path {
+        plan = plan.set_search_path(schema("--search-path")?, grantee);
+    }
     if plan.statements().next().is_none() {
         return Err(lakebase_core::Error::config(
-            "nothing to do: give at least one of --create, --access, --deploy and --member-of",
+            "nothing to do: give at least one of --create, --access, --deploy, --member-of and --search-path",
         )
         .into());
     }

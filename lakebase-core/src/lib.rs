@@ -53,4 +53,4 @@ pub use refresh::Refresh;
 pub use target::Target;
 #[cfg(feature = "tokio-postgres")]
 pub use transient::is_transient;
-pub use transient::is_transient_sqlstate;
+pub use transient::{is_transient_message, is_transient_sqlstate};

@@ -185,10 +185,6 @@ fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Op
     let user = target.user();
     let hint = match sqlstate {
         "3D000" => "Check PGDATABASE".to_owned(),
-        "25006" => {
-            "A host for reading cannot put the schema on the role's search path: log in once through the one for writing"
-                .to_owned()
-        }
         _ if message.contains("not permitted to log in") => {
             format!("The role {user:?} is made for membership only: check PGUSER")
         }
@@ -214,9 +210,18 @@ fn hint(sqlstate: &str, message: &str, target: &Target, uses_tokens: bool) -> Op
             "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"
         ),
         _ if judge(sqlstate, &message) != Verdict::Refused => return None,
-        _ if uses_tokens => format!(
-            "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"
-        ),
+        _ if uses_tokens => {
+            let role = format!(
+                "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"
+            );
+            match target.database() {
+                // The platform made it, and the extension in it.
+                "databricks_postgres" => role,
+                database => format!(
+                    "{role}. If the database {database:?} was made by plain CREATE DATABASE, tokens are rejected there until its owner runs in it, with a native login: CREATE EXTENSION IF NOT EXISTS databricks_auth"
+                ),
+            }
+        }
         _ => "Check PGPASSWORD, and that native login is enabled for the endpoint".to_owned(),
     };
     Some(hint)
@@ -303,7 +308,7 @@ impl Lakebase {
         let login = Login::new(Arc::clone(&target), credential.clone());
         let until = Instant::now() + ATTEMPT_LIMIT;
         let whole = async {
-            self.see_to_the_schema(&login).await?;
+            self.check_pooled_schema(&login).await?;
             attempt(login).await
         };
         let failure = match timeout_at(until, whole).await {

@@ -2,35 +2,47 @@
 //!
 //! The built-in pooler takes no startup options, and a setting of a session would end up with whoever gets
 //! that session next. What it does honour is what Postgres itself knows about the role: each connection of
-//! the pooler begins with it.
+//! the pooler begins with it. So the role has to have the path; a login only checks that.
 
 use crate::login::{Login, LoginFailure};
+use crate::sql::quote_ident;
 use crate::{Error, Lakebase};
 
 impl Lakebase {
-    /// Puts the configured schema first on the role's own search path in this database, once per process,
-    /// if the host is a pooled one. A path that somebody else has chosen for the role is left alone.
+    /// Checks that sessions behind a pooled host begin in the configured schema, until that was so once. Changes
+    /// nothing.
     #[cfg(feature = "tokio-postgres")]
-    pub(crate) async fn see_to_the_schema(&self, login: &Login) -> Result<(), LoginFailure> {
+    pub(crate) async fn check_pooled_schema(&self, login: &Login) -> Result<(), LoginFailure> {
         let (Some(schema), true) = (self.schema(), login.target.is_pooled()) else {
             return Ok(());
         };
         let done = self.path_of_role_is_set();
-        done.get_or_find(with_driver::see_to(schema, login)).await
+        done.get_or_find(with_driver::check(schema, login)).await
     }
 
-    /// Without a driver nothing can be done about it.
+    /// Without a driver it cannot be checked.
     #[cfg(not(feature = "tokio-postgres"))]
-    pub(crate) async fn see_to_the_schema(&self, login: &Login) -> Result<(), LoginFailure> {
+    pub(crate) async fn check_pooled_schema(&self, login: &Login) -> Result<(), LoginFailure> {
         match self.schema() {
-            Some(_) if login.target.is_pooled() => Err(LoginFailure::permanent(
-                Error::config("schema: a pooled host takes no search path").with_hint(
-                    "Set it on the role (ALTER ROLE .. SET search_path) and leave it out here",
-                ),
+            Some(schema) if login.target.is_pooled() => Err(LoginFailure::permanent(
+                Error::config("schema: a pooled host takes no search path").with_hint(format!(
+                    "Run {}, and leave the schema out here",
+                    set_search_path(login.target.user(), login.target.database(), schema)
+                )),
             )),
             _ => Ok(()),
         }
     }
+}
+
+/// The statement that puts a schema first on a role's search path.
+pub(crate) fn set_search_path(role: &str, database: &str, schema: &str) -> String {
+    format!(
+        "ALTER ROLE {} IN DATABASE {} SET search_path TO {}, public",
+        quote_ident(role),
+        quote_ident(database),
+        quote_ident(schema)
+    )
 }
 
 #[cfg(feature = "tokio-postgres")]
@@ -38,26 +50,21 @@ mod with_driver {
     use futures_util::future::{Either, select};
     use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-    use super::{Error, Login, LoginFailure};
-    use crate::sql::quote_ident;
+    use super::{Error, Login, LoginFailure, set_search_path};
 
-    /// Replicas that start together would change the same row at the same time. Held until the transaction
-    /// ends, which a pooler keeps in one session.
-    const BEGIN: &str = "BEGIN; SELECT pg_advisory_xact_lock(x'6c616b6573636865'::bigint)";
+    /// The path that the role has been given, in this database or else in all; and the present one.
+    const PATHS: &str = "SELECT ( \
+        SELECT pg_catalog.substr(setting, 13) \
+        FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) AS setting \
+        WHERE setrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+        AND setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
+            WHERE datname = pg_catalog.current_database())) \
+        AND setting LIKE 'search\\_path=%' ORDER BY setdatabase = 0 LIMIT 1), \
+        pg_catalog.current_setting('search_path')";
 
-    const PATHS: &str = "SELECT current_setting('search_path'), current_database(), \
-        (SELECT setdatabase <> 0 FROM role_paths LIMIT 1), (SELECT path FROM role_paths LIMIT 1)";
-
-    const ROLE_PATHS: &str = "WITH role_paths AS ( \
-        SELECT setdatabase, substr(setting, 13) AS path \
-        FROM pg_db_role_setting, unnest(setconfig) AS setting \
-        WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = current_user) \
-        AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
-        AND setting LIKE 'search\\_path=%' ORDER BY setdatabase = 0)";
-
-    pub(super) async fn see_to(schema: &str, login: &Login) -> Result<(), LoginFailure> {
+    pub(super) async fn check(schema: &str, login: &Login) -> Result<(), LoginFailure> {
         let (client, connection) = login.open().await?;
-        let work = std::pin::pin!(set(&client, schema, login));
+        let work = std::pin::pin!(check_on(&client, schema, login));
         match select(work, std::pin::pin!(connection)).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right((Err(error), _)) => Err(LoginFailure::transport(error)),
@@ -65,54 +72,37 @@ mod with_driver {
         }
     }
 
-    async fn set(client: &Client, schema: &str, login: &Login) -> Result<(), LoginFailure> {
-        ask(client, BEGIN).await?;
-        let Some(row) = ask(client, &format!("{ROLE_PATHS} {PATHS}")).await? else {
+    async fn check_on(client: &Client, schema: &str, login: &Login) -> Result<(), LoginFailure> {
+        let Some(row) = query(client, PATHS).await? else {
             return Err(LoginFailure::transport(
-                "Postgres did not answer a question",
+                "Postgres did not answer a query about the search path",
             ));
         };
-        let column = |index| row.get(index).unwrap_or_default();
-        let (here, database) = (column(0), quote_ident(column(1)));
-        match row.get(3) {
-            Some(path) if first_of(path).as_deref() == Some(schema) => {}
-            Some(path) => {
-                let within = match column(2) {
-                    "t" => format!(" IN DATABASE {database}"),
-                    _ => String::new(),
-                };
-                let role = login.target.user();
-                return Err(LoginFailure::permanent(
-                    Error::config(format!(
-                        "schema: the role {role:?} has the search path {path} of its own, and a pooled host takes no other"
-                    ))
-                    .with_hint(format!(
-                        "Give each application a role of its own; or, if nobody else uses that path, run: ALTER ROLE {}{within} RESET search_path",
-                        quote_ident(role)
-                    )),
-                ));
-            }
-            None => {
-                let schema = quote_ident(schema);
-                let change = format!(
-                    "ALTER ROLE CURRENT_USER IN DATABASE {database} SET search_path TO {schema}, public"
-                );
-                ask(client, &change).await?;
-                tracing::info!(target = %login.target, schema, "set the role's search path");
-            }
-        }
-        ask(client, "COMMIT").await?;
-        if first_of(here).as_deref() == Some(schema) {
+        if first_of(row.get(1).unwrap_or_default()).as_deref() == Some(schema) {
             return Ok(());
         }
-        // This session began before the change, and the pooler would hand it to us again.
-        let end = "SELECT pg_terminate_backend(pg_backend_pid())";
-        let ended = ask(client, end).await.err();
-        Err(ended.unwrap_or_else(|| LoginFailure::transport("a session with the old search path")))
+        let (role, database) = (login.target.user(), login.target.database());
+        let statement = set_search_path(role, database, schema);
+        let (what, hint) = match row.get(0) {
+            Some(path) if first_of(path).as_deref() == Some(schema) => (
+                format!("the pooler still has sessions that began before role {role:?} got its search path"),
+                "It replaces them as they get old (an hour at most, unless configured otherwise): try again then, or restart the compute".to_owned(),
+            ),
+            Some(path) => (
+                format!("the role {role:?} has the search path {path} of its own, and a pooled host takes no other"),
+                format!("Give each application a role of its own; or, if nobody else uses that path, run: {statement}"),
+            ),
+            None => (
+                format!("a pooled host takes no search path, and the role {role:?} has none of its own"),
+                format!("As that role or one that may alter it, run: {statement} (or `lakebase --schema '{schema}' grant '{role}' --search-path`)"),
+            ),
+        };
+        let error = Error::config(format!("schema {schema:?}: {what}"));
+        Err(LoginFailure::permanent(error.with_hint(hint)))
     }
 
-    /// Simple queries: a pooler may take prepared statements elsewhere.
-    async fn ask(client: &Client, sql: &str) -> Result<Option<SimpleQueryRow>, LoginFailure> {
+    /// A simple query: a pooler may take prepared statements elsewhere.
+    async fn query(client: &Client, sql: &str) -> Result<Option<SimpleQueryRow>, LoginFailure> {
         let answer = client.simple_query(sql).await.map_err(|error| {
             match error
                 .as_db_error()

@@ -32,7 +32,8 @@ use std::fmt;
 pub use privilege::{Access, FutureObjects, IdentityKind, Object, Privilege};
 
 use crate::Error;
-use crate::sql::{quote_ident, quote_literal};
+use crate::pooled_schema::set_search_path;
+use crate::sql::{check_name, quote_ident, quote_literal};
 
 /// Statements that make roles and give rights, in one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ use crate::sql::{quote_ident, quote_literal};
 pub struct Plan {
     database: String,
     statements: Vec<Statement>,
-    /// A name that Postgres would cut.
-    too_long: Option<String>,
+    /// Every name, and whether it is a role's.
+    names: Vec<(String, bool)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +51,6 @@ struct Statement {
     /// What is in a schema: objects of an extension are among it, which belong to nobody here.
     whole: Option<(FutureObjects, String)>,
 }
-
-/// Postgres cuts longer names in silence, and so would mean somebody else.
-const LONGEST_NAME: usize = 63;
 
 /// What every transaction of a plan begins with. Extensions go where everybody finds them, and nobody waits
 /// for ever behind a migration.
@@ -66,10 +64,11 @@ impl Plan {
     /// For a database; [`Lakebase::database`](crate::Lakebase::database) is the configured one. The plan
     /// has to be applied there.
     pub fn new(database: impl Into<String>) -> Self {
+        let database = database.into();
         Self {
-            database: database.into(),
+            names: vec![(database.clone(), false)],
+            database,
             statements: Vec::new(),
-            too_long: None,
         }
     }
 
@@ -78,7 +77,7 @@ impl Plan {
     /// that was made by plain `CREATE ROLE` and takes no tokens.
     pub fn create_role(self, identity: &str, kind: IdentityKind) -> Self {
         let literal = quote_literal(identity);
-        self.named([identity])
+        self.roles([identity])
             .add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
             .add(format!(
                 "SELECT databricks_create_role({literal}, '{}') \
@@ -90,7 +89,7 @@ impl Plan {
     /// A schema, of the one who applies the plan or of `owner` (whom one must be a member of).
     pub fn create_schema(self, schema: &str, owner: Option<&str>) -> Self {
         let authorization = owner.map(|owner| format!(" AUTHORIZATION {}", quote_ident(owner)));
-        self.named([schema]).named(owner).add(format!(
+        self.named([schema]).roles(owner).add(format!(
             "CREATE SCHEMA IF NOT EXISTS {}{}",
             quote_ident(schema),
             authorization.unwrap_or_default()
@@ -110,7 +109,7 @@ impl Plan {
         );
         let names = object.names();
         self.named(names)
-            .named([grantee])
+            .roles([grantee])
             .add_statement(sql, object.whole())
     }
 
@@ -128,7 +127,7 @@ impl Plan {
         if privileges.is_empty() {
             return self;
         }
-        let named = self.named([schema, grantee]).named(made_by);
+        let named = self.named([schema]).roles([grantee]).roles(made_by);
         let maker = made_by.map(|maker| format!("FOR ROLE {} ", quote_ident(maker)));
         named.add(format!(
             "ALTER DEFAULT PRIVILEGES {}IN SCHEMA {} GRANT {} ON {} TO {}",
@@ -142,7 +141,7 @@ impl Plan {
 
     /// Makes `member` a member of `role`: a common owner of schemas, for example.
     pub fn grant_role(self, role: &str, member: &str) -> Self {
-        self.named([role, member]).add(format!(
+        self.roles([role, member]).add(format!(
             "GRANT {} TO {}",
             quote_ident(role),
             quote_ident(member)
@@ -152,13 +151,9 @@ impl Plan {
     /// Everything that a kind of use needs, on what is there in a schema and on what `made_by` will make.
     pub fn allow(self, access: Access, schema: &str, made_by: Option<&str>, grantee: &str) -> Self {
         let schema_object = Object::Schema(schema.to_owned());
-        let mut plan = self;
-        let database = Object::Database(plan.database.clone());
-        plan = plan.grant(access.on_database(), &database, grantee).grant(
-            access.on_schema(),
-            &schema_object,
-            grantee,
-        );
+        let mut plan = self
+            .ensure_on_database(access.on_database(), grantee)
+            .grant(access.on_schema(), &schema_object, grantee);
         for (objects, privileges) in access.on_objects() {
             plan = plan
                 .grant(privileges, &objects.all_in(schema), grantee)
@@ -169,8 +164,37 @@ impl Plan {
 
     /// What a role needs that runs migrations: to connect, and to create schemas of its own.
     pub fn allow_to_deploy(self, grantee: &str) -> Self {
-        let database = Object::Database(self.database.clone());
-        self.grant(&[Privilege::Connect, Privilege::Create], &database, grantee)
+        self.ensure_on_database(&[Privilege::Connect, Privilege::Create], grantee)
+    }
+
+    /// Puts a schema first on the search path of a role in this database, for pooled hosts, which take no other.
+    /// Sessions that the pooler has open keep their path until it replaces them.
+    pub fn set_search_path(self, schema: &str, role: &str) -> Self {
+        let sql = set_search_path(role, &self.database, schema);
+        self.named([schema]).roles([role]).add(sql)
+    }
+
+    /// Grants what the role does not have already, by itself or as everybody: only the owner of the database may grant
+    /// that, and CONNECT is there by default.
+    fn ensure_on_database(self, privileges: &[Privilege], grantee: &str) -> Self {
+        let (database, role) = (quote_literal(&self.database), quote_literal(grantee));
+        let has = privileges
+            .iter()
+            .map(|privilege| format!("has_database_privilege({role}, {database}, '{privilege}')"));
+        let has: Vec<String> = has.collect();
+        let object = Object::Database(self.database.clone());
+        let body = format!(
+            "BEGIN IF NOT ({}) THEN GRANT {} ON {} TO {}; END IF; END",
+            has.join(" AND "),
+            privilege::list(privileges),
+            object.to_sql(),
+            quote_ident(grantee)
+        );
+        let body = match body.contains("$$") {
+            true => quote_literal(&body),
+            false => format!("$$ {body} $$"),
+        };
+        self.roles([grantee]).add(format!("DO {body}"))
     }
 
     /// The statements, in order, without semicolons.
@@ -180,25 +204,33 @@ impl Plan {
             .map(|statement| statement.sql.as_str())
     }
 
-    /// That no name is longer than Postgres takes them; [`apply`](Self::apply) checks it, too.
+    /// Checks the names: none is longer than the 63 bytes that Postgres keeps, and no role is `public`, which means
+    /// everybody. [`apply`](Self::apply) does so, too.
     ///
     /// # Errors
     ///
     /// [`Error::is_config`], with the name.
     pub fn check(&self) -> Result<(), Error> {
-        match &self.too_long {
-            Some(name) => Err(Error::config(format!(
-                "the name {name:?} is longer than the {LONGEST_NAME} bytes that Postgres takes"
-            ))),
-            None => Ok(()),
+        for (name, is_role) in &self.names {
+            if *is_role && name == "public" {
+                return Err(Error::config("role: \"public\" means every role of the database").with_hint(
+                    "Grant to a role or a group; if everybody is meant, run GRANT .. TO PUBLIC in SQL",
+                ));
+            }
+            check_name(if *is_role { "role" } else { "object" }, name)?;
         }
+        Ok(())
     }
 
     fn named<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut names = names.into_iter();
-        if let Some(name) = names.find(|name| name.len() > LONGEST_NAME) {
-            self.too_long.get_or_insert_with(|| name.to_owned());
-        }
+        let names = names.into_iter().map(|name| (name.to_owned(), false));
+        self.names.extend(names);
+        self
+    }
+
+    fn roles<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let names = names.into_iter().map(|name| (name.to_owned(), true));
+        self.names.extend(names);
         self
     }
 
@@ -255,7 +287,7 @@ SELECT databricks_create_role('o''neill@example.com', 'USER') WHERE NOT EXISTS (
 CREATE SCHEMA IF NOT EXISTS "a""b" AUTHORIZATION "c d";
 GRANT SELECT, UPDATE ON TABLE "a""b"."t;--" TO "x""; DROP ROLE y";
 ALTER DEFAULT PRIVILEGES FOR ROLE "m""" IN SCHEMA "a" GRANT EXECUTE ON FUNCTIONS TO "g";
-GRANT CONNECT, CREATE ON DATABASE "my db" TO "m";
+DO $$ BEGIN IF NOT (has_database_privilege('m', 'my db', 'CONNECT') AND has_database_privilege('m', 'my db', 'CREATE')) THEN GRANT CONNECT, CREATE ON DATABASE "my db" TO "m"; END IF; END $$;
 COMMIT;
 "#;
         assert_eq!(plan.to_string(), expected);
@@ -268,7 +300,7 @@ COMMIT;
         assert_eq!(
             statements,
             [
-                r#"GRANT CONNECT ON DATABASE "d" TO "app-role""#,
+                r#"DO $$ BEGIN IF NOT (has_database_privilege('app-role', 'd', 'CONNECT')) THEN GRANT CONNECT ON DATABASE "d" TO "app-role"; END IF; END $$"#,
                 r#"GRANT USAGE ON SCHEMA "app" TO "app-role""#,
                 r#"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "app" TO "app-role""#,
                 r#"ALTER DEFAULT PRIVILEGES FOR ROLE "migrator" IN SCHEMA "app" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "app-role""#,
@@ -298,6 +330,36 @@ COMMIT;
         }
         let fits = Plan::new("d").allow_to_deploy(&long[1..]);
         fits.check().expect("fits");
+    }
+
+    #[test]
+    fn a_role_that_means_everybody_is_refused() {
+        for plan in [
+            Plan::new("d").allow(Access::Read, "s", None, "public"),
+            Plan::new("d").allow(Access::Read, "s", Some("public"), "g"),
+            Plan::new("d").allow_to_deploy("public"),
+            Plan::new("d").grant_role("r", "public"),
+            Plan::new("d").set_search_path("s", "public"),
+        ] {
+            let error = plan.check().expect_err("everybody");
+            assert!(
+                error.is_config() && error.to_string().contains("every role"),
+                "{error}"
+            );
+        }
+        // A schema may have that name.
+        let plan = Plan::new("d").allow(Access::Read, "public", None, "g");
+        plan.check().expect("one role");
+    }
+
+    #[test]
+    fn a_statement_inside_a_statement_cannot_be_left() {
+        let plan = Plan::new("d").allow_to_deploy("x$$; DROP ROLE y; DO $$");
+        let sql = plan.statements().next().expect("one");
+        assert!(
+            sql.starts_with("DO 'BEGIN") && sql.ends_with("END'"),
+            "{sql}"
+        );
     }
 
     #[test]

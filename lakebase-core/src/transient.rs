@@ -1,17 +1,63 @@
 //! Whether repeating a transaction can help. Nothing here repeats one.
 
-/// Whether a statement that failed with this SQLSTATE may succeed if its whole transaction is repeated:
-/// the connection was lost (class 08), the server ended it, shut down or is starting (57P01, 57P02, 57P03,
-/// 57P05), the transaction lost against another one (40001, 40P01).
+/// The one table: SQLSTATE (or its class), and Postgres' English text for drivers that hand on nothing else. A class has
+/// no text of its own.
+const TRANSIENT: &[(&str, &str)] = &[
+    // The connection was lost.
+    ("08", ""),
+    // The session waited for too long inside a transaction, and was ended.
+    (
+        "25P03",
+        "terminating connection due to idle-in-transaction timeout",
+    ),
+    // The transaction lost against another one.
+    ("40001", "could not serialize access"),
+    ("40001", "canceling statement due to conflict with recovery"),
+    (
+        "40001",
+        "terminating connection due to conflict with recovery",
+    ),
+    ("40P01", "deadlock detected"),
+    // The server ended the session, restarts or starts.
+    (
+        "57P01",
+        "terminating connection due to administrator command",
+    ),
+    (
+        "57P02",
+        "terminating connection because of crash of another server process",
+    ),
+    ("57P03", "the database system is shutting down"),
+    ("57P03", "the database system is starting up"),
+    ("57P03", "the database system is in recovery mode"),
+    (
+        "57P03",
+        "the database system is not yet accepting connections",
+    ),
+    (
+        "57P05",
+        "terminating connection due to idle-session timeout",
+    ),
+];
+
+/// Returns whether a statement that failed with this SQLSTATE may succeed if its whole transaction is repeated on a new
+/// connection: the connection was lost (class 08), the server ended the session or restarts (25P03, 57P01, 57P02, 57P03,
+/// 57P05), or the transaction lost against another one (40001, 40P01).
 ///
 /// What failed is the connection or the timing, not the statement. But if it was the `COMMIT` whose
 /// answer was lost, the transaction may have happened: repeat only what may happen twice.
 pub fn is_transient_sqlstate(sqlstate: &str) -> bool {
-    sqlstate.starts_with("08")
-        || matches!(
-            sqlstate,
-            "40001" | "40P01" | "57P01" | "57P02" | "57P03" | "57P05"
-        )
+    TRANSIENT
+        .iter()
+        .any(|(known, _)| sqlstate.starts_with(known))
+}
+
+/// [`is_transient_sqlstate`] for drivers that hand on the text alone (diesel's). Postgres speaks English on the
+/// platform.
+pub fn is_transient_message(message: &str) -> bool {
+    TRANSIENT
+        .iter()
+        .any(|(_, text)| !text.is_empty() && message.contains(text))
 }
 
 /// The same for an error of tokio-postgres: by its SQLSTATE, or because the connection was lost.
@@ -59,6 +105,9 @@ mod tests {
             ("40P01", true),
             ("57P01", true),
             ("57P03", true),
+            ("57P05", true),
+            ("25P03", true),
+            ("25P02", false),
             ("57P04", false),
             ("57014", false),
             ("40002", false),

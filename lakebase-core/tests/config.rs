@@ -599,3 +599,46 @@ fn a_password_that_is_not_encoded_is_told_how_to_encode_it() {
         );
     }
 }
+
+#[test]
+fn a_name_that_postgres_would_cut_or_read_as_several_is_refused_where_it_is_configured() {
+    const LONG: &str = "a_name_that_is_so_long_that_postgres_would_cut_off_its_end_and_x";
+    assert_eq!(LONG.len(), 64);
+    for variable in ["LAKEBASE_SCHEMA", "PGDATABASE", "PGUSER"] {
+        let error = refused(apps_with(&[(variable, LONG)]));
+        assert!(
+            error.contains(variable) && error.contains("64 bytes"),
+            "{error}"
+        );
+        let fits = Config::from_vars(apps_with(&[(variable, &LONG[1..])]));
+        fits.unwrap_or_else(|error| panic!("{variable}: {error}"));
+    }
+    for (schema, word) in [
+        ("app,public", "list"),
+        ("\"app\", public", "list"),
+        ("\"app\"", "bare name"),
+        ("\"$user\"", "bare name"),
+        ("$user", "each role"),
+        ("pg_catalog", "own schemas"),
+    ] {
+        let error = refused(apps_with(&[("LAKEBASE_SCHEMA", schema)]));
+        assert!(
+            error.contains("LAKEBASE_SCHEMA") && error.contains(word),
+            "{error}"
+        );
+    }
+    for url in ["schema=app%2Cpublic", "dbname="] {
+        let url = format!("postgresql://me:secret@db.example.com/?{url}{LONG}");
+        let error = Config::from_url(&url).expect_err("not a name");
+        assert!(
+            error.is_config() && !error.to_string().contains("secret"),
+            "{error}"
+        );
+    }
+    let error = Config::builder()
+        .vars(APPS.iter().copied())
+        .schema(" ")
+        .build();
+    let error = error.expect_err("no name").to_string();
+    assert!(error.contains("schema"), "{error}");
+}

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
-use lakebase_core::{Clock as _, SystemClock};
+use diesel::result::Error;
+use lakebase_core::{Clock as _, SystemClock, Target};
 
 use crate::is_transient;
 
@@ -40,14 +41,18 @@ pub(crate) struct Activity {
     /// The last statement failed in a way that may have taken the connection along, though nothing on
     /// this side has noticed yet.
     doubtful: bool,
+    /// The schema that the configuration puts first on the search path, quoted.
+    schema: Option<String>,
     default: Option<Box<dyn Instrumentation>>,
 }
 
 impl Activity {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(target: &Target) -> Self {
+        let path = target.search_path();
         Self {
             last: Moment::now(),
             doubtful: false,
+            schema: path.and_then(|path| Some(path.strip_suffix(",public")?.to_owned())),
             default: get_default_instrumentation(),
         }
     }
@@ -60,6 +65,21 @@ impl Activity {
     }
 }
 
+impl Activity {
+    /// Postgres skips a schema that is missing and names the next one on the search path: diesel's own migration
+    /// harness, for one, has nothing else to say.
+    fn explain(&self, error: &Error) {
+        let (Error::DatabaseError(_, information), Some(schema)) = (error, &self.schema) else {
+            return;
+        };
+        if information.message() == "permission denied for schema public" {
+            tracing::warn!(
+                "permission denied for schema public: does the configured schema {schema} exist, with USAGE for this role? Create it (CREATE SCHEMA {schema}), or run the migrations with lakebase_diesel::migrations and `create_schema(true)`"
+            );
+        }
+    }
+}
+
 impl Instrumentation for Activity {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         match event {
@@ -69,7 +89,10 @@ impl Instrumentation for Activity {
             }
             InstrumentationEvent::FinishQuery {
                 error: Some(error), ..
-            } => self.doubtful |= is_transient(error),
+            } => {
+                self.doubtful |= is_transient(error);
+                self.explain(error);
+            }
             _ => {}
         }
         if let Some(default) = &mut self.default {

@@ -160,6 +160,10 @@ impl fmt::Debug for Builder {
 
 /// A bb8 pool of diesel-async connections to one Lakebase. Cheap to clone.
 ///
+/// It belongs to the tokio runtime on which it opens connections. If that ends while a connection is being opened, bb8
+/// waits for the connection for ever, and a pool that is kept in a `static` may never open another one: make a pool for
+/// each runtime. [`get`](Self::get)'s error says so.
+///
 /// Dereferences to diesel-async's own pool type, for functions that take that one.
 #[derive(Clone)]
 pub struct Pool {
@@ -206,6 +210,18 @@ impl Pool {
         self.lakebase.last_failure()
     }
 
+    /// No connection, none failed, and the time is longer than a login may take: whoever was opening one is gone.
+    fn lost_runtime(&self, began: Instant) -> Option<Error> {
+        let is_lost = self.inner.state().connections == 0
+            && began.elapsed() >= self.lakebase.connect_timeout();
+        is_lost.then(|| {
+            Error::provider(
+                "the pool opens no connection, and no login has failed: it was opening its connections on a tokio runtime that has ended, and bb8 waits for those for ever. Make the pool anew on this runtime; do not share one in a static between runtimes",
+                false,
+            )
+        })
+    }
+
     /// Waits for the pool, or for the news that a login failed for good.
     async fn wait<T>(&self, get: impl Future<Output = Result<T, RunError>>) -> Result<T, Failure> {
         let began = Instant::now();
@@ -218,7 +234,9 @@ impl Pool {
                 result = &mut get => return result.map_err(|error| {
                     let cause = || heard.or_else(|| self.lakebase.last_failure_since(began));
                     match error {
-                        RunError::TimedOut => cause().map_or(Failure::Host(error), Failure::Cause),
+                        RunError::TimedOut => cause()
+                            .or_else(|| self.lost_runtime(began))
+                            .map_or(Failure::Host(error), Failure::Cause),
                         error => Failure::Host(error),
                     }
                 }),

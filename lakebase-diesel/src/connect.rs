@@ -36,7 +36,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
                 connection.set_prepared_statement_cache_size(CacheSize::Disabled);
             }
             #[cfg(any(feature = "bb8", feature = "deadpool", feature = "blocking"))]
-            connection.set_instrumentation(Activity::new());
+            connection.set_instrumentation(Activity::new(&login.target));
             Ok(connection)
         })
         .await

@@ -51,7 +51,7 @@ impl Libpq {
         if target.is_pooled() {
             connection.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        connection.set_instrumentation(Activity::new());
+        connection.set_instrumentation(Activity::new(target));
         Ok(connection)
     }
 

@@ -3,17 +3,6 @@
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error};
 
-/// Texts of Postgres for errors whose SQLSTATE diesel does not hand on. (Lakebase speaks English.)
-const TEXTS: &[&str] = &[
-    "could not serialize access",
-    "deadlock detected",
-    "terminating connection due to",
-    "the database system is shutting down",
-    "the database system is starting up",
-    "the database system is in recovery mode",
-    "conflict with recovery",
-];
-
 /// What a driver says of statements that it could not send for reasons of their own.
 const OWN_FAULTS: &[&str] = &[
     "error serializing",
@@ -55,7 +44,7 @@ pub fn is_transient(error: &Error) -> bool {
                 DatabaseErrorKind::UnableToSendCommand => {
                     !OWN_FAULTS.iter().any(|fault| text.starts_with(fault))
                 }
-                _ => TEXTS.iter().any(|known| text.contains(known)),
+                _ => lakebase_core::is_transient_message(text),
             }
         }
         // The connection broke in the middle, and with it what diesel knew of the transaction.
@@ -97,6 +86,11 @@ mod tests {
             (
                 Unknown,
                 "terminating connection due to administrator command",
+                true,
+            ),
+            (
+                Unknown,
+                "terminating connection due to idle-in-transaction timeout",
                 true,
             ),
             (Unknown, "relation \"x\" does not exist", false),

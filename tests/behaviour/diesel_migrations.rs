@@ -590,3 +590,47 @@ async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
         assert!(error.contains("schema") && error.contains(part), "{error}");
     }
 }
+
+/// Of diesel's own harness, whose errors are not ours, the log has the explanation.
+#[tokio::test]
+async fn a_statement_that_ends_up_in_public_for_want_of_the_schema_is_explained_in_the_log() {
+    let local = local().await;
+    let (id, secret) = local.add_service_principal();
+    local.create_role(&id).await.expect("a role");
+    let changes = [
+        ("DATABRICKS_CLIENT_ID", id.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", &secret),
+        ("PGUSER", &id),
+        ("LAKEBASE_SCHEMA", "app"),
+    ];
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let pool = lakebase_diesel::bb8::connect(&lakebase_with(&local, &changes)).await;
+    let pool = pool.expect("a pool");
+    let mut connection = pool.get().await.expect("a connection");
+    let create = diesel::sql_query("CREATE TABLE books (id int)");
+    let error = diesel_async::RunQueryDsl::execute(create, &mut *connection).await;
+    assert!(error.is_err());
+    let log = log.0.lock().expect("not poisoned").clone();
+    let log = String::from_utf8(log).expect("text");
+    assert!(log.contains("CREATE SCHEMA \"app\""), "{log}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0
+            .lock()
+            .expect("not poisoned")
+            .extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -211,3 +211,73 @@ async fn a_pool_tells_whether_a_connection_may_be_had_later() {
     let error = soon(pool.get()).await.map(drop).expect_err("no such role");
     assert!(!lakebase_diesel::bb8::is_transient(&error), "{error:?}");
 }
+
+#[tokio::test]
+async fn every_driver_gives_the_same_answer_for_the_same_sqlstate() {
+    let local = local().await;
+    let lakebase = lakebase(&local);
+    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
+    tokio::spawn(connection);
+    let mut diesel = diesel_connection(&local).await;
+    let sea_orm = lakebase_seaorm::connect(&lakebase)
+        .await
+        .expect("connected");
+    for (sqlstate, message, expected) in [
+        (
+            "25P03",
+            "terminating connection due to idle-in-transaction timeout",
+            true,
+        ),
+        (
+            "57P05",
+            "terminating connection due to idle-session timeout",
+            true,
+        ),
+        (
+            "57P01",
+            "terminating connection due to administrator command",
+            true,
+        ),
+        (
+            "57P02",
+            "terminating connection because of crash of another server process",
+            true,
+        ),
+        (
+            "57P03",
+            "the database system is not yet accepting connections",
+            true,
+        ),
+        (
+            "40001",
+            "could not serialize access due to concurrent update",
+            true,
+        ),
+        ("40P01", "deadlock detected", true),
+        (
+            "57P04",
+            "terminating connection because the database was dropped",
+            false,
+        ),
+        (
+            "25P04",
+            "terminating connection due to transaction timeout",
+            false,
+        ),
+        (
+            "57014",
+            "canceling statement due to statement timeout",
+            false,
+        ),
+        ("25P02", "current transaction is aborted", false),
+    ] {
+        let sql =
+            format!("DO $$ BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = '{sqlstate}'; END $$");
+        let error = client.batch_execute(&sql).await.expect_err(sqlstate);
+        assert_eq!(lakebase_core::is_transient(&error), expected, "{error:?}");
+        let error = run(&mut diesel, &sql).await.expect_err(sqlstate);
+        assert_eq!(lakebase_diesel::is_transient(&error), expected, "{error:?}");
+        let error = sea_orm.execute_unprepared(&sql).await.expect_err(sqlstate);
+        assert_eq!(lakebase_seaorm::is_transient(&error), expected, "{error:?}");
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use diesel_async::RunQueryDsl as _;
 use lakebase_core::Lakebase;
+use lakebase_local::{Cut, Wake};
 use lakebase_tests::{PATIENCE, lakebase, local};
 use sea_orm::ConnectionTrait as _;
 use tokio::runtime::Runtime;
@@ -113,4 +114,34 @@ fn a_seaorm_connection_leaves_no_task_dropped_or_closed() {
             }
         });
     }
+}
+
+/// bb8 keeps count of connections that it was opening, and nobody takes them off the count.
+#[test]
+fn a_bb8_pool_whose_runtime_ended_while_it_opened_a_connection_says_so() {
+    let (servers, first, second) = (runtime(), runtime(), runtime());
+    let local = servers.block_on(local());
+    let changes = [("PGCONNECT_TIMEOUT", "2")];
+    let lakebase = lakebase_tests::lakebase_with(&local, &changes);
+    let wake = Duration::from_secs(1000);
+    let suspended = local.suspend(Cut::Message, wake, Wake::SlowAccept);
+    servers.block_on(suspended).expect("suspended");
+    let pool = first.block_on(async {
+        let pool = lakebase_diesel::bb8::Builder::new()
+            .max_size(1)
+            .build_lazy(&lakebase);
+        lakebase.credential().await.expect("a credential");
+        let waiting = tokio::time::timeout(Duration::from_millis(200), pool.get());
+        assert!(waiting.await.is_err(), "it is under way");
+        pool.clone()
+    });
+    first.shutdown_background();
+    servers.block_on(local.stop());
+    let error = second
+        .block_on(pool.get())
+        .map(drop)
+        .expect_err("nobody opens it");
+    let text = error.to_string();
+    assert!(text.contains("runtime that has ended"), "{text}");
+    assert!(!lakebase_diesel::bb8::is_transient(&error), "{text}");
 }

@@ -504,3 +504,68 @@ async fn other_databases_have_it_as_well() {
             .expect("a schema");
     }
 }
+
+#[tokio::test]
+async fn a_role_that_has_a_privilege_on_the_database_need_not_be_granted_it_again() {
+    let local = local().await;
+    let owner = owner(&local);
+    let (id, newcomer) = newcomer(&local);
+    let (deployer_id, deployer) = self::newcomer(&local);
+    plan(&owner)
+        .create_role(&id, IdentityKind::ServicePrincipal)
+        .create_role(&deployer_id, IdentityKind::ServicePrincipal)
+        .allow_to_deploy(&deployer_id)
+        .apply(&owner)
+        .await
+        .expect("applied");
+    deploy(&connect(&deployer).await).await;
+    // It owns the schema, and not the database.
+    let access = plan(&deployer).allow(Access::Write, "app", None, &id);
+    soon(access.apply(&deployer)).await.expect("applied");
+    let insert = "INSERT INTO app.orders (item) VALUES ('a')";
+    connect(&newcomer)
+        .await
+        .batch_execute(insert)
+        .await
+        .expect("a row");
+
+    // Where it is really missing, the error says so.
+    let sql = "DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$";
+    local.sql(sql).await.expect("revoked");
+    let error = refusal(access, &deployer).await;
+    assert_eq!(error.sqlstate(), Some("42501"), "{error}");
+    assert!(error.to_string().contains("GRANT CONNECT"), "{error}");
+}
+
+#[tokio::test]
+async fn a_rejected_login_to_a_database_made_by_hand_names_the_extension() {
+    let local = local().await;
+    let boss = connect(&owner(&local)).await;
+    boss.batch_execute("CREATE DATABASE second")
+        .await
+        .expect("a database");
+    let (plain, secret) = local.add_service_principal();
+    local
+        .sql(&format!("CREATE ROLE \"{plain}\" LOGIN"))
+        .await
+        .expect("a role");
+    let login = async |database: &str| {
+        let changes = [
+            ("DATABRICKS_CLIENT_ID", plain.as_str()),
+            ("DATABRICKS_CLIENT_SECRET", &secret),
+            ("PGUSER", &plain),
+            ("PGDATABASE", database),
+        ];
+        let outcome = soon(lakebase_with(&local, &changes).connect()).await;
+        outcome.map(drop).expect_err("rejected").to_string()
+    };
+    let text = login("second").await;
+    for part in [
+        "CREATE DATABASE",
+        "CREATE EXTENSION IF NOT EXISTS databricks_auth",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let text = login("databricks_postgres").await;
+    assert!(!text.contains("CREATE DATABASE"), "{text}");
+}

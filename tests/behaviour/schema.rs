@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use lakebase_core::roles::Plan;
 use lakebase_core::{Config, Lakebase, TlsMode};
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
@@ -64,11 +65,31 @@ async fn it_leads_the_search_path_of_every_connection() {
     .await;
 }
 
+const NO_SETTING: &str = "DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM pg_db_role_setting \
+    WHERE setrole = 'native'::regrole), 'settings'; END $$";
+
 /// Not through SeaORM: its driver cannot connect to an address under another name, and nothing resolves
 /// the name of the local pooler.
 #[tokio::test]
-async fn a_pooled_host_takes_no_search_path_so_the_role_has_it() {
+async fn a_login_to_a_pooled_host_changes_nothing_and_names_the_statement_that_the_role_needs() {
     let local = with_schema().await;
+    let error = soon(pooled(&local, "Shop One").connect()).await;
+    let error = error.map(drop).expect_err("no path");
+    assert!(error.is_config(), "{error}");
+    local.sql(NO_SETTING).await.expect("no setting");
+    let statement = "ALTER ROLE \"native\" IN DATABASE \"databricks_postgres\" \
+                     SET search_path TO \"Shop One\", public";
+    let text = error.to_string();
+    assert!(
+        text.contains(statement) && text.contains("--search-path"),
+        "{text}"
+    );
+
+    // The role itself may run it, past the pooler.
+    let direct = pooled(&local, "").direct();
+    let (client, connection) = direct.connect().await.expect("a login");
+    tokio::spawn(connection);
+    client.batch_execute(statement).await.expect("allowed");
     for adapter in ADAPTERS
         .into_iter()
         .filter(|&adapter| adapter != Adapter::SeaOrm)
@@ -79,26 +100,17 @@ async fn a_pooled_host_takes_no_search_path_so_the_role_has_it() {
             .expect("an application");
         soon(app.run(IN_IT)).await.expect("in the schema");
     }
-    // It was set once and found there afterwards; in this database only.
-    let settings = "DO $$ BEGIN ASSERT (SELECT array_agg(setconfig::text) FROM pg_db_role_setting \
-        WHERE setrole = 'native'::regrole AND setdatabase <> 0) \
-        = ARRAY['{\"search_path=\\\"Shop One\\\", public\"}'], 'settings'; END $$";
-    local.sql(settings).await.expect("the setting");
 }
 
 #[tokio::test]
-async fn replicas_that_start_together_set_it_once() {
+async fn a_plan_gives_the_role_the_path_that_a_pooled_host_needs() {
     let local = with_schema().await;
-    let apps = (0..16).map(|_| async {
-        let lakebase = pooled(&local, "Shop One");
-        App::start(Adapter::DieselBb8, &lakebase)
-            .await?
-            .run(IN_IT)
-            .await
-    });
-    for outcome in soon(futures_util::future::join_all(apps)).await {
-        outcome.expect("in the schema");
-    }
+    let direct = pooled(&local, "").direct();
+    let plan = Plan::new(direct.database()).set_search_path("Shop One", "native");
+    plan.apply(&direct).await.expect("applied");
+    let app = App::start(Adapter::TokioPostgres, &pooled(&local, "Shop One")).await;
+    let app = app.expect("an application");
+    soon(app.run(IN_IT)).await.expect("in the schema");
 }
 
 #[tokio::test]
@@ -112,7 +124,7 @@ async fn a_role_that_has_another_path_keeps_it_and_the_login_says_so() {
     let error = soon(lakebase.connect())
         .await
         .map(drop)
-        .expect_err("refused");
+        .expect_err("rejected");
     assert!(error.is_config(), "{error}");
     for word in ["schema", "\"native\"", "other, public", "role of its own"] {
         assert!(error.to_string().contains(word), "{word}: {error}");
@@ -135,9 +147,7 @@ async fn without_one_a_pooled_host_is_left_alone() {
     App::start(Adapter::TokioPostgres, &lakebase)
         .await
         .expect("an application");
-    let nothing = "DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM pg_db_role_setting \
-        WHERE setrole = 'native'::regrole), 'settings'; END $$";
-    local.sql(nothing).await.expect("no setting");
+    local.sql(NO_SETTING).await.expect("no setting");
     drop(self::lakebase(&local));
 }
 
@@ -224,7 +234,7 @@ impl PgBouncer {
 }
 
 #[tokio::test]
-async fn behind_a_real_pgbouncer_even_sessions_from_before_do_not_lead_elsewhere() {
+async fn behind_a_real_pgbouncer_sessions_from_before_are_told_and_do_not_lead_elsewhere() {
     let local = with_schema().await;
     let Some(bouncer) = PgBouncer::start(&local).await else {
         return;
@@ -241,6 +251,20 @@ async fn behind_a_real_pgbouncer_even_sessions_from_before_do_not_lead_elsewhere
     soon(futures_util::future::try_join_all(busy))
         .await
         .expect("sessions");
+    let path = "ALTER ROLE native SET search_path = \"Shop One\", public";
+    local.sql(path).await.expect("a path");
+    let error = soon(bouncer.lakebase(Some("Shop One")).connect()).await;
+    let error = error.map(drop).expect_err("an old session");
+    assert!(
+        error.is_config() && error.to_string().contains("began before"),
+        "{error}"
+    );
+    drop(clients);
+    drop(bouncer);
+
+    let Some(bouncer) = PgBouncer::start(&local).await else {
+        return;
+    };
     for adapter in ADAPTERS
         .into_iter()
         .filter(|&adapter| adapter != Adapter::SeaOrm)

@@ -16,6 +16,7 @@ use crate::clock::{SystemClock, Watch};
 use crate::compute::Compute;
 use crate::endpoint::{direct_host, is_host_name, is_loopback, is_pooled_host};
 use crate::provider::SharedProvider;
+use crate::sql;
 use crate::tls::Roots;
 use crate::{Claim, Error, HostKind};
 
@@ -63,6 +64,12 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
     let names = [&raw.user, &raw.database, &raw.schema, &raw.application_name];
     for setting in names.into_iter().flatten() {
         setting.no_url()?;
+    }
+    for setting in [&raw.user, &raw.database].into_iter().flatten() {
+        sql::check_name(&setting.from, &setting.value)?;
+    }
+    if let Some(schema) = &raw.schema {
+        sql::check_schema(&schema.from, &schema.value)?;
     }
 
     let compute = compute(&raw)?;

@@ -102,10 +102,11 @@ impl ConfigBuilder {
         /// Schema that comes first in the search path of every connection, before `public`. An
         /// app's service principal has no rights on `public`, so its tables live elsewhere.
         ///
-        /// A pooled host takes no search path. There the first login of a process puts it on the role
-        /// itself, in this database (`ALTER ROLE .. IN DATABASE .. SET`), where it stays; unless the role
-        /// has another one already, which is an error. Connections that the pooler had open before keep
-        /// theirs until it replaces them.
+        /// It is one name, written bare, of at most 63 bytes.
+        ///
+        /// A pooled host takes no search path. There the role itself must have it in this database
+        /// (`ALTER ROLE .. IN DATABASE .. SET search_path`, or `lakebase grant --search-path`); a login only checks
+        /// that, and its error has the statement.
         schema => schema,
         /// Name of a Provisioned instance, instead of an endpoint.
         instance => instance,
