@@ -398,7 +398,7 @@ async fn what_a_migration_leaves_in_its_session_ends_with_it() {
                 "CREATE TABLE books (id int); INSERT INTO books VALUES (1); SELECT pg_sleep(0.2)";
             let library = folder(&[
                 (BOOKS, left_behind, left_behind),
-                (AUTHORS, &next, "DROP TABLE books"),
+                (AUTHORS, next, "DROP TABLE books"),
             ]);
             let metadata = library.path().join(BOOKS).join("metadata.toml");
             let metadata_text = format!("run_in_transaction = {in_transaction}");

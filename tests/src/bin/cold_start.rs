@@ -48,9 +48,19 @@ async fn main() {
     let found = measure(&local, &found).await;
     row("access token, endpoint only: mint", found, DELAY, login);
     let all = measure(&local, &[]).await;
-    row("service principal, all set: discovery, token, mint", all, 3 * DELAY, login);
+    row(
+        "service principal, all set: discovery, token, mint",
+        all,
+        3 * DELAY,
+        login,
+    );
     let bare = measure(&local, &bare).await;
-    row("service principal, endpoint only: the same", bare, 3 * DELAY, login);
+    row(
+        "service principal, endpoint only: the same",
+        bare,
+        3 * DELAY,
+        login,
+    );
 }
 
 async fn measure(local: &LocalLakebase, changes: &[(&str, &str)]) -> Duration {
