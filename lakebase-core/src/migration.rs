@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use crate::error::Kind;
+use crate::foreign::clean_text;
 use crate::sql::{self, database_error, quote_ident};
 use crate::{Connection, Error, Lakebase, MIGRATION_LOCK};
 
@@ -133,7 +134,8 @@ impl MigrationSession {
     ) -> Result<MigrationLock, Error> {
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::warn!(%error, "lost the session of the migration lock");
+                let error = clean_text(&error.to_string());
+                tracing::warn!(error, "lost the session of the migration lock");
             }
         });
         // Not there on a Postgres older than what the platform has.

@@ -83,7 +83,7 @@ pub(crate) fn database_error(what: impl Into<String>, error: tokio_postgres::Err
     };
     match error.into_source() {
         // Without the driver's own words before it.
-        Some(source) => failed.with_source(source),
+        Some(source) => failed.caused_by(&*source, &[]),
         None => failed,
     }
 }

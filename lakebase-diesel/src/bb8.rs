@@ -14,7 +14,7 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
-use lakebase_core::{Error, Lakebase};
+use lakebase_core::{Error, Lakebase, clean_text};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -315,7 +315,8 @@ impl bb8::ErrorSink<PoolError> for Failures {
                 DatabaseErrorKind::ClosedConnection,
                 _,
             )) => {
-                tracing::debug!(%error, "dropped an idle connection");
+                let error = clean_text(&error.to_string());
+                tracing::debug!(error, "dropped an idle connection");
                 return;
             }
             // A connection customizer of the application failed.

@@ -8,7 +8,7 @@ use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use lakebase_core::{Error, Lakebase};
+use lakebase_core::{Error, Lakebase, clean_text};
 
 use crate::activity::Activity;
 use crate::connect::{connect, connection_error};
@@ -83,7 +83,7 @@ async fn check(suspicion: &Suspicion, connection: &mut AsyncPgConnection) -> Que
     }
     match ping(connection).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(closed(&error.to_string())),
+        Ok(Err(error)) => Err(closed(&clean_text(&error.to_string()))),
         Err(_) => {
             last.inspect(|last| suspicion.note(*last));
             Err(unanswered())

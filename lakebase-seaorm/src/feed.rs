@@ -6,7 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use lakebase_core::{Credential, CredentialUpdates, Lakebase, Login, LoginFailure, Target};
+use lakebase_core::{
+    Credential, CredentialUpdates, Lakebase, Login, LoginFailure, Target, clean_text,
+};
 use sea_orm::{ConnAcquireErr, DbErr};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
@@ -166,7 +168,10 @@ impl Feed {
         if !is_login_failure(&error) {
             return Err(error);
         }
-        tracing::debug!(%error, "a login of the pool failed");
+        tracing::debug!(
+            error = clean_text(&error.to_string()),
+            "a login of the pool failed"
+        );
         self.log_in(epoch).await
     }
 

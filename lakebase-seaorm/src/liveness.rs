@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use lakebase_core::{Clock as _, SystemClock};
+use lakebase_core::{Clock as _, SystemClock, clean_text};
 use sea_orm::ConnectOptions;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Error, PgPool};
@@ -105,7 +105,8 @@ pub(crate) fn watch(options: &mut ConnectOptions) {
             }
             let look = glance(connection).await;
             if let Err(error) = &look {
-                tracing::debug!(%error, "dropped an idle connection");
+                let error = clean_text(&error.to_string());
+                tracing::debug!(error, "dropped an idle connection");
             }
             Ok(look.is_ok())
         })

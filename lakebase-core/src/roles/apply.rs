@@ -92,7 +92,7 @@ impl Plan {
                         return Err(Error::new(Kind::Database, refused_text(sql))
                             .with_sqlstate(Some("42501"))
                             .with_hint("Only the owner, or who has it WITH GRANT OPTION, may give a right on")
-                            .with_source(notice));
+                            .caused_by(&notice, &[]));
                     }
                 }
             }
@@ -103,7 +103,7 @@ impl Plan {
                 );
                 lost.with_sqlstate(error.code().map(SqlState::code))
                     .with_transient(crate::is_transient(&error))
-                    .with_source(error)
+                    .caused_by(&error, &[])
             })
         };
         let (outcome, lost) = tokio::join!(work, listen);

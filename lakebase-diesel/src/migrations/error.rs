@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use lakebase_core::{Error, advice};
+use lakebase_core::{Error, advice, clean_text};
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 /// Migrations could not be run: says which one, and where in it.
@@ -113,8 +113,8 @@ impl MigrationError {
     /// The cause alone, in Postgres's words if it is that.
     pub(super) fn message(&self) -> String {
         match (self.refusal(), &self.source) {
-            (Some(db), _) => db.message().to_owned(),
-            (None, Some(source)) => source.to_string(),
+            (Some(db), _) => clean_text(db.message()),
+            (None, Some(source)) => clean_text(&source.to_string()),
             (None, None) => self.to_string(),
         }
     }
@@ -190,12 +190,12 @@ impl fmt::Display for MigrationError {
         let Some(db) = self.refusal() else {
             let mut cause: Option<&dyn StdError> = Some(&**source);
             while let Some(error) = cause {
-                write!(f, ": {error}")?;
+                write!(f, ": {}", clean_text(&error.to_string()))?;
                 cause = error.source();
             }
             return Ok(());
         };
-        write!(f, ": {}", db.message())?;
+        write!(f, ": {}", clean_text(db.message()))?;
         match advice(db.code().code(), db.message()) {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),

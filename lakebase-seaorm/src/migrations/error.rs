@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use lakebase_core::{Error, advice};
+use lakebase_core::{Error, advice, clean_text};
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
@@ -97,7 +97,7 @@ impl fmt::Display for MigrationError {
             (None, DbErr::Migration(text)) => text.clone(),
             (None, source) => source.to_string(),
         };
-        write!(f, ": {message}")?;
+        write!(f, ": {}", clean_text(&message))?;
         match advice(&self.sqlstate().unwrap_or_default(), &message) {
             Some(advice) => write!(f, ". {advice}"),
             None => Ok(()),
