@@ -291,16 +291,16 @@ async fn log_in(lakebase: &Lakebase, world: &World) -> Result<(), Error> {
 async fn call(lakebase: Lakebase, world: World, mut random: Random) {
     loop {
         sleep(random.between(Duration::from_secs(1), 10 * MINUTE)).await;
-        let (before, good) = {
+        let (before, good, disturbances) = {
             let state = world.lock();
             let good = !state.is_login_faulty() && state.holds_good_token(3 * SECOND);
-            (state.now(), good)
+            (state.now(), good, state.disturbances)
         };
         let outcome = log_in(&lakebase, &world).await;
         let mut state = world.lock();
         // An outage of the workspace is nobody's while a token is good.
         let took = state.now() - before;
-        if good && !state.is_login_faulty() && state.holds_good_token(2 * SECOND) {
+        if good && state.disturbances == disturbances {
             match &outcome {
                 Err(error) => state.blame(format!("a login failed with a good token: {error}")),
                 Ok(()) if took > SECOND => state.blame(format!("a login took {took:?}")),
