@@ -77,6 +77,7 @@ async fn a_native_password_needs_no_workspace() {
         ("DATABRICKS_HOST", ""),
         ("DATABRICKS_CLIENT_ID", ""),
         ("DATABRICKS_CLIENT_SECRET", ""),
+        ("LAKEBASE_SCHEMA", "native"),
     ];
     let ran = doctor("native_password", &local, &changes).await;
     assert_eq!(ran.code, Some(0));

@@ -318,7 +318,8 @@ async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently()
     for run in soon(join_all(replicas)).await {
         run.expect("no panic").expect("migrated");
     }
-    let is_valid = "SELECT 1 / indisvalid::int FROM pg_index WHERE indexrelid = 'by_id'::regclass";
+    let is_valid =
+        "SELECT 1 / indisvalid::int FROM pg_index WHERE indexrelid = 'mine.by_id'::regclass";
     local.sql(is_valid).await.expect("it is whole");
 }
 
