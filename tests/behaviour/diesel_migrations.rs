@@ -592,6 +592,36 @@ async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_the_platforms_privileges_migrates_as_the_swap_table_says() {
+    let local = local().await;
+    let (id, secret) = local.add_service_principal();
+    local.create_role(&id).await.expect("a role");
+    let grant = format!(
+        "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO %I', current_database(), '{id}'); END $$"
+    );
+    local.sql(&grant).await.expect("granted");
+    let changes = [
+        ("DATABRICKS_CLIENT_ID", id.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", &secret),
+        ("PGUSER", &id),
+        ("LAKEBASE_SCHEMA", "app"),
+    ];
+    let lakebase = lakebase_with(&local, &changes);
+    let migrations = Migrations::new(&lakebase).create_schema(true);
+    let ran = migrations.run(read(&library())).await.expect("migrated");
+    assert_eq!(ran.len(), 2);
+    let again = run_pending(&lakebase, read(&library())).await;
+    assert!(again.expect("a list").is_empty());
+    let harness = tokio::task::spawn_blocking(move || {
+        let mut connection = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
+        let reverted = connection.revert_last_migration(read(&library())).is_ok();
+        reverted && connection.run_pending_migrations(read(&library())).is_ok()
+    });
+    assert!(harness.await.expect("no panic"), "diesel's own");
+    assert!(exists(&local, "app.authors").await);
+}
+
 /// Of diesel's own harness, whose errors are not ours, the log has the explanation.
 #[tokio::test]
 async fn a_statement_that_ends_up_in_public_for_want_of_the_schema_is_explained_in_the_log() {

@@ -281,3 +281,33 @@ async fn every_driver_gives_the_same_answer_for_the_same_sqlstate() {
         assert_eq!(lakebase_seaorm::is_transient(&error), expected, "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_prepared_statement_whose_columns_change_fails_until_the_connection_is_replaced() {
+    let local = local_with_pairs().await;
+    let lakebase = lakebase(&local);
+    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
+    tokio::spawn(connection);
+    let all = client
+        .prepare("SELECT * FROM pairs")
+        .await
+        .expect("prepared");
+    client.query(&all, &[]).await.expect("rows");
+    let change = "ALTER TABLE pairs ADD COLUMN note text";
+    local.sql(change).await.expect("changed");
+    for _ in 0..2 {
+        let error = client.query(&all, &[]).await.expect_err("other columns");
+        let code = error.code().map(|code| code.code());
+        assert_eq!(code, Some("0A000"), "{error:?}");
+        assert!(
+            !lakebase_core::is_transient(&error),
+            "not by repetition alone"
+        );
+    }
+    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
+    tokio::spawn(connection);
+    client
+        .query("SELECT * FROM pairs", &[])
+        .await
+        .expect("rows");
+}
