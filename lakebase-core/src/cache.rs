@@ -1,7 +1,7 @@
 //! The current database credential: renewed ahead of expiry, replaced when Postgres rejects it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -70,7 +70,6 @@ impl CredentialCache {
                     clock,
                     refresh,
                     minted: AtomicU64::new(0),
-                    replaces_rejected: AtomicBool::new(false),
                     bucket: Mutex::new(Bucket::full()),
                     last_lifetime_ms: AtomicU64::new(u64::MAX),
                 }),
@@ -133,12 +132,7 @@ impl CredentialCache {
             if is_final {
                 return Rejection::Final;
             }
-            held.mark_rejected();
-            let blames_token = cause == Cause::Rejected;
-            shared
-                .minter
-                .replaces_rejected
-                .store(blames_token, Ordering::Relaxed);
+            held.mark_rejected(cause == Cause::Rejected);
             Rejection::Renew
         })
     }
@@ -212,8 +206,6 @@ struct Minter {
     clock: Arc<Watch>,
     refresh: Refresh,
     minted: AtomicU64,
-    /// The next credential replaces a rejected one.
-    replaces_rejected: AtomicBool,
     /// Counts successes: failures have pauses of their own.
     bucket: Mutex<Bucket>,
     last_lifetime_ms: AtomicU64,
@@ -267,8 +259,7 @@ impl Minter {
         self.last_lifetime_ms.store(millis, Ordering::Relaxed);
         let schedule = Schedule::new(validity, self.refresh, now, fastrand::f64());
         let generation = self.minted.fetch_add(1, Ordering::Relaxed) + 1;
-        let replaces_rejected = self.replaces_rejected.swap(false, Ordering::Relaxed);
-        Ok(credential.held(schedule, generation, replaces_rejected))
+        Ok(credential.held(schedule, generation))
     }
 }
 
@@ -288,8 +279,8 @@ impl Aging for Credential {
         Some(self.schedule?.lifetime())
     }
 
-    fn retire(&self) {
-        self.mark_retired();
+    fn retire(&self, newer: &Self) {
+        self.mark_replaced(newer);
     }
 }
 

@@ -23,7 +23,6 @@ pub struct Credential {
     /// Set by the cache.
     pub(crate) schedule: Option<Schedule>,
     generation: u64,
-    replaces_rejected: bool,
     is_last_resort: bool,
     standing: Arc<Standing>,
 }
@@ -33,6 +32,10 @@ pub struct Credential {
 struct Standing {
     accepted: AtomicBool,
     rejected: AtomicBool,
+    /// The rejection was about the credential.
+    blamed: AtomicBool,
+    /// The one before it was blamed.
+    replaces_blamed: AtomicBool,
     retired: AtomicBool,
 }
 
@@ -54,7 +57,6 @@ impl Credential {
             validity: None,
             schedule: None,
             generation: 0,
-            replaces_rejected: false,
             is_last_resort: false,
             standing: Arc::default(),
         }
@@ -65,11 +67,10 @@ impl Credential {
         self
     }
 
-    pub(crate) fn held(self, schedule: Schedule, generation: u64, replaces_rejected: bool) -> Self {
+    pub(crate) fn held(self, schedule: Schedule, generation: u64) -> Self {
         Self {
             schedule: Some(schedule),
             generation,
-            replaces_rejected,
             is_last_resort: false,
             standing: Arc::default(),
             ..self
@@ -116,7 +117,8 @@ impl Credential {
         self.standing.accepted.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn mark_rejected(&self) {
+    pub(crate) fn mark_rejected(&self, blamed: bool) {
+        self.standing.blamed.store(blamed, Ordering::Relaxed);
         self.standing.rejected.store(true, Ordering::Relaxed);
     }
 
@@ -124,7 +126,12 @@ impl Credential {
         self.standing.rejected.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn mark_retired(&self) {
+    pub(crate) fn mark_replaced(&self, newer: &Self) {
+        let is_blamed = self.is_rejected() && self.standing.blamed.load(Ordering::Relaxed);
+        newer
+            .standing
+            .replaces_blamed
+            .store(is_blamed, Ordering::Relaxed);
         self.standing.retired.store(true, Ordering::Release);
     }
 
@@ -133,7 +140,7 @@ impl Credential {
     }
 
     pub(crate) fn replaces_rejected(&self) -> bool {
-        self.replaces_rejected
+        self.standing.replaces_blamed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_last_resort(&self) -> bool {

@@ -43,8 +43,10 @@ pub(crate) trait Aging: Clone + Send + Sync + 'static {
         None
     }
 
-    /// A newer one is held from now on.
-    fn retire(&self) {}
+    /// From now on `newer` is held instead.
+    fn retire(&self, newer: &Self) {
+        let _ = newer;
+    }
 }
 
 /// Cheap to clone; clones share one state. Dropping the last one aborts the flight.
@@ -361,7 +363,7 @@ impl<T: Aging> State<T> {
         match fetched {
             Ok(value) => {
                 if let Some(retired) = self.held.replace(value.clone()) {
-                    retired.retire();
+                    retired.retire(value);
                 }
                 self.failure = None;
                 0

@@ -9,12 +9,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use lakebase_core::{
     Clock, Config, Credential, CredentialProvider, Error, Lakebase, Login, LoginFailure,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ enum Gateway {
 
 /// What is true, whatever our machine believes.
 struct State {
-    began: Instant,
+    began: std::time::Instant,
     /// Time that passed while the machine was suspended: for the world, and for the wall clock.
     suspended: Duration,
     /// How far the wall clock is ahead; negative if it is behind.
@@ -107,7 +107,7 @@ struct World(Arc<Mutex<State>>);
 impl World {
     fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
-            began: tokio::time::Instant::now().into_std(),
+            began: Instant::now().into_std(),
             suspended: Duration::ZERO,
             skew_secs: 0,
             api: Api::Up,
@@ -137,7 +137,7 @@ impl World {
 impl State {
     /// Time that the machine was awake.
     fn awake(&self) -> Duration {
-        tokio::time::Instant::now().into_std() - self.began
+        Instant::now().into_std() - self.began
     }
 
     /// True time.
@@ -202,7 +202,7 @@ impl Clock for World {
         }
     }
 
-    fn monotonic(&self) -> Instant {
+    fn monotonic(&self) -> std::time::Instant {
         let state = self.lock();
         state.began + state.awake()
     }
@@ -367,13 +367,13 @@ async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
             allowed = Duration::from_secs(7);
         }
         8 => {
-            let longest = if random.next().is_multiple_of(2) {
-                MINUTE
-            } else {
-                10 * MINUTE
-            };
             world.lock().gateway = Gateway::Flaps(false);
-            sleep(random.between(allowed, longest)).await;
+            // A busy application in the middle of it.
+            let end = Instant::now() + random.between(allowed, MINUTE);
+            while Instant::now() < end {
+                let _ = log_in(lakebase, world).await;
+                sleep(Duration::from_millis(50)).await;
+            }
         }
         9 => {
             {
@@ -403,13 +403,17 @@ async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
         state.last_fault = state.now();
     }
     // Callers that keep asking get through at once.
+    let mut last = None;
     let recovered = timeout(allowed, async {
-        while log_in(lakebase, world).await.is_err() {}
+        while let Err(error) = log_in(lakebase, world).await {
+            last = Some(error);
+            // Time stands still while nobody sleeps.
+            sleep(Duration::from_millis(10)).await;
+        }
     });
     if recovered.await.is_err() {
-        world
-            .lock()
-            .blame(format!("not recovered {allowed:?} after fault {kind}"));
+        let text = format!("not recovered {allowed:?} after fault {kind}: {last:?}");
+        world.lock().blame(text);
     }
 }
 

@@ -121,6 +121,24 @@ async fn a_token_that_was_rejected_by_mistake_serves_again_while_none_can_be_min
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_mistaken_rejection_that_is_over_does_not_count_against_the_next_token() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.play(down());
+    let rejections = AtomicUsize::new(0);
+    let once = |_: &str| rejections.fetch_add(1, Ordering::SeqCst) == 0;
+    log_in(&lakebase, once).await.expect("its second chance");
+    provider.play(Script::Mint);
+    sleep(50 * 60 * SECOND).await;
+    // The next one is revoked before it was ever used: that is answered like any other revocation.
+    let next = lakebase.credential().await.expect("renewed");
+    let revoked = next.expose().to_owned();
+    let token = log_in(&lakebase, |token| token == revoked).await;
+    assert_ne!(token.expect("the one after it"), revoked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn tokens_that_were_revoked_during_an_outage_are_tried_once_per_failed_mint() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider).with_connect_timeout(10 * SECOND);
