@@ -90,6 +90,11 @@ impl CredentialCache {
         Ok(credential.handed_out())
     }
 
+    /// The one that is held, whatever its age.
+    pub(crate) fn held(&self) -> Option<Credential> {
+        self.shared.flight.inspect(|held, _| held.cloned())
+    }
+
     /// Follows the renewals. Ends (errors) when the last handle of the cache is dropped.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.flight.subscribe()
@@ -172,7 +177,8 @@ impl Drop for Shared {
             .refresher
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some((task, _)) = refresher.take() {
+        let process = std::process::id();
+        if let Some((task, _)) = refresher.take().filter(|(_, its)| *its == process) {
             task.abort();
         }
     }

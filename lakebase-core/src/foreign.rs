@@ -78,6 +78,11 @@ fn secret_start(word: &str) -> Option<usize> {
     prefixed.chain(jwt).min()
 }
 
+/// Whether it could control a terminal or turn a message around.
+pub(crate) fn has_harmful(text: &str) -> bool {
+    text.contains(is_harmful)
+}
+
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,

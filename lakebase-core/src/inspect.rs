@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::compute::Compute;
+use crate::foreign::clean_text;
 use crate::http::Reply;
 use crate::workspace::Workspace;
 use crate::{Error, Lakebase};
@@ -105,7 +106,7 @@ impl Workspace {
             };
             let reply = self.client().get(&path).await?;
             let answer = reply.json()?;
-            let text = |pointer: &str| answer.pointer(pointer)?.as_str().map(str::to_owned);
+            let text = |pointer: &str| answer.pointer(pointer)?.as_str().map(clean_text);
             Ok(ComputeStatus {
                 state: text(state),
                 is_disabled: answer.pointer(off) == Some(&Value::Bool(true)),

@@ -14,6 +14,7 @@ use crate::cache::{Cause, CredentialCache, Rejection};
 use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
+#[cfg(feature = "tokio-postgres")]
 use crate::remembered::Remembered;
 use crate::retry::{Retry, retrying};
 use crate::single_flight::{Fetch, Found, SingleFlight, no_runtime};
@@ -123,8 +124,8 @@ impl Lakebase {
         })
     }
 
-    /// The current credential, from the cache. Waits only when nothing valid is held; one mint
-    /// serves everybody who waits, and so does its failure.
+    /// The current credential, from the cache. Waits when nothing valid is held, and up to 0.75 s in the
+    /// last 30 s of the held one; one mint serves everybody who waits, and so does its failure.
     ///
     /// # Errors
     ///
@@ -274,7 +275,7 @@ impl Lakebase {
         }
     }
 
-    /// Whether Postgres would still take `credential`, newest or not.
+    /// Whether `credential` has not expired, newest or not. One that Postgres has rejected may be valid.
     pub fn is_valid(&self, credential: &Credential) -> bool {
         match &self.inner.source {
             Source::Native(_) => true,
@@ -306,6 +307,13 @@ impl Lakebase {
     /// Reports that a login with `credential` succeeded. A rejection after that means it was revoked.
     pub fn accept(&self, credential: &Credential) {
         credential.mark_accepted();
+    }
+
+    pub(crate) fn held_credential(&self) -> Option<Credential> {
+        match &self.inner.source {
+            Source::Native(credential) => Some(credential.clone()),
+            Source::Minted(cache) => cache.held(),
+        }
     }
 
     /// Follows the renewals, for pools that have to be fed.

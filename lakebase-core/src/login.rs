@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use crate::cache::{Cause, Rejection};
 use crate::error::Kind;
 use crate::foreign::clean_text;
+use crate::refresh::MAX_ASKED_WAIT;
 use crate::single_flight::no_runtime;
 use crate::{Credential, Error, Lakebase, Target, tls};
 
@@ -52,13 +53,11 @@ impl Login {
 }
 
 /// How an attempt failed, in the words of whatever driver made it.
-#[derive(Debug)]
 pub struct LoginFailure {
     kind: FailureKind,
     source: Box<dyn StdError + Send + Sync>,
 }
 
-#[derive(Debug)]
 enum FailureKind {
     Postgres { sqlstate: String, message: String },
     Transport,
@@ -279,7 +278,12 @@ impl Lakebase {
             let wait = pause
                 .clamp(shortest, longest)
                 .mul_f64(0.5 + fastrand::f64())
-                .max(failure.retry_after().unwrap_or_default());
+                .max(
+                    failure
+                        .retry_after()
+                        .unwrap_or_default()
+                        .min(MAX_ASKED_WAIT),
+                );
             match last {
                 None => tracing::warn!(error = %failure.chain(), "login failed, tries again"),
                 Some(_) => tracing::debug!(error = %failure, ?wait, "login failed again"),
@@ -338,7 +342,11 @@ impl Lakebase {
                 progress.waiting_for = WORKSPACE;
                 Err(why.with_setting("Postgres rejected the token, and a new one cannot be minted"))
             }
-            Rejection::Renew if verdict == Verdict::Refused && !progress.renewed => {
+            // A last resort does not count: a new one has arrived while it was tried.
+            Rejection::Renew
+                if verdict == Verdict::Refused
+                    && (!progress.renewed || credential.is_last_resort()) =>
+            {
                 tracing::info!(%error, "login rejected, renews the credential");
                 progress.renewed = true;
                 Ok(None)
@@ -426,13 +434,25 @@ impl Lakebase {
 
     /// Puts a failure that happened outside of [`login`](Self::login) into the same words.
     pub fn describe_failure(&self, failure: LoginFailure, target: &Target) -> Error {
-        self.explain(failure, target, &[]).1
+        let held = self.held_credential();
+        let secrets: Vec<_> = held
+            .iter()
+            .map(|held| SecretString::from(held.expose()))
+            .collect();
+        self.explain(failure, target, &secrets).1
     }
 }
 
+/// The driver's message, cleaned.
 impl fmt::Display for LoginFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)
+        f.write_str(&clean_text(&self.source.to_string()))
+    }
+}
+
+impl fmt::Debug for LoginFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LoginFailure({self})")
     }
 }
 

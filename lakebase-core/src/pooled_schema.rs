@@ -51,6 +51,7 @@ mod with_driver {
     use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
     use super::{Error, Login, LoginFailure, set_search_path};
+    use crate::foreign::clean_text;
 
     /// The path that the role has been given, in this database or else in all; and the present one.
     const PATHS: &str = "SELECT ( \
@@ -89,7 +90,7 @@ mod with_driver {
                 "It replaces them as they get old (an hour at most, unless configured otherwise): try again then, or restart the compute".to_owned(),
             ),
             Some(path) => (
-                format!("the role {role:?} has the search path {path} of its own, and a pooled host takes no other"),
+                format!("the role {role:?} has the search path {} of its own, and a pooled host takes no other", clean_text(path)),
                 format!("Give each application a role of its own; or, if nobody else uses that path, run: {statement}"),
             ),
             None => (

@@ -37,7 +37,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Shortest and longest time for which callers with nothing valid share a failure.
 const CALLER_WAIT: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 /// A proxy's maintenance page may ask for more than the maintenance takes.
-const MAX_ASKED_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const MAX_ASKED_WAIT: Duration = Duration::from_secs(60);
 
 /// What a held value is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,14 +229,14 @@ impl Backoff {
         let pause = doubled(pause_floor(lifetime))
             .min(ceiling)
             .mul_f64(0.75 + 0.5 * random.clamp(0.0, 1.0));
-        let asked = retry_after.map_or(Duration::ZERO, |asked| spread(asked, random));
+        let asked = |longest: Duration| {
+            retry_after.map_or(Duration::ZERO, |asked| spread(asked.min(longest), random))
+        };
         let [shortest, longest] = CALLER_WAIT;
         Self {
             since,
-            pause: pause.max(asked),
-            for_callers: doubled(shortest)
-                .min(longest)
-                .max(asked.min(MAX_ASKED_WAIT)),
+            pause: pause.max(asked(Duration::MAX)),
+            for_callers: doubled(shortest).min(longest).max(asked(MAX_ASKED_WAIT)),
         }
     }
 

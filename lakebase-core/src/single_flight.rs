@@ -95,8 +95,12 @@ struct Failure {
 /// How a caller is served.
 enum Answer<T> {
     Now(Result<T, Error>),
-    /// Wait for this outcome, this long.
-    Wait(watch::Receiver<Option<Result<T, Error>>>, Duration),
+    /// Wait for this outcome, this long; then this value serves, if there is one.
+    Wait(
+        watch::Receiver<Option<Result<T, Error>>>,
+        Duration,
+        Option<T>,
+    ),
 }
 
 impl<T: Aging> SingleFlight<T> {
@@ -123,17 +127,21 @@ impl<T: Aging> SingleFlight<T> {
     pub(crate) async fn get(&self, fetch: impl Fn() -> Fetch<T>) -> Result<T, Error> {
         let mut lost = 0;
         loop {
-            let (mut outcome, patience) = match self.0.answer(&fetch)? {
+            let (mut outcome, patience, held) = match self.0.answer(&fetch)? {
                 Answer::Now(answer) => return answer,
-                Answer::Wait(outcome, patience) => (outcome, patience),
+                Answer::Wait(outcome, patience, held) => (outcome, patience, held),
             };
+            // Unless it was rejected meanwhile.
+            let held = || held.filter(|held| held.age(self.now()) != Age::LastResort);
             // By our own runtime's clock: the flight's may stand still.
             match timeout(patience, outcome.wait_for(Option::is_some)).await {
                 Ok(Ok(landed)) => {
                     let landed = landed.clone();
                     match landed {
-                        Some(Err(error)) => return self.0.serve_after(error),
-                        Some(value) => return value,
+                        Some(Ok(value)) => return Ok(value),
+                        Some(Err(error)) => {
+                            return held().map_or_else(|| self.0.serve_after(error), Ok);
+                        }
                         None => {}
                     }
                 }
@@ -145,8 +153,12 @@ impl<T: Aging> SingleFlight<T> {
                     return Err(Error::new(Kind::Provider, text));
                 }
                 Ok(Err(_)) => lost += 1,
-                // The next answer is the held value, or a new flight in place of one that is overdue.
-                Err(_) => {}
+                Err(_) => {
+                    if let Some(held) = held() {
+                        return Ok(held);
+                    }
+                    // The next answer is a last resort, or a flight in place of one that is overdue.
+                }
             }
         }
     }
@@ -157,8 +169,8 @@ impl<T: Aging> SingleFlight<T> {
         due: impl Fn(&T, Now) -> Duration,
         fetch: impl Fn() -> Fetch<T>,
     ) -> Option<Duration> {
-        let mut state = self.0.lock();
         let now = self.0.clock.now();
+        let mut state = self.0.lock();
         if state.under_way(&self.0).is_some() {
             return None;
         }
@@ -195,11 +207,13 @@ impl<T: Aging> Shared<T> {
     }
 
     fn answer(self: &Arc<Self>, fetch: &impl Fn() -> Fetch<T>) -> Result<Answer<T>, Error> {
-        let mut state = self.lock();
+        // Before the lock: clocks may be the application's.
         let now = self.clock.now();
+        let mut state = self.lock();
         let held = state.held.clone();
         let age = state.age(now);
         let failure = state.recent_failure(now);
+        let mut fallback = None;
         let patience = match (age, held) {
             (Age::Fresh, Some(held)) => return Ok(Answer::Now(Ok(held))),
             (Age::Due, Some(held)) => {
@@ -219,6 +233,7 @@ impl<T: Aging> Shared<T> {
                 if patience.is_zero() {
                     return Ok(Answer::Now(Ok(held)));
                 }
+                fallback = Some(held);
                 patience
             }
             (Age::LastResort, Some(_)) => {
@@ -242,13 +257,14 @@ impl<T: Aging> Shared<T> {
         };
         let (outcome, flown) = self.join(&mut state, fetch)?;
         let left = (self.limit + OVERDUE).saturating_sub(flown);
-        Ok(Answer::Wait(outcome, patience.min(left)))
+        Ok(Answer::Wait(outcome, patience.min(left), fallback))
     }
 
     /// What a caller gets whose flight failed: never less than it had.
     fn serve_after(&self, error: Error) -> Result<T, Error> {
+        let now = self.clock.now();
         let mut state = self.lock();
-        match (state.age(self.clock.now()), &state.held) {
+        match (state.age(now), &state.held) {
             (Age::Fresh | Age::Due | Age::NearEnd, Some(held)) => Ok(held.clone()),
             (Age::LastResort, _) => state.last_resort(error),
             _ => Err(error),
@@ -297,11 +313,15 @@ impl<T: Aging> Shared<T> {
         fetched: Result<T, Error>,
     ) -> Option<Result<T, Error>> {
         let shared = shared.upgrade()?;
-        let attempt = {
+        let now = shared.clock.now();
+        let (attempt, before) = {
             let mut state = shared.lock();
             state.flight.take_if(|flight| flight.number == number)?;
-            state.land(&fetched, shared.clock.now())
+            let before = state.failure.take();
+            (state.land(&fetched, before.as_ref(), now), before)
         };
+        // Not under the lock: its cause may be the application's.
+        drop(before);
         shared.landed.send_modify(|landings| *landings += 1);
         // Not under the lock: a subscriber may use the same handle.
         match &fetched {
@@ -332,7 +352,9 @@ impl<T: Aging> State<T> {
     /// The failure that callers share for a moment, so that they do not become a storm.
     fn recent_failure(&self, now: Now) -> Option<Error> {
         let failure = self.failure.as_ref()?;
-        (!failure.backoff.left_for_callers(now).is_zero()).then(|| failure.error.clone())
+        let left = failure.backoff.left_for_callers(now);
+        let asked = failure.error.retry_after().map(|_| left);
+        (!left.is_zero()).then(|| failure.error.clone().with_retry_after(asked))
     }
 
     fn pause_left(&self, now: Now) -> Duration {
@@ -359,18 +381,16 @@ impl<T: Aging> State<T> {
     }
 
     /// Returns how many attempts have failed in a row.
-    fn land(&mut self, fetched: &Result<T, Error>, now: Now) -> u32 {
+    fn land(&mut self, fetched: &Result<T, Error>, before: Option<&Failure>, now: Now) -> u32 {
         match fetched {
             Ok(value) => {
                 if let Some(retired) = self.held.replace(value.clone()) {
                     retired.retire(value);
                 }
-                self.failure = None;
                 0
             }
             Err(error) => {
-                let before = self.failure.as_ref().map_or(0, |failure| failure.count);
-                let count = before.saturating_add(1);
+                let count = before.map_or(1, |before| before.count.saturating_add(1));
                 let lifetime = self.held.as_ref().and_then(Aging::lifetime);
                 let asked = error.retry_after();
                 self.failure = Some(Failure {
@@ -388,7 +408,9 @@ impl<T: Aging> State<T> {
 impl<T: Aging> Drop for Shared<T> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = state.flight.take() {
+        // A task of the parent of a fork is not ours to abort.
+        let ours = |flight: &Flight<T>| flight.process == std::process::id();
+        if let Some(flight) = state.flight.take().filter(ours) {
             flight.task.abort();
         }
     }

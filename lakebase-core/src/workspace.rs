@@ -16,8 +16,14 @@ use hosts::Endpoints;
 
 use crate::compute::Compute;
 use crate::error::Kind;
+use crate::foreign::has_harmful;
 use crate::single_flight::{Found, SingleFlight};
 use crate::{Claim, Credential, CredentialProvider, Error};
+
+/// Goes into a connection and into messages as it is; Postgres keeps 63 bytes.
+fn is_role_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 63 && !has_harmful(name)
+}
 
 /// One look-up takes no longer.
 pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
@@ -82,7 +88,11 @@ impl Workspace {
         let ask = async || {
             let reply = self.client.get("/api/2.0/preview/scim/v2/Me").await?;
             match reply.json()?.get("userName") {
-                Some(Value::String(name)) if !name.is_empty() => Ok(name.clone()),
+                Some(Value::String(name)) if is_role_name(name) => Ok(name.clone()),
+                Some(Value::String(name)) if !name.is_empty() => Err(reply.error(
+                    Kind::Platform,
+                    "the workspace's name for us (`userName`) cannot be a Postgres role",
+                )),
                 _ => Err(reply
                     .error(
                         Kind::Platform,

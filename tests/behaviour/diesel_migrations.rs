@@ -551,6 +551,18 @@ async fn the_debug_output_of_an_error_has_the_advice_too() {
 }
 
 #[tokio::test]
+async fn a_message_that_a_migration_raises_cannot_control_a_terminal() {
+    let local = local_with_schema().await;
+    let raise = "DO $$ BEGIN RAISE EXCEPTION E'\\x1b[2J\\nall is well'; END $$";
+    let library = folder(&[(BOOKS, raise, "")]);
+    let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", SCHEMA)]);
+    let error = run_pending(&lakebase, read(&library)).await;
+    let text = error.expect_err("raised").to_string();
+    assert!(text.contains("all is well"), "{text}");
+    assert!(!text.contains(char::is_control), "{text:?}");
+}
+
+#[tokio::test]
 async fn statements_that_must_be_alone_are_named_with_the_way_out() {
     let local = local().await;
     let indexes = "CREATE INDEX CONCURRENTLY one ON books (id); \

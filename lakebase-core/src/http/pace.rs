@@ -1,9 +1,10 @@
 //! Requests to a host that fails begin a while apart, whoever makes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 /// At most two requests a second.
@@ -11,32 +12,70 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// When the last request began, of each host that fails.
 #[derive(Clone, Default)]
-pub(super) struct Pace(Arc<Mutex<HashMap<String, Instant>>>);
+pub(super) struct Pace(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    failing: Mutex<HashMap<String, Instant>>,
+    /// A host answers again.
+    recovered: Notify,
+}
 
 impl Pace {
-    /// Waits for the next turn. Cancel safe: an abandoned turn delays the next one.
+    /// Waits for the next turn, or until the host answers again. Cancel safe: an abandoned turn is given
+    /// back.
     pub(super) async fn turn(&self, origin: &str) {
+        let recovered = self.0.recovered.notified();
         let turn = {
-            let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut failing = self.failing();
             let Some(last) = failing.get_mut(origin) else {
                 return;
             };
             *last = Instant::now().max(*last + INTERVAL);
             *last
         };
-        sleep_until(turn).await;
+        let mut waiting = Waiting {
+            pace: self,
+            origin,
+            is_over: false,
+        };
+        tokio::select! {
+            () = sleep_until(turn) => {}
+            () = recovered => {}
+        }
+        waiting.is_over = true;
+    }
+
+    fn failing(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        let failing = self.0.failing.lock();
+        failing.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports how a request ended that began at this time.
     pub(super) fn note(&self, origin: &str, began: Instant, has_failed: bool) {
-        let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match has_failed {
-            true => {
-                failing.entry(origin.to_owned()).or_insert(began);
-            }
-            false => {
-                failing.remove(origin);
-            }
+        let mut failing = self.failing();
+        if has_failed {
+            failing.entry(origin.to_owned()).or_insert(began);
+        } else if failing.remove(origin).is_some() {
+            self.0.recovered.notify_waiters();
+        }
+    }
+}
+
+/// A turn that somebody waits for.
+struct Waiting<'a> {
+    pace: &'a Pace,
+    origin: &'a str,
+    is_over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        if let Some(last) = self.pace.failing().get_mut(self.origin) {
+            *last = last.checked_sub(INTERVAL).unwrap_or(*last);
         }
     }
 }
@@ -61,5 +100,34 @@ mod tests {
         assert_eq!(began.elapsed(), 4 * INTERVAL, "another host");
         pace.note("https://a", Instant::now(), false);
         assert_eq!(turns(9).await, 4 * INTERVAL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_are_given_up_hold_up_nobody_and_a_success_wakes_all() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        pace.note("https://a", began, true);
+        for _ in 0..100 {
+            let given_up = tokio::time::timeout(Duration::from_millis(1), pace.turn("https://a"));
+            given_up.await.expect_err("not its turn yet");
+        }
+        pace.turn("https://a").await;
+        assert!(began.elapsed() <= 2 * INTERVAL, "{:?}", began.elapsed());
+        let (waited, ()) = tokio::join!(
+            async {
+                let turns = (0..20).map(|_| pace.turn("https://a"));
+                futures_util::future::join_all(turns).await;
+                Instant::now()
+            },
+            async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                pace.note("https://a", Instant::now(), false);
+            }
+        );
+        assert!(
+            waited - began <= Duration::from_millis(2_100),
+            "{:?}",
+            waited - began
+        );
     }
 }

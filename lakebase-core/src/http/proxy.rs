@@ -1,4 +1,5 @@
-//! Proxies, as the environment names them. Exceptions follow Go's rules, which the official tools have.
+//! Proxies, as the environment names them. Exceptions follow Go's rules, which the official tools have;
+//! spaces separate them as well.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Proxy;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use url::Url;
+use url::{Host, Url};
 
 use crate::Error;
 use crate::config::attributes::Vars;
@@ -41,7 +42,7 @@ pub(super) struct Named {
 impl Proxies {
     pub(super) fn from_vars(vars: &Vars) -> Result<Self, Error> {
         let find = |name: &str| {
-            [name.to_lowercase(), name.to_owned()]
+            [name.to_owned(), name.to_lowercase()]
                 .into_iter()
                 .find_map(|name| {
                     let value = vars.get(&name).filter(|value| !value.trim().is_empty())?;
@@ -49,11 +50,15 @@ impl Proxies {
                 })
         };
         let named = |name: &str| find(name).map(Named::parse).transpose();
-        let all = named("ALL_PROXY")?;
+        // Asked for only where it counts: desktops set it to a SOCKS proxy beside the others.
+        let or_all = |name: &str| match named(name)? {
+            Some(proxy) => Ok(Some(proxy)),
+            None => named("ALL_PROXY"),
+        };
         let exceptions = find("NO_PROXY").map(|(_, list)| list).unwrap_or_default();
         Ok(Self(Arc::new(Inner {
-            https: named("HTTPS_PROXY")?.or_else(|| all.clone()),
-            http: named("HTTP_PROXY")?.or(all),
+            https: or_all("HTTPS_PROXY")?,
+            http: or_all("HTTP_PROXY")?,
             exceptions: exceptions
                 .split([',', ' '])
                 .filter_map(Exception::parse)
@@ -155,12 +160,15 @@ impl Exception {
             return Some(Self::All);
         }
         if let Some((address, bits)) = entry.split_once('/') {
-            return Some(Self::Network(address.parse().ok()?, bits.parse().ok()?));
+            let (network, bits): (IpAddr, u32) = (address.parse().ok()?, bits.parse().ok()?);
+            let width = if network.is_ipv4() { 32 } else { 128 };
+            return (bits <= width).then_some(Self::Network(network, bits));
         }
         if let Ok(address) = entry.trim_matches(['[', ']']).parse() {
             return Some(Self::Address(address, None));
         }
         let (name, port) = match entry.rsplit_once(':') {
+            Some((name, "")) => (name, None),
             Some((name, port)) => (name, Some(port.parse().ok()?)),
             None => (entry.as_str(), None),
         };
@@ -173,8 +181,8 @@ impl Exception {
             .unwrap_or(name);
         match name.strip_prefix('.') {
             _ if name.is_empty() => None,
-            Some(parent) => Some(Self::Below(parent.to_owned(), port)),
-            None => Some(Self::Name(name.to_owned(), port)),
+            Some(parent) => Some(Self::Below(ascii(parent)?, port)),
+            None => Some(Self::Name(ascii(name)?, port)),
         }
     }
 
@@ -194,6 +202,14 @@ impl Exception {
             Self::Name(name, only) => (host == *name || is_below(name)) && is_port(only),
             Self::Below(parent, only) => is_below(parent) && is_port(only),
         }
+    }
+}
+
+/// A name as URLs have it.
+fn ascii(name: &str) -> Option<String> {
+    match Host::parse(name).ok()? {
+        Host::Domain(name) => Some(name),
+        Host::Ipv4(_) | Host::Ipv6(_) => None,
     }
 }
 
@@ -231,6 +247,9 @@ mod tests {
             ("10.0.0.0/8", "https://10.9.8.7", false),
             ("10.0.0.0/8", "https://11.9.8.7", true),
             ("0.0.0.0/0", "https://11.9.8.7", false),
+            ("10.0.0.0/33", "https://10.0.0.0", true),
+            ("corp.test:", "https://corp.test:8443", false),
+            ("bücher.test", "https://www.bücher.test", false),
             ("10.9.8.7", "https://10.9.8.7", false),
             ("10.9.8.7:443", "https://10.9.8.7", false),
             ("fd00::/8", "https://[fd12::1]", false),
