@@ -27,8 +27,9 @@ const POLL: Duration = Duration::from_millis(300);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// If this process dies in the middle of a long statement, the server notices and frees the lock. Nor does the server
-/// end the session while Rust code of a migration runs.
-const SETTINGS: &str = "SET client_connection_check_interval = '2s'; SET idle_session_timeout = 0";
+/// end the session while Rust code of a migration runs, in a transaction or without one.
+const SETTINGS: &str = "SET client_connection_check_interval = '2s'; SET idle_session_timeout = 0; \
+    SET idle_in_transaction_session_timeout = 0";
 
 /// A query whose one value is the SQL that brings the session's present settings back, after [`RESET_SESSION`].
 ///
@@ -100,10 +101,25 @@ impl MigrationSession {
 
     /// What each session that migrates runs first, while the lock is held.
     pub fn worker_sql(&self) -> String {
-        format!(
-            "SELECT pg_advisory_lock_shared({WORK_LOCK}); {}",
-            self.setup_sql()
-        )
+        format!("{}; {}", Self::lock_sql(), self.setup_sql())
+    }
+
+    /// The same for a session whose search path is somebody else's.
+    pub fn lock_sql() -> String {
+        format!("SELECT pg_advisory_lock_shared({WORK_LOCK}); {SETTINGS}")
+    }
+
+    /// What a session runs first that drops the schema's objects by their bare names: nothing but the schema is on
+    /// its search path.
+    pub fn drop_sql(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!(
+                "{}; SET search_path = {}",
+                Self::lock_sql(),
+                quote_ident(schema)
+            ),
+            None => self.worker_sql(),
+        }
     }
 
     /// What each session runs first that only reads the history.

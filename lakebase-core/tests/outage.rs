@@ -171,6 +171,51 @@ async fn tokens_that_were_revoked_during_an_outage_are_tried_once_per_failed_min
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_arrives_while_the_last_resort_is_tried_is_used() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.play(down());
+    let tries = AtomicUsize::new(0);
+    let login = lakebase.login(|login| {
+        let token = login.credential.expose().to_owned();
+        let number = tries.fetch_add(1, Ordering::SeqCst);
+        let (provider, lakebase) = (provider.clone(), lakebase.clone());
+        async move {
+            if number == 1 {
+                // The workspace is back, and somebody else gets a token.
+                provider.play(Script::Mint);
+                sleep(SECOND).await;
+                while lakebase.credential().await.is_err() {}
+            }
+            match token.as_str() {
+                "token-1" => Err(LoginFailure::postgres(
+                    "28P01",
+                    "Invalid authorization",
+                    "no",
+                )),
+                _ => Ok(token),
+            }
+        }
+    });
+    assert_ne!(login.await.expect("the new one"), "token-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_late_in_an_outage_uses_the_token_while_it_waits_for_a_new_one() {
+    let provider = Provider::gated(&TestClock::new());
+    provider.open();
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.close();
+    // The wait for a new one ends within the last two seconds.
+    sleep(HOUR - Duration::from_millis(2_300)).await;
+    let began = Instant::now();
+    accepted(&lakebase).await.expect("the token is good");
+    assert!(began.elapsed() < SECOND, "waited {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rejected_token_is_no_last_resort_when_minting_is_forbidden() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);

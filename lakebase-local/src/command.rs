@@ -221,6 +221,12 @@ fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
+    if let Some(way @ (SignIn::DatabricksCli | SignIn::AzureCli)) = sign_in
+        && command.is_empty()
+    {
+        // Exported, its folder would stay on the PATH after it is gone, for anybody to make again.
+        return Err(format!("--sign-in {way} needs a program to run: its stand-in is found on the PATH, where it must not outlive us").into());
+    }
     Ok(Wish::Run(Box::new(Options {
         builder,
         sign_in,

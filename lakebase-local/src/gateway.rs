@@ -423,9 +423,9 @@ impl Gateway {
         let Ok(admin) = self.postgres.admin(database, OUR_PATH).await else {
             return;
         };
-        // Only our own table: into another one's, its owner's triggers would run as the superuser.
+        // Only a superuser's table: into another one, its owner's triggers would run as the superuser.
         let is_ours = "SELECT 1 FROM pg_class JOIN pg_roles AS owner ON owner.oid = relowner \
-                       WHERE pg_class.oid = to_regclass('lakebase_local.identity') AND rolname = current_user";
+                       WHERE pg_class.oid = to_regclass('lakebase_local.identity') AND owner.rolsuper";
         if !matches!(admin.query_opt(is_ours, &[]).await, Ok(Some(_))) {
             return;
         }

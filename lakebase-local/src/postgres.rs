@@ -95,10 +95,11 @@ impl Postgres {
     }
 }
 
-/// Sets the search path of a session from its beginning, beside other options of a URL.
+/// Sets the search path of a superuser's session from its beginning, beside other options of a URL. A
+/// database's owner could set path and role for it otherwise.
 fn with_path(config: &mut tokio_postgres::Config, path: &str) {
     let others = config.get_options().unwrap_or_default();
-    let options = format!("{others} -c search_path={path}");
+    let options = format!("{others} -c role=none -c search_path={path}");
     config.options(options);
 }
 

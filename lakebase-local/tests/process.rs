@@ -217,6 +217,7 @@ fn a_program_can_be_made_to_sign_in_in_another_way() {
         (["--sign-in", "magic"], ["magic", "azure-msi"]),
         // Its service is at an address that no variable changes: on a real one, it would be asked.
         (["--sign-in", "azure-msi"], ["azure-msi", "in Rust only"]),
+        (["--sign-in", "azure-cli"], ["azure-cli", "needs a program"]),
         (["--token-lifetime", "abc"], ["--token-lifetime", "abc"]),
     ] {
         let output = program(scratch.path()).args(args).output();

@@ -176,6 +176,11 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
     run(&bare, &trap(local.user())).await;
     run(
         &bare,
+        &format!("ALTER DATABASE bare SET role = '{}'", local.user()),
+    )
+    .await;
+    run(
+        &bare,
         "CREATE SCHEMA lakebase_local; GRANT USAGE ON SCHEMA lakebase_local TO PUBLIC; \
          CREATE TABLE lakebase_local.identity (name TEXT PRIMARY KEY, kind TEXT); \
          GRANT ALL ON lakebase_local.identity TO PUBLIC; \

@@ -243,7 +243,12 @@ impl Migrations {
             });
         }
         let connected = connect_with(self.settings.lakebase(), options).await;
-        connected.map_err(|error| MigrationError::core("cannot connect", error))
+        let db = connected.map_err(|error| MigrationError::core("cannot connect", error))?;
+        if self.like.is_some() {
+            let locked = isolated::lock_sessions(db.get_postgres_connection_pool()).await;
+            locked.map_err(|error| MigrationError::new("cannot start", error))?;
+        }
+        Ok(db)
     }
 }
 

@@ -477,7 +477,7 @@ async fn holder(local: &LocalLakebase) -> tokio_postgres::Client {
 
 #[tokio::test]
 async fn waiting_for_the_lock_ends_and_says_who_has_it() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let holder = holder(&local).await;
     let migrations = Migrations::new(&lakebase(&local));
     for timeout in [Duration::ZERO, Duration::from_millis(400)] {
@@ -496,7 +496,7 @@ async fn waiting_for_the_lock_ends_and_says_who_has_it() {
 
 #[tokio::test]
 async fn whoever_gives_up_waiting_does_not_migrate_later() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let holder = holder(&local).await;
     let waits = Arc::new(tokio::sync::Notify::new());
     let told = Arc::clone(&waits);
@@ -516,7 +516,7 @@ async fn whoever_gives_up_waiting_does_not_migrate_later() {
 
 #[tokio::test]
 async fn whoever_gives_up_in_the_middle_starts_no_further_migration() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = folder(&[
         (BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)", ""),
         (AUTHORS, "CREATE TABLE authors (id int)", ""),
@@ -539,7 +539,7 @@ async fn whoever_gives_up_in_the_middle_starts_no_further_migration() {
 
 #[tokio::test]
 async fn the_debug_output_of_an_error_has_the_advice_too() {
-    let local = local().await;
+    let local = local_with_schema().await;
     let library = folder(&[(BOOKS, "CREATE TABLE app.books (id int)", "")]);
     let error = run_pending(&lakebase(&local), read(&library)).await;
     let error = error.expect_err("no such schema");
@@ -548,6 +548,20 @@ async fn the_debug_output_of_an_error_has_the_advice_too() {
         format!("{error:?}").contains("Create the schema"),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn a_transaction_that_a_migration_without_one_leaves_open_is_committed() {
+    let local = local_with_schema().await;
+    let library = folder(&[(BOOKS, "BEGIN; CREATE TABLE books (id int)", "")]);
+    let metadata = library.path().join(BOOKS).join("metadata.toml");
+    std::fs::write(metadata, "run_in_transaction = false").expect("written");
+    let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", SCHEMA)]);
+    let ran = run_pending(&lakebase, read(&library)).await;
+    assert_eq!(ran.expect("migrated").len(), 1);
+    let again = run_pending(&lakebase, read(&library)).await;
+    assert_eq!(again.expect("nothing to do").len(), 0);
+    assert!(exists(&local, "books").await);
 }
 
 #[tokio::test]

@@ -74,11 +74,15 @@ async fn a_long_wait_is_handed_up_instead_of_slept_through() {
         let local = local().await;
         local.fail(Call::Credential, Fault::rate_limited(retry_after));
         let lakebase = lakebase(&local);
-        for _ in 0..TASKS {
+        for task in 0..TASKS {
             let error = soon(lakebase.credential()).await.expect_err("turned away");
             assert!(error.is_transient(), "{error}");
             let wait = error.retry_after().expect("a wait").as_secs();
-            assert!(wait.abs_diff(seconds) <= seconds / 10 + 1, "{error:?}");
+            match task {
+                0 => assert!(wait.abs_diff(seconds) <= 1, "{error:?}"),
+                // Who holds nothing waits for a minute at most, and what is left of it.
+                _ => assert!((50..=66).contains(&wait), "{error:?}"),
+            }
         }
         assert_eq!(local.counters().credential_calls, 1, "and it is kept");
     }

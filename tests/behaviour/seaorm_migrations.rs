@@ -793,3 +793,63 @@ async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn each_session_that_migrates_holds_the_lock_that_outlives_its_replica() {
+    let local = local_with_schema().await;
+    let check = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() \
+                 AND locktype = 'advisory' AND mode = 'ShareLock' AND granted) \
+                 THEN RAISE EXCEPTION 'nothing holds up the next replica'; END IF; END $$";
+    for in_transaction in [true, false] {
+        let sql = (check.to_owned(), in_transaction);
+        let schema = format!("app_{in_transaction}");
+        let migrations = Migrations::new(&lakebase(&local))
+            .schema(&schema)
+            .create_schema(true);
+        let outcome = SQL.scope(sql.clone(), migrations.up::<Sql>(None)).await;
+        outcome.expect("migrated");
+        local
+            .sql(&format!("CREATE SCHEMA own_{in_transaction}"))
+            .await
+            .expect("a schema");
+        local
+            .sql(&format!(
+                "GRANT ALL ON SCHEMA own_{in_transaction} TO PUBLIC"
+            ))
+            .await
+            .expect("granted");
+        let mut options = lakebase_seaorm::options();
+        options.set_schema_search_path(format!("own_{in_transaction}"));
+        let db = lakebase_seaorm::connect_with(&lakebase(&local), options).await;
+        let db = db.expect("connected");
+        SQL.scope(sql, up::<Sql>(&db)).await.expect("migrated");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_a_migration_without_one_leaves_open_is_committed() {
+    let local = local_with_schema().await;
+    let migrations = Migrations::new(&lakebase(&local));
+    let sql = ("BEGIN; CREATE TABLE left_open (id int)".to_owned(), false);
+    let outcome = SQL.scope(sql, migrations.up::<Sql>(None)).await;
+    outcome.expect("migrated");
+    assert!(exists(&local, "left_open").await);
+}
+
+#[tokio::test]
+async fn a_fresh_start_drops_nothing_of_another_schema() {
+    let local = local_with_schema().await;
+    // Tables of the same name: an application that has moved left them there.
+    let owner = format!("\"{}\"", local.client_id());
+    let sql = format!(
+        "CREATE TABLE public.events_2024 (id int); ALTER TABLE public.events_2024 OWNER TO {owner}; \
+         SET ROLE {owner}; CREATE TABLE {SCHEMA}.events (id int) PARTITION BY LIST (id); \
+         CREATE TABLE {SCHEMA}.events_2024 PARTITION OF {SCHEMA}.events FOR VALUES IN (2024)"
+    );
+    local.sql(&sql).await.expect("tables");
+    let migrations = Migrations::new(&lakebase(&local)).schema(SCHEMA);
+    migrations.fresh::<Library>().await.expect("migrated");
+    assert!(exists(&local, "books").await);
+    assert!(!exists(&local, "events").await);
+    assert!(exists(&local, "public.events_2024").await);
+}

@@ -114,6 +114,16 @@ async fn vectors_125_and_126_a_wait_is_kept_within_the_budget_and_reported() {
 }
 
 #[tokio::test]
+async fn a_wait_that_ends_within_the_budget_of_a_login_is_waited_out() {
+    let local = lakebase_tests::local().await;
+    let limited = lakebase_local::Fault::rate_limited("6");
+    local.fail_times(lakebase_local::Call::Credential, 1, limited);
+    let lakebase = lakebase_tests::lakebase(&local).with_connect_timeout(Duration::from_secs(9));
+    lakebase.connect().await.map(drop).expect("a login");
+    assert_eq!(local.counters().credential_calls, 2);
+}
+
+#[tokio::test]
 async fn every_shape_of_an_error_is_told_with_its_code() {
     let json = "application/json";
     let html = "text/html";

@@ -143,6 +143,11 @@ impl Session {
         }
         let version = migration.name().version().to_string();
         let outcome = change(self).and_then(|()| {
+            if !in_transaction && !self.is_inside {
+                // One that its SQL has left open would take the history entry along when the session ends.
+                self.run("cannot be committed", "COMMIT")
+                    .map_err(|failure| self.keep(failure.without_place()))?;
+            }
             self.restore()
                 .map_err(|failure| self.keep(failure.without_place()))?;
             let noted = self

@@ -1,8 +1,10 @@
 //! A migrator whose migrations leave nothing in their sessions.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use lakebase_core::migration::{DISCARD_TEMPORARY, RESET_SESSION, SAVE_SESSION};
-use sea_orm::{ConnectionTrait, DatabaseExecutor, DbErr, DynIden, Statement};
+use lakebase_core::migration::{DISCARD_TEMPORARY, MigrationSession, RESET_SESSION, SAVE_SESSION};
+use sea_orm::{ConnectionTrait, DatabaseExecutor, DbErr, DynIden, RuntimeErr, Statement};
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, MigratorTraitSelf, SchemaManager,
 };
@@ -20,6 +22,14 @@ impl<'a> Isolated<'a> {
         Self {
             migrations: Box::new(M::migrations),
             history: M::migration_table_name(),
+        }
+    }
+
+    /// With the same history, and nothing to run.
+    pub(super) fn empty(&self) -> Isolated<'static> {
+        Isolated {
+            migrations: Box::new(Vec::new),
+            history: self.history.clone(),
         }
     }
 
@@ -75,8 +85,9 @@ async fn isolate(
     if let DatabaseExecutor::Connection(db) = db {
         // It may have used any session of the pool: none of them is used again.
         let outcome = migration.await;
-        close_sessions(db.get_postgres_connection_pool()).await;
-        return outcome;
+        let pool = db.get_postgres_connection_pool();
+        close_sessions(pool).await;
+        return outcome.and(lock_sessions(pool).await);
     }
     db.execute_unprepared(DISCARD_TEMPORARY).await?;
     let settings = Statement::from_string(db.get_database_backend(), SAVE_SESSION);
@@ -88,7 +99,24 @@ async fn isolate(
     Ok(())
 }
 
-/// Also those that are on their way back to the pool.
+/// Opens all sessions of the pool, and takes the lock of those that work in each.
+pub(super) async fn lock_sessions(pool: &PgPool) -> Result<(), DbErr> {
+    let lock = async {
+        let mut sessions = Vec::new();
+        for _ in 0..pool.options().get_max_connections() {
+            let mut session = pool.acquire().await?;
+            let sql = sqlx::AssertSqlSafe(MigrationSession::lock_sql());
+            sqlx::raw_sql(sql).execute(&mut *session).await?;
+            sessions.push(session);
+        }
+        Ok(())
+    };
+    lock.await
+        .map_err(|error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+}
+
+/// Also those that are on their way back to the pool. What one has left open is committed: that it has no
+/// transaction of ours was the migration's wish.
 async fn close_sessions(pool: &PgPool) {
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {
@@ -97,7 +125,8 @@ async fn close_sessions(pool: &PgPool) {
             Err(_) => break,
         }
     }
-    for session in sessions {
+    for mut session in sessions {
+        let _ = sqlx::raw_sql("COMMIT").execute(&mut *session).await;
         let _ = session.close().await;
     }
 }

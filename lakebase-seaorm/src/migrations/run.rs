@@ -38,7 +38,16 @@ impl Run<'_> {
 
     pub(super) async fn fresh(&self) -> Result<(), MigrationError> {
         let migrator = &self.migrator;
-        let work = async |db: &LakebaseConnection| apply_up(migrator, db, migrator.fresh(db)).await;
+        let work = async |db: &LakebaseConnection| {
+            // SeaORM drops by bare names, which would be found in the next schema of the path as well.
+            let settings = &self.migrations.settings;
+            let dropping = self.migrations.connect(settings.drop_sql()).await?;
+            let dropped = migrator.empty().fresh(&dropping).await;
+            let _ = dropping.close().await;
+            dropped
+                .map_err(|error| MigrationError::new("cannot drop the schema's objects", error))?;
+            apply_up(migrator, db, migrator.up(db, None)).await
+        };
         self.migrations.locked(work).await
     }
 
