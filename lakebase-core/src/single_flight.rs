@@ -213,51 +213,39 @@ impl<T: Aging> Shared<T> {
         let held = state.held.clone();
         let age = state.age(now);
         let failure = state.recent_failure(now);
-        let mut fallback = None;
-        let patience = match (age, held) {
-            (Age::Fresh, Some(held)) => return Ok(Answer::Now(Ok(held))),
-            (Age::Due, Some(held)) => {
-                if state.pause_left(now).is_zero() {
-                    let _ = self.join(&mut state, fetch);
-                }
-                return Ok(Answer::Now(Ok(held)));
-            }
-            (Age::NearEnd, Some(held)) => {
-                let patience = match failure {
-                    Some(_) => Duration::ZERO,
-                    None => {
-                        let (_, flown) = self.join(&mut state, fetch)?;
-                        PREFERENCE.saturating_sub(flown)
-                    }
-                };
-                if patience.is_zero() {
-                    return Ok(Answer::Now(Ok(held)));
-                }
-                fallback = Some(held);
-                patience
-            }
-            (Age::LastResort, Some(_)) => {
-                if let Some(error) = failure {
-                    return Ok(Answer::Now(state.last_resort(error)));
-                }
-                let (_, flown) = self.join(&mut state, fetch)?;
-                let patience = LAST_RESORT_AFTER.saturating_sub(flown);
-                match patience.is_zero() {
-                    true => match state.take_last_resort() {
-                        Some(held) => return Ok(Answer::Now(Ok(held))),
-                        None => self.limit + OVERDUE,
-                    },
-                    false => patience,
-                }
-            }
-            _ => match failure {
-                Some(error) => return Ok(Answer::Now(Err(error))),
-                None => self.limit + OVERDUE,
-            },
+        if age == Age::Due && state.pause_left(now).is_zero() {
+            let _ = self.join(&mut state, fetch);
+        }
+        let held = match (age, held) {
+            (Age::Fresh | Age::Due, Some(held)) => return Ok(Answer::Now(Ok(held))),
+            (Age::NearEnd, held) => held,
+            _ => None,
         };
+        if let Some(error) = failure {
+            return Ok(Answer::Now(match (age, held) {
+                (_, Some(held)) => Ok(held),
+                (Age::LastResort, _) => state.last_resort(error),
+                _ => Err(error),
+            }));
+        }
         let (outcome, flown) = self.join(&mut state, fetch)?;
-        let left = (self.limit + OVERDUE).saturating_sub(flown);
-        Ok(Answer::Wait(outcome, patience.min(left), fallback))
+        let whole = (self.limit + OVERDUE).saturating_sub(flown);
+        let patience = match age {
+            Age::NearEnd => PREFERENCE.saturating_sub(flown),
+            Age::LastResort => LAST_RESORT_AFTER.saturating_sub(flown),
+            _ => whole,
+        };
+        if !patience.is_zero() {
+            return Ok(Answer::Wait(outcome, patience.min(whole), held));
+        }
+        let served = match age {
+            Age::LastResort => state.take_last_resort(),
+            _ => held,
+        };
+        Ok(match served {
+            Some(served) => Answer::Now(Ok(served)),
+            None => Answer::Wait(outcome, whole, None),
+        })
     }
 
     /// What a caller gets whose flight failed: never less than it had.
