@@ -222,6 +222,10 @@ impl Gateway {
         }
         let kind = match self.roles.kind(&login.user) {
             RoleKind::Unknown | RoleKind::MadeInSql => self.discover(&login.user).await,
+            // Made again in SQL: the server itself would not ask it for a password.
+            RoleKind::Native if !self.postgres.asks_password(&login.user).await => {
+                RoleKind::Unknown
+            }
             known => known,
         };
         let label = login

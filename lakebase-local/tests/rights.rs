@@ -185,7 +185,7 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
          CREATE TABLE lakebase_local.identity (name TEXT PRIMARY KEY, kind TEXT); \
          GRANT ALL ON lakebase_local.identity TO PUBLIC; \
          CREATE FUNCTION lakebase_local.spring() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN \
-         PERFORM trap.spring(); RETURN NEW; END $$; \
+         PERFORM set_config('role', 'lakebase_admin', true); PERFORM trap.spring(); RETURN NEW; END $$; \
          CREATE TRIGGER spring BEFORE INSERT ON lakebase_local.identity \
          FOR EACH ROW EXECUTE FUNCTION lakebase_local.spring()",
     )
@@ -194,4 +194,27 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
     local.add_user("new@example.com");
     drop(as_owner(&local, "bare").await);
     assert!(!is_superuser(&local, local.user()).await);
+}
+
+#[tokio::test]
+async fn a_native_role_that_is_made_again_in_sql_is_not_let_in_without_a_password() {
+    let local = LocalLakebase::start().await.expect("started");
+    local
+        .create_native_role("app", "a password")
+        .await
+        .expect("a role");
+    let vars = Vars::of(&local);
+    drop(
+        vars.log_in("app", "a password", DATABASE)
+            .await
+            .expect("it logs in"),
+    );
+    local
+        .sql("DROP OWNED BY app; DROP ROLE app; CREATE ROLE app LOGIN PASSWORD 'another'")
+        .await
+        .expect("made again");
+    for password in ["", "wrong", "a password", "another"] {
+        let outcome = vars.log_in("app", password, DATABASE).await;
+        assert!(outcome.is_err(), "{password:?}: it has no password here");
+    }
 }

@@ -52,6 +52,8 @@ impl Running {
         config.dbname("postgres");
         with_path(&mut config, OUR_PATH);
         let keeper = connect(&config).await?;
+        // The next start would take us for dead and drop what we use.
+        run(&keeper, "SET idle_session_timeout = 0").await?;
         sweep(&keeper).await?;
         let database = format!("{PREFIX}{}", Uuid::new_v4().simple());
         let lock = format!(

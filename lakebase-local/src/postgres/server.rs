@@ -111,6 +111,22 @@ impl Server {
         Ok(client)
     }
 
+    /// Whether the server asks a role with a native password for it.
+    pub(crate) async fn asks_password(&self, role: &str) -> bool {
+        if let Kind::Running { .. } = &*self.0 {
+            return true;
+        }
+        let Ok(admin) = self.admin("postgres", super::OUR_PATH).await else {
+            return false;
+        };
+        let sql = format!(
+            "SELECT 1 FROM pg_auth_members WHERE roleid = {}::regrole AND member = \
+             (SELECT oid FROM pg_roles WHERE rolname = $1)",
+            quote_literal(NATIVE_GROUP)
+        );
+        matches!(admin.query_opt(&sql, &[&role]).await, Ok(Some(_)))
+    }
+
     /// Makes a role that logs in with tokens.
     pub(crate) fn create_role_sql(&self, role: &str) -> String {
         let ident = quote_ident(role);
