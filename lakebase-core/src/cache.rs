@@ -281,6 +281,11 @@ impl Aging for Credential {
         }
     }
 
+    fn usable_for(&self, now: Now) -> Duration {
+        self.schedule
+            .map_or(Duration::MAX, |schedule| schedule.usable_for(now))
+    }
+
     fn lifetime(&self) -> Option<Duration> {
         Some(self.schedule?.lifetime())
     }

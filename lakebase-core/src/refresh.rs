@@ -97,9 +97,14 @@ impl Validity {
         now.passed.saturating_sub(self.since.passed).max(wall)
     }
 
-    /// Whether a login may use it now. The margins scale with short lifetimes.
+    /// How long a login may still use it. The margins scale with short lifetimes.
+    fn usable_for(&self, now: Now) -> Duration {
+        let margin = (self.lifetime / 10).min(END_MARGIN);
+        self.lifetime.saturating_sub(self.elapsed(now) + margin)
+    }
+
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.elapsed(now) + (self.lifetime / 10).min(END_MARGIN) < self.lifetime
+        !self.usable_for(now).is_zero()
     }
 
     fn is_near_end(&self, now: Now) -> bool {
@@ -176,6 +181,10 @@ impl Schedule {
         } else {
             Age::Fresh
         }
+    }
+
+    pub(crate) fn usable_for(&self, now: Now) -> Duration {
+        self.validity.usable_for(now)
     }
 
     /// How long until renewal is due; zero when it is.

@@ -38,6 +38,12 @@ pub(crate) trait Aging: Clone + Send + Sync + 'static {
 
     fn age(&self, now: Now) -> Age;
 
+    /// How long it may still be served.
+    fn usable_for(&self, now: Now) -> Duration {
+        let _ = now;
+        Duration::MAX
+    }
+
     /// Pauses after failures scale with it.
     fn lifetime(&self) -> Option<Duration> {
         None
@@ -231,7 +237,13 @@ impl<T: Aging> Shared<T> {
         let (outcome, flown) = self.join(&mut state, fetch)?;
         let whole = (self.limit + OVERDUE).saturating_sub(flown);
         let patience = match age {
-            Age::NearEnd => PREFERENCE.saturating_sub(flown),
+            // A wait must not outlast what it is a wait with.
+            Age::NearEnd => {
+                let usable = held.as_ref().map(|held| held.usable_for(now));
+                PREFERENCE
+                    .saturating_sub(flown)
+                    .min(usable.unwrap_or_default())
+            }
             Age::LastResort => LAST_RESORT_AFTER.saturating_sub(flown),
             _ => whole,
         };

@@ -216,6 +216,29 @@ async fn a_login_late_in_an_outage_uses_the_token_while_it_waits_for_a_new_one()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_short_lived_token_is_not_used_after_its_end_because_a_new_one_was_waited_for() {
+    let mut provider = Provider::gated(&TestClock::new());
+    provider.lifetime = 3 * SECOND;
+    provider.open();
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    let end = Instant::now() + 3 * SECOND;
+    provider.close();
+    let hasty = lakebase.with_connect_timeout(SECOND);
+    while Instant::now() < end + SECOND {
+        let login = hasty.login(|_| async {
+            assert!(
+                Instant::now() + Duration::from_millis(290) < end,
+                "too late"
+            );
+            Ok(())
+        });
+        let _ = login.await;
+        sleep(Duration::from_millis(7)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rejected_token_is_no_last_resort_when_minting_is_forbidden() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
