@@ -153,3 +153,17 @@ async fn a_host_that_is_no_host_name_is_rejected() {
     let error = soon(lakebase.target()).await.expect_err("no host name");
     assert!(error.to_string().contains("no host name"), "{error}");
 }
+
+#[tokio::test]
+async fn seaorm_looks_the_host_up_within_the_connect_budget() {
+    let local = local().await;
+    local.fail(Call::Endpoint, Fault::Silence);
+    let hasty = [("PGHOST", ""), ("PGCONNECT_TIMEOUT", "0.5")];
+    let lakebase = lakebase_with(&local, &hasty);
+    let outcome = soon(lakebase_seaorm::connect(&lakebase)).await;
+    let error = outcome.map(drop).expect_err("silence");
+    assert!(
+        error.is_timeout() && error.to_string().contains("no login within 0.5 s"),
+        "{error}"
+    );
+}
