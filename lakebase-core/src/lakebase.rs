@@ -125,7 +125,7 @@ impl Lakebase {
     }
 
     /// The current credential, from the cache. Waits when nothing valid is held, and up to 0.75 s in the
-    /// last 30 s of the held one; one mint serves everybody who waits, and so does its failure.
+    /// last 30 s of the held one; one mint, or its failure, serves all waiting callers.
     ///
     /// # Errors
     ///

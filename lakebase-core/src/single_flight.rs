@@ -1,4 +1,4 @@
-//! One request at a time fetches a value for everybody who waits: one value, one shared failure, one
+//! One request at a time fetches a value for all waiting callers: one value, one shared failure, one
 //! pause.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -62,7 +62,7 @@ impl Pace {
     }
 }
 
-/// A turn that somebody waits for.
+/// A reserved turn.
 struct Waiting<'a> {
     pace: &'a Pace,
     origin: &'a str,
