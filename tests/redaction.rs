@@ -217,7 +217,7 @@ async fn no_secret_appears_anywhere() {
     );
     for secret in secrets.into_iter().chain([password.to_owned()]) {
         assert!(!shown.contains(&secret), "a secret is shown");
-        // The local Lakebase logs the text that it was told to answer.
+        // The local Lakebase logs the text that it is configured to answer.
         let ours = |line: &&str| line.contains(&secret) && !line.contains("lakebase_local::events");
         let line = traced.lines().find(ours);
         assert!(line.is_none(), "a secret is traced: {line:?}");

@@ -104,7 +104,7 @@ impl MigrationSession {
         format!("{}; {}", Self::lock_sql(), self.setup_sql())
     }
 
-    /// The same for a session whose search path is somebody else's.
+    /// The same without a search path, for sessions that have one of their own.
     pub fn lock_sql() -> String {
         format!("SELECT pg_advisory_lock_shared({WORK_LOCK}); {SETTINGS}")
     }
@@ -306,7 +306,7 @@ impl MigrationLock {
     }
 }
 
-/// Holds the session until it is told to stop or the session ends.
+/// Keeps the session open until `stopped` fires or the session ends.
 async fn keep_alive(client: Client, mut driver: JoinHandle<()>, stopped: oneshot::Receiver<()>) {
     let beat = async {
         loop {

@@ -190,7 +190,7 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
          FOR EACH ROW EXECUTE FUNCTION lakebase_local.spring()",
     )
     .await;
-    // Somebody new is told to each database at its next login.
+    // The gateway writes new identities into a database at its next login.
     local.add_user("new@example.com");
     drop(as_owner(&local, "bare").await);
     assert!(!is_superuser(&local, local.user()).await);
