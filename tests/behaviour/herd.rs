@@ -185,6 +185,28 @@ async fn a_hundred_logins_at_a_workspace_that_is_down_make_two_requests_a_second
 }
 
 #[tokio::test]
+async fn logins_in_a_loop_repeat_a_rejected_look_up_twice_a_second() {
+    let local = local().await;
+    for (call, lakebase) in [
+        (Call::Endpoint, bare_service_principal(&local)),
+        (Call::Me, bare(&local)),
+    ] {
+        local.fail(call, Fault::status(403, "PERMISSION_DENIED", "not you"));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(2) {
+            let answer = soon(lakebase.connect()).await.map(drop);
+            let error = answer.expect_err("rejected");
+            assert_eq!(error.status(), Some(403), "{error}");
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let made = calls(&local, &[call]);
+        let most = 2.0 * seconds + 3.0;
+        assert!((made as f64) <= most, "{call:?}: {made} in {seconds:.1} s");
+        local.heal(call);
+    }
+}
+
+#[tokio::test]
 async fn callers_that_are_told_to_wait_all_wait_and_nobody_asks_meanwhile() {
     let local = local().await;
     local.fail(Call::Endpoint, Fault::rate_limited("60"));
