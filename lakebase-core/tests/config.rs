@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lakebase_core::{Config, Lakebase};
@@ -238,9 +239,26 @@ fn an_empty_secret_in_code_counts_as_unset_and_leaves_the_sign_in_incomplete() {
     );
 }
 
+/// A temporary file that is removed at the end, also of a test that fails.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let name = format!("lakebase-core-{}-{name}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[test]
 fn a_root_certificate_file_must_hold_certificates() {
-    let path = std::env::temp_dir().join(format!("lakebase-core-{}.pem", std::process::id()));
+    let scratch = Scratch::new("roots.pem");
+    let path = &scratch.0;
     for (content, expected) in [
         ("", "holds no certificate"),
         (
@@ -248,10 +266,10 @@ fn a_root_certificate_file_must_hold_certificates() {
             "is not a root certificate",
         ),
     ] {
-        std::fs::write(&path, content).expect("a scratch file");
+        std::fs::write(path, content).expect("a scratch file");
         let built = Config::builder()
             .url("postgresql://u:p@h/d")
-            .root_certificates(&path)
+            .root_certificates(path)
             .build();
         let error = built.expect_err(content).to_string();
         assert!(
@@ -259,7 +277,6 @@ fn a_root_certificate_file_must_hold_certificates() {
             "{error}"
         );
     }
-    std::fs::remove_file(&path).expect("removed");
 }
 
 #[test]
@@ -523,9 +540,8 @@ fn each_setting_is_told_with_its_source() {
 
 #[test]
 fn a_file_of_roots_that_is_none_is_named_and_not_quoted() {
-    let folder = std::env::temp_dir().join(format!("lakebase-roots-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let path = folder.join("key.pem");
+    let scratch = Scratch::new("key.pem");
+    let path = scratch.0.display().to_string();
     let key = "-----BEGIN CERTIFICATE-----c2VjcmV0LWtleQ==-----END CERTIFICATE-----";
     for content in [
         key,
@@ -533,7 +549,6 @@ fn a_file_of_roots_that_is_none_is_named_and_not_quoted() {
         "no PEM at all",
     ] {
         std::fs::write(&path, content).expect("written");
-        let path = path.display().to_string();
         let vars = APPS
             .iter()
             .copied()
@@ -548,7 +563,6 @@ fn a_file_of_roots_that_is_none_is_named_and_not_quoted() {
             assert!(!text.contains(part), "{text}");
         }
     }
-    std::fs::remove_dir_all(&folder).expect("removed");
 }
 
 #[test]
