@@ -1,7 +1,6 @@
 //! Connections of tokio-postgres.
 
 use std::io;
-use std::time::Duration;
 
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::tls::MakeTlsConnect;
@@ -9,20 +8,15 @@ use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::login::{Login, LoginFailure};
+use crate::tcp::{
+    ADDRESS_LIMIT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, USER_TIMEOUT,
+};
 use crate::tls::Roots;
 use crate::{Error, Lakebase, Target};
 
 /// The other half of a [`Client`]: drives the socket, has to be spawned.
 pub type Connection =
     tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
-
-/// Per address, so that one that swallows packets does not eat the budget.
-const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 5;
-/// Written data that nobody acknowledges for this long ends the connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Lakebase {
     /// Opens one connection: verified TLS, a current token, one renewal if it is refused.

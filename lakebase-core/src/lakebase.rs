@@ -223,7 +223,7 @@ impl Lakebase {
                 None => Roots::system().await?,
             };
             Some(Arc::new(Tls {
-                client_config: roots.client_config()?,
+                client_config: Arc::new(roots.client_config()?),
                 roots,
             }))
         };

@@ -21,6 +21,8 @@ mod login;
 pub mod migration;
 mod pooled_schema;
 mod provider;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod refresh;
 mod remembered;
 mod retry;
@@ -28,6 +30,8 @@ mod retry;
 pub mod roles;
 mod single_flight;
 mod sql;
+#[cfg(any(feature = "proxy", feature = "tokio-postgres"))]
+mod tcp;
 mod target;
 mod tls;
 mod transient;

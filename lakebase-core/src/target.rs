@@ -23,7 +23,7 @@ pub struct Target {
 }
 
 pub(crate) struct Tls {
-    pub(crate) client_config: ClientConfig,
+    pub(crate) client_config: Arc<ClientConfig>,
     pub(crate) roots: Roots,
 }
 

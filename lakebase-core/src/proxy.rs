@@ -1,0 +1,365 @@
+//! The auth proxy: a socket through which any Postgres driver logs in with a current token.
+//!
+//! [`Lakebase::proxy`] listens inside this process and for this process alone. A driver connects to
+//! [`Proxy::url`], without TLS and without a secret; the proxy logs in to Lakebase through
+//! [`Lakebase::login`], over verified TLS and with the current token, and carries the bytes of the session
+//! both ways.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let lakebase = lakebase_core::Lakebase::from_env()?;
+//! let proxy = lakebase.proxy().await?;
+//! // Any driver takes the URL: sqlx, libpq, tokio-postgres, ...
+//! println!("{}", proxy.url());
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod follow;
+mod relay;
+mod report;
+mod server;
+mod session;
+mod socket;
+
+use std::fmt;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::single_flight::no_runtime;
+use crate::{Error, Lakebase};
+use session::Sessions;
+use socket::Listener;
+
+/// Connections that have not logged in yet.
+const MOST_LOGINS: usize = 1000;
+/// Pause when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A running auth proxy. Cheap to clone.
+///
+/// It ends when the last clone and the last connection made through it are gone, when
+/// [`shutdown`](Self::shutdown) is called, or with the runtime that it was started on. Then its socket is gone as well.
+#[derive(Clone)]
+pub struct Proxy(Arc<Shared>);
+
+struct Shared {
+    url: SecretString,
+    place: Place,
+    /// When everything has to be over. Dropping it means that the last handle is gone.
+    end: watch::Sender<Option<Instant>>,
+    ended: watch::Receiver<()>,
+}
+
+/// Where a [`Proxy`] listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Folder(PathBuf),
+    Port(SocketAddr),
+}
+
+/// Whom a [`Proxy`] serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Clients {
+    /// This process alone, by the process id that the kernel reports. On TCP: whoever knows a password that is made
+    /// for this proxy and is part of its [`url`](Proxy::url).
+    ThisProcess,
+    /// Processes of this user. On TCP as `ThisProcess`.
+    ThisUser,
+    /// Whoever knows this password.
+    Password(SecretString),
+    /// Everybody who can reach the socket. On TCP that is every user of the machine.
+    Anyone,
+}
+
+/// Sets up a [`Proxy`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use lakebase_core::proxy::{Builder, Clients};
+///
+/// let lakebase = lakebase_core::Lakebase::from_env()?;
+/// let proxy = Builder::new(&lakebase)
+///     .listen_in("/run/my-app")
+///     .clients(Clients::ThisUser)
+///     .start()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    lakebase: Lakebase,
+    place: Option<Place>,
+    clients: Clients,
+    defaults: Vec<(String, String)>,
+}
+
+impl Lakebase {
+    /// Starts an auth proxy for the drivers of this process: see [`Proxy`]. Does no network I/O.
+    ///
+    /// It listens on a Unix socket in a new folder that only this user can enter, or, where there are no Unix sockets
+    /// or no folder can be made, on a port of loopback with a one-time password in the URL.
+    ///
+    /// # Errors
+    ///
+    /// If no socket can be made, or no tokio runtime is running.
+    pub async fn proxy(&self) -> Result<Proxy, Error> {
+        Builder::new(self).start().await
+    }
+}
+
+impl Builder {
+    /// A proxy to this Lakebase, as [`Lakebase::proxy`] starts it.
+    pub fn new(lakebase: &Lakebase) -> Self {
+        Self {
+            lakebase: lakebase.clone(),
+            place: None,
+            clients: Clients::ThisProcess,
+            defaults: Vec::new(),
+        }
+    }
+
+    /// Listens on the Unix socket `.s.PGSQL.5432` in this folder, which must exist.
+    pub fn listen_in(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.place = Some(Place::Folder(folder.into()));
+        self
+    }
+
+    /// Listens on this TCP address. Port 0 takes a free one. What passes there is not encrypted.
+    pub fn listen_on(mut self, address: SocketAddr) -> Self {
+        self.place = Some(Place::Port(address));
+        self
+    }
+
+    /// Sets whom the proxy serves: [`Clients::ThisProcess`] by default.
+    pub fn clients(mut self, clients: Clients) -> Self {
+        self.clients = clients;
+        self
+    }
+
+    /// Ignores this value of a startup parameter: it comes from the driver's environment and not from the application.
+    /// Of `options` it is the beginning that is ignored.
+    ///
+    /// For adapters to drivers that read the environment on their own.
+    pub fn ignore(mut self, parameter: impl Into<String>, value: impl Into<String>) -> Self {
+        self.defaults.push((parameter.into(), value.into()));
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be made, or no tokio runtime is running.
+    pub async fn start(self) -> Result<Proxy, Error> {
+        let runtime = Handle::try_current().map_err(|_| no_runtime())?;
+        let (listener, place) = listen(self.place).await?;
+        let password = match (&self.clients, &place) {
+            (Clients::Password(password), _) => Some(password.clone()),
+            (Clients::ThisProcess | Clients::ThisUser, Place::Port(_)) => {
+                // 244 random bits.
+                let id = || uuid::Uuid::new_v4().simple().to_string();
+                Some(SecretString::from(id() + &id()))
+            }
+            _ => None,
+        };
+        let is_made = !matches!(self.clients, Clients::Password(_));
+        let url = url(
+            &self.lakebase,
+            &place,
+            password.as_ref().filter(|_| is_made),
+        );
+        let sessions = Sessions::new(self.lakebase, self.clients, password, self.defaults);
+        let (end, orders) = watch::channel(None);
+        let (running, ended) = watch::channel(());
+        runtime.spawn(async move {
+            serve(listener, Arc::new(sessions), orders).await;
+            drop(running);
+        });
+        Ok(Proxy(Arc::new(Shared {
+            url,
+            place,
+            end,
+            ended,
+        })))
+    }
+}
+
+impl Proxy {
+    /// What drivers connect to. User and database in it mean nothing: they are the [`Lakebase`]'s own. On a Unix socket it
+    /// holds no secret; on TCP it holds the one-time password.
+    pub fn url(&self) -> &str {
+        self.0.url.expose_secret()
+    }
+
+    /// The folder of the Unix socket, which is `host` to libpq.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.0.place {
+            Place::Folder(folder) => Some(folder),
+            Place::Port(_) => None,
+        }
+    }
+
+    /// The TCP address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.0.place {
+            Place::Folder(_) => None,
+            Place::Port(address) => Some(address),
+        }
+    }
+
+    /// Takes no new connections and ends those that are idle, each other one as soon as it is. After `grace` the
+    /// rest is cut off. Returns when everything is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing: the proxy ends all the same.
+    pub async fn shutdown(&self, grace: Duration) {
+        let end = Instant::now() + grace.min(Duration::from_secs(24 * 3600));
+        self.0.end.send_replace(Some(end));
+        self.ended().await;
+    }
+
+    /// Waits until it has ended. Does not keep it running.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ended = self.0.ended.clone();
+        async move { while ended.changed().await.is_ok() {} }
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("place", &self.0.place)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn listen(place: Option<Place>) -> Result<(Listener, Place), Error> {
+    let failed = |what: String| {
+        move |error: std::io::Error| {
+            Error::config(format!("the proxy cannot listen {what}")).with_source(error)
+        }
+    };
+    #[cfg(unix)]
+    let place = match place {
+        None => {
+            let made = tokio::task::spawn_blocking(Listener::private).await;
+            match made {
+                Ok(Ok((listener, folder))) => return Ok((listener, Place::Folder(folder))),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "no folder for a socket, listens on loopback");
+                }
+                Err(_) => return Err(no_runtime()),
+            }
+            None
+        }
+        Some(Place::Folder(folder)) => {
+            let what = format!("in {}", folder.display());
+            let path = folder.clone();
+            let made = tokio::task::spawn_blocking(move || Listener::in_folder(&path)).await;
+            let made = made.map_err(|_| no_runtime())?;
+            return Ok((made.map_err(failed(what))?, Place::Folder(folder)));
+        }
+        place => place,
+    };
+    let address = match place {
+        Some(Place::Port(address)) => address,
+        _ => (Ipv4Addr::LOCALHOST, 0).into(),
+    };
+    let made = Listener::on_port(address).await;
+    let (listener, address) = made.map_err(failed(format!("on {address}")))?;
+    Ok((listener, Place::Port(address)))
+}
+
+/// The form that sqlx, libpq and tokio-postgres all take: the folder as the host.
+fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> SecretString {
+    let encode = |text: &str| -> String {
+        url::form_urlencoded::byte_serialize(text.as_bytes())
+            .collect::<String>()
+            .replace('+', "%20")
+    };
+    let config = lakebase.config();
+    let user = encode(config.user.as_deref().unwrap_or("lakebase"));
+    let host = match place {
+        // The port is part of the socket's name; without it, drivers take it from their environment.
+        Place::Folder(folder) => format!("{}:5432", encode(&folder.to_string_lossy())),
+        Place::Port(address) => address.to_string(),
+    };
+    let password = password.map_or_else(String::new, |password| {
+        format!(":{}", password.expose_secret())
+    });
+    let database = encode(&config.database);
+    let name = encode(&config.application_name);
+    SecretString::from(format!(
+        "postgres://{user}{password}@{host}/{database}?sslmode=disable&application_name={name}"
+    ))
+}
+
+/// Accepts until everybody has gone or the end was ordered. Dropping the future ends all sessions.
+async fn serve(
+    listener: Listener,
+    sessions: Arc<Sessions>,
+    mut orders: watch::Receiver<Option<Instant>>,
+) {
+    let logins = Arc::new(Semaphore::new(MOST_LOGINS));
+    let (drain, draining) = watch::channel(false);
+    let mut running = JoinSet::new();
+    let mut has_handles = true;
+    let end = loop {
+        if !has_handles && running.is_empty() {
+            return;
+        }
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    // Who comes in such numbers has to come again.
+                    let Ok(permit) = Arc::clone(&logins).try_acquire_owned() else {
+                        continue;
+                    };
+                    let sessions = Arc::clone(&sessions);
+                    let draining = draining.clone();
+                    running.spawn(async move {
+                        sessions.serve(stream, peer, permit, draining).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the proxy cannot take a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = running.join_next() => {}
+            order = orders.changed(), if has_handles => {
+                has_handles = order.is_ok();
+                let end = *orders.borrow();
+                if let Some(end) = end {
+                    break end;
+                }
+            }
+        }
+    };
+    // Whoever connects from now on learns it at once.
+    drop(listener);
+    drain.send_replace(true);
+    let all = async { while running.join_next().await.is_some() {} };
+    if timeout_at(end, all).await.is_err() {
+        running.shutdown().await;
+    }
+}
