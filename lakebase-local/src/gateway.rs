@@ -214,12 +214,6 @@ impl Gateway {
             }
         }
         let signal = self.compute.cut_signal();
-        if tokio::time::timeout(STARTUP_LIMIT, self.tell_census(&login.database))
-            .await
-            .is_err()
-        {
-            tracing::warn!("the database does not hear who is in the workspace");
-        }
         let kind = match self.roles.kind(&login.user) {
             RoleKind::Unknown | RoleKind::MadeInSql => self.discover(&login.user).await,
             // Made again in SQL: the server itself would not ask it for a password.
@@ -284,7 +278,12 @@ impl Gateway {
         };
         startup.set("database", self.postgres.database(&login.database));
         let user = login.user.clone();
+        let is_made_in_sql = self.roles.kind(&user) == RoleKind::MadeInSql;
         let session = async {
+            if is_made_in_sql {
+                let adopted = self.postgres.adopt(&user).await;
+                adopted.map_err(io::Error::other)?;
+            }
             let mut server = self.postgres.open().await?;
             server.write_all(&startup.encode()).await?;
             let step = match self.postgres.password_of(&user) {
@@ -308,6 +307,13 @@ impl Gateway {
                 message,
             });
             return stream.shutdown().await;
+        }
+        // Nothing is written before the login is accepted.
+        if tokio::time::timeout(STARTUP_LIMIT, self.tell_census(&login.database))
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database does not hear who is in the workspace");
         }
         self.events.record(EventKind::LoggedIn(login));
         let cut = relay(&mut stream, &mut server, signal).await;
@@ -401,9 +407,13 @@ impl Gateway {
         match kind {
             RoleKind::OAuth if identity == user => Ok(()),
             RoleKind::Group(members) if members.contains(&identity) => Ok(()),
-            RoleKind::Unknown if self.exists(&user).await => refuse(format!(
-                "password authentication failed for user \"{user}\""
-            )),
+            RoleKind::Unknown if self.exists(&user).await => refuse(match self.postgres.mark() {
+                None => format!("password authentication failed for user \"{user}\""),
+                Some(_) => format!(
+                    "role \"{user}\" on the borrowed server was not made by this local Lakebase: choose \
+                     another name, or drop the role"
+                ),
+            }),
             RoleKind::Unknown => Err(Refusal::fatal(
                 "28000",
                 format!("role \"{user}\" does not exist"),
@@ -441,24 +451,20 @@ impl Gateway {
         told.insert(database.to_owned(), census);
     }
 
-    /// How a role logs in that `databricks_create_role` has made.
+    /// How a role logs in that `databricks_create_role` has made. Read only: the login is not judged yet.
     async fn discover(&self, role: &str) -> RoleKind {
         let Ok(admin) = self.postgres.admin("postgres", OUR_PATH).await else {
             return RoleKind::Unknown;
         };
         let sql = "SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting \
                    WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = $1) \
-                   AND setting LIKE 'lakebase\\_local.kind=%'";
-        let kind = match admin.query_opt(sql, &[&role]).await {
+                   AND setting LIKE 'lakebase\\_local.kind=%' \
+                   AND ($2::text IS NULL OR shobj_description(setrole, 'pg_authid') = $2)";
+        let mark = self.postgres.mark();
+        let kind = match admin.query_opt(sql, &[&role, &mark]).await {
             Ok(Some(row)) => row.get::<_, String>(0),
             _ => return RoleKind::Unknown,
         };
-        if self.postgres.password_of(role).is_none() {
-            let adopt = self.postgres.adopt_role_sql(role);
-            if !adopt.is_empty() && admin.batch_execute(&adopt).await.is_err() {
-                return RoleKind::Unknown;
-            }
-        }
         self.roles.set(role, RoleKind::MadeInSql);
         match kind.as_str() {
             "GROUP" => RoleKind::Group(self.issuer.members(role)),

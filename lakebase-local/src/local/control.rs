@@ -125,8 +125,8 @@ impl LocalLakebase {
     ///
     /// What Postgres says.
     pub async fn scratch_database(&self) -> Result<String, Error> {
-        let name = format!("scratch_{}", Uuid::new_v4().simple());
         let server = &self.gateway.postgres;
+        let name = server.copy_name();
         let original = server.database(DATABASE);
         // Not in one batch: that would be a transaction, which cannot create a database.
         self.sql_in(
@@ -134,10 +134,6 @@ impl LocalLakebase {
             &format!("CREATE DATABASE {name} TEMPLATE {original}"),
         )
         .await?;
-        let mark = server.mark_copy_sql(&name);
-        if !mark.is_empty() {
-            self.sql_in("postgres", &mark).await?;
-        }
         for role in [&self.client_id, &self.user] {
             self.open_database(&name, role).await?;
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
@@ -10,10 +11,25 @@ use uuid::Uuid;
 use super::{OUR_PATH, Server, quote_ident, quote_literal, with_path};
 use crate::Error;
 
-/// Beginning of the names of the databases we make, and mark of the roles that belong to them.
+/// Beginning of the name of a run, which is that of its database and the mark of its roles.
 const PREFIX: &str = "lakebase_local_";
 
+/// The longest name that Postgres takes.
+const LONGEST_NAME: usize = 63;
+
+/// The databases and roles of each run, and the statement that drops each. A database is recognised by its exact
+/// name, which is random: a run may be killed before it can add a comment.
+const TRACES: &str = "(
+    SELECT substring(datname::text FROM '^(lakebase_local_[0-9a-f]{32})(_[0-9a-f]{15})?$') AS run,
+        format('DROP DATABASE IF EXISTS %I WITH (FORCE)', datname) AS removal FROM pg_database
+    UNION ALL
+    SELECT substring(shobj_description(oid, 'pg_authid') FROM '^lakebase_local_[0-9a-f]{32}$'),
+        format('DROP ROLE IF EXISTS %I', rolname) FROM pg_roles
+) AS traces";
+
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Between attempts to take the lock again.
+const KEEPER_PAUSE: Duration = Duration::from_millis(50);
 
 /// A database of our own on a running server. Dropping it drops that database and its roles.
 pub(crate) struct Running {
@@ -21,7 +37,7 @@ pub(crate) struct Running {
     config: tokio_postgres::Config,
     database: String,
     /// Holds the lock that says we are alive.
-    _keeper: Client,
+    keeper: JoinHandle<()>,
 }
 
 impl Running {
@@ -51,28 +67,17 @@ impl Running {
         // Locks are local to a database: all must meet in the same one.
         config.dbname("postgres");
         with_path(&mut config, OUR_PATH);
-        let keeper = connect(&config).await?;
-        // The next start would take us for dead and drop what we use.
-        run(&keeper, "SET idle_session_timeout = 0").await?;
-        sweep(&keeper).await?;
         let database = format!("{PREFIX}{}", Uuid::new_v4().simple());
-        let lock = format!(
-            "SELECT pg_advisory_lock(hashtextextended({}, 0))",
-            quote_literal(&database)
-        );
-        run(&keeper, &lock).await?;
+        let keeper = claim(&config, &database).await?;
+        warn_of(sweep(&keeper.0).await);
         // Whatever the owner has put into template1 is not wanted here.
-        run(
-            &keeper,
-            &format!("CREATE DATABASE {database} TEMPLATE template0"),
-        )
-        .await?;
-        run(&keeper, &mark_database(&database, &database)).await?;
+        let create = format!("CREATE DATABASE {database} TEMPLATE template0");
+        run(&keeper.0, &create).await?;
         Ok(Self {
             server: Server::running(config.clone(), database.clone()),
+            keeper: tokio::spawn(keep(config.clone(), database.clone(), keeper)),
             config,
             database,
-            _keeper: keeper,
         })
     }
 
@@ -81,10 +86,11 @@ impl Running {
     }
 }
 
-/// What a database of ours and its copies are commented with.
-pub(crate) fn mark_database(name: &str, database: &str) -> String {
-    let (name, mark) = (quote_ident(name), quote_literal(database));
-    format!("COMMENT ON DATABASE {name} IS {mark}")
+/// A new name for a copy, by which it is dropped with its original.
+pub(crate) fn copy_name(database: &str) -> String {
+    let mut name = format!("{database}_{}", Uuid::new_v4().simple());
+    name.truncate(LONGEST_NAME);
+    name
 }
 
 /// What a role is commented with, so that it can be found when its database goes.
@@ -106,14 +112,15 @@ impl Drop for Running {
                 .build();
             runtime.map(|runtime| {
                 runtime.block_on(async {
-                    let admin = connect(&config).await?;
+                    let (admin, _) = connect(&config).await?;
                     remove(&admin, &database).await
                 })
             })
         });
-        if let Ok(Ok(Err(error))) = cleaning.join() {
-            tracing::warn!(%error, "could not remove the database");
+        if let Ok(Ok(cleaned)) = cleaning.join() {
+            warn_of(cleaned);
         }
+        self.keeper.abort();
     }
 }
 
@@ -125,14 +132,44 @@ impl fmt::Debug for Running {
     }
 }
 
-async fn connect(config: &tokio_postgres::Config) -> Result<Client, Error> {
+/// A session, and the task that ends when the session does.
+type Session = (Client, JoinHandle<()>);
+
+async fn connect(config: &tokio_postgres::Config) -> Result<Session, Error> {
     let connecting = tokio::time::timeout(CONNECT_LIMIT, config.connect(NoTls)).await;
     let connecting = connecting
         .map_err(|_| Error::new("what listens there does not answer as a Postgres does"))?;
     let (client, connection) =
         connecting.map_err(|error| Error::because("cannot reach the running Postgres", error))?;
-    tokio::spawn(connection);
-    Ok(client)
+    let connection = tokio::spawn(async {
+        let _ = connection.await;
+    });
+    Ok((client, connection))
+}
+
+/// Opens the session that holds the lock of this run: other starts remove a run whose lock is free.
+async fn claim(config: &tokio_postgres::Config, database: &str) -> Result<Session, Error> {
+    let session = connect(config).await?;
+    let lock = format!(
+        "SET idle_session_timeout = 0; SELECT pg_advisory_lock(hashtextextended({}, 0))",
+        quote_literal(database)
+    );
+    run(&session.0, &lock).await?;
+    Ok(session)
+}
+
+/// Takes the lock again when the session ends, as it does when the server restarts. What remains: another start
+/// that sweeps before that drops our database.
+async fn keep(config: tokio_postgres::Config, database: String, mut session: Session) {
+    loop {
+        let _ = (&mut session.1).await;
+        session = loop {
+            match claim(&config, &database).await {
+                Ok(session) => break session,
+                Err(_) => tokio::time::sleep(KEEPER_PAUSE).await,
+            }
+        };
+    }
 }
 
 async fn run(client: &Client, sql: &str) -> Result<(), Error> {
@@ -144,73 +181,54 @@ async fn run(client: &Client, sql: &str) -> Result<(), Error> {
     })
 }
 
-/// Removes what a run that was killed left behind: its lock is free.
+/// Removes the traces of runs whose locks are free: those were killed, or could not remove everything.
 async fn sweep(client: &Client) -> Result<(), Error> {
-    let failed = |error| Error::because("cannot look for what was left behind", error);
-    // Our exact form and our own mark: nobody else's database is touched.
-    let pattern = format!("^{PREFIX}[0-9a-f]{{32}}$");
-    let found = client
-        .query(
-            "SELECT datname FROM pg_database \
-             WHERE datname ~ $1 AND shobj_description(oid, 'pg_database') = datname",
-            &[&pattern],
-        )
-        .await
-        .map_err(failed)?;
-    for row in found {
-        let database: String = row.get(0);
-        let free: bool = client
-            .query_one(
-                "SELECT pg_try_advisory_lock(hashtextextended($1, 0))",
-                &[&database],
-            )
-            .await
-            .map_err(failed)?
-            .get(0);
-        if free {
-            remove(client, &database).await?;
-            let unlock = format!(
-                "SELECT pg_advisory_unlock(hashtextextended({}, 0))",
-                quote_literal(&database)
-            );
-            run(client, &unlock).await?;
+    let failed = |error| Error::because("cannot look for ended runs", error);
+    let runs = format!("SELECT DISTINCT run FROM {TRACES} WHERE run IS NOT NULL");
+    let runs = client.query(&runs, &[]).await.map_err(failed)?;
+    let mut left = Vec::new();
+    for row in runs {
+        let run: String = row.get(0);
+        let lock = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))";
+        let lock = client.query_one(lock, &[&run]).await.map_err(failed)?;
+        if lock.get(0) {
+            let removed = remove(client, &run).await;
+            left.extend(removed.err().map(|error| error.chain()));
+            let unlock = "SELECT pg_advisory_unlock(hashtextextended($1, 0))";
+            client.query(unlock, &[&run]).await.map_err(failed)?;
         }
     }
-    Ok(())
+    none_of(left)
 }
 
-/// Drops a database, its copies and the roles marked with it.
-async fn remove(client: &Client, database: &str) -> Result<(), Error> {
-    let failed = |error| Error::because("cannot look for what to remove", error);
-    let copies = client
-        .query(
-            "SELECT datname FROM pg_database \
-             WHERE shobj_description(oid, 'pg_database') = $1 OR datname = $1",
-            &[&database],
-        )
-        .await
-        .map_err(failed)?;
-    for row in copies {
-        let name = quote_ident(row.get(0));
-        run(
-            client,
-            &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-        )
-        .await?;
+/// Drops a run's databases, then its roles, which own objects in those. Continues after a failure: the next
+/// sweep finds the run by any trace that is left.
+async fn remove(client: &Client, run: &str) -> Result<(), Error> {
+    let failed = |error| Error::because("cannot look for databases and roles", error);
+    let removals = format!("SELECT removal FROM {TRACES} WHERE run = $1 ORDER BY removal");
+    let removals = client.query(&removals, &[&run]).await.map_err(failed)?;
+    let mut left = Vec::new();
+    for row in removals {
+        let removal: String = row.get(0);
+        if let Err(error) = client.batch_execute(&removal).await {
+            left.push(Error::because(removal, error).chain().replace('\n', " "));
+        }
     }
-    let roles = client
-        .query(
-            "SELECT rolname FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = $1",
-            &[&database],
-        )
-        .await
-        .map_err(failed)?;
-    for row in roles {
-        run(
-            client,
-            &format!("DROP ROLE IF EXISTS {}", quote_ident(row.get(0))),
-        )
-        .await?;
+    none_of(left)
+}
+
+fn none_of(left: Vec<String>) -> Result<(), Error> {
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(left.join("; "))),
     }
-    Ok(())
+}
+
+fn warn_of(left: Result<(), Error>) {
+    if let Err(error) = left {
+        tracing::warn!(
+            "left behind on the borrowed Postgres; the next start tries again: {}",
+            error.chain()
+        );
+    }
 }

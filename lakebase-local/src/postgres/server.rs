@@ -15,8 +15,10 @@ use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use super::running::{mark, mark_database};
-use super::{ADMIN, DATABASE, NATIVE_GROUP, SOCKET, quote_ident, quote_literal, with_path};
+use super::running::{copy_name, mark};
+use super::{
+    ADMIN, DATABASE, NATIVE_GROUP, OUR_PATH, SOCKET, quote_ident, quote_literal, with_path,
+};
 use crate::Error;
 use crate::protocol::{self, AuthStep};
 
@@ -40,6 +42,8 @@ enum Kind {
         config: Box<tokio_postgres::Config>,
         database: String,
         passwords: Mutex<HashMap<String, String>>,
+        /// Postgres rejects two concurrent changes of a role.
+        adopting: tokio::sync::Mutex<()>,
     },
 }
 
@@ -53,6 +57,7 @@ impl Server {
             config: Box::new(config),
             database,
             passwords: Mutex::default(),
+            adopting: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -116,7 +121,7 @@ impl Server {
         if let Kind::Running { .. } = &*self.0 {
             return true;
         }
-        let Ok(admin) = self.admin("postgres", super::OUR_PATH).await else {
+        let Ok(admin) = self.admin("postgres", OUR_PATH).await else {
             return false;
         };
         let sql = format!(
@@ -127,7 +132,7 @@ impl Server {
         matches!(admin.query_opt(&sql, &[&role]).await, Ok(Some(_)))
     }
 
-    /// Makes a role that logs in with tokens.
+    /// Makes a role that logs in with tokens. One batch is one transaction: no role lacks its mark.
     pub(crate) fn create_role_sql(&self, role: &str) -> String {
         let ident = quote_ident(role);
         match &*self.0 {
@@ -156,28 +161,46 @@ impl Server {
 
     /// What every database has from the beginning.
     pub(crate) fn databricks_auth_sql(&self) -> String {
-        let mark = match &*self.0 {
-            Kind::Own { .. } => "NULL::text".to_owned(),
-            Kind::Running { database, .. } => quote_literal(database),
-        };
-        DATABRICKS_AUTH.replace("%MARK%", &mark)
+        let mark = self.mark().map(quote_literal);
+        DATABRICKS_AUTH.replace("%MARK%", mark.as_deref().unwrap_or("NULL::text"))
     }
 
-    /// Prepares for logins of a role that `databricks_create_role` has made: a server that asks for
-    /// passwords gets one that we know.
-    pub(crate) fn adopt_role_sql(&self, role: &str) -> String {
-        let Kind::Running { passwords, .. } = &*self.0 else {
-            return String::new();
+    /// The comment of our roles on a borrowed server, which has other roles, too.
+    pub(crate) fn mark(&self) -> Option<&str> {
+        match &*self.0 {
+            Kind::Own { .. } => None,
+            Kind::Running { database, .. } => Some(database),
+        }
+    }
+
+    /// Prepares an accepted login of a role that `databricks_create_role` created: a borrowed server gets a
+    /// password that we know. At each login, as the role may have been dropped and created again.
+    pub(crate) async fn adopt(&self, role: &str) -> Result<(), Error> {
+        let Kind::Running {
+            database,
+            passwords,
+            adopting,
+            ..
+        } = &*self.0
+        else {
+            return Ok(());
         };
-        let password = Uuid::new_v4().to_string();
-        let sql = format!(
-            "ALTER ROLE {} PASSWORD {}",
-            quote_ident(role),
-            quote_literal(&scram_sha_256(password.as_bytes()))
-        );
-        let mut passwords = passwords.lock().unwrap_or_else(PoisonError::into_inner);
-        passwords.insert(role.to_owned(), password);
-        sql
+        let _turn = adopting.lock().await;
+        let password = {
+            let mut passwords = passwords.lock().unwrap_or_else(PoisonError::into_inner);
+            let password = passwords.entry(role.to_owned());
+            password
+                .or_insert_with(|| Uuid::new_v4().to_string())
+                .clone()
+        };
+        let failed = |error| Error::because("cannot prepare the role", error);
+        let admin = self.admin("postgres", OUR_PATH).await?;
+        let sql = "SELECT format('ALTER ROLE %I PASSWORD %L', rolname, $3::text) FROM pg_roles \
+                   WHERE rolname = $1 AND shobj_description(oid, 'pg_authid') = $2";
+        let hash = scram_sha_256(password.as_bytes());
+        let ours = admin.query_one(sql, &[&role, database, &hash]).await;
+        let alter: String = ours.map_err(failed)?.get(0);
+        admin.batch_execute(&alter).await.map_err(failed)
     }
 
     /// Makes a role that logs in with a password of its own.
@@ -194,11 +217,11 @@ impl Server {
         }
     }
 
-    /// Marks a copy of the database, so that it goes with it.
-    pub(crate) fn mark_copy_sql(&self, copy: &str) -> String {
+    /// A new name for a copy of the database.
+    pub(crate) fn copy_name(&self) -> String {
         match &*self.0 {
-            Kind::Own { .. } => String::new(),
-            Kind::Running { database, .. } => mark_database(copy, database),
+            Kind::Own { .. } => format!("scratch_{}", Uuid::new_v4().simple()),
+            Kind::Running { database, .. } => copy_name(database),
         }
     }
 
