@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -334,5 +334,80 @@ async fn each_folder_is_written_by_its_owner_alone() {
                 assert_eq!(found, uid, "{}", path.display());
             }
         }
+    }
+}
+
+/// A program that takes the place of another one.
+fn stand_in(path: &Path, script: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).expect("written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("set");
+}
+
+/// Scripts in place of `mkdir` and `initdb` act as the server's user or another user could at that moment.
+#[test]
+fn root_writes_nothing_through_the_links_of_another_user() {
+    let bin = Command::new("pg_config").arg("--bindir").output();
+    let Some(bin) = bin.ok().filter(|_| Uid::effective().is_root()) else {
+        tell("SKIPPED links of another user: it takes root and pg_config");
+        return;
+    };
+    let bin = String::from_utf8_lossy(&bin.stdout).trim().to_owned();
+    let as_root = |act: &str| format!("[ $(id -u) != 0 ] || {{ rmdir $dir; {act}; }}");
+    let to_copy_to = "for other in ${dir%/*}/lakebase-local-*/data; do \
+                      [ ! -d $other ] || ln -s $victim $dir/data; done";
+    let later = "for dir in ${PWD%/*}/lakebase-local-*; do [ -O $dir ] || \
+                 { mv $dir $dir.moved; mkdir $dir; ln -s $victim/file $dir/ca.pem; }; done";
+    let (folder, link) = (
+        as_root("mkdir $dir; chown nobody $dir"),
+        as_root("ln -s $victim $dir"),
+    );
+    let [settings, hba] =
+        ["postgresql.conf", "pg_hba.conf"].map(|file| format!("ln -sf $victim/file data/{file}"));
+    let taken = "another user has put a folder in its place";
+    // What happens after `mkdir`, after `initdb`, and the error; without one, the start succeeds.
+    for (after_mkdir, after_initdb, error) in [
+        (&*folder, "", taken),
+        (&link, "", "cannot use"),
+        (to_copy_to, "", "Permission denied"),
+        ("", later, ""),
+        // The shell cannot open the file; our end of its pipe may break first.
+        ("", &settings, " sh"),
+        ("", &hba, " sh"),
+    ] {
+        let (shared, tools, victim) =
+            (scratch(), scratch(), tempfile::tempdir().expect("a folder"));
+        // Without the sticky bit, others may rename our folder. The victim looks like a folder of ours.
+        for (folder, mode) in [(&shared, 0o777), (&victim, 0o700)] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.path(), mode).expect("set");
+        }
+        let file = victim.path().join("file");
+        std::fs::write(&file, "precious").expect("written");
+
+        let victim_is = format!("PATH=/usr/bin:/bin victim={}", victim.path().display());
+        let mkdir = format!("{victim_is}; mkdir \"$@\" || exit; dir=$3; {after_mkdir}\ntrue");
+        let initdb = format!("{victim_is}; {bin}/initdb \"$@\" || exit; {after_initdb}\ntrue");
+        stand_in(&tools.path().join("mkdir"), &mkdir);
+        stand_in(&tools.path().join("initdb"), &initdb);
+        std::os::unix::fs::symlink(format!("{bin}/postgres"), tools.path().join("postgres"))
+            .expect("linked");
+        let path = std::env::var("PATH").expect("a path");
+        let output = program(shared.path())
+            .env("PATH", format!("{}:{path}", tools.path().display()))
+            .env("LAKEBASE_LOCAL_PG_BIN", tools.path())
+            .arg("true")
+            .output()
+            .expect("run");
+
+        let attack = format!("{after_mkdir}{after_initdb}: {output:?}");
+        assert_eq!(
+            std::fs::read(&file).expect("the file"),
+            b"precious",
+            "{attack}"
+        );
+        assert_eq!(below(victim.path()), [victim.path(), &file], "{attack}");
+        assert_eq!(output.status.success(), error.is_empty(), "{attack}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(error), "{error}: {attack}");
     }
 }
