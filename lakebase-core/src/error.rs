@@ -1,5 +1,10 @@
 //! The one error type of the crate.
 
+#[cfg(any(feature = "diesel", feature = "sea-orm"))]
+mod convert;
+#[cfg(feature = "proxy")]
+mod record;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -114,11 +119,6 @@ impl Error {
         self.edit(|inner| inner.hint = Some(hint.into()))
     }
 
-    #[cfg(feature = "proxy")]
-    pub(crate) fn with_message(self, message: String) -> Self {
-        self.edit(|inner| inner.message = message)
-    }
-
     pub(crate) fn with_transient(self, transient: bool) -> Self {
         self.edit(|inner| inner.transient = transient)
     }
@@ -173,11 +173,6 @@ impl Error {
             inner.kind = Kind::Timeout;
             inner.message = format!("{what}: {}", inner.message);
         })
-    }
-
-    #[cfg(feature = "proxy")]
-    pub(crate) fn kind(&self) -> Kind {
-        self.0.kind
     }
 
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {

@@ -98,6 +98,14 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
+    #[cfg(feature = "proxy")]
+    pub(crate) fn new(text: &str, cause: Option<Self>) -> Self {
+        Self {
+            text: clean_text(text),
+            cause: cause.map(Box::new),
+        }
+    }
+
     pub(crate) fn of(error: &(dyn StdError + 'static), secrets: &[SecretString]) -> Self {
         Self {
             text: clean(&error.to_string(), secrets),

@@ -30,9 +30,9 @@ mod retry;
 pub mod roles;
 mod single_flight;
 mod sql;
+mod target;
 #[cfg(any(feature = "proxy", feature = "tokio-postgres"))]
 mod tcp;
-mod target;
 mod tls;
 mod transient;
 mod workspace;

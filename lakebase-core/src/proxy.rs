@@ -38,9 +38,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::single_flight::no_runtime;
 use crate::{Error, Lakebase};
+use relay::Checks;
 use session::Sessions;
 use socket::Listener;
 
+/// A server that was heard from within this time counts as alive.
+const CHECK_AFTER: Duration = Duration::from_secs(30);
 /// Connections that have not logged in yet.
 const MOST_LOGINS: usize = 1000;
 /// Pause when the process is out of file descriptors.
@@ -55,6 +58,7 @@ pub struct Proxy(Arc<Shared>);
 
 struct Shared {
     url: SecretString,
+    password: Option<SecretString>,
     place: Place,
     /// When everything has to be over. Dropping it means that the last handle is gone.
     end: watch::Sender<Option<Instant>>,
@@ -105,6 +109,7 @@ pub struct Builder {
     place: Option<Place>,
     clients: Clients,
     defaults: Vec<(String, String)>,
+    check_after: Duration,
 }
 
 impl Lakebase {
@@ -129,6 +134,7 @@ impl Builder {
             place: None,
             clients: Clients::ThisProcess,
             defaults: Vec::new(),
+            check_after: CHECK_AFTER,
         }
     }
 
@@ -159,6 +165,14 @@ impl Builder {
         self
     }
 
+    /// Sets how long a server may be silent before a driver's check whether a session is alive (a lone `Sync`, an empty
+    /// query) is passed on to it: 30 s by default. It then has 2 s to answer. Until then the proxy answers in its place, without
+    /// a round trip.
+    pub fn check_after(mut self, silence: Duration) -> Self {
+        self.check_after = silence;
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -176,13 +190,10 @@ impl Builder {
             }
             _ => None,
         };
-        let is_made = !matches!(self.clients, Clients::Password(_));
-        let url = url(
-            &self.lakebase,
-            &place,
-            password.as_ref().filter(|_| is_made),
-        );
-        let sessions = Sessions::new(self.lakebase, self.clients, password, self.defaults);
+        let url = url(&self.lakebase, &place, password.as_ref());
+        let clients = (self.clients, password.clone());
+        let checks = Checks::new(self.check_after);
+        let sessions = Sessions::new(self.lakebase, clients, self.defaults, checks);
         let (end, orders) = watch::channel(None);
         let (running, ended) = watch::channel(());
         runtime.spawn(async move {
@@ -191,6 +202,7 @@ impl Builder {
         });
         Ok(Proxy(Arc::new(Shared {
             url,
+            password,
             place,
             end,
             ended,
@@ -199,8 +211,8 @@ impl Builder {
 }
 
 impl Proxy {
-    /// What drivers connect to. User and database in it mean nothing: they are the [`Lakebase`]'s own. On a Unix socket it
-    /// holds no secret; on TCP it holds the one-time password.
+    /// What drivers connect to. User and database in it mean nothing: they are the [`Lakebase`]'s own. It holds a secret only
+    /// if the proxy has a [`password`](Self::password).
     pub fn url(&self) -> &str {
         self.0.url.expose_secret()
     }
@@ -219,6 +231,11 @@ impl Proxy {
             Place::Folder(_) => None,
             Place::Port(address) => Some(address),
         }
+    }
+
+    /// The password that drivers need and [`url`](Self::url) holds. None on a Unix socket, unless one was set.
+    pub fn password(&self) -> Option<&str> {
+        Some(self.0.password.as_ref()?.expose_secret())
     }
 
     /// Takes no new connections and ends those that are idle, each other one as soon as it is. After `grace` the

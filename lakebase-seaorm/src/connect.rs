@@ -1,17 +1,17 @@
-//! From a Lakebase to a connection.
+//! From a Lakebase to SeaORM's connection.
 
-use lakebase_core::{Error, Lakebase, Login, LoginFailure};
-use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, SqlxPostgresConnector};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
+use std::time::Duration;
 
-use crate::connection::LakebaseConnection;
-use crate::error::sort;
-use crate::feed::Feed;
-use crate::options::{options, with_defaults, with_login};
+use lakebase_core::proxy::{Builder, Proxy};
+use lakebase_core::{Error, Lakebase};
+use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::runtime::Handle;
+
+use crate::options::{options, with_defaults};
 
 /// Connects with the defaults: at most 10 connections and none kept open without need, idle ones
-/// closed after 4 minutes, all of them after 45 minutes (10 % jitter per pool).
+/// closed after 4 minutes, all of them after 45 minutes (10 % jitter per pool). Logs in once before it returns.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,19 +28,23 @@ use crate::options::{options, with_defaults, with_login};
 ///
 /// # Cancel safety
 ///
-/// Safe.
-pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
+/// Dropping the future closes what it has opened.
+pub async fn connect(lakebase: &Lakebase) -> Result<DatabaseConnection, Error> {
     connect_with(lakebase, options()).await
 }
 
 /// Connects with SeaORM's own options. All of them work (sizes, timeouts, logging, search path,
-/// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored.
+/// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored. It must look like a
+/// Postgres URL all the same: [`options`] brings one.
 ///
 /// What is left unset gets the defaults of [`connect`]. The database is logged in to once before
-/// this returns, unless `connect_lazy` is set; the pool's own connections open on use.
+/// this returns, unless `connect_lazy` is set.
+///
+/// The pool's connections go through an [auth proxy](lakebase_core::proxy) of its own inside this process, on the runtime
+/// that this is called on. It ends with the pool. A statement that fails for want of a login has the reason in its
+/// error: see [`cause`](crate::cause).
 ///
 /// At level TRACE, SeaORM itself logs the options with the URL inside: leave passwords out of it.
-/// sqlx trusts Mozilla's roots in addition to those of `PGSSLROOTCERT`.
 ///
 /// # Errors
 ///
@@ -48,61 +52,44 @@ pub async fn connect(lakebase: &Lakebase) -> Result<LakebaseConnection, Error> {
 ///
 /// # Cancel safety
 ///
-/// Safe.
+/// As [`connect`].
 pub async fn connect_with(
     lakebase: &Lakebase,
     options: ConnectOptions,
-) -> Result<LakebaseConnection, Error> {
+) -> Result<DatabaseConnection, Error> {
     // sqlx panics without one.
-    if tokio::runtime::Handle::try_current().is_err() {
+    if Handle::try_current().is_err() {
         return Err(Error::config("no tokio runtime is running on this thread"));
     }
-    let options = with_defaults(options, lakebase);
-    let base = base_options(&options).await?;
-    let is_lazy = options.get_connect_lazy();
-    // The login loop looks everything up within the connect budget. One login before there is a pool;
-    // hooks of the application have no place in it.
-    let login = lakebase
-        .login(|login| async {
-            if login.target.hostaddr().is_some() {
-                return Err(LoginFailure::permanent(Error::config(
-                    "PGHOSTADDR is set, but sqlx cannot connect to an address and verify a name",
-                )));
-            }
-            if !is_lazy {
-                let options = with_login(&base, &login);
-                let connection = options.connect().await.map_err(sort)?;
-                let _ = connection.close().await;
-            }
-            Ok(login)
-        })
-        .await?;
-    let db = open(options, &base, &login).await.map_err(|error| {
-        let failed = Error::provider("SeaORM could not open the connection", false);
-        failed.with_source(error)
+    let mut options = with_defaults(options, lakebase);
+    let mut driver = driver_options(&options).await?;
+    if is_pooled(lakebase).await? {
+        // PgBouncer pools by transaction and may lose a prepared statement.
+        driver = driver.statement_cache_capacity(0);
+    }
+    let proxy = start_proxy(lakebase, &options, &driver).await?;
+    let driver = through(driver, &proxy, lakebase.database());
+    options.map_sqlx_postgres_opts(move |_| driver.clone());
+    let db = SqlxPostgresConnector::connect(options).await;
+    let db = db.map_err(|error| match crate::cause(&error) {
+        Some(cause) => cause,
+        None => {
+            let is_transient = crate::is_transient(&error);
+            Error::provider("SeaORM could not open the connection", is_transient).with_source(error)
+        }
     })?;
-    let pool = db.get_postgres_connection_pool().clone();
-    let feed = Feed::start(lakebase, pool, base, login);
-    Ok(LakebaseConnection::new(db, feed))
+    // It resolves when the last clone of the pool is dropped, too.
+    let closed = db.get_postgres_connection_pool().close_event();
+    tokio::spawn(async move {
+        closed.await;
+        drop(proxy);
+    });
+    Ok(db)
 }
 
-/// Lets SeaORM make its connection, with all of its options and hooks. The pool logs in when it is
-/// used.
-async fn open(
-    mut options: ConnectOptions,
-    base: &PgConnectOptions,
-    login: &Login,
-) -> Result<DatabaseConnection, DbErr> {
-    let connect = with_login(base, login);
-    options
-        .connect_lazy(true)
-        .map_sqlx_postgres_opts(move |_| connect.clone());
-    SqlxPostgresConnector::connect(options).await
-}
-
-/// What SeaORM makes of its options for sqlx: statement logging, timeouts, names, and whatever
-/// the application's own hook does. Asked by letting it build a pool that never connects.
-async fn base_options(options: &ConnectOptions) -> Result<PgConnectOptions, Error> {
+/// What SeaORM and the application's own hook make of the options for sqlx. SeaORM keeps the hook to itself, so
+/// it is asked by letting it build a pool that never connects.
+async fn driver_options(options: &ConnectOptions) -> Result<PgConnectOptions, Error> {
     let mut probe = options.clone();
     probe
         .connect_lazy(true)
@@ -112,6 +99,52 @@ async fn base_options(options: &ConnectOptions) -> Result<PgConnectOptions, Erro
         Error::config("the URL inside the connect options must look like a Postgres URL; `lakebase_seaorm::options()` brings one")
             .with_source(error)
     })?;
-    let base = db.get_postgres_connection_pool().connect_options();
-    Ok(PgConnectOptions::clone(&base))
+    let driver = db.get_postgres_connection_pool().connect_options();
+    Ok(PgConnectOptions::clone(&driver))
+}
+
+async fn start_proxy(
+    lakebase: &Lakebase,
+    options: &ConnectOptions,
+    driver: &PgConnectOptions,
+) -> Result<Proxy, Error> {
+    // The login has to fail before the pool gives up, or its cause is lost.
+    let waits = options.get_acquire_timeout();
+    let budget = waits.unwrap_or(Duration::MAX).mul_f64(0.9);
+    let lakebase = lakebase.with_connect_timeout(budget.min(lakebase.connect_timeout()));
+    // What sqlx takes from the environment on its own.
+    let environment = PgConnectOptions::new_without_pgpass();
+    let mut proxy = Builder::new(&lakebase);
+    if let Some(options) = environment.get_options() {
+        proxy = proxy.ignore("options", options);
+    }
+    if let Some(name) = environment.get_application_name()
+        && driver.get_application_name() == Some(name)
+    {
+        proxy = proxy.ignore("application_name", name);
+    }
+    proxy.start().await
+}
+
+/// Tokens are not taken on pooled hosts; native passwords may be.
+async fn is_pooled(lakebase: &Lakebase) -> Result<bool, Error> {
+    if lakebase.uses_tokens() {
+        return Ok(false);
+    }
+    let target = lakebase.login(|login| async { Ok(login.target) }).await?;
+    Ok(target.is_pooled())
+}
+
+/// `driver` has what the application chose (logging, timeouts, name); the rest is the proxy's.
+fn through(driver: PgConnectOptions, proxy: &Proxy, database: &str) -> PgConnectOptions {
+    let driver = match (proxy.folder(), proxy.address()) {
+        (Some(folder), _) => driver.socket(folder).port(5432),
+        (None, Some(address)) => driver.host(&address.ip().to_string()).port(address.port()),
+        (None, None) => driver,
+    };
+    driver
+        .ssl_mode(PgSslMode::Disable)
+        .username("lakebase")
+        .password(proxy.password().unwrap_or("unused"))
+        .database(database)
 }

@@ -24,21 +24,18 @@ use std::time::Duration;
 
 use lakebase_core::Lakebase;
 use lakebase_core::migration::MigrationSession;
+use sea_orm::DatabaseConnection;
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
-use sqlx::PgPool;
 
 #[cfg(feature = "cli")]
 pub use cli::run_cli;
 pub use error::MigrationError;
 
 use crate::connect::connect_with;
-use crate::connection::LakebaseConnection;
 use isolated::Isolated;
 use run::Run;
 
-/// Runs what is pending of `M` with the options and hooks of `db`, its search path for example. Otherwise as
-/// [`Migrations::up`]: under the lock, on connections of its own to the direct host, so that nothing a migration sets
-/// reaches the application's sessions.
+/// Runs what is pending of `M`, in the configured schema: [`Migrations::up`] with the defaults.
 ///
 /// # Errors
 ///
@@ -47,10 +44,8 @@ use run::Run;
 /// # Cancel safety
 ///
 /// As [`Migrations::up`].
-pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), MigrationError> {
-    let mut migrations = Migrations::new(db.lakebase());
-    migrations.like = Some(db.get_postgres_connection_pool().clone());
-    migrations.up::<M>(None).await.map(drop)
+pub async fn up<M: MigratorTrait>(lakebase: &Lakebase) -> Result<(), MigrationError> {
+    Migrations::new(lakebase).up::<M>(None).await.map(drop)
 }
 
 /// Runs and reverts the migrations of a `MigratorTrait`, on connections of its own to the direct host.
@@ -66,8 +61,6 @@ pub async fn up<M: MigratorTrait>(db: &LakebaseConnection) -> Result<(), Migrati
 #[must_use]
 pub struct Migrations {
     settings: MigrationSession,
-    /// The pool whose options and hooks count.
-    like: Option<PgPool>,
 }
 
 impl Migrations {
@@ -75,7 +68,6 @@ impl Migrations {
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
             settings: MigrationSession::new(lakebase),
-            like: None,
         }
     }
 
@@ -197,7 +189,7 @@ impl Migrations {
     /// Connects and works under the lock. Afterwards it is free.
     async fn locked<T>(
         &self,
-        work: impl AsyncFnOnce(&LakebaseConnection) -> Result<T, MigrationError>,
+        work: impl AsyncFnOnce(&DatabaseConnection) -> Result<T, MigrationError>,
     ) -> Result<T, MigrationError> {
         let session = self.settings.connect().await;
         let session = session.map_err(|error| MigrationError::core("cannot connect", error))?;
@@ -215,23 +207,14 @@ impl Migrations {
         outcome.map_err(|error| MigrationError::core("stopped", error))?
     }
 
-    /// Each session runs `setup` first, unless the hooks of another pool count.
-    async fn connect(&self, setup: String) -> Result<LakebaseConnection, MigrationError> {
+    /// Each session runs `setup` first.
+    async fn connect(&self, setup: String) -> Result<DatabaseConnection, MigrationError> {
+        let setup: Arc<str> = setup.into();
         let mut options = crate::options();
         // A migration without a transaction may open one of its own beside it.
-        options.max_connections(2);
-        if let Some(like) = &self.like {
-            let (connect, pool) = (like.connect_options(), like.options().clone());
-            options
-                .map_sqlx_postgres_opts(move |_| (*connect).clone())
-                .map_sqlx_postgres_pool_opts(move |ours| {
-                    pool.clone()
-                        .max_connections(ours.get_max_connections())
-                        .min_connections(0)
-                });
-        } else {
-            let setup: Arc<str> = setup.into();
-            options.map_sqlx_postgres_pool_opts(move |pool| {
+        options
+            .max_connections(2)
+            .map_sqlx_postgres_pool_opts(move |pool| {
                 let setup = Arc::clone(&setup);
                 pool.after_connect(move |connection, _| {
                     let setup = sqlx::AssertSqlSafe(setup.to_string());
@@ -241,14 +224,8 @@ impl Migrations {
                     })
                 })
             });
-        }
         let connected = connect_with(self.settings.lakebase(), options).await;
-        let db = connected.map_err(|error| MigrationError::core("cannot connect", error))?;
-        if self.like.is_some() {
-            let locked = isolated::lock_sessions(db.get_postgres_connection_pool()).await;
-            locked.map_err(|error| MigrationError::new("cannot start", error))?;
-        }
-        Ok(db)
+        connected.map_err(|error| MigrationError::core("cannot connect", error))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use diesel::RunQueryDsl as _;
 use diesel::r2d2::ManageConnection as _;
 use lakebase_core::Lakebase;
+use lakebase_core::proxy::Builder;
 use lakebase_diesel::r2d2::PooledConnection;
 use lakebase_diesel::sync_pool::{Connect, ConnectionManager};
 use lakebase_local::{Cut, EventKind, LocalLakebase};
@@ -214,16 +215,18 @@ async fn seaorm_replaces_idle_connections_that_do_not_answer() {
     in_time(async || {
         const IDLE: usize = 5;
         let local = local().await;
-        let db = lakebase_seaorm::connect(&lakebase(&local))
-            .await
-            .expect("a connection");
+        let silence = Duration::from_millis(300);
+        let proxy = Builder::new(&lakebase(&local)).check_after(silence);
+        let proxy = proxy.start().await.expect("a proxy");
+        let db = sea_orm::Database::connect(proxy.url()).await;
+        let db = db.expect("a connection");
         let asking = (0..IDLE).map(|_| db.execute_unprepared("SELECT pg_sleep(0.2)"));
         for answer in futures_util::future::join_all(asking).await {
             answer.expect("an answer");
         }
         all_idle(&db).await;
         lose_packets(&local, IDLE).await;
-        tokio::time::sleep(Duration::from_millis(1_050)).await; // now they are asked before use
+        tokio::time::sleep(silence).await; // now they are asked before use
         for nth in 0..=IDLE {
             let began = Instant::now();
             soon(db.execute_unprepared("SELECT 1"))

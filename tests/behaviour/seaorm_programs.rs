@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use lakebase_seaorm::{LakebaseConnection, connect, connect_with, options};
+use lakebase_seaorm::{connect, connect_with, options};
 use lakebase_tests::{
     forget_idle, in_time, lakebase, local, local_with_schema, local_with_tokens_of, logins, minted,
     soon,
@@ -34,7 +34,7 @@ mod book {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-async fn with_books(db: &LakebaseConnection) {
+async fn with_books(db: &DatabaseConnection) {
     let schema = Schema::new(db.get_database_backend());
     db.execute(&schema.create_table_from_entity(book::Entity))
         .await
@@ -220,18 +220,19 @@ async fn a_lazy_connection_logs_in_with_its_first_statement() {
 }
 
 #[tokio::test]
-async fn a_clone_of_the_inner_connection_is_fed_as_long_as_it_lives() {
+async fn a_pool_taken_out_of_the_connection_logs_in_as_long_as_it_lives() {
     in_time(async || {
         let local = local_with_tokens_of(Duration::from_secs(2)).await;
         let db = connect(&lakebase(&local)).await.expect("a connection");
-        let inner: DatabaseConnection = (*db).clone();
+        let pool = db.get_postgres_connection_pool().clone();
         drop(db);
         soon(local.wait_until(|events| minted(events).len() >= 3)).await;
-        forget_idle(&inner).await;
-        inner
+        let again = DatabaseConnection::from(pool);
+        forget_idle(&again).await;
+        again
             .execute_unprepared("SELECT 1")
             .await
-            .expect("a new login with a fed token");
+            .expect("a new login with a current token");
         assert_eq!(local.counters().refused, 0);
     })
     .await;

@@ -1,9 +1,10 @@
 //! SeaORM's entity-first way: the tables follow the entities.
 
-use lakebase_seaorm::LakebaseConnection;
 use lakebase_tests::{forget_idle, lakebase_with, local, soon};
 use sea_orm::ActiveValue::Set;
-use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _};
+use sea_orm::{
+    ActiveModelTrait as _, ColumnTrait as _, DatabaseConnection, EntityTrait as _, QueryFilter as _,
+};
 
 mod shelf {
     use sea_orm::entity::prelude::*;
@@ -61,7 +62,7 @@ mod longer_book {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-async fn sync(db: &LakebaseConnection) {
+async fn sync(db: &DatabaseConnection) {
     let schema = db.get_schema_builder().register(shelf::Entity);
     let synced = schema.register(book::Entity).sync(db).await;
     synced.expect("in step");

@@ -8,8 +8,7 @@ use diesel::r2d2::ManageConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::{Error, Lakebase};
 use lakebase_diesel::sync_pool::{Builder, Connect, ConnectionManager, Pool};
-use lakebase_seaorm::LakebaseConnection;
-use sea_orm::ConnectionTrait as _;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tokio::sync::Mutex;
 
 use crate::{forget_idle, in_time};
@@ -81,7 +80,7 @@ enum Kind {
     DieselDeadpool(lakebase_diesel::deadpool::Pool),
     DieselR2d2(Sync<diesel::PgConnection>),
     DieselBlocking(Sync<lakebase_diesel::blocking::Connection>),
-    SeaOrm(LakebaseConnection),
+    SeaOrm(DatabaseConnection),
 }
 
 impl fmt::Debug for Kind {
@@ -172,15 +171,6 @@ impl App {
             .await
             .map(Self)
             .map_err(|error: Error| Failure::of(&error))
-    }
-
-    /// How many logins it tries with one token before it looks for another: SeaORM's pool is sqlx's, so
-    /// what it ran into is first tried again outside of it.
-    pub fn tries(&self) -> usize {
-        match &self.0 {
-            Kind::SeaOrm(_) => 2,
-            _ => 1,
-        }
     }
 
     /// One statement on a connection of the pool.

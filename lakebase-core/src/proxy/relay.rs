@@ -2,7 +2,9 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,9 +16,7 @@ use super::follow::Follow;
 
 /// Two TLS records.
 const BUFFER: usize = 32 * 1024;
-/// A check is answered without the server if that was heard from within this time.
-const HEARD_LATELY: Duration = Duration::from_secs(30);
-/// Otherwise the server is asked, and has this long.
+/// A check that is passed on must be answered within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// For the last bytes of a session.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
@@ -98,16 +98,40 @@ impl Pipe {
     }
 }
 
+/// When drivers' checks whether a session is alive go to the server.
+#[derive(Debug)]
+pub(super) struct Checks {
+    /// They are answered in its place if it was heard from within this time.
+    pub(super) after: Duration,
+    /// Since when a server has not answered one. Sessions that were not heard from since then are most likely
+    /// as dead: waiting for each of them would add up.
+    lost: Mutex<Option<Instant>>,
+}
+
+impl Checks {
+    pub(super) fn new(after: Duration) -> Self {
+        Self {
+            after,
+            lost: Mutex::default(),
+        }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A logged-in session.
 pub(super) struct Relay<'a, C, S> {
     client: &'a mut C,
     server: &'a mut S,
+    checks: &'a Checks,
     follow: Follow,
     up: Pipe,
     down: Pipe,
     is_unflushed: bool,
     heard: Instant,
-    /// When the answer to a forwarded check must be there.
+    /// The end of the time for the answer to a check that was passed on.
     answer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -116,10 +140,16 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    pub(super) fn new(client: &'a mut C, server: &'a mut S, follow: Follow) -> Self {
+    pub(super) fn new(
+        client: &'a mut C,
+        server: &'a mut S,
+        follow: Follow,
+        checks: &'a Checks,
+    ) -> Self {
         Self {
             client,
             server,
+            checks,
             follow,
             up: Pipe::new(),
             down: Pipe::new(),
@@ -148,7 +178,10 @@ where
             }
             let answer = self.answer.as_mut();
             match answer.map(|answer| answer.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => Poll::Ready(End::Unresponsive),
+                Some(Poll::Ready(())) => {
+                    *self.checks.lost() = Some(Instant::now() - ANSWER_LIMIT);
+                    Poll::Ready(End::Unresponsive)
+                }
                 _ => Poll::Pending,
             }
         })
@@ -190,7 +223,12 @@ where
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Client),
                     Poll::Ready(Ok(_)) => {
                         is_moving = true;
-                        if !self.is_answered() && self.follow.from_client(self.up.held()).is_err() {
+                        if let Some(answer) = self.follow.answer(self.up.held())
+                            && let ControlFlow::Break(end) = self.check(answer)
+                        {
+                            return Poll::Ready(end);
+                        }
+                        if self.follow.from_client(self.up.held()).is_err() {
                             return Poll::Ready(End::Malformed);
                         }
                     }
@@ -220,17 +258,17 @@ where
     }
 
     /// Answers a check in the place of the server, or sets the time by which the server must.
-    fn is_answered(&mut self) -> bool {
-        let Some(answer) = self.follow.answer(self.up.held()) else {
-            return false;
-        };
-        if !self.down.is_empty() || self.heard.elapsed() >= HEARD_LATELY {
-            self.answer = Some(Box::pin(sleep(ANSWER_LIMIT)));
-            return false;
+    fn check(&mut self, answer: &[u8]) -> ControlFlow<End> {
+        if self.checks.lost().is_some_and(|lost| self.heard < lost) {
+            return ControlFlow::Break(End::Unresponsive);
         }
-        self.up.clear();
-        self.down.put(answer);
-        true
+        if self.down.is_empty() && self.heard.elapsed() < self.checks.after {
+            self.up.clear();
+            self.down.put(answer);
+        } else {
+            self.answer = Some(Box::pin(sleep(ANSWER_LIMIT)));
+        }
+        ControlFlow::Continue(())
     }
 
     async fn say_goodbye(&mut self, end: End) {

@@ -1,34 +1,18 @@
 //! Our errors as the `ErrorResponse` that a driver hands on, and back again.
 
 use crate::Error;
-use crate::error::Kind;
 
-/// Beginning of the routine's name in an `ErrorResponse` of ours.
-const ROUTINE: &str = "lakebase_";
-const TRANSIENT: &str = "_transient";
-
-const KINDS: [(Kind, &str); 8] = [
-    (Kind::Config, "config"),
-    (Kind::SignIn, "sign_in"),
-    (Kind::Platform, "platform"),
-    (Kind::Network, "network"),
-    (Kind::Timeout, "timeout"),
-    (Kind::Login, "login"),
-    (Kind::Database, "database"),
-    (Kind::Provider, "provider"),
-];
+/// Stands in the place of a routine's name in an `ErrorResponse` of ours; the file's name is the error as a record.
+const ROUTINE: &str = "lakebase";
 
 /// The message that ends a login.
 pub(super) fn failed(error: &Error) -> Vec<u8> {
-    let kind = KINDS.iter().find(|(kind, _)| *kind == error.kind());
-    let kind = kind.map_or("platform", |(_, name)| name);
-    let transient = if error.is_transient() { TRANSIENT } else { "" };
-    let routine = format!("{ROUTINE}{kind}{transient}");
     message(&[
         (b'C', sqlstate(error)),
         (b'M', &error.chain()),
         (b'H', error.hint().unwrap_or_default()),
-        (b'R', &routine),
+        (b'F', &error.to_record()),
+        (b'R', ROUTINE),
     ])
 }
 
@@ -70,83 +54,42 @@ fn message(fields: &[(u8, &str)]) -> Vec<u8> {
 }
 
 impl Error {
-    /// The error of a login behind the [proxy](crate::proxy), from the fields of the `ErrorResponse` that a driver
-    /// hands on. `None` if it is not one of the proxy's. Its causes are part of its text, and it has no source.
+    /// The error of a login behind the [proxy](crate::proxy), from the fields `file` and `routine` of the
+    /// `ErrorResponse` that a driver hands on. `None` if it is not one of the proxy's. Of its causes the texts are left.
     ///
     /// For adapters.
-    pub fn from_response(
-        sqlstate: Option<&str>,
-        message: &str,
-        hint: Option<&str>,
-        routine: Option<&str>,
-    ) -> Option<Self> {
-        let name = routine?.strip_prefix(ROUTINE)?;
-        let (name, is_transient) = match name.strip_suffix(TRANSIENT) {
-            Some(name) => (name, true),
-            None => (name, false),
-        };
-        let (kind, _) = KINDS.iter().find(|(_, known)| *known == name)?;
-        let mut text = match message.rsplit_once(" [trying again") {
-            Some((text, _)) => text.to_owned(),
-            None => message.to_owned(),
-        };
-        let mut error = Self::new(*kind, "");
-        if let Some(hint) = hint {
-            // It is shown behind the message.
-            text = text.replacen(&format!(". {hint}"), "", 1);
-            error = error.with_hint(hint);
+    pub fn from_response(file: Option<&str>, routine: Option<&str>) -> Option<Self> {
+        match routine {
+            Some(ROUTINE) => Self::from_record(file?),
+            _ => None,
         }
-        Some(
-            error
-                .with_message(text)
-                .with_sqlstate(sqlstate.filter(|code| !["08001", "08004", "F0000"].contains(code)))
-                .with_transient(is_transient),
-        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
-    fn read(bytes: &[u8]) -> Vec<(u8, String)> {
-        bytes[5..]
-            .split(|&byte| byte == 0)
-            .take_while(|field| !field.is_empty())
-            .map(|field| (field[0], String::from_utf8(field[1..].to_vec()).unwrap()))
-            .collect()
+    fn field(response: &[u8], tag: u8) -> Option<&str> {
+        let mut fields = response[5..].split(|&byte| byte == 0);
+        let found = fields.find(|field| field.first() == Some(&tag))?;
+        std::str::from_utf8(&found[1..]).ok()
     }
 
     #[test]
-    fn an_error_survives_the_way_through_a_driver() {
-        for (kind, _) in KINDS {
-            for is_transient in [true, false] {
-                let error = Error::new(kind, "no login within 3 s")
-                    .with_hint("Check PGHOST")
-                    .with_sqlstate(Some("53300"))
-                    .with_source(std::io::Error::other("cause"))
-                    .with_transient(is_transient);
-                let fields = read(&failed(&error));
-                let field = |tag: u8| {
-                    let found = fields.iter().find(|(known, _)| *known == tag);
-                    found.map(|(_, value)| value.as_str())
-                };
-                assert_eq!(field(b'C'), Some("08004"));
-                assert_eq!(field(b'M'), Some(error.chain().as_str()));
-                let code = field(b'C');
-                let back =
-                    Error::from_response(code, field(b'M').unwrap(), field(b'H'), field(b'R'));
-                let back = back.unwrap();
-                assert_eq!(back.is_transient(), is_transient, "{kind:?}");
-                assert_eq!(back.is_timeout(), error.is_timeout());
-                assert_eq!(back.is_auth(), error.is_auth());
-                assert_eq!(back.is_config(), error.is_config());
-                assert_eq!(back.hint(), error.hint());
-                let text = back.to_string();
-                assert_eq!(text.matches("Check PGHOST").count(), 1, "{text}");
-                assert!(text.contains("cause") && text.contains("53300"), "{text}");
-            }
-        }
+    fn a_failed_login_has_code_text_and_hint_and_leads_back_to_its_error() {
+        let error = Error::new(Kind::Timeout, "no login within 3 s")
+            .with_hint("Check PGHOST")
+            .with_sqlstate(Some("53300"))
+            .with_source(std::io::Error::other("the cause"));
+        let response = failed(&error);
+        assert_eq!(field(&response, b'S'), Some("FATAL"));
+        assert_eq!(field(&response, b'C'), Some("08004"));
+        assert_eq!(field(&response, b'M'), Some(error.chain().as_str()));
+        assert_eq!(field(&response, b'H'), Some("Check PGHOST"));
+        let back = Error::from_response(field(&response, b'F'), field(&response, b'R'));
+        assert_eq!(back.unwrap().chain(), error.chain());
     }
 
     #[test]
@@ -165,13 +108,14 @@ mod tests {
 
     #[test]
     fn an_error_of_somebody_else_is_none_of_ours() {
-        for routine in [
-            None,
-            Some("auth_failed"),
-            Some("lakebase_"),
-            Some("lakebase_x"),
+        let record = Error::config("x").to_record();
+        for (file, routine) in [
+            (Some("auth.c"), Some("auth_failed")),
+            (Some("auth.c"), Some("lakebase")),
+            (None, Some("lakebase")),
+            (Some(record.as_str()), None),
         ] {
-            assert!(Error::from_response(Some("28P01"), "no", None, routine).is_none());
+            assert!(Error::from_response(file, routine).is_none());
         }
     }
 }

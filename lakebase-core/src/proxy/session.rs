@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Clients;
 use super::client::{Wish, knows_password, read_wish};
 use super::follow::Follow;
-use super::relay::Relay;
+use super::relay::{Checks, Relay};
 use super::server::Session;
 use super::socket::{Peer, Stream};
 use super::{report, server};
@@ -32,6 +32,7 @@ pub(super) struct Sessions {
     password: Option<SecretString>,
     /// Values of startup parameters that do not count.
     defaults: Vec<(String, String)>,
+    checks: Checks,
     /// Where the session with a key runs. Another session may have the same key on another server.
     keys: Mutex<HashMap<Key, (Arc<Target>, SocketAddr)>>,
 }
@@ -39,15 +40,16 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn new(
         lakebase: Lakebase,
-        clients: Clients,
-        password: Option<SecretString>,
+        (clients, password): (Clients, Option<SecretString>),
         defaults: Vec<(String, String)>,
+        checks: Checks,
     ) -> Self {
         Self {
             lakebase,
             clients,
             password,
             defaults,
+            checks,
             keys: Mutex::default(),
         }
     }
@@ -72,7 +74,7 @@ impl Sessions {
                 if client.write_all(&greeting).await.is_err() {
                     return;
                 }
-                let relay = Relay::new(&mut client, &mut session.wire, follow);
+                let relay = Relay::new(&mut client, &mut session.wire, follow, &self.checks);
                 let end = relay.run(draining).await;
                 tracing::debug!(?end, "session ended");
             }

@@ -8,7 +8,7 @@ use lakebase_core::{Error, advice, clean_text};
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
-use crate::error::{is_transient, to_db_err};
+use crate::error::is_transient;
 
 /// Migrations could not be run: says which one, and why.
 ///
@@ -31,7 +31,7 @@ impl MigrationError {
 
     /// An error of core, with a hint of its own.
     pub(super) fn core(step: &'static str, error: Error) -> Self {
-        Self::new(step, to_db_err(error))
+        Self::new(step, error.into())
     }
 
     pub(super) fn of(self, migration: Option<String>) -> Self {

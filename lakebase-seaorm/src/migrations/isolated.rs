@@ -1,10 +1,8 @@
 //! A migrator whose migrations leave nothing in their sessions.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
-use lakebase_core::migration::{DISCARD_TEMPORARY, MigrationSession, RESET_SESSION, SAVE_SESSION};
-use sea_orm::{ConnectionTrait, DatabaseExecutor, DbErr, DynIden, RuntimeErr, Statement};
+use lakebase_core::migration::{DISCARD_TEMPORARY, RESET_SESSION, SAVE_SESSION};
+use sea_orm::{ConnectionTrait, DatabaseExecutor, DbErr, DynIden, Statement};
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, MigratorTraitSelf, SchemaManager,
 };
@@ -85,9 +83,8 @@ async fn isolate(
     if let DatabaseExecutor::Connection(db) = db {
         // It may have used any session of the pool: none of them is used again.
         let outcome = migration.await;
-        let pool = db.get_postgres_connection_pool();
-        close_sessions(pool).await;
-        return outcome.and(lock_sessions(pool).await);
+        close_sessions(db.get_postgres_connection_pool()).await;
+        return outcome;
     }
     db.execute_unprepared(DISCARD_TEMPORARY).await?;
     let settings = Statement::from_string(db.get_database_backend(), SAVE_SESSION);
@@ -97,22 +94,6 @@ async fn isolate(
     db.execute_unprepared(RESET_SESSION).await?;
     db.execute_unprepared(&settings).await?;
     Ok(())
-}
-
-/// Opens all sessions of the pool, and takes the lock of those that work in each.
-pub(super) async fn lock_sessions(pool: &PgPool) -> Result<(), DbErr> {
-    let lock = async {
-        let mut sessions = Vec::new();
-        for _ in 0..pool.options().get_max_connections() {
-            let mut session = pool.acquire().await?;
-            let sql = sqlx::AssertSqlSafe(MigrationSession::lock_sql());
-            sqlx::raw_sql(sql).execute(&mut *session).await?;
-            sessions.push(session);
-        }
-        Ok(())
-    };
-    lock.await
-        .map_err(|error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
 }
 
 /// Also those that are on their way back to the pool. What one has left open is committed: that it has no

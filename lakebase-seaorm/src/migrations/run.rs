@@ -1,11 +1,10 @@
 //! Runs and reverts the migrations of one migrator.
 
-use sea_orm::DbErr;
+use sea_orm::{DatabaseConnection, DbErr};
 use sea_orm_migration::{Migration, MigrationStatus, MigratorTraitSelf};
 
 use super::isolated::Isolated;
 use super::{MigrationError, Migrations};
-use crate::connection::LakebaseConnection;
 
 /// Where and what.
 pub(super) struct Run<'a> {
@@ -16,7 +15,7 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) async fn up(&self, steps: Option<u32>) -> Result<Vec<String>, MigrationError> {
         let migrator = &self.migrator;
-        let work = async |db: &LakebaseConnection| {
+        let work = async |db: &DatabaseConnection| {
             let before = applied(migrator, db).await?;
             apply_up(migrator, db, migrator.up(db, steps)).await?;
             Ok(without(applied(migrator, db).await?, &before))
@@ -26,7 +25,7 @@ impl Run<'_> {
 
     pub(super) async fn down(&self, steps: Option<u32>) -> Result<Vec<String>, MigrationError> {
         let migrator = &self.migrator;
-        let work = async |db: &LakebaseConnection| {
+        let work = async |db: &DatabaseConnection| {
             let before = applied(migrator, db).await?;
             apply_down(migrator, db, migrator.down(db, steps)).await?;
             let mut reverted = without(before, &applied(migrator, db).await?);
@@ -38,7 +37,7 @@ impl Run<'_> {
 
     pub(super) async fn fresh(&self) -> Result<(), MigrationError> {
         let migrator = &self.migrator;
-        let work = async |db: &LakebaseConnection| {
+        let work = async |db: &DatabaseConnection| {
             // SeaORM drops by bare names, which would be found in the next schema of the path as well.
             let settings = &self.migrations.settings;
             let dropping = self.migrations.connect(settings.drop_sql()).await?;
@@ -53,7 +52,7 @@ impl Run<'_> {
 
     pub(super) async fn refresh(&self) -> Result<(), MigrationError> {
         let migrator = &self.migrator;
-        let work = async |db: &LakebaseConnection| {
+        let work = async |db: &DatabaseConnection| {
             apply_down(migrator, db, migrator.down(db, None)).await?;
             apply_up(migrator, db, migrator.up(db, None)).await
         };
@@ -63,7 +62,7 @@ impl Run<'_> {
     pub(super) async fn reset(&self) -> Result<(), MigrationError> {
         let migrator = &self.migrator;
         let work =
-            async |db: &LakebaseConnection| apply_down(migrator, db, migrator.reset(db)).await;
+            async |db: &DatabaseConnection| apply_down(migrator, db, migrator.reset(db)).await;
         self.migrations.locked(work).await
     }
 
@@ -77,10 +76,7 @@ impl Run<'_> {
             .migrations
             .connect(self.migrations.settings.setup_sql())
             .await?;
-        let found = self
-            .migrator
-            .get_migration_with_status_read_only(&*db)
-            .await;
+        let found = self.migrator.get_migration_with_status_read_only(&db).await;
         let _ = db.close().await;
         let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
         Ok(found
@@ -92,9 +88,9 @@ impl Run<'_> {
 
 async fn applied(
     migrator: &Isolated<'_>,
-    db: &LakebaseConnection,
+    db: &DatabaseConnection,
 ) -> Result<Vec<String>, MigrationError> {
-    let found = migrator.get_applied_migrations_read_only(&**db).await;
+    let found = migrator.get_applied_migrations_read_only(db).await;
     let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
     Ok(found.iter().map(|one| one.name().to_owned()).collect())
 }
@@ -109,13 +105,13 @@ fn without(some: Vec<String>, others: &[String]) -> Vec<String> {
 /// If running them failed, it was the first that is still pending.
 async fn apply_up(
     migrator: &Isolated<'_>,
-    db: &LakebaseConnection,
+    db: &DatabaseConnection,
     work: impl Future<Output = Result<(), DbErr>>,
 ) -> Result<(), MigrationError> {
     let Err(error) = work.await else {
         return Ok(());
     };
-    let pending = migrator.get_pending_migrations_read_only(&**db).await;
+    let pending = migrator.get_pending_migrations_read_only(db).await;
     let name = pending
         .ok()
         .and_then(|all| Some(all.first()?.name().to_owned()));
@@ -125,7 +121,7 @@ async fn apply_up(
 /// If reverting them failed, it was the last that is still applied.
 async fn apply_down(
     migrator: &Isolated<'_>,
-    db: &LakebaseConnection,
+    db: &DatabaseConnection,
     work: impl Future<Output = Result<(), DbErr>>,
 ) -> Result<(), MigrationError> {
     let Err(error) = work.await else {

@@ -110,7 +110,7 @@ async fn with_diesel(pool: lakebase_diesel::bb8::Pool, ledger: Ledger, mut rando
     }
 }
 
-async fn with_seaorm(db: lakebase_seaorm::LakebaseConnection, ledger: Ledger, mut random: Random) {
+async fn with_seaorm(db: sea_orm::DatabaseConnection, ledger: Ledger, mut random: Random) {
     loop {
         let since = Instant::now();
         let outcome = db

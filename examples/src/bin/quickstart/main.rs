@@ -90,8 +90,8 @@ async fn work(place: &Place, report: &mut Report) -> Result<()> {
     report.found(with_diesel::biggest_customer(&pool).await?);
 
     report.step("SeaORM: migrations, inserts and queries on the same tables");
+    report.migrations("SeaORM", with_seaorm::migrate(lakebase).await?);
     let db = lakebase_seaorm::connect(lakebase).await?;
-    report.migrations("SeaORM", with_seaorm::migrate(&db).await?);
     with_seaorm::ship(&db, order).await?;
     report.found(with_seaorm::shipped_orders(&db).await?);
 

@@ -1,9 +1,9 @@
 //! The SeaORM half: shipments of those orders.
 
-use lakebase_seaorm::LakebaseConnection;
+use lakebase_seaorm::Lakebase;
+use lakebase_seaorm::migrations::Migrations;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, DatabaseConnection, EntityTrait, PaginatorTrait};
-use sea_orm_migration::MigratorTrait;
 
 use super::Result;
 
@@ -119,13 +119,12 @@ mod create_shipments {
     }
 }
 
-pub(crate) async fn migrate(db: &LakebaseConnection) -> Result<usize> {
-    let pending = Migrator::get_pending_migrations(db).await?.len();
-    lakebase_seaorm::migrations::up::<Migrator>(db).await?;
-    Ok(pending)
+pub(crate) async fn migrate(lakebase: &Lakebase) -> Result<usize> {
+    let ran = Migrations::new(lakebase).up::<Migrator>(None).await?;
+    Ok(ran.len())
 }
 
-pub(crate) async fn ship(db: &LakebaseConnection, order_id: i64) -> Result<()> {
+pub(crate) async fn ship(db: &DatabaseConnection, order_id: i64) -> Result<()> {
     let new = shipment::ActiveModel {
         order_id: Set(order_id),
         carrier: Set("owl".to_owned()),
@@ -152,7 +151,7 @@ pub(crate) async fn shipped_orders(db: &DatabaseConnection) -> Result<String> {
 }
 
 /// A new connection: one of the pool's is closed, so that the next statement has to log in.
-pub(crate) async fn log_in(db: &LakebaseConnection) -> Result<()> {
+pub(crate) async fn log_in(db: &DatabaseConnection) -> Result<()> {
     use sqlx::Connection as _;
 
     let idle = db.get_postgres_connection_pool().acquire().await?;
