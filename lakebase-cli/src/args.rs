@@ -1,11 +1,14 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use lakebase_core::roles::{Access, IdentityKind};
 use lakebase_core::{Config, Error, Lakebase};
+
+use crate::proxy::Listen;
 
 /// A login to Databricks Lakebase for tools that cannot get one themselves, and a look at what is wrong
 /// with yours.
@@ -64,23 +67,18 @@ pub(crate) struct Target {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a command with a login in its environment
+    /// Run a command that logs in through an auth proxy
     ///
-    /// The command finds PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD (a fresh token), PGSSLMODE and
-    /// PGSSLROOTCERT, and all but the password in DATABASE_URL as well; with a schema also PGOPTIONS,
-    /// DATABASE_SCHEMA and LAKEBASE_SCHEMA. So whatever is built on libpq or sqlx just works (sqlx not with PGHOSTADDR). It
-    /// replaces this process: exit status, signals and terminal are the command's own.
+    /// The command finds PGHOST (the folder of a Unix socket), PGPORT, PGDATABASE, PGUSER, PGSSLMODE and DATABASE_URL in its
+    /// environment, and no token: each of its connections logs in with a current one, for as long as it runs. With a
+    /// schema, it comes first on the search path, and the command finds DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a native
+    /// password, a pooled host is replaced by the direct one, which migrations and pg_dump need. Signals are passed on,
+    /// and the exit status is the command's.
     ///
-    /// The token is good for new logins for up to an hour; connections that are open stay open. A program
-    /// that runs for longer should use the crates instead; below exec, they mint for themselves. With a native
-    /// password, a pooled host is replaced by the direct one, which migrations and pg_dump need.
+    /// For drivers that know no Unix sockets: `lakebase proxy --listen 127.0.0.1:0 -- COMMAND`. For a URL to copy
+    /// elsewhere: `lakebase url`.
     #[command(after_long_help = EXEC_EXAMPLES)]
     Exec {
-        /// Put the password into DATABASE_URL as well, for what does not look at PGPASSWORD. Some tools repeat
-        /// the URL in their errors
-        #[arg(long)]
-        password_in_url: bool,
-
         /// The command and its arguments
         #[arg(
             required = true,
@@ -90,6 +88,14 @@ pub(crate) enum Command {
         )]
         command: Vec<OsString>,
     },
+
+    /// Run an auth proxy: any program in any language logs in through it
+    ///
+    /// Beside an application, or around a command. Programs connect without TLS and without a token; the proxy logs in
+    /// to Lakebase with a current one, over verified TLS. It prints a URL for each listener when it takes connections, and
+    /// ends with SIGTERM or Ctrl-C.
+    #[command(after_long_help = PROXY_EXAMPLES)]
+    Proxy(ProxyArgs),
 
     /// Print the database's URL
     ///
@@ -143,6 +149,47 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         args: Vec<OsString>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProxyArgs {
+    /// Listen on the Unix socket .s.PGSQL.5432 in this folder; only this user may connect. Without this and --listen, in
+    /// a new folder that only this user can enter
+    #[arg(long, value_name = "DIR[=DATABASE]", value_parser = Listen::within)]
+    pub(crate) socket: Vec<Listen>,
+
+    /// Listen on this TCP address, with a password. Port 0 takes a free one. Can be given several times
+    #[arg(long, value_name = "ADDRESS:PORT[=DATABASE]", value_parser = Listen::on)]
+    pub(crate) listen: Vec<Listen>,
+
+    /// Password for --listen. Without it, one is made and printed as part of the URL
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        env = "LAKEBASE_PROXY_PASSWORD",
+        hide_env_values = true
+    )]
+    pub(crate) password: Option<String>,
+
+    /// Let every user of this machine connect to --listen without a password
+    #[arg(long, conflicts_with = "password")]
+    pub(crate) trust_local_users: bool,
+
+    /// Print one line of JSON instead, with host, port, database, password and URL of each listener
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Create this file, empty, once a login has worked; it is removed at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+
+    /// Seconds that connections in a transaction have to finish at the end; idle ones are closed at once
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) grace: Duration,
+
+    /// Run this command behind the first listener, with the environment that `exec` gives, and end with it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -289,7 +336,7 @@ Exit status:
   0  success
   1  it did not work; standard error says why
   2  wrong arguments or configuration
-  `exec` exits as its command does; with 126 or 127 if that cannot be run";
+  `exec` and `proxy` exit as their command does; with 126 or 127 if that cannot be run";
 
 const EXEC_EXAMPLES: &str = "\
 Examples:
@@ -300,6 +347,13 @@ Examples:
   lakebase --schema app exec diesel print-schema --schema app
   lakebase --schema app exec sea-orm-cli generate entity -o src/entity
   lakebase --schema app exec sea-orm-cli migrate up";
+
+const PROXY_EXAMPLES: &str = "\
+Examples:
+  lakebase proxy
+  lakebase proxy --socket /run/lakebase --ready-file /run/lakebase/ready
+  lakebase proxy --listen 127.0.0.1:5432 --listen 127.0.0.1:5433=analytics
+  lakebase proxy --listen 127.0.0.1:0 -- java -jar application.jar";
 
 const TOKEN_EXAMPLES: &str = "\
 Examples:

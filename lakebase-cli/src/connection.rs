@@ -13,8 +13,8 @@ use crate::{args, roots};
 pub(crate) enum Password<'a> {
     /// Stars.
     Masked,
-    /// Nothing: drivers find it in `PGPASSWORD`, and put no URL with it into their errors.
-    Elsewhere,
+    /// Nothing.
+    None,
     Shown(&'a str),
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn url_of(
         .map_err(odd)?;
     let password = match password {
         Password::Masked => Some("***".to_owned()),
-        Password::Elsewhere => None,
+        Password::None => None,
         Password::Shown(password) => Some(percent_encoded(password)),
     };
     url.set_password(password.as_deref()).map_err(odd)?;

@@ -1,10 +1,11 @@
 //! `lakebase`: logins for tools, and a look at what is wrong.
 
 mod args;
+mod command;
 mod connection;
 mod doctor;
-mod exec;
 mod grant;
+mod proxy;
 mod roots;
 
 use std::error::Error;
@@ -34,30 +35,16 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
-    let outcome = runtime.block_on(run(&cli));
-    // Before a command takes our place.
-    drop(runtime);
-    match outcome {
-        Ok(Outcome::Exit(code)) => code,
-        Ok(Outcome::Become(command)) => exec::become_command(command),
+    match runtime.block_on(run(&cli)) {
+        Ok(code) => code,
         Err(error) => complain(&*error),
     }
 }
 
-enum Outcome {
-    Exit(ExitCode),
-    Become(std::process::Command),
-}
-
-async fn run(cli: &Cli) -> Result<Outcome, Box<dyn Error>> {
+async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
     match &cli.command {
-        Command::Exec {
-            password_in_url,
-            command,
-        } => {
-            let prepared = exec::prepare(&cli.target, command, *password_in_url);
-            return Ok(Outcome::Become(prepared.await?));
-        }
+        Command::Exec { command } => return proxy::exec(&cli.target, command).await,
+        Command::Proxy(args) => return proxy::run(&cli.target, args).await,
         Command::Url { with_password } => {
             let url = connection::url(&cli.target, *with_password).await?;
             say(&format!("{url}\n"))?;
@@ -70,14 +57,14 @@ async fn run(cli: &Cli) -> Result<Outcome, Box<dyn Error>> {
                 false => report.print()?,
             }
             if report.has_failed() {
-                return Ok(Outcome::Exit(ExitCode::FAILURE));
+                return Ok(ExitCode::FAILURE);
             }
         }
         Command::Grant(grant) => grant::run(&cli.target, grant).await?,
         #[cfg(feature = "local")]
         Command::Local { .. } => {}
     }
-    Ok(Outcome::Exit(ExitCode::SUCCESS))
+    Ok(ExitCode::SUCCESS)
 }
 
 /// To standard output. Whoever closes it early has seen enough.

@@ -249,9 +249,9 @@ impl Error {
         text + &self.remark()
     }
 
-    /// Whether a [`chain`](Self::chain) that only its text is left of was that of a transient error.
+    /// Whether a [`chain`](Self::chain) of which only the text is left, inside of another one perhaps, was that of a transient error.
     pub fn says_transient(chain: &str) -> bool {
-        chain.ends_with(CAN_HELP)
+        chain.contains(CAN_HELP)
     }
 
     /// What failed, where, and what to do next.

@@ -14,10 +14,12 @@ use crate::cache::{Cause, CredentialCache, Rejection};
 use crate::config::{LoginKind, Plaintext};
 use crate::endpoint::{is_loopback, is_pooled_host};
 use crate::error::Kind;
+use crate::foreign::has_harmful;
 #[cfg(feature = "tokio-postgres")]
 use crate::remembered::Remembered;
 use crate::retry::{Retry, retrying};
 use crate::single_flight::{Fetch, Found, SingleFlight, no_runtime};
+use crate::sql::check_name;
 use crate::target::Tls;
 use crate::tls::Roots;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
@@ -41,6 +43,8 @@ pub struct Lakebase {
     inner: Arc<Inner>,
     connect_timeout: Duration,
     past_pooler: bool,
+    /// Instead of the configuration's.
+    database: Option<Arc<str>>,
 }
 
 struct Inner {
@@ -109,6 +113,7 @@ impl Lakebase {
         Ok(Self {
             connect_timeout: config.connect_timeout,
             past_pooler: false,
+            database: None,
             inner: Arc::new(Inner {
                 host: SingleFlight::new("host of the endpoint", clock(), LOOKUP_LIMIT),
                 user: SingleFlight::new("user name", clock(), LOOKUP_LIMIT),
@@ -156,6 +161,10 @@ impl Lakebase {
         Handle::try_current().map_err(|_| no_runtime())?;
         let (host, user) = tokio::try_join!(self.host(), self.user())?;
         let target = self.target_of(host, user).await?;
+        let target = match &self.database {
+            Some(database) => target.with_database(database),
+            None => target,
+        };
         Ok(if self.past_pooler {
             target.direct()
         } else {
@@ -242,7 +251,7 @@ impl Lakebase {
         Ok(target)
     }
 
-    fn known_target(&self) -> Option<Arc<Target>> {
+    pub(crate) fn known_target(&self) -> Option<Arc<Target>> {
         self.target_slot().clone()
     }
 
@@ -374,14 +383,32 @@ impl Lakebase {
         }
     }
 
+    /// Another database of the same Lakebase, with the same identity and the same tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] if that cannot be the name of a database.
+    pub fn with_database(&self, name: &str) -> Result<Self, Error> {
+        if name.is_empty() || has_harmful(name) {
+            let text = format!("database: {name:?} is empty or has control characters");
+            return Err(Error::config(text));
+        }
+        check_name("database", name)?;
+        Ok(Self {
+            database: Some(name.into()),
+            ..self.clone()
+        })
+    }
+
     /// The schema of the configuration.
     pub fn schema(&self) -> Option<&str> {
         self.inner.config.schema.as_deref()
     }
 
-    /// The database of the configuration.
+    /// The database: that of the configuration, unless this handle has [its own](Self::with_database).
     pub fn database(&self) -> &str {
-        &self.inner.config.database
+        let own = self.database.as_deref();
+        own.unwrap_or(&self.inner.config.database)
     }
 
     #[cfg(feature = "tokio-postgres")]

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::single_flight::no_runtime;
-use crate::{Error, Lakebase};
+use crate::{Error, Lakebase, Target};
 use relay::Checks;
 use session::Sessions;
 use socket::Listener;
@@ -314,7 +314,11 @@ fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> S
             .replace('+', "%20")
     };
     let config = lakebase.config();
-    let user = encode(config.user.as_deref().unwrap_or("lakebase"));
+    let known = lakebase.known_target();
+    let known = known.as_deref().map(Target::user);
+    // Means nothing; programs may show it.
+    let user = known.or(config.user.as_deref());
+    let user = encode(user.unwrap_or("lakebase"));
     let host = match place {
         // The port is part of the socket's name; without it, drivers take it from their environment.
         Place::Folder(folder) => format!("{}:5432", encode(&folder.to_string_lossy())),
@@ -323,7 +327,7 @@ fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> S
     let password = password.map_or_else(String::new, |password| {
         format!(":{}", password.expose_secret())
     });
-    let database = encode(&config.database);
+    let database = encode(lakebase.database());
     let name = encode(&config.application_name);
     SecretString::from(format!(
         "postgres://{user}{password}@{host}/{database}?sslmode=disable&application_name={name}"

@@ -82,6 +82,14 @@ impl Target {
         is_pooled_host(&self.host)
     }
 
+    /// Another database beside it.
+    pub(crate) fn with_database(&self, name: &str) -> Arc<Self> {
+        Arc::new(Self {
+            database: name.to_owned(),
+            ..self.clone()
+        })
+    }
+
     /// The same database past its pooler.
     pub(crate) fn direct(self: &Arc<Self>) -> Arc<Self> {
         if !self.is_pooled() {

@@ -490,22 +490,6 @@ fn a_host_in_the_environment_is_not_that_of_another_endpoint_in_code() {
 }
 
 #[test]
-fn below_lakebase_exec_the_password_is_a_token_and_the_endpoint_counts() {
-    let refusal = refused(apps_with(&[("PGPASSWORD", "token")]));
-    assert!(refusal.contains("both"), "{refusal}");
-    let vars = apps_with(&[("PGPASSWORD", "token"), ("LAKEBASE_EXEC", "1")]);
-    let config = Config::from_vars(vars).expect("a configuration");
-    assert_eq!(setting(&config, "password"), None);
-    let vars = apps_with(&[
-        ("PGPASSWORD", "native"),
-        ("LAKEBASE_EXEC", "1"),
-        ("LAKEBASE_ENDPOINT", ""),
-    ]);
-    let config = Config::from_vars(vars).expect("a configuration");
-    assert_eq!(setting(&config, "password").as_deref(), Some("***"));
-}
-
-#[test]
 fn a_url_where_a_name_belongs_is_refused_and_not_repeated() {
     for name in ["PGDATABASE", "PGUSER", "PGAPPNAME", "LAKEBASE_SCHEMA"] {
         let refusal = refused(apps_with(&[(name, "postgresql://me:sekrit@h/db")]));

@@ -8,7 +8,6 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -20,8 +19,7 @@ use tokio::time::Instant;
 
 pub use host::{PooledConnection, RunError};
 
-use crate::connect::connection_error;
-use crate::manager::manager_with;
+use crate::manager::manager;
 use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
 
 /// The manager under the pool.
@@ -125,11 +123,7 @@ impl Builder {
 
     /// Makes the pool without opening a connection. Needs a tokio runtime.
     pub fn build_lazy(self, lakebase: &Lakebase) -> Pool {
-        let failures = Failures::default();
-        let typed = Arc::clone(&failures.typed);
-        let manager = manager_with(lakebase, move |error| {
-            *typed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-        });
+        let failures = Failures(watch::Sender::new(None));
         let inner = bb8::Builder::new()
             .max_size(MAX_SIZE)
             .idle_timeout(IDLE_TIMEOUT)
@@ -143,7 +137,7 @@ impl Builder {
             // The login loop underneath tries again; bb8 doing so as well would hide the cause.
             .retry_connection(false)
             .error_sink(Box::new(failures.clone()))
-            .build_unchecked(manager);
+            .build_unchecked(manager(lakebase));
         Pool {
             inner,
             failures,
@@ -225,7 +219,7 @@ impl Pool {
     /// Waits for the pool, or for the news that a login failed for good.
     async fn wait<T>(&self, get: impl Future<Output = Result<T, RunError>>) -> Result<T, Failure> {
         let began = Instant::now();
-        let mut signal = self.failures.signal.subscribe();
+        let mut signal = self.failures.0.subscribe();
         let mut get = pin!(get);
         let mut heard = None;
         loop {
@@ -241,9 +235,8 @@ impl Pool {
                     }
                 }),
                 failure = next(&mut signal) => {
-                    // Passing trouble (a connection limit, say) is waited out as long as there are
-                    // connections that may come back.
-                    if !failure.is_transient() || self.inner.state().connections == 0 {
+                    // As long as there are connections, one of them may come back.
+                    if self.inner.state().connections == 0 {
                         return Err(Failure::Cause(failure));
                     }
                     heard = Some(failure);
@@ -256,9 +249,7 @@ impl Pool {
 impl From<Failure> for RunError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Cause(error) => {
-                Self::User(PoolError::ConnectionError(connection_error(&error)))
-            }
+            Failure::Cause(error) => Self::User(PoolError::ConnectionError(error.into())),
             Failure::Host(error) => error,
         }
     }
@@ -292,20 +283,7 @@ async fn next(signal: &mut watch::Receiver<Option<Error>>) -> Error {
 /// Hears from bb8 why a connection could not be made: after the pool's books are in order again, and
 /// only for connections that the pool itself wanted.
 #[derive(Clone, Debug)]
-struct Failures {
-    /// What the manager knew, before diesel reduced it to text.
-    typed: Arc<Mutex<Option<Error>>>,
-    signal: watch::Sender<Option<Error>>,
-}
-
-impl Default for Failures {
-    fn default() -> Self {
-        Self {
-            typed: Arc::default(),
-            signal: watch::Sender::new(None),
-        }
-    }
-}
+struct Failures(watch::Sender<Option<Error>>);
 
 impl bb8::ErrorSink<PoolError> for Failures {
     fn sink(&self, error: PoolError) {
@@ -324,16 +302,11 @@ impl bb8::ErrorSink<PoolError> for Failures {
                 format!("a new connection could not be set up: {cause}"),
                 false,
             ),
-            PoolError::ConnectionError(cause) => {
-                let typed = self
-                    .typed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
-                typed.unwrap_or_else(|| Error::provider(cause.to_string(), false))
-            }
+            PoolError::ConnectionError(cause) => crate::cause(cause)
+                .cloned()
+                .unwrap_or_else(|| Error::provider(cause.to_string(), false)),
         };
-        self.signal.send_replace(Some(failure));
+        self.0.send_replace(Some(failure));
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<PoolError>> {

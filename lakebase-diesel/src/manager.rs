@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::QueryResult;
+use diesel::{ConnectionError, QueryResult};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use lakebase_core::{Error, Lakebase, clean_text};
+use lakebase_core::{Lakebase, clean_text};
 
 use crate::activity::Activity;
-use crate::connect::{connect, connection_error};
+use crate::connect::connect;
 use crate::ping::{ping, unanswered};
 use crate::suspicion::{Suspicion, closed};
 
@@ -39,24 +39,14 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 /// bb8 itself hides why a connection could not be made behind a `TimedOut`; the pool of
 /// [`bb8`](crate::bb8) tells, and causes are logged through `tracing` in any case.
 pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
-    manager_with(lakebase, |_| {})
-}
-
-/// `on_failure` hears why a login failed for good, before diesel reduces it to text.
-pub(crate) fn manager_with(
-    lakebase: &Lakebase,
-    on_failure: impl Fn(&Error) + Clone + Send + Sync + 'static,
-) -> AsyncDieselConnectionManager<AsyncPgConnection> {
     let lakebase = lakebase.clone();
     let mut config = ManagerConfig::default();
     config.custom_setup = Box::new(move |_| {
         let lakebase = lakebase.clone();
-        let on_failure = on_failure.clone();
         Box::pin(async move {
             connect(&lakebase).await.map_err(|error| {
                 tracing::warn!(error = %error.chain(), "could not open a connection");
-                on_failure(&error);
-                connection_error(&error)
+                ConnectionError::from(error)
             })
         })
     });

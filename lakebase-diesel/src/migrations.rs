@@ -31,7 +31,7 @@ use tokio_postgres::Client;
 
 pub use error::{MigrationError, Position};
 
-use crate::background::Background;
+use crate::background;
 use session::Session;
 
 /// Runs what is pending of `migrations` with the defaults of [`Migrations`], and returns the names of those
@@ -414,7 +414,10 @@ impl Blocking {
         F: Future<Output = Result<Vec<String>, MigrationError>> + Send + 'static,
     {
         let migrations = self.migrations.clone();
-        let ran = Background::default().run(async move { Ok(work(migrations).await) });
+        let ran = background::start(|done| async move {
+            // Nobody listens any more if the thread is gone.
+            let _ = done.send(work(migrations).await);
+        });
         ran.map_err(|error| MigrationError::core("cannot connect", error))?
     }
 }

@@ -1,7 +1,11 @@
 //! Whether repeating a transaction can help. Nothing here repeats one.
 
+use std::error::Error as StdError;
+
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error};
+#[cfg(feature = "async")]
+use diesel_async::pooled_connection::PoolError;
 
 /// What a driver says of statements that it could not send for reasons of their own.
 const OWN_FAULTS: &[&str] = &[
@@ -50,6 +54,8 @@ pub fn is_transient(error: &Error) -> bool {
         // The connection broke in the middle, and with it what diesel knew of the transaction.
         Error::BrokenTransactionManager => true,
         Error::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
+        // There was no connection.
+        Error::QueryBuilderError(_) => cause(error).is_some_and(lakebase_core::Error::is_transient),
         _ => false,
     }
 }
@@ -62,6 +68,32 @@ pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
         ConnectionError::CouldntSetupConfiguration(error) => is_transient(error),
         _ => false,
     }
+}
+
+/// Our error inside one of diesel's, of its pools' or of anything that has it among its sources.
+///
+/// ```
+/// # fn handle(error: &diesel::ConnectionError) -> bool {
+/// lakebase_diesel::cause(error).is_some_and(|cause| cause.is_auth())
+/// # }
+/// ```
+///
+/// What libpq reports has lost it: of an error of [`r2d2`](crate::r2d2)'s pool, the text is left.
+pub fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a lakebase_core::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(own) = error.downcast_ref() {
+            return Some(own);
+        }
+        // Its source is none.
+        #[cfg(feature = "async")]
+        if let Some(PoolError::ConnectionError(inner)) = error.downcast_ref() {
+            next = Some(inner);
+            continue;
+        }
+        next = error.source();
+    }
+    None
 }
 
 #[cfg(test)]

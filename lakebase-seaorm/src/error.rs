@@ -17,7 +17,7 @@ pub fn cause(error: &DbErr) -> Option<Error> {
             let error = database.try_downcast_ref::<PgDatabaseError>()?;
             Error::from_response(error.file(), error.routine())
         }
-        sqlx::Error::Configuration(error) => error.downcast_ref::<Error>().cloned(),
+        sqlx::Error::Configuration(error) => error.source()?.downcast_ref::<Error>().cloned(),
         _ => None,
     }
 }

@@ -174,13 +174,8 @@ fn without_a_runtime_there_is_an_error_and_no_hang() {
     let mut connection = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
     let answer = diesel::RunQueryDsl::execute(diesel::sql_query("SELECT 1"), &mut connection);
     answer.expect("an answer");
-    let answer = lakebase_diesel::blocking::establish(&lakebase).map(|mut connection| {
-        diesel::RunQueryDsl::execute(diesel::sql_query("SELECT 1"), &mut connection)
-    });
-    answer.expect("a login").expect("an answer");
-    let needs_none = [Adapter::DieselR2d2, Adapter::DieselBlocking];
     let asynchronous = lakebase_tests::ADAPTERS.into_iter();
-    for adapter in asynchronous.filter(|adapter| !needs_none.contains(adapter)) {
+    for adapter in asynchronous.filter(|adapter| *adapter != Adapter::DieselR2d2) {
         let outcome = App::start(adapter, &lakebase).now_or_never();
         let failure = outcome.expect("at once").expect_err("no runtime");
         assert!(failure.text.contains("runtime"), "{adapter:?}: {failure}");
@@ -190,26 +185,4 @@ fn without_a_runtime_there_is_an_error_and_no_hang() {
     assert!(error.to_string().contains("runtime"), "{error}");
     // And then there is one.
     servers.block_on(async { soon(lakebase.credential()).await.expect("a credential") });
-}
-
-/// As with libpq, it blocks the thread; but it must come back. tokio gives a task only so many turns.
-#[test]
-fn synchronous_diesel_without_libpq_goes_on_inside_of_a_task() {
-    let servers = runtime();
-    let local = servers.block_on(local());
-    let pool = lakebase_diesel::blocking::connect(&lakebase(&local)).expect("a pool");
-    let (done, end) = std::sync::mpsc::channel();
-    // On a thread of its own, so that a hang is an end of this test as well.
-    std::thread::spawn(move || {
-        runtime().block_on(async {
-            for _ in 0..300 {
-                let mut connection = pool.get().expect("a connection");
-                let question = diesel::sql_query("SELECT 1");
-                diesel::RunQueryDsl::execute(question, &mut connection).expect("an answer");
-            }
-        });
-        let _ = done.send(());
-    });
-    end.recv_timeout(lakebase_tests::PATIENCE)
-        .expect("it goes on");
 }

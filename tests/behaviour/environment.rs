@@ -31,6 +31,9 @@ async fn a_configuration_in_code_is_disturbed_by_no_variable() {
             .env("PGOPTIONS", "-c search_path=nowhere")
             .env("PGTARGETSESSIONATTRS", "read-only")
             .env("PGCHANNELBINDING", "require")
+            .env("PGSSLCERT", "/nonexistent/client.pem")
+            .env("PGSSLKEY", "/nonexistent/client.key")
+            .env("PGAPPNAME", "somebody-else")
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();

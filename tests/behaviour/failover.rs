@@ -84,8 +84,8 @@ async fn with_diesel_and_r2d2() {
 }
 
 #[tokio::test]
-async fn with_diesel_and_r2d2_without_libpq() {
-    fail_once_and_go_on(Adapter::DieselBlocking).await;
+async fn with_sqlx() {
+    fail_once_and_go_on(Adapter::Sqlx).await;
 }
 
 #[tokio::test]

@@ -6,11 +6,8 @@
 use std::time::{Duration, Instant};
 
 use diesel::RunQueryDsl as _;
-use diesel::r2d2::ManageConnection as _;
-use lakebase_core::Lakebase;
 use lakebase_core::proxy::Builder;
-use lakebase_diesel::r2d2::PooledConnection;
-use lakebase_diesel::sync_pool::{Connect, ConnectionManager};
+use lakebase_diesel::r2d2::establish;
 use lakebase_local::{Cut, EventKind, LocalLakebase};
 use lakebase_tests::{
     Adapter, App, PATIENCE, all_idle, in_time, lakebase, lakebase_with, local, soon,
@@ -33,9 +30,13 @@ async fn lose_packets(local: &LocalLakebase, sessions: usize) {
     soon(local.wait_until(|events| ended(events) >= before + sessions)).await;
 }
 
-async fn started(adapter: Adapter, lakebase: &Lakebase) -> App {
-    let app = App::start(adapter, lakebase).await.expect("started");
+async fn started(local: &LocalLakebase, adapter: Adapter) -> App {
+    // One connection: the next statement is sent on it, and on no other.
+    let app = App::start_with(adapter, &lakebase(local), 1).await;
+    let app = app.expect("started");
     app.ask().await.expect("an answer");
+    // What was opened for the start alone is closed by then.
+    soon(local.wait_until(|_| local.counters().open_sessions == 1)).await;
     app
 }
 
@@ -43,54 +44,53 @@ async fn started(adapter: Adapter, lakebase: &Lakebase) -> App {
 async fn a_statement_on_a_connection_that_vanished_ends_as_transient_and_the_next_one_works() {
     let prove = async |adapter| {
         let local = local().await;
-        let app = started(adapter, &lakebase(&local)).await;
+        let app = started(&local, adapter).await;
         lose_packets(&local, 1).await;
         // Used a moment ago, so it is trusted.
         let outcome = tokio::time::timeout(AT_LAST, app.ask()).await;
-        let failure = outcome
-            .unwrap_or_else(|_| panic!("{app:?}: no end"))
-            .expect_err("it was lost");
+        let failure = outcome.unwrap_or_else(|_| panic!("{app:?}: no end"));
+        let Err(failure) = failure else {
+            panic!("{app:?}: it was lost");
+        };
         assert!(failure.is_transient, "{app:?}: {failure}");
         soon(app.ask())
             .await
             .unwrap_or_else(|failure| panic!("{app:?}: {failure}"));
     };
-    // sqlx sets neither keepalive nor user timeout: there it takes the kernel's own patience.
     tokio::join!(
         prove(Adapter::TokioPostgres),
         prove(Adapter::DieselBb8),
         prove(Adapter::DieselDeadpool),
-        // Their pools ask before use what is older than 10 ms, so this is without one.
-        synchronous::<diesel::PgConnection>(),
-        synchronous::<lakebase_diesel::blocking::Connection>()
+        prove(Adapter::SeaOrm),
+        prove(Adapter::Sqlx),
+        synchronous(),
     );
 }
 
-async fn synchronous<C: Connect + diesel::Connection<Backend = diesel::pg::Pg>>() {
+/// r2d2 asks each connection before use, so this is without a pool.
+async fn synchronous() {
     let local = local().await;
-    let manager = ConnectionManager::<C>::new(&lakebase(&local));
-    let ask = |mut connection: C| {
+    let lakebase = lakebase(&local);
+    let open = || {
+        let lakebase = lakebase.clone();
+        tokio::task::spawn_blocking(move || establish(&lakebase).expect("a login"))
+    };
+    let ask = |mut connection: diesel::PgConnection| {
         tokio::task::spawn_blocking(move || {
             let answer = diesel::sql_query("SELECT 1").execute(&mut connection);
             (answer, connection)
         })
     };
-    let open = || {
-        let manager = manager.clone();
-        tokio::task::spawn_blocking(move || manager.connect().expect("a login"))
-    };
-    let (answer, connection) = ask(open().await.expect("no panic"))
-        .await
-        .expect("no panic");
+    let connection = open().await.expect("no panic");
+    let (answer, connection) = ask(connection).await.expect("no panic");
     answer.expect("an answer");
     lose_packets(&local, 1).await;
     let outcome = tokio::time::timeout(AT_LAST, ask(connection)).await;
     let (answer, _) = outcome.expect("an end").expect("no panic");
     let error = answer.expect_err("it was lost");
     assert!(lakebase_diesel::is_transient(&error), "{error}");
-    let (answer, _) = ask(open().await.expect("no panic"))
-        .await
-        .expect("no panic");
+    let connection = open().await.expect("no panic");
+    let (answer, _) = ask(connection).await.expect("no panic");
     answer.expect("an answer");
 }
 
@@ -111,7 +111,7 @@ async fn diesel_replaces_idle_connections_that_do_not_answer() {
     in_time(async || {
         let prove = async |adapter| {
             let local = local().await;
-            let app = started(adapter, &lakebase(&local)).await;
+            let app = started(&local, adapter).await;
             lose_packets(&local, 1).await;
             // From then on they are asked; keepalive has not given them up yet.
             tokio::time::sleep(Duration::from_secs(31)).await;
@@ -123,91 +123,6 @@ async fn diesel_replaces_idle_connections_that_do_not_answer() {
         tokio::join!(prove(Adapter::DieselBb8), prove(Adapter::DieselDeadpool));
     })
     .await;
-}
-
-#[tokio::test]
-async fn synchronous_diesel_asks_one_of_many_connections_that_do_not_answer() {
-    const IDLE: usize = 5;
-    // libpq finds one after TCP's user timeout of 15 s, the other after 2 s; asking two costs twice that.
-    let prove = async |adapter, limit| {
-        let local = local().await;
-        let app = App::start_with(adapter, &lakebase(&local), IDLE).await;
-        let app = app.expect("started");
-        let asking = (0..IDLE).map(|_| app.run("SELECT pg_sleep(0.5)"));
-        for answer in futures_util::future::join_all(asking).await {
-            answer.expect("an answer");
-        }
-        let open = local.counters().logins as usize;
-        assert!(open >= 3, "{adapter:?}: {open} are not many");
-        lose_packets(&local, open).await;
-        tokio::time::sleep(Duration::from_millis(50)).await; // now they are asked before use
-        let began = Instant::now();
-        soon(app.ask()).await.expect("another connection");
-        let took = began.elapsed();
-        assert!(took < limit, "{adapter:?}: {took:?}");
-    };
-    let r2d2 = in_time(async || prove(Adapter::DieselR2d2, Duration::from_secs(28)).await);
-    let blocking = in_time(async || prove(Adapter::DieselBlocking, AT_ONCE).await);
-    tokio::join!(r2d2, blocking);
-}
-
-#[tokio::test]
-async fn a_connection_that_does_not_answer_uses_up_no_pools_patience_for_another() {
-    /// Asks, loses the network, asks again.
-    async fn prove<P: Clone + Send + 'static>(
-        local: &LocalLakebase,
-        pool: P,
-        take: fn(&P) -> PooledConnection,
-    ) {
-        let ask = || {
-            let pool = pool.clone();
-            tokio::task::spawn_blocking(move || {
-                let answer = diesel::sql_query("SELECT 1").execute(&mut take(&pool));
-                answer.expect("an answer");
-            })
-        };
-        ask().await.expect("no panic");
-        lose_packets(local, 1).await;
-        tokio::time::sleep(Duration::from_millis(50)).await; // now it is asked before use
-        ask().await.expect("another connection");
-    }
-    let stock = async || {
-        let local = local().await;
-        let manager = lakebase_diesel::r2d2::ConnectionManager::new(&lakebase(&local));
-        let pool = diesel::r2d2::Pool::builder().max_size(1).min_idle(Some(0));
-        let pool = pool.build_unchecked(manager);
-        prove(&local, pool, |pool| pool.get().expect("a connection")).await;
-    };
-    let impatient = async || {
-        let local = local().await;
-        let pool = lakebase_diesel::r2d2::Builder::new()
-            .max_size(1)
-            .connection_timeout(Duration::from_secs(10)) // less than TCP's
-            .build_lazy(&lakebase(&local));
-        prove(&local, pool, |pool| pool.get().expect("a connection")).await;
-    };
-    // The same, if somebody waits already when it comes back.
-    let waiting = async || {
-        let local = local().await;
-        let pool = lakebase_diesel::r2d2::Builder::new()
-            .max_size(1)
-            .connection_timeout(Duration::from_secs(10))
-            .build_lazy(&lakebase(&local));
-        let (takes, waits) = (pool.clone(), pool);
-        let busy = tokio::task::spawn_blocking(move || takes.get().expect("a connection"));
-        let busy = busy.await.expect("no panic");
-        lose_packets(&local, 1).await;
-        let waiting = tokio::task::spawn_blocking(move || {
-            let answer = diesel::sql_query("SELECT 1").execute(&mut waits.get()?);
-            answer.expect("an answer");
-            Ok::<_, lakebase_core::Error>(())
-        });
-        tokio::time::sleep(Duration::from_millis(200)).await; // it waits by then
-        drop(busy);
-        let waited = waiting.await.expect("no panic");
-        waited.expect("another connection");
-    };
-    tokio::join!(in_time(stock), in_time(impatient), in_time(waiting));
 }
 
 #[tokio::test]

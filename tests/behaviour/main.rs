@@ -18,6 +18,7 @@ mod open_transactions;
 mod platform_errors;
 mod pool_end;
 mod pool_names_the_cause;
+mod proxy;
 mod rate_limit;
 mod refused_login;
 mod revoked_token;

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use diesel::pg::Pg;
-use diesel::r2d2::ManageConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use lakebase_core::proxy::Proxy;
 use lakebase_core::{Error, Lakebase};
-use lakebase_diesel::sync_pool::{Builder, Connect, ConnectionManager, Pool};
+use lakebase_diesel::r2d2;
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Mutex;
 
 use crate::{forget_idle, in_time};
@@ -21,8 +22,8 @@ pub enum Adapter {
     DieselBb8,
     DieselDeadpool,
     DieselR2d2,
-    DieselBlocking,
     SeaOrm,
+    Sqlx,
 }
 
 /// All of them.
@@ -31,8 +32,8 @@ pub const ADAPTERS: [Adapter; 6] = [
     Adapter::DieselBb8,
     Adapter::DieselDeadpool,
     Adapter::DieselR2d2,
-    Adapter::DieselBlocking,
     Adapter::SeaOrm,
+    Adapter::Sqlx,
 ];
 
 impl Adapter {
@@ -43,8 +44,8 @@ impl Adapter {
             Self::DieselBb8 => "diesel-bb8",
             Self::DieselDeadpool => "diesel-deadpool",
             Self::DieselR2d2 => "diesel-r2d2",
-            Self::DieselBlocking => "diesel-blocking",
             Self::SeaOrm => "seaorm",
+            Self::Sqlx => "sqlx",
         }
     }
 }
@@ -78,9 +79,10 @@ enum Kind {
     TokioPostgres(Lakebase, Arc<Mutex<Option<tokio_postgres::Client>>>),
     DieselBb8(lakebase_diesel::bb8::Pool),
     DieselDeadpool(lakebase_diesel::deadpool::Pool),
-    DieselR2d2(Sync<diesel::PgConnection>),
-    DieselBlocking(Sync<lakebase_diesel::blocking::Connection>),
+    DieselR2d2(Sync),
     SeaOrm(DatabaseConnection),
+    /// With what keeps its proxy alive.
+    Sqlx(DatabaseConnection, #[allow(dead_code)] Proxy),
 }
 
 impl fmt::Debug for Kind {
@@ -90,8 +92,8 @@ impl fmt::Debug for Kind {
             Self::DieselBb8(_) => "diesel with bb8",
             Self::DieselDeadpool(_) => "diesel with deadpool",
             Self::DieselR2d2(_) => "diesel with r2d2",
-            Self::DieselBlocking(_) => "diesel with r2d2, without libpq",
             Self::SeaOrm(_) => "SeaORM",
+            Self::Sqlx(..) => "sqlx",
         })
     }
 }
@@ -157,13 +159,26 @@ impl App {
                     Kind::DieselDeadpool(builder.build(lakebase).await?)
                 }
                 Adapter::DieselR2d2 => Kind::DieselR2d2(Sync::start(lakebase, connections).await?),
-                Adapter::DieselBlocking => {
-                    Kind::DieselBlocking(Sync::start(lakebase, connections).await?)
-                }
                 Adapter::SeaOrm => {
                     let mut options = lakebase_seaorm::options();
                     options.max_connections(connections);
                     Kind::SeaOrm(lakebase_seaorm::connect_with(lakebase, options).await?)
+                }
+                Adapter::Sqlx => {
+                    // Its pool gives up later than the login, which has the cause.
+                    let waits = lakebase.connect_timeout() + Duration::from_secs(1);
+                    let proxy = lakebase.proxy().await?;
+                    let pool = PgPoolOptions::new()
+                        .max_connections(connections)
+                        .acquire_timeout(waits)
+                        .connect(proxy.url())
+                        .await;
+                    let pool = pool.map_err(|error| {
+                        let error = sea_orm::RuntimeErr::SqlxError(error.into());
+                        let cause = lakebase_seaorm::cause(&sea_orm::DbErr::Conn(error));
+                        cause.unwrap_or_else(|| Error::config("no cause"))
+                    })?;
+                    Kind::Sqlx(pool.into(), proxy)
                 }
             })
         };
@@ -211,16 +226,14 @@ impl App {
                 run_diesel(&mut connection, sql).await
             }
             Kind::DieselR2d2(app) => app.run(sql).await,
-            Kind::DieselBlocking(app) => app.run(sql).await,
-            Kind::SeaOrm(db) => {
-                db.execute_unprepared(sql)
-                    .await
-                    .map(drop)
-                    .map_err(|error| Failure {
-                        text: error.to_string(),
-                        is_transient: lakebase_seaorm::is_transient(&error),
-                    })
-            }
+            Kind::SeaOrm(db) | Kind::Sqlx(db, _) => db
+                .execute_unprepared(sql)
+                .await
+                .map(drop)
+                .map_err(|error| Failure {
+                    text: error.to_string(),
+                    is_transient: lakebase_seaorm::is_transient(&error),
+                }),
         }
     }
 
@@ -252,8 +265,7 @@ impl App {
             }
             Kind::DieselDeadpool(pool) => drop(pool.retain(|_, _| false)),
             Kind::DieselR2d2(app) => return app.log_in().await,
-            Kind::DieselBlocking(app) => return app.log_in().await,
-            Kind::SeaOrm(db) => forget_idle(db).await,
+            Kind::SeaOrm(db) | Kind::Sqlx(db, _) => forget_idle(db).await,
         }
         self.ask().await
     }
@@ -268,67 +280,55 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// With synchronous diesel.
-struct Sync<C: Connect> {
-    pool: Pool<C>,
-    manager: ConnectionManager<C>,
+#[derive(Clone)]
+struct Sync {
+    lakebase: Lakebase,
+    pool: r2d2::Pool,
 }
 
-impl<C: Connect> Clone for Sync<C> {
-    fn clone(&self) -> Self {
-        Self {
-            pool: self.pool.clone(),
-            manager: self.manager.clone(),
-        }
-    }
-}
-
-impl<C: Connect<Backend = Pg>> Sync<C> {
+impl Sync {
     async fn start(lakebase: &Lakebase, connections: u32) -> Result<Self, Error> {
-        let manager = ConnectionManager::new(lakebase);
         let lakebase = lakebase.clone();
-        let builder = Builder::new().max_size(connections);
-        let pool = blocking(move || builder.build(&lakebase)).await?;
-        Ok(Self { pool, manager })
+        blocking(move || {
+            let builder = r2d2::Pool::builder()
+                .max_size(connections)
+                .min_idle(Some(0))
+                .connection_timeout(lakebase.connect_timeout() + Duration::from_secs(1));
+            let pool = r2d2::connect_with(&lakebase, builder)?;
+            Ok(Self { lakebase, pool })
+        })
+        .await
     }
 
     async fn run(&self, sql: &str) -> Result<(), Failure> {
         let (pool, sql) = (self.pool.clone(), sql.to_owned());
         blocking(move || {
-            let mut connection = pool.get().map_err(|error| Failure::of(&error))?;
-            run_sync(&mut *connection, &sql)
+            let mut connection = pool.get().map_err(|error| Failure {
+                text: error.to_string(),
+                is_transient: Error::says_transient(&error.to_string()),
+            })?;
+            run_sync(&mut connection, &sql)
         })
         .await
     }
 
     async fn log_in(&self) -> Result<(), Failure> {
-        let manager = self.manager.clone();
-        // r2d2 gives no connection away, so outside of the pool, as it does it.
+        let lakebase = self.lakebase.clone();
+        // r2d2 gives no connection away, so outside of the pool.
         blocking(move || {
-            let mut fresh = manager.connect().map_err(|error| Failure {
-                text: error.to_string(),
-                is_transient: is_transient_r2d2(&error),
-            })?;
-            run_sync(&mut fresh, "SELECT 1")
+            let fresh = r2d2::establish(&lakebase);
+            run_sync(&mut fresh.map_err(|error| Failure::of(&error))?, "SELECT 1")
         })
         .await
     }
 }
 
-fn run_sync<C: Connect<Backend = Pg>>(connection: &mut C, sql: &str) -> Result<(), Failure> {
+fn run_sync(connection: &mut diesel::PgConnection, sql: &str) -> Result<(), Failure> {
     let outcome = diesel::RunQueryDsl::execute(diesel::sql_query(sql), connection);
     outcome.map(drop).map_err(|error| Failure {
         text: error.to_string(),
         is_transient: lakebase_diesel::is_transient(&error),
     })
-}
-
-fn is_transient_r2d2(error: &diesel::r2d2::Error) -> bool {
-    match error {
-        diesel::r2d2::Error::ConnectionError(error) => {
-            lakebase_diesel::is_transient_connection_error(error)
-        }
-        diesel::r2d2::Error::QueryError(error) => lakebase_diesel::is_transient(error),
-    }
 }
 
 async fn run_diesel(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), Failure> {

@@ -216,7 +216,7 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
             Some(Setting::new(value.as_str(), name))
         })
     };
-    let mut raw = Raw {
+    let raw = Raw {
         endpoint: first(&[
             "LAKEBASE_ENDPOINT",
             "DATABRICKS_LAKEBASE_ENDPOINT",
@@ -235,10 +235,6 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
         schema: first(&["LAKEBASE_SCHEMA"]),
         connect_timeout: first(&["PGCONNECT_TIMEOUT"]),
     };
-    // Below `lakebase exec` the password is a token for those who cannot mint.
-    if first(&["LAKEBASE_EXEC"]).is_some() && (raw.endpoint.is_some() || raw.instance.is_some()) {
-        raw.password = None;
-    }
     match first(&["LAKEBASE_PG_URL"]) {
         Some(url) => Ok(pg_url::read(&url.value, &url.from)?.or(raw)),
         None => Ok(raw),

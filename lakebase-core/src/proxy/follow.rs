@@ -111,7 +111,7 @@ impl Default for Follow {
 }
 
 impl Follow {
-    pub(super) fn from_client(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn client_sent(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let Self { client, rules, .. } = self;
         client.feed(bytes, |edge| {
             if let Edge::Begin(tag) = edge {
@@ -120,7 +120,7 @@ impl Follow {
         })
     }
 
-    pub(super) fn from_server(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn server_sent(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let Self { server, rules, .. } = self;
         server.feed(bytes, |edge| {
             if let Edge::End(tag, first) = edge {
@@ -237,7 +237,7 @@ mod tests {
 
     fn idle() -> Follow {
         let mut follow = Follow::default();
-        follow.from_server(&ready(b'I')).unwrap();
+        follow.server_sent(&ready(b'I')).unwrap();
         follow
     }
 
@@ -250,8 +250,8 @@ mod tests {
             let body: &[u8] = tag.get(1..).unwrap_or_default();
             let bytes = message(tag[0], body);
             match side {
-                ">" => follow.from_client(&bytes).unwrap(),
-                _ => follow.from_server(&bytes).unwrap(),
+                ">" => follow.client_sent(&bytes).unwrap(),
+                _ => follow.server_sent(&bytes).unwrap(),
             }
         }
         follow.is_idle()
@@ -318,13 +318,13 @@ mod tests {
         for before in ["P", "Q", "E"] {
             let mut follow = idle();
             follow
-                .from_client(&message(before.as_bytes()[0], b"\0"))
+                .client_sent(&message(before.as_bytes()[0], b"\0"))
                 .unwrap();
             assert_eq!(follow.answer(&sync), None, "after {before}");
         }
         // The rest of a message that looks like one.
         let mut follow = idle();
-        follow.from_client(b"d\0\0\0\x09").unwrap();
+        follow.client_sent(b"d\0\0\0\x09").unwrap();
         assert_eq!(follow.answer(&sync), None);
         assert_eq!(Follow::default().answer(&sync), None);
     }
@@ -334,7 +334,7 @@ mod tests {
         for length in [3_i32, 0, -1, i32::MIN] {
             let mut follow = idle();
             let bytes = [&[b'Q'][..], &length.to_be_bytes()].concat();
-            assert_eq!(follow.from_client(&bytes), Err(Malformed), "{length}");
+            assert_eq!(follow.client_sent(&bytes), Err(Malformed), "{length}");
         }
     }
 
@@ -350,15 +350,15 @@ mod tests {
             for (is_client, tag, body) in messages {
                 let bytes = message(tag, &body);
                 if is_client {
-                    whole.from_client(&bytes).unwrap();
+                    whole.client_sent(&bytes).unwrap();
                 } else {
-                    whole.from_server(&bytes).unwrap();
+                    whole.server_sent(&bytes).unwrap();
                 }
                 for piece in bytes.chunks(size) {
                     if is_client {
-                        cut.from_client(piece).unwrap();
+                        cut.client_sent(piece).unwrap();
                     } else {
-                        cut.from_server(piece).unwrap();
+                        cut.server_sent(piece).unwrap();
                     }
                 }
                 prop_assert_eq!(whole.is_idle(), cut.is_idle());
@@ -370,8 +370,8 @@ mod tests {
         #[test]
         fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut follow = idle();
-            let _ = follow.from_client(&noise);
-            let _ = follow.from_server(&noise);
+            let _ = follow.client_sent(&noise);
+            let _ = follow.server_sent(&noise);
             let _ = follow.answer(&noise);
         }
     }

@@ -206,7 +206,7 @@ where
                         is_moving = true;
                         self.heard = Instant::now();
                         self.answer = None;
-                        if self.follow.from_server(self.down.held()).is_err() {
+                        if self.follow.server_sent(self.down.held()).is_err() {
                             return Poll::Ready(End::Malformed);
                         }
                     }
@@ -228,7 +228,7 @@ where
                         {
                             return Poll::Ready(end);
                         }
-                        if self.follow.from_client(self.up.held()).is_err() {
+                        if self.follow.client_sent(self.up.held()).is_err() {
                             return Poll::Ready(End::Malformed);
                         }
                     }

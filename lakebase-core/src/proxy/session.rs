@@ -67,7 +67,7 @@ impl Sessions {
         match served {
             Ok(Some((mut session, _key))) => {
                 let mut follow = Follow::default();
-                if follow.from_server(&session.greeting).is_err() {
+                if follow.server_sent(&session.greeting).is_err() {
                     return;
                 }
                 let greeting = std::mem::take(&mut session.greeting);

@@ -1,0 +1,215 @@
+//! Runs another program behind a proxy.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use lakebase_core::migration::MigrationSession;
+use lakebase_core::proxy::Proxy;
+use lakebase_core::{Config, Lakebase};
+#[cfg(unix)]
+use nix::sys::signal::{Signal, kill};
+#[cfg(unix)]
+use nix::unistd::Pid;
+use tokio::process::Command;
+#[cfg(unix)]
+use tokio::signal::unix as signal;
+
+use crate::args::{self, Target};
+use crate::connection::{Password, url_of};
+
+/// Would lead a driver past the proxy, or make it want what the proxy does not give.
+const IN_THE_WAY: &[&str] = &[
+    "PGCHANNELBINDING",
+    "PGGSSENCMODE",
+    "PGHOSTADDR",
+    "PGLOADBALANCEHOSTS",
+    "PGPASSFILE",
+    "PGREQUIREAUTH",
+    "PGREQUIRESSL",
+    "PGSERVICE",
+    "PGSSLCERT",
+    "PGSSLCERTMODE",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGSSLKEY",
+    "PGSSLNEGOTIATION",
+    "PGSSLSNI",
+    "PGTARGETSESSIONATTRS",
+];
+
+/// What a warning is worth.
+const SCHEMA_CHECK: Duration = Duration::from_secs(10);
+
+/// Checks the command line, before anything is started for it.
+pub(crate) fn check(command: &[OsString]) -> Result<(), lakebase_core::Error> {
+    match command.first() {
+        Some(program) if program.is_empty() || program.as_encoded_bytes().starts_with(b"-") => {
+            let text = format!("{program:?} is no command, but an option that does not exist");
+            Err(lakebase_core::Error::config(text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The command with what drivers look for in its environment.
+pub(crate) async fn prepare(
+    wanted: &Target,
+    config: &Config,
+    lakebase: &Lakebase,
+    proxy: &Proxy,
+    command: &[OsString],
+) -> Result<Command, Box<dyn Error>> {
+    let (program, arguments) = command.split_first().ok_or("no command")?;
+    let target = lakebase.target().await?;
+    let mut command = Command::new(program);
+    for name in IN_THE_WAY {
+        command.env_remove(name);
+    }
+    let (host, port) = match (proxy.folder(), proxy.address()) {
+        (Some(folder), _) => (folder.as_os_str().to_owned(), 5432),
+        (None, Some(address)) => (address.ip().to_string().into(), address.port()),
+        (None, None) => return Err("the proxy listens nowhere".into()),
+    };
+    command
+        .args(arguments)
+        .env("PGHOST", host)
+        .env("PGPORT", port.to_string())
+        .env("PGDATABASE", target.database())
+        .env("PGUSER", target.user())
+        .env("PGSSLMODE", "disable")
+        .env("DATABASE_URL", proxy.url());
+    if let Some(password) = proxy.password() {
+        command.env("PGPASSWORD", password);
+    }
+    // For programs that log in for themselves: what was configured, past the proxy.
+    let roots = args::setting(config, "sslrootcert");
+    let mut own = url_of(&target, Password::None, roots.as_deref())?;
+    let address = target.hostaddr().map(|address| address.to_string());
+    if let Some(address) = address {
+        own.query_pairs_mut().append_pair("hostaddr", &address);
+    }
+    command.env("LAKEBASE_PG_URL", own.as_str());
+    for (name, variable) in [
+        ("endpoint", "LAKEBASE_ENDPOINT"),
+        ("instance", "LAKEBASE_INSTANCE_NAME"),
+    ] {
+        match args::setting(config, name) {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
+    if let Some(schema) = lakebase.schema() {
+        warn_of_missing_schema(lakebase).await;
+        command.env("LAKEBASE_SCHEMA", schema);
+        // What sea-orm-cli calls it.
+        command.env("DATABASE_SCHEMA", schema);
+    }
+    // The URL itself is replaced.
+    if let Some(name) = args::setting_of_url(config, "application_name") {
+        command.env("PGAPPNAME", name);
+    }
+    if let Some(profile) = &wanted.profile {
+        command.env("DATABRICKS_CONFIG_PROFILE", profile);
+    }
+    if wanted.timeout.is_some() || args::setting_of_url(config, "connect_timeout").is_some() {
+        // Whole seconds, to libpq; zero is no limit there. Longer than the proxy's own, which has the cause.
+        let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
+        command.env("PGCONNECT_TIMEOUT", seconds.to_string());
+    }
+    Ok(command)
+}
+
+/// Tools say "permission denied for schema public" then: Postgres skips a schema that is missing. No more than a
+/// warning, as the command may be the one that creates it.
+async fn warn_of_missing_schema(lakebase: &Lakebase) {
+    let wait = SCHEMA_CHECK.min(lakebase.connect_timeout());
+    let Ok((client, connection)) = lakebase.with_connect_timeout(wait).connect().await else {
+        // The command says why.
+        return;
+    };
+    let session = tokio::spawn(connection);
+    if let Err(error) = MigrationSession::new(lakebase).has_schema(&client).await {
+        let _ = writeln!(io::stderr(), "lakebase: warning: {}", error.chain());
+    }
+    drop(client);
+    let _ = session.await;
+}
+
+/// Runs it to its end. Signals are passed on.
+pub(crate) async fn run(mut command: Command) -> io::Result<ExitCode> {
+    #[cfg(unix)]
+    let mut signals = Signals::new()?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let program = command.as_std().get_program().display();
+            let _ = writeln!(io::stderr(), "lakebase: cannot run {program}: {error}");
+            // As shells say it.
+            return Ok(ExitCode::from(match error.kind() {
+                io::ErrorKind::NotFound => 127,
+                _ => 126,
+            }));
+        }
+    };
+    #[cfg(unix)]
+    let status = {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                signal = signals.next() => {
+                    if let Some(pid) = pid {
+                        let _ = kill(Pid::from_raw(pid), signal);
+                    }
+                }
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let status = child.wait().await?;
+    Ok(code_of(status))
+}
+
+/// What the command has to hear of. Those of the terminal reach it anyway, and must not end us before it.
+#[cfg(unix)]
+struct Signals {
+    terminate: signal::Signal,
+    hang_up: signal::Signal,
+    _terminal: [signal::Signal; 2],
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use signal::SignalKind;
+
+        Ok(Self {
+            terminate: signal::signal(SignalKind::terminate())?,
+            hang_up: signal::signal(SignalKind::hangup())?,
+            _terminal: [
+                signal::signal(SignalKind::interrupt())?,
+                signal::signal(SignalKind::quit())?,
+            ],
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hang_up.recv() => Signal::SIGHUP,
+        }
+    }
+}
+
+/// As shells have it.
+fn code_of(status: ExitStatus) -> ExitCode {
+    #[cfg(unix)]
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    #[cfg(not(unix))]
+    let signal = None;
+    let code = status.code().or(signal.map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

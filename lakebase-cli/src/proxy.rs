@@ -1,0 +1,269 @@
+//! The auth proxy as a program: beside an application, or around a command.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lakebase_core::Lakebase;
+use lakebase_core::proxy::{Builder, Clients, Proxy};
+use secrecy::SecretString;
+use serde_json::json;
+
+use crate::args::{ProxyArgs, Target};
+use crate::{command, say};
+
+/// Between attempts to become ready: longer each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Where to listen, and for which database.
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    place: Place,
+    database: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Private,
+    Folder(PathBuf),
+    Address(SocketAddr),
+}
+
+impl Listen {
+    /// `ADDRESS:PORT[=DATABASE]`.
+    pub(crate) fn on(text: &str) -> Result<Self, String> {
+        let (address, database) = split(text);
+        let address = address.parse().map_err(|_| {
+            "not an address and a port, as in 127.0.0.1:5432 or 127.0.0.1:5432=database".to_owned()
+        })?;
+        Ok(Self {
+            place: Place::Address(address),
+            database,
+        })
+    }
+
+    /// `DIR[=DATABASE]`.
+    pub(crate) fn within(text: &str) -> Result<Self, String> {
+        let (folder, database) = split(text);
+        if folder.is_empty() {
+            return Err("no folder".to_owned());
+        }
+        Ok(Self {
+            place: Place::Folder(folder.into()),
+            database,
+        })
+    }
+}
+
+fn split(text: &str) -> (&str, Option<String>) {
+    match text.split_once('=') {
+        Some((place, database)) => (place, Some(database.to_owned())),
+        None => (text, None),
+    }
+}
+
+/// `lakebase exec`: a proxy that serves the command alone.
+pub(crate) async fn exec(
+    wanted: &Target,
+    command: &[OsString],
+) -> Result<ExitCode, Box<dyn Error>> {
+    command::check(command)?;
+    let config = wanted.config()?;
+    let lakebase = Lakebase::new(config.clone())?.direct();
+    let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
+    let proxy = proxy.start().await?;
+    let command = command::prepare(wanted, &config, &lakebase, &proxy, command).await?;
+    let code = command::run(command).await?;
+    proxy.shutdown(Duration::ZERO).await;
+    Ok(code)
+}
+
+/// `lakebase proxy`.
+pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, Box<dyn Error>> {
+    command::check(&args.command)?;
+    let config = wanted.config()?;
+    let lakebase = Lakebase::new(config.clone())?;
+    let mut listens = [args.socket.clone(), args.listen.clone()].concat();
+    if listens.is_empty() {
+        listens.push(Listen {
+            place: Place::Private,
+            database: None,
+        });
+    }
+    let mut proxies = Vec::new();
+    for listen in &listens {
+        let lakebase = match &listen.database {
+            Some(database) => lakebase.with_database(database)?,
+            None => lakebase.clone(),
+        };
+        let proxy = start(&lakebase, &listen.place, args).await?;
+        proxies.push((lakebase, proxy));
+    }
+    let mut orders = Orders::new()?;
+    if let Some(file) = &args.ready_file {
+        remove_empty(file).await;
+    }
+    // Before somebody connects, not with the first connection.
+    let ready = tokio::spawn(become_ready(lakebase, args.ready_file.clone()));
+    let outcome = match (args.command.is_empty(), proxies.first()) {
+        (false, Some((lakebase, proxy))) => {
+            let command = command::prepare(wanted, &config, lakebase, proxy, &args.command).await?;
+            command::run(command).await
+        }
+        _ => {
+            announce(&proxies, args.json)?;
+            orders.wait().await;
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    ready.abort();
+    if let Some(file) = &args.ready_file {
+        remove_empty(file).await;
+    }
+    let ending = proxies.iter().map(|(_, proxy)| proxy.shutdown(args.grace));
+    tokio::select! {
+        _ = futures_util::future::join_all(ending) => {}
+        // Whoever asks twice does not want to wait.
+        () = orders.wait() => {}
+    }
+    Ok(outcome?)
+}
+
+async fn start(
+    lakebase: &Lakebase,
+    place: &Place,
+    args: &ProxyArgs,
+) -> Result<Proxy, lakebase_core::Error> {
+    let builder = Builder::new(lakebase);
+    let builder =
+        match place {
+            Place::Private => builder.clients(Clients::ThisUser),
+            Place::Folder(folder) => builder.listen_in(folder).clients(Clients::ThisUser),
+            Place::Address(address) => builder.listen_on(*address).clients(
+                match (args.trust_local_users, &args.password) {
+                    (true, _) if !address.ip().is_loopback() => {
+                        let text = format!(
+                            "--trust-local-users: {address} can be reached from other machines"
+                        );
+                        return Err(lakebase_core::Error::config(text));
+                    }
+                    (true, _) => Clients::Anyone,
+                    (false, Some(password)) => {
+                        Clients::Password(SecretString::from(password.clone()))
+                    }
+                    (false, None) => Clients::ThisUser,
+                },
+            ),
+        };
+    builder.start().await
+}
+
+/// Says where it listens.
+fn announce(proxies: &[(Lakebase, Proxy)], as_json: bool) -> io::Result<()> {
+    let text = match as_json {
+        true => {
+            let listeners: Vec<_> = proxies
+                .iter()
+                .map(|(lakebase, proxy)| {
+                    let address = proxy.address();
+                    json!({
+                        "database": lakebase.database(),
+                        "host": address.map_or_else(
+                            || proxy.folder().map(|folder| folder.display().to_string()),
+                            |address| Some(address.ip().to_string()),
+                        ),
+                        "port": address.map_or(5432, |address| address.port()),
+                        "password": proxy.password(),
+                        "url": proxy.url(),
+                    })
+                })
+                .collect();
+            format!("{}\n", json!({ "listeners": listeners }))
+        }
+        false => proxies
+            .iter()
+            .map(|(_, proxy)| format!("{}\n", proxy.url()))
+            .collect(),
+    };
+    say(&text)
+}
+
+/// Until a login has worked. Then the file is there.
+async fn become_ready(lakebase: Lakebase, file: Option<PathBuf>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match lakebase.connect().await {
+            Ok((client, connection)) => {
+                // The login was all.
+                drop((client, connection));
+                break;
+            }
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "lakebase: not ready: {}", error.chain());
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    if let Some(file) = file
+        && let Err(error) = make(&file).await
+    {
+        let _ = writeln!(io::stderr(), "lakebase: {}: {error}", file.display());
+    }
+}
+
+async fn make(file: &Path) -> io::Result<()> {
+    tokio::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(file)
+        .await
+        .map(drop)
+}
+
+/// The file of an earlier run, or of this one. It is empty: nothing else is removed.
+async fn remove_empty(file: &Path) {
+    let found = tokio::fs::symlink_metadata(file).await;
+    if found.is_ok_and(|found| found.is_file() && found.len() == 0) {
+        let _ = tokio::fs::remove_file(file).await;
+    }
+}
+
+/// To end: SIGTERM, or SIGINT, which Ctrl-C sends.
+struct Orders {
+    #[cfg(unix)]
+    signals: [tokio::signal::unix::Signal; 2],
+}
+
+impl Orders {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            signals: {
+                use tokio::signal::unix::{SignalKind, signal};
+                [
+                    signal(SignalKind::terminate())?,
+                    signal(SignalKind::interrupt())?,
+                ]
+            },
+        })
+    }
+
+    async fn wait(&mut self) {
+        #[cfg(unix)]
+        {
+            let [terminate, interrupt] = &mut self.signals;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
