@@ -53,8 +53,10 @@ impl Listen {
         if folder.is_empty() {
             return Err("no folder".to_owned());
         }
+        // Drivers take a relative folder for the name of a host.
+        let folder = std::path::absolute(folder).map_err(|error| error.to_string())?;
         Ok(Self {
-            place: Place::Folder(folder.into()),
+            place: Place::Folder(folder),
             database,
         })
     }
@@ -113,7 +115,10 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
     let outcome = match (args.command.is_empty(), proxies.first()) {
         (false, Some((lakebase, proxy))) => {
             let command = command::prepare(wanted, &config, lakebase, proxy, &args.command).await?;
-            command::run(command).await
+            let outcome = command::run(command).await;
+            // The signals so far were the command's.
+            orders = Orders::new()?;
+            outcome
         }
         _ => {
             announce(&proxies, args.json)?;
