@@ -19,7 +19,6 @@
 //! | `PGAPPNAME` | `application_name` | `lakebase-rs_lakebase-core/{version}` |
 //! | `LAKEBASE_SCHEMA` | schema that comes first in the search path of every connection | none |
 //! | `PGCONNECT_TIMEOUT` | connect budget in seconds | 30 |
-//! | `LAKEBASE_EXEC` | set by `lakebase exec`: `PGPASSWORD` is a token then, and an endpoint goes before it | none |
 //! | `LAKEBASE_PG_URL` | Postgres URL; the variables above fill what it leaves open | none |
 //!
 //! # Signing in to the workspace

@@ -251,8 +251,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Trusts exactly the certificates of a PEM file for the connection to Postgres. (sqlx, under
-    /// SeaORM, trusts Mozilla's roots in addition.)
+    /// Trusts exactly the certificates of a PEM file for the connection to Postgres.
     pub fn root_certificates(mut self, path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_string_lossy();
         self.explicit.sslrootcert = Some(Setting::new(path, "root_certificates"));
