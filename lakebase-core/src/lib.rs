@@ -34,6 +34,7 @@ mod target;
 #[cfg(any(feature = "proxy", feature = "tokio-postgres"))]
 mod tcp;
 mod tls;
+pub mod transaction;
 mod transient;
 mod workspace;
 

@@ -20,13 +20,18 @@ mod ping;
 pub mod r2d2;
 #[cfg(feature = "async")]
 mod suspicion;
+#[cfg(feature = "async")]
+mod transaction;
 mod transient;
 #[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
 mod tuning;
 
 #[cfg(feature = "async")]
 pub use connect::connect;
+pub use lakebase_core::transaction::Retry;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 #[cfg(feature = "async")]
 pub use manager::manager;
+#[cfg(feature = "async")]
+pub use transaction::transaction_with_retry;
 pub use transient::{cause, is_transient, is_transient_connection_error};

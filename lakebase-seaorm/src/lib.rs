@@ -4,8 +4,11 @@ mod connect;
 mod error;
 pub mod migrations;
 mod options;
+mod transaction;
 
 pub use connect::{connect, connect_with};
 pub use error::{cause, is_transient};
+pub use lakebase_core::transaction::Retry;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 pub use options::options;
+pub use transaction::transaction_with_retry;

@@ -35,4 +35,6 @@ mod stopped_process;
 mod suspend;
 mod sync_diesel;
 mod tls;
+mod transaction_retry;
+mod under_load;
 mod wrong_clock;

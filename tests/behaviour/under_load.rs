@@ -1,0 +1,242 @@
+//! What happens to an application at work, whatever of SeaORM's or sqlx's types it holds.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join_all, poll_immediate};
+use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
+use lakebase_tests::{lakebase, local, local_with_tokens_of, soon};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, RuntimeErr, Statement};
+use sqlx::PgPool;
+
+/// A service function as applications have them.
+async fn echo(db: &impl ConnectionTrait, n: i64) -> Result<i64, DbErr> {
+    let sql = "SELECT $1::int8";
+    let sql = Statement::from_sql_and_values(db.get_database_backend(), sql, [n.into()]);
+    let row = db.query_one_raw(sql).await?;
+    row.ok_or_else(|| DbErr::Custom("no row".to_owned()))?
+        .try_get_by_index(0)
+}
+
+async fn echo_by_sqlx(pool: &PgPool, n: i64) -> Result<i64, DbErr> {
+    let row: Result<(i64,), _> = sqlx::query_as("SELECT $1::int8")
+        .bind(n)
+        .fetch_one(pool)
+        .await;
+    row.map(|row| row.0)
+        .map_err(|error| DbErr::Query(RuntimeErr::SqlxError(error.into())))
+}
+
+/// What tasks of an application did.
+#[derive(Default)]
+struct Work {
+    is_over: AtomicBool,
+    answered: AtomicU64,
+    failed: std::sync::Mutex<Vec<DbErr>>,
+}
+
+impl Work {
+    fn note(&self, asked: i64, outcome: Result<i64, DbErr>) {
+        match outcome {
+            Ok(answer) => {
+                assert_eq!(answer, asked, "the answer of another question");
+                self.answered.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(error) => self.failed.lock().expect("not poisoned").push(error),
+        }
+    }
+
+    fn failures(&self) -> Vec<DbErr> {
+        std::mem::take(&mut *self.failed.lock().expect("not poisoned"))
+    }
+
+    /// Until so many more are answered.
+    async fn goes_on(&self) {
+        let before = self.answered.load(Ordering::SeqCst);
+        soon(async {
+            while self.answered.load(Ordering::SeqCst) < before + 200 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Tasks that hold a reference, a clone, the pool inside, and what a framework keeps by type.
+fn start(db: &DatabaseConnection, work: &Arc<Work>) -> Vec<tokio::task::JoinHandle<()>> {
+    const EACH: i64 = 2;
+    let context: Arc<dyn std::any::Any + Send + Sync> = Arc::new(db.clone());
+    let mut tasks = Vec::new();
+    for n in 0..EACH {
+        let (own, pool) = (db.clone(), db.get_postgres_connection_pool().clone());
+        let context = Arc::clone(&context);
+        for kind in 0..3 {
+            let (own, pool, context) = (own.clone(), pool.clone(), Arc::clone(&context));
+            let work = Arc::clone(work);
+            tasks.push(tokio::spawn(async move {
+                let mut asked = n * 1_000_000 + kind * 100_000;
+                while !work.is_over.load(Ordering::SeqCst) {
+                    asked += 1;
+                    let outcome = match kind {
+                        0 => echo(&own, asked).await,
+                        1 => echo_by_sqlx(&pool, asked).await,
+                        _ => {
+                            let kept = context.downcast_ref::<DatabaseConnection>();
+                            echo(kept.expect("by type"), asked).await
+                        }
+                    };
+                    work.note(asked, outcome);
+                }
+            }));
+        }
+    }
+    tasks
+}
+
+async fn connected(local: &LocalLakebase) -> DatabaseConnection {
+    let mut options = lakebase_seaorm::options();
+    options.max_connections(4).sqlx_logging(false);
+    let db = lakebase_seaorm::connect_with(&lakebase(local), options).await;
+    db.expect("a connection")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_tokens_and_ended_sessions_fail_nothing_but_the_statements_in_flight() {
+    let local = local().await;
+    let db = connected(&local).await;
+    let work = Arc::new(Work::default());
+    let tasks = start(&db, &work);
+    work.goes_on().await;
+    assert!(work.failures().is_empty());
+    local.revoke_tokens();
+    local.cut_sessions(Cut::Message).await.expect("cut");
+    work.goes_on().await;
+    let failed = work.failures();
+    // One statement for each connection at most.
+    assert!(failed.len() <= 4, "{failed:?}");
+    for error in &failed {
+        assert!(lakebase_seaorm::is_transient(error), "{error:?}");
+    }
+    work.goes_on().await;
+    assert!(work.failures().is_empty());
+    work.is_over.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    assert_eq!(local.counters().minted, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compute_that_is_suspended_again_and_again_fails_nothing_but_the_statements_in_flight() {
+    let local = local_with_tokens_of(Duration::from_secs(3)).await;
+    let db = connected(&local).await;
+    let work = Arc::new(Work::default());
+    let tasks = start(&db, &work);
+    for wake in [Wake::SlowAccept, Wake::StartingUp, Wake::Close] {
+        work.goes_on().await;
+        work.failures();
+        let began = Instant::now();
+        let suspending = local.suspend(Cut::Message, Duration::from_secs(2), wake);
+        suspending.await.expect("suspended");
+        work.goes_on().await;
+        assert!(began.elapsed() >= Duration::from_secs(1), "it was away");
+        let failed = work.failures();
+        assert!(failed.len() <= 4, "{wake:?}: {failed:?}");
+    }
+    work.is_over.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let events = local.events();
+    let dead = events.iter().filter(|event| {
+        matches!(&event.kind, EventKind::Refused { sqlstate, .. } if sqlstate.starts_with("28"))
+    });
+    assert_eq!(dead.count(), 0, "no dead token was tried");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_statements_dropped_at_random_lose_no_connection_and_mix_up_no_answer() {
+    const TASKS: i64 = 16;
+    const EACH: i64 = 625;
+    let local = local().await;
+    let db = connected(&local).await;
+    // What a statement takes in such company, on a machine as busy as this one.
+    let mut usual = Duration::ZERO;
+    for _ in 0..3 {
+        let began = Instant::now();
+        join_all((0..TASKS).map(|n| echo(&db, n))).await;
+        usual = began.elapsed();
+    }
+    let (answered, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
+    let tasks = (0..TASKS).map(|task| {
+        let (db, answered, dropped) = (&db, &answered, &dropped);
+        async move {
+            // Any numbers will do, as long as they are the same each time.
+            let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(task as u64 + 1);
+            for n in 0..EACH {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let asked = task * EACH + n;
+                let patience = usual.mul_f64((random % 1000) as f64 / 500.0);
+                match tokio::time::timeout(patience, echo(db, asked)).await {
+                    Ok(answer) => {
+                        assert_eq!(answer.expect("an answer"), asked, "of another question");
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Err(_) => {
+                        dropped.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+        }
+    });
+    join_all(tasks).await;
+    let (answered, dropped) = (answered.into_inner(), dropped.into_inner());
+    assert!(answered > 100 && dropped > 100, "{answered} and {dropped}");
+    // All places are there, and each connection answers what it is asked.
+    let all = join_all((0..4).map(|_| db.get_postgres_connection_pool().acquire()));
+    let all = soon(all).await;
+    for (n, connection) in all.into_iter().enumerate() {
+        let mut connection = connection.expect("a place");
+        let row: (i64,) = sqlx::query_as("SELECT $1::int8")
+            .bind(n as i64)
+            .fetch_one(&mut *connection)
+            .await
+            .expect("an answer");
+        assert_eq!(row.0, n as i64);
+    }
+    assert!(local.counters().open_sessions <= 4);
+}
+
+#[tokio::test]
+async fn a_future_that_is_never_polled_again_stops_nobody_else() {
+    let local = local().await;
+    let db = connected(&local).await;
+    let mut parked = pin!(echo(&db, 1));
+    assert!(
+        poll_immediate(parked.as_mut()).await.is_none(),
+        "it is under way"
+    );
+    let mut waiting = pin!(db.begin_and_wait());
+    let _ = poll_immediate(waiting.as_mut()).await;
+    for n in 0..100 {
+        assert_eq!(soon(echo(&db, n)).await.expect("an answer"), n);
+    }
+    assert_eq!(soon(parked).await.expect("an answer"), 1);
+}
+
+/// A future that holds a transaction while it does nothing.
+trait Wait {
+    async fn begin_and_wait(&self);
+}
+
+impl Wait for DatabaseConnection {
+    async fn begin_and_wait(&self) {
+        let transaction = sea_orm::TransactionTrait::begin(self).await;
+        std::future::pending::<()>().await;
+        drop(transaction);
+    }
+}
