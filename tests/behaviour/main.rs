@@ -1,6 +1,7 @@
 //! The promises, one module each, named after it.
 
 mod api_outage;
+mod authentication_methods;
 mod cancellation;
 mod connection_limit;
 mod deadpool_programs;

@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use diesel::IntoSql as _;
 use diesel_async::RunQueryDsl as _;
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
@@ -237,7 +238,8 @@ async fn ask(db: &DatabaseConnection) {
 
 async fn ask_diesel(pool: &lakebase_diesel::bb8::Pool) {
     let mut connection = pool.get().await.expect("a connection");
-    diesel::sql_query("SELECT 1")
+    // Prepared once, as the others do.
+    diesel::select(1.into_sql::<diesel::sql_types::Integer>())
         .execute(&mut connection)
         .await
         .expect("an answer");
