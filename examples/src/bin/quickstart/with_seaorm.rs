@@ -4,6 +4,7 @@ use lakebase_seaorm::Lakebase;
 use lakebase_seaorm::migrations::Migrations;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, DatabaseConnection, EntityTrait, PaginatorTrait};
+use sea_orm_migration::MigratorTrait;
 
 use super::Result;
 

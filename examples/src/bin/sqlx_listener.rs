@@ -1,0 +1,52 @@
+//! sqlx without an ORM, by the URL of the auth proxy: a pool, and a listener for notifications.
+
+use std::error::Error;
+use std::time::Duration;
+
+use lakebase_examples::{SCHEMA, place};
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    // In your program: `let lakebase = Lakebase::from_env()?;`
+    let place = place(Duration::from_secs(3600), None).await?;
+
+    let proxy = place.lakebase.proxy().await?;
+    let pool = PgPool::connect(proxy.url()).await?;
+
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+         CREATE TABLE IF NOT EXISTS orders (
+             id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item TEXT NOT NULL)"
+    )))
+    .execute(&pool)
+    .await?;
+
+    // If its connection ends, the listener opens another one, with the token that is current then.
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen("orders").await?;
+
+    let mut transaction = pool.begin().await?;
+    let id: i64 = sqlx::query_scalar("INSERT INTO orders (item) VALUES ($1) RETURNING id")
+        .bind("a lamp")
+        .fetch_one(&mut *transaction)
+        .await?;
+    sqlx::query("SELECT pg_notify('orders', $1)")
+        .bind(id.to_string())
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+
+    let order: i64 = listener.recv().await?.payload().parse()?;
+    let item: String = sqlx::query_scalar("SELECT item FROM orders WHERE id = $1")
+        .bind(order)
+        .fetch_one(&pool)
+        .await?;
+    println!("{order}: {item}");
+
+    drop(listener);
+    pool.close().await;
+    place.leave().await;
+    Ok(())
+}
