@@ -167,7 +167,9 @@ pub(crate) struct ProxyArgs {
         long,
         value_name = "PASSWORD",
         env = "LAKEBASE_PROXY_PASSWORD",
-        hide_env_values = true
+        hide_env_values = true,
+        // An empty one lets everybody in: a variable that was never filled.
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     pub(crate) password: Option<String>,
 

@@ -285,6 +285,18 @@ async fn a_tcp_listener_rejects_a_wrong_password_and_takes_a_chosen_one() {
 }
 
 #[tokio::test]
+async fn an_empty_password_is_an_error() {
+    let local = local().await;
+    let args = ["proxy", "--listen", "127.0.0.1:0"];
+    let changes = [("LAKEBASE_PROXY_PASSWORD", "")];
+    let mut command = lakebase(args, &local.env(), &[]);
+    let output = output_of(command.envs(changes)).await;
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("--password"), "{errors}");
+}
+
+#[tokio::test]
 async fn trusted_local_users_need_no_password_and_other_machines_are_never_trusted() {
     if !has_psql() {
         return;
