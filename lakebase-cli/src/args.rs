@@ -181,7 +181,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Create this file, empty, once a login has worked; it is removed at the end
+    /// Create this file, empty, once a login has worked for each listener; it is removed at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
 
@@ -299,13 +299,19 @@ impl Target {
             })
             .collect();
         if let Some(endpoint) = &self.endpoint {
-            vars.retain(|(name, _)| name != "LAKEBASE_PG_URL");
-            let is_it =
-                |(name, value): &(String, String)| name == "LAKEBASE_ENDPOINT" && value == endpoint;
-            if !vars.iter().any(is_it) {
-                // Whatever host they name: it would be taken in silence, and may be production's.
-                vars.retain(|(name, _)| name != "PGHOST" && name != "PGHOSTADDR");
-            }
+            let has = |name: &str| vars.iter().find(|(known, _)| known == name);
+            let is_it = has("LAKEBASE_ENDPOINT").is_some_and(|(_, value)| value == endpoint);
+            let is_below_exec = has("LAKEBASE_EXEC").is_some();
+            // Whatever host they name: it would be taken in silence, and may be production's.
+            let set_aside: &[&str] = match (is_it, is_below_exec) {
+                // The URL says where this endpoint is.
+                (true, true) => &[],
+                (true, false) => &["LAKEBASE_PG_URL"],
+                (false, false) => &["LAKEBASE_PG_URL", "PGHOST", "PGHOSTADDR"],
+                // These are the proxy's.
+                (false, true) => &["LAKEBASE_PG_URL", "PGHOST", "PGPORT", "PGSSLMODE"],
+            };
+            vars.retain(|(name, _)| !set_aside.contains(&name.as_str()));
         }
         builder.vars(vars).build()
     }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::process::Command;
 use tokio::signal::unix as signal;
 
 use crate::args::{self, Target};
-use crate::connection::{Password, url_of};
+use crate::connection::{Password, Reader, url_of};
 
 /// Would lead a driver past the proxy, or make it want what the proxy does not give.
 const IN_THE_WAY: &[&str] = &[
@@ -26,8 +26,11 @@ const IN_THE_WAY: &[&str] = &[
     "PGGSSENCMODE",
     "PGHOSTADDR",
     "PGLOADBALANCEHOSTS",
+    "PGMAXPROTOCOLVERSION",
+    "PGMINPROTOCOLVERSION",
     "PGPASSFILE",
     "PGREQUIREAUTH",
+    "PGREQUIREPEER",
     "PGREQUIRESSL",
     "PGSERVICE",
     "PGSSLCERT",
@@ -36,6 +39,7 @@ const IN_THE_WAY: &[&str] = &[
     "PGSSLCRLDIR",
     "PGSSLKEY",
     "PGSSLNEGOTIATION",
+    "PGSSLROOTCERT",
     "PGSSLSNI",
     "PGTARGETSESSIONATTRS",
 ];
@@ -86,12 +90,18 @@ pub(crate) async fn prepare(
     }
     // For programs that log in for themselves: what was configured, past the proxy.
     let roots = args::setting(config, "sslrootcert");
-    let mut own = url_of(&target, Password::None, roots.as_deref())?;
-    let address = target.hostaddr().map(|address| address.to_string());
-    if let Some(address) = address {
-        own.query_pairs_mut().append_pair("hostaddr", &address);
-    }
-    command.env("LAKEBASE_PG_URL", own.as_str());
+    let credential = match lakebase.uses_tokens() {
+        true => None,
+        // It was in the environment already.
+        false => Some(lakebase.credential().await?),
+    };
+    let password = credential
+        .as_ref()
+        .map_or(Password::None, |known| Password::Shown(known.expose()));
+    let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
+    command
+        .env("LAKEBASE_PG_URL", own.as_str())
+        .env("LAKEBASE_EXEC", "1");
     for (name, variable) in [
         ("endpoint", "LAKEBASE_ENDPOINT"),
         ("instance", "LAKEBASE_INSTANCE_NAME"),
@@ -114,11 +124,9 @@ pub(crate) async fn prepare(
     if let Some(profile) = &wanted.profile {
         command.env("DATABRICKS_CONFIG_PROFILE", profile);
     }
-    if wanted.timeout.is_some() || args::setting_of_url(config, "connect_timeout").is_some() {
-        // Whole seconds, to libpq; zero is no limit there. Longer than the proxy's own, which has the cause.
-        let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
-        command.env("PGCONNECT_TIMEOUT", seconds.to_string());
-    }
+    // Whole seconds, to libpq; zero is no limit there. Longer than the proxy's own limit, which has the cause.
+    let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
+    command.env("PGCONNECT_TIMEOUT", seconds.to_string());
     Ok(command)
 }
 
@@ -173,34 +181,47 @@ pub(crate) async fn run(mut command: Command) -> io::Result<ExitCode> {
     Ok(code_of(status))
 }
 
-/// What the command has to hear of. Those of the terminal reach it anyway, and must not end us before it.
+/// What the command has to hear of.
 #[cfg(unix)]
 struct Signals {
-    terminate: signal::Signal,
-    hang_up: signal::Signal,
-    _terminal: [signal::Signal; 2],
+    passed_on: Vec<(Signal, signal::Signal)>,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn new() -> io::Result<Self> {
-        use signal::SignalKind;
-
-        Ok(Self {
-            terminate: signal::signal(SignalKind::terminate())?,
-            hang_up: signal::signal(SignalKind::hangup())?,
-            _terminal: [
-                signal::signal(SignalKind::interrupt())?,
-                signal::signal(SignalKind::quit())?,
-            ],
-        })
+        let mut all = vec![
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            Signal::SIGWINCH,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+        ];
+        // The terminal sends these to the command as well. We only must not end before it.
+        let is_terminal = io::stdin().is_terminal();
+        let mut passed_on = Vec::new();
+        for known in all.drain(..) {
+            let received = signal::signal(signal::SignalKind::from_raw(known as i32))?;
+            passed_on.push((known, received));
+        }
+        let is_passed_on = |known: &Signal| {
+            !is_terminal || !matches!(known, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH)
+        };
+        // A signal once listened for is never again the end of this process.
+        passed_on.retain(|(known, _)| is_passed_on(known));
+        Ok(Self { passed_on })
     }
 
     async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.hang_up.recv() => Signal::SIGHUP,
-        }
+        let received = self.passed_on.iter_mut().map(|(known, received)| {
+            Box::pin(async move {
+                received.recv().await;
+                *known
+            })
+        });
+        futures_util::future::select_all(received).await.0
     }
 }
 

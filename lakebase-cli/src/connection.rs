@@ -27,17 +27,27 @@ pub(crate) async fn url(
     let lakebase = Lakebase::new(config.clone())?;
     let target = lakebase.target().await?;
     if !with_password {
-        return Ok(url_of(&target, Password::Masked, None)?.into());
+        return Ok(url_of(&target, Reader::Driver, Password::Masked, None)?.into());
     }
     let roots = roots::file(&config, &target)?;
     let credential = lakebase.credential().await?;
     let password = Password::Shown(credential.expose());
-    Ok(url_of(&target, password, roots.as_deref())?.into())
+    Ok(url_of(&target, Reader::Driver, password, roots.as_deref())?.into())
 }
 
-/// What parsers of libpq and sqlx agree on. `roots` is a file.
+/// Who takes a URL.
+#[derive(Clone, Copy)]
+pub(crate) enum Reader {
+    /// libpq or sqlx.
+    Driver,
+    /// These crates, which add the search path by themselves and verify the name whatever the address.
+    Lakebase,
+}
+
+/// What its parser takes. `roots` is a file.
 pub(crate) fn url_of(
     target: &Target,
+    reader: Reader,
     password: Password<'_>,
     roots: Option<&str>,
 ) -> Result<Url, Box<dyn Error>> {
@@ -61,8 +71,10 @@ pub(crate) fn url_of(
     if let Some(roots) = roots {
         query.push(("sslrootcert", roots.to_owned()));
     }
-    if let Some(options) = target.startup_options() {
-        query.push(("options", options));
+    match (reader, target.startup_options(), target.hostaddr()) {
+        (Reader::Driver, Some(options), _) => query.push(("options", options)),
+        (Reader::Lakebase, _, Some(address)) => query.push(("hostaddr", address.to_string())),
+        _ => {}
     }
     let query: Vec<String> = query
         .into_iter()

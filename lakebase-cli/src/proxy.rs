@@ -87,7 +87,12 @@ pub(crate) async fn exec(
 
 /// `lakebase proxy`.
 pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let ready = ReadyFile::new(args.ready_file.as_deref());
     command::check(&args.command)?;
+    if args.password.as_deref() == Some("") {
+        let text = "--password or LAKEBASE_PROXY_PASSWORD is empty: everybody would know it";
+        return Err(lakebase_core::Error::config(text).into());
+    }
     let config = wanted.config()?;
     let lakebase = Lakebase::new(config.clone())?;
     let mut listens = [args.socket.clone(), args.listen.clone()].concat();
@@ -107,14 +112,19 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         proxies.push((lakebase, proxy));
     }
     let mut orders = Orders::new()?;
-    if let Some(file) = &args.ready_file {
-        remove_empty(file).await;
-    }
     // Before somebody connects, not with the first connection.
-    let ready = tokio::spawn(become_ready(lakebase, args.ready_file.clone()));
+    let all = proxies
+        .iter()
+        .map(|(lakebase, _)| lakebase.clone())
+        .collect();
+    let becoming = tokio::spawn(become_ready(all, args.ready_file.clone()));
     let outcome = match (args.command.is_empty(), proxies.first()) {
         (false, Some((lakebase, proxy))) => {
-            let command = command::prepare(wanted, &config, lakebase, proxy, &args.command).await?;
+            let command = tokio::select! {
+                command = command::prepare(wanted, &config, lakebase, proxy, &args.command) => command?,
+                // As shells report it.
+                () = orders.wait() => return Ok(ExitCode::from(128 + 15)),
+            };
             let outcome = command::run(command).await;
             // The signals so far were the command's.
             orders = Orders::new()?;
@@ -126,10 +136,8 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
             Ok(ExitCode::SUCCESS)
         }
     };
-    ready.abort();
-    if let Some(file) = &args.ready_file {
-        remove_empty(file).await;
-    }
+    becoming.abort();
+    drop(ready);
     let ending = proxies.iter().map(|(_, proxy)| proxy.shutdown(args.grace));
     tokio::select! {
         _ = futures_util::future::join_all(ending) => {}
@@ -198,22 +206,15 @@ fn announce(proxies: &[(Lakebase, Proxy)], as_json: bool) -> io::Result<()> {
     say(&text)
 }
 
-/// Until a login has worked. Then the file is there.
-async fn become_ready(lakebase: Lakebase, file: Option<PathBuf>) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match lakebase.connect().await {
-            Ok((client, connection)) => {
-                // The login was all.
-                drop((client, connection));
-                break;
-            }
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "lakebase: not ready: {}", error.chain());
-            }
+/// Until a login has worked for each listener. Then the file is there.
+async fn become_ready(all: Vec<Lakebase>, file: Option<PathBuf>) {
+    for lakebase in all {
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = lakebase.connect().await.map(drop) {
+            let _ = writeln!(io::stderr(), "lakebase: not ready: {}", error.chain());
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
     if let Some(file) = file
         && let Err(error) = make(&file).await
@@ -231,11 +232,31 @@ async fn make(file: &Path) -> io::Result<()> {
         .map(drop)
 }
 
-/// The file of an earlier run, or of this one. It is empty: nothing else is removed.
-async fn remove_empty(file: &Path) {
-    let found = tokio::fs::symlink_metadata(file).await;
-    if found.is_ok_and(|found| found.is_file() && found.len() == 0) {
-        let _ = tokio::fs::remove_file(file).await;
+/// Removes the file that says "ready", of an earlier run at the start and of this one at the end. It is empty: nothing
+/// else is removed.
+struct ReadyFile<'a>(Option<&'a Path>);
+
+impl<'a> ReadyFile<'a> {
+    fn new(file: Option<&'a Path>) -> Self {
+        let ready = Self(file);
+        ready.remove();
+        ready
+    }
+
+    fn remove(&self) {
+        let Some(file) = self.0 else {
+            return;
+        };
+        let found = std::fs::symlink_metadata(file);
+        if found.is_ok_and(|found| found.is_file() && found.len() == 0) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+impl Drop for ReadyFile<'_> {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

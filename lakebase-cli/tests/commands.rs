@@ -373,8 +373,35 @@ async fn an_endpoint_that_is_named_is_not_the_one_of_the_environments_host() {
     let other = [host, url, changes[0], changes[1]];
     let ran = run(["--endpoint", &endpoint, "url"], &local.env(), &other).await;
     assert!(ran.out.contains("@localhost:"), "{}{}", ran.out, ran.err);
-    // Below it, the same counts, and the crates mint for themselves.
+    // Below it, the same counts, and the crates mint for themselves: with a schema, with another endpoint named, and
+    // behind a TCP listener with its password.
     let program = env!("CARGO_BIN_EXE_lakebase");
+    local
+        .sql("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC")
+        .await
+        .expect("a schema");
+    let below: [&[&str]; 3] = [
+        &["--schema", "app", "exec", program, "doctor", "--json"],
+        &["exec", program, "--endpoint", &endpoint, "doctor", "--json"],
+        &[
+            "proxy",
+            "--listen",
+            "127.0.0.1:0",
+            "--",
+            program,
+            "doctor",
+            "--json",
+        ],
+    ];
+    for args in below {
+        let ran = run(args.iter().copied(), &local.env(), &[("HOME", &path)]).await;
+        assert!(
+            ran.code == Some(0) && ran.out.contains("\"oauth-m2m, as"),
+            "{args:?}: {}{}",
+            ran.out,
+            ran.err
+        );
+    }
     let args = ["--endpoint", &endpoint, "exec", program, "doctor", "--json"];
     let ran = run(args, &local.env(), &other).await;
     assert!(
@@ -412,6 +439,22 @@ async fn names_with_percent_signs_log_in_through_the_url() {
     let args = ["exec", "sh", "-c", script];
     let ran = run(args, &local.env(), &changes).await;
     assert_eq!(ran.out, "per%41cent @/\n", "{}", ran.err);
+    // A program that logs in for itself has the password, too.
+    for args in [
+        &["exec", env!("CARGO_BIN_EXE_lakebase"), "doctor", "--json"][..],
+        &[
+            "proxy",
+            "--listen",
+            "127.0.0.1:0",
+            "--",
+            env!("CARGO_BIN_EXE_lakebase"),
+            "doctor",
+            "--json",
+        ],
+    ] {
+        let ran = run(args.iter().copied(), &local.env(), &changes).await;
+        assert_eq!(ran.code, Some(0), "{args:?}: {}{}", ran.out, ran.err);
+    }
     let url = run(["url", "--with-password"], &local.env(), &changes)
         .await
         .out;

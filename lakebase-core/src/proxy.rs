@@ -34,7 +34,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::single_flight::no_runtime;
 use crate::{Error, Lakebase, Target};
@@ -46,6 +46,8 @@ use socket::Listener;
 const CHECK_AFTER: Duration = Duration::from_secs(30);
 /// Connections that have not logged in yet.
 const MOST_LOGINS: usize = 1000;
+/// Whether the socket is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Pause when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -115,6 +117,9 @@ pub struct Builder {
 impl Lakebase {
     /// Starts an auth proxy for the drivers of this process: see [`Proxy`]. Does no network I/O.
     ///
+    /// A driver that blocks its thread belongs into `tokio::task::spawn_blocking`; on a current-thread runtime, the proxy cannot
+    /// answer it otherwise.
+    ///
     /// It listens on a Unix socket in a new folder that only this user can enter, or, where there are no Unix sockets
     /// or no folder can be made, on a port of loopback with a one-time password in the URL.
     ///
@@ -180,6 +185,11 @@ impl Builder {
     /// If the socket cannot be made, or no tokio runtime is running.
     pub async fn start(self) -> Result<Proxy, Error> {
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
+        if let Clients::Password(password) = &self.clients
+            && password.expose_secret().is_empty()
+        {
+            return Err(Error::config("the password of the proxy is empty"));
+        }
         let (listener, place) = listen(self.place).await?;
         let password = match (&self.clients, &place) {
             (Clients::Password(password), _) => Some(password.clone()),
@@ -192,7 +202,7 @@ impl Builder {
         };
         let url = url(&self.lakebase, &place, password.as_ref());
         let clients = (self.clients, password.clone());
-        let checks = Checks::new(self.check_after);
+        let checks = Checks::new(self.check_after, Arc::clone(&self.lakebase.config().clock));
         let sessions = Sessions::new(self.lakebase, clients, self.defaults, checks);
         let (end, orders) = watch::channel(None);
         let (running, ended) = watch::channel(());
@@ -200,6 +210,8 @@ impl Builder {
             serve(listener, Arc::new(sessions), orders).await;
             drop(running);
         });
+        // On another thread, if there is one, by the time that a driver may block this one.
+        tokio::task::yield_now().await;
         Ok(Proxy(Arc::new(Shared {
             url,
             password,
@@ -325,18 +337,18 @@ fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> S
         Place::Port(address) => address.to_string(),
     };
     let password = password.map_or_else(String::new, |password| {
-        format!(":{}", password.expose_secret())
+        format!(":{}", encode(password.expose_secret()))
     });
     let database = encode(lakebase.database());
     let name = encode(&config.application_name);
     SecretString::from(format!(
-        "postgres://{user}{password}@{host}/{database}?sslmode=disable&application_name={name}"
+        "postgresql://{user}{password}@{host}/{database}?sslmode=disable&application_name={name}"
     ))
 }
 
 /// Accepts until everybody has gone or the end was ordered. Dropping the future ends all sessions.
 async fn serve(
-    listener: Listener,
+    mut listener: Listener,
     sessions: Arc<Sessions>,
     mut orders: watch::Receiver<Option<Instant>>,
 ) {
@@ -344,7 +356,9 @@ async fn serve(
     let (drain, draining) = watch::channel(false);
     let mut running = JoinSet::new();
     let mut has_handles = true;
-    let end = loop {
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut end = loop {
         if !has_handles && running.is_empty() {
             return;
         }
@@ -367,6 +381,11 @@ async fn serve(
                 }
             },
             Some(_) = running.join_next() => {}
+            _ = looks.tick() => {
+                if let Err(error) = listener.revive().await {
+                    tracing::warn!(%error, "the proxy's socket is gone");
+                }
+            }
             order = orders.changed(), if has_handles => {
                 has_handles = order.is_ok();
                 let end = *orders.borrow();
@@ -379,8 +398,14 @@ async fn serve(
     // Whoever connects from now on learns it at once.
     drop(listener);
     drain.send_replace(true);
-    let all = async { while running.join_next().await.is_some() {} };
-    if timeout_at(end, all).await.is_err() {
-        running.shutdown().await;
+    while !running.is_empty() {
+        tokio::select! {
+            Some(_) = running.join_next() => {}
+            () = sleep_until(end) => running.shutdown().await,
+            // Another shutdown may be in more of a hurry.
+            Ok(()) = orders.changed() => {
+                end = orders.borrow().map_or(end, |other| other.min(end));
+            }
+        }
     }
 }

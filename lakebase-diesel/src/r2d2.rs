@@ -145,6 +145,8 @@ fn options(lakebase: &Lakebase, proxy: &Proxy) -> String {
     set("options", "");
     set("connect_timeout", &wait.as_secs().to_string());
     set("sslmode", "disable");
+    set("sslrootcert", "");
+    set("requirepeer", "");
     set("gssencmode", "disable");
     set("channel_binding", "disable");
     set("target_session_attrs", "any");

@@ -68,7 +68,7 @@ pub async fn connect_with(
         driver = driver.statement_cache_capacity(0);
     }
     let proxy = start_proxy(lakebase, &options, &driver).await?;
-    let driver = through(driver, &proxy, lakebase.database());
+    let driver = through(driver, &proxy, lakebase.database())?;
     options.map_sqlx_postgres_opts(move |_| driver.clone());
     let db = SqlxPostgresConnector::connect(options).await;
     let db = db.map_err(|error| match crate::cause(&error) {
@@ -136,15 +136,27 @@ async fn is_pooled(lakebase: &Lakebase) -> Result<bool, Error> {
 }
 
 /// `driver` has what the application chose (logging, timeouts, name); the rest is the proxy's.
-fn through(driver: PgConnectOptions, proxy: &Proxy, database: &str) -> PgConnectOptions {
+fn through(
+    driver: PgConnectOptions,
+    proxy: &Proxy,
+    database: &str,
+) -> Result<PgConnectOptions, Error> {
     let driver = match (proxy.folder(), proxy.address()) {
         (Some(folder), _) => driver.socket(folder).port(5432),
-        (None, Some(address)) => driver.host(&address.ip().to_string()).port(address.port()),
+        (None, Some(address)) if driver.get_socket().is_none() => {
+            driver.host(&address.ip().to_string()).port(address.port())
+        }
+        // It would win, and nothing takes it back.
+        (None, Some(_)) => {
+            return Err(Error::config(
+                "the URL inside the connect options names a Unix socket, and no folder can be made for the proxy's own",
+            ));
+        }
         (None, None) => driver,
     };
-    driver
+    Ok(driver
         .ssl_mode(PgSslMode::Disable)
         .username("lakebase")
         .password(proxy.password().unwrap_or("unused"))
-        .database(database)
+        .database(database))
 }

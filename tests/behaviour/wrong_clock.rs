@@ -160,7 +160,8 @@ async fn an_expiry_that_makes_no_sense_is_an_error_and_no_storm() {
             let counters = local.counters();
             assert!(
                 counters.credential_calls <= most,
-                "{adapter:?} {expiry}: {counters:?}"
+                "{adapter:?} {expiry}: {counters:?} in {:?}",
+                began.elapsed()
             );
             assert_eq!(counters.logins + counters.refused, 0, "{counters:?}");
         })

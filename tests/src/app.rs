@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
-use lakebase_core::proxy::Proxy;
+use lakebase_core::proxy::{Builder, Clients, Proxy};
 use lakebase_core::{Error, Lakebase};
 use lakebase_diesel::r2d2;
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
@@ -24,16 +24,20 @@ pub enum Adapter {
     DieselR2d2,
     SeaOrm,
     Sqlx,
+    SeaOrm1,
+    Psql,
 }
 
 /// All of them.
-pub const ADAPTERS: [Adapter; 6] = [
+pub const ADAPTERS: [Adapter; 8] = [
     Adapter::TokioPostgres,
     Adapter::DieselBb8,
     Adapter::DieselDeadpool,
     Adapter::DieselR2d2,
     Adapter::SeaOrm,
     Adapter::Sqlx,
+    Adapter::SeaOrm1,
+    Adapter::Psql,
 ];
 
 impl Adapter {
@@ -46,6 +50,8 @@ impl Adapter {
             Self::DieselR2d2 => "diesel-r2d2",
             Self::SeaOrm => "seaorm",
             Self::Sqlx => "sqlx",
+            Self::SeaOrm1 => "seaorm-1",
+            Self::Psql => "psql",
         }
     }
 }
@@ -83,6 +89,9 @@ enum Kind {
     SeaOrm(DatabaseConnection),
     /// With what keeps its proxy alive.
     Sqlx(DatabaseConnection, #[allow(dead_code)] Proxy),
+    SeaOrm1(sea_orm_1::DatabaseConnection, #[allow(dead_code)] Proxy),
+    /// Each statement on a connection of its own.
+    Psql(Proxy),
 }
 
 impl fmt::Debug for Kind {
@@ -94,6 +103,8 @@ impl fmt::Debug for Kind {
             Self::DieselR2d2(_) => "diesel with r2d2",
             Self::SeaOrm(_) => "SeaORM",
             Self::Sqlx(..) => "sqlx",
+            Self::SeaOrm1(..) => "SeaORM 1.1",
+            Self::Psql(_) => "psql",
         })
     }
 }
@@ -180,6 +191,30 @@ impl App {
                     })?;
                     Kind::Sqlx(pool.into(), proxy)
                 }
+                Adapter::SeaOrm1 => {
+                    let proxy = lakebase.proxy().await?;
+                    let mut options = sea_orm_1::ConnectOptions::new(proxy.url());
+                    options
+                        .max_connections(connections)
+                        .acquire_timeout(lakebase.connect_timeout() + Duration::from_secs(1));
+                    let db = sea_orm_1::Database::connect(options).await;
+                    let db = db.map_err(|error| {
+                        let cause = cause_of_seaorm_1(&error);
+                        cause.unwrap_or_else(|| Error::provider(error.to_string(), false))
+                    })?;
+                    Kind::SeaOrm1(db, proxy)
+                }
+                Adapter::Psql => {
+                    let proxy = Builder::new(lakebase).clients(Clients::ThisUser);
+                    let proxy = proxy.start().await?;
+                    run_psql(&proxy, "SELECT 1").await.map_err(|failure| {
+                        let text = failure.text.clone();
+                        let known = lakebase.last_failure();
+                        let known = known.filter(|known| text.contains(&known.chain()));
+                        known.unwrap_or_else(|| Error::provider(text, failure.is_transient))
+                    })?;
+                    Kind::Psql(proxy)
+                }
             })
         };
         started
@@ -226,6 +261,16 @@ impl App {
                 run_diesel(&mut connection, sql).await
             }
             Kind::DieselR2d2(app) => app.run(sql).await,
+            Kind::SeaOrm1(db, _) => {
+                use sea_orm_1::ConnectionTrait as _;
+
+                let outcome = db.execute_unprepared(sql).await;
+                outcome.map(drop).map_err(|error| Failure {
+                    text: error.to_string(),
+                    is_transient: is_transient_seaorm_1(&error),
+                })
+            }
+            Kind::Psql(proxy) => run_psql(proxy, sql).await,
             Kind::SeaOrm(db) | Kind::Sqlx(db, _) => db
                 .execute_unprepared(sql)
                 .await
@@ -266,6 +311,16 @@ impl App {
             Kind::DieselDeadpool(pool) => drop(pool.retain(|_, _| false)),
             Kind::DieselR2d2(app) => return app.log_in().await,
             Kind::SeaOrm(db) | Kind::Sqlx(db, _) => forget_idle(db).await,
+            Kind::SeaOrm1(db, _) => {
+                let pool = db.get_postgres_connection_pool();
+                while pool.num_idle() < pool.size() as usize {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                while let Some(idle) = pool.try_acquire() {
+                    drop(idle.detach());
+                }
+            }
+            Kind::Psql(_) => {}
         }
         self.ask().await
     }
@@ -329,6 +384,70 @@ fn run_sync(connection: &mut diesel::PgConnection, sql: &str) -> Result<(), Fail
         text: error.to_string(),
         is_transient: lakebase_diesel::is_transient(&error),
     })
+}
+
+/// Some tests run this without any environment.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Each time a process and a login of its own.
+async fn run_psql(proxy: &Proxy, sql: &str) -> Result<(), Failure> {
+    let output = tokio::process::Command::new("psql")
+        .args([proxy.url(), "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql])
+        .env_clear()
+        .env("PATH", PATH)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
+    let output = output.map_err(|error| Failure {
+        text: error.to_string(),
+        is_transient: false,
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(Failure {
+        is_transient: Error::says_transient(&text)
+            || lakebase_core::is_transient_message(&text)
+            || text.contains("server closed the connection"),
+        text,
+    })
+}
+
+fn cause_of_seaorm_1(error: &sea_orm_1::DbErr) -> Option<Error> {
+    use sea_orm_1::sqlx::postgres::PgDatabaseError;
+
+    let error = driver_error_of_seaorm_1(error)?.as_database_error()?;
+    let error: &PgDatabaseError = error.try_downcast_ref()?;
+    Error::from_response(error.file(), error.routine())
+}
+
+fn is_transient_seaorm_1(error: &sea_orm_1::DbErr) -> bool {
+    use sea_orm_1::sqlx::Error as Driver;
+
+    if let Some(cause) = cause_of_seaorm_1(error) {
+        return cause.is_transient();
+    }
+    match driver_error_of_seaorm_1(error) {
+        Some(Driver::Database(database)) => {
+            lakebase_core::is_transient_sqlstate(&database.code().unwrap_or_default())
+        }
+        Some(Driver::Io(_) | Driver::PoolTimedOut) => true,
+        Some(_) => false,
+        None => matches!(error, sea_orm_1::DbErr::ConnectionAcquire(_)),
+    }
+}
+
+fn driver_error_of_seaorm_1(error: &sea_orm_1::DbErr) -> Option<&sea_orm_1::sqlx::Error> {
+    use sea_orm_1::{DbErr, RuntimeErr};
+
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
 }
 
 async fn run_diesel(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), Failure> {

@@ -216,7 +216,7 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
             Some(Setting::new(value.as_str(), name))
         })
     };
-    let raw = Raw {
+    let mut raw = Raw {
         endpoint: first(&[
             "LAKEBASE_ENDPOINT",
             "DATABRICKS_LAKEBASE_ENDPOINT",
@@ -235,6 +235,10 @@ fn read_vars(vars: &Vars) -> Result<Raw, Error> {
         schema: first(&["LAKEBASE_SCHEMA"]),
         connect_timeout: first(&["PGCONNECT_TIMEOUT"]),
     };
+    // Below `lakebase exec` it is the proxy's; what is ours is in the URL.
+    if first(&["LAKEBASE_EXEC"]).is_some() {
+        raw.password = None;
+    }
     match first(&["LAKEBASE_PG_URL"]) {
         Some(url) => Ok(pg_url::read(&url.value, &url.from)?.or(raw)),
         None => Ok(raw),

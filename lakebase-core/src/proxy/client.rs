@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const LONGEST_PACKET: usize = 10_000;
 const LONGEST_PASSWORD: usize = 10_000;
 
+/// 3.0, in the form that Postgres sends it.
+const VERSION: u32 = 3 << 16;
 const CANCEL: u32 = 80_877_102;
 const TLS: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
@@ -88,7 +90,7 @@ fn read_parameters(body: &[u8]) -> io::Result<Parameters> {
 /// Version 3.0 of the protocol it is, and none of these options.
 fn negotiate(options: &[String]) -> Vec<u8> {
     let count = u32::try_from(options.len()).unwrap_or_default();
-    let mut body = [0_u32.to_be_bytes(), count.to_be_bytes()].concat();
+    let mut body = [VERSION.to_be_bytes(), count.to_be_bytes()].concat();
     for option in options {
         body.extend_from_slice(option.as_bytes());
         body.push(0);
@@ -168,7 +170,7 @@ mod tests {
         let (wish, sent) = read(&packet((3 << 16) + 2, b"user\0app\0_pq_.x\0on\0\0"));
         let expected = vec![("user".to_owned(), "app".to_owned())];
         assert_eq!(wish.unwrap(), Wish::Session(expected));
-        assert_eq!(sent, b"v\0\0\0\x13\0\0\0\0\0\0\0\x01_pq_.x\0");
+        assert_eq!(sent, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
     }
 
     #[test]

@@ -4,20 +4,24 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::follow::Follow;
+use super::server::Wire;
+use crate::clock::Watch;
 
-/// Two TLS records.
-const BUFFER: usize = 32 * 1024;
+/// Four TLS records. Resident only as far as a session uses it.
+const BUFFER: usize = 64 * 1024;
 /// A check that is passed on must be answered within this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// More than that on its way to a server that does not take it is patience, not a lost network.
+const MUCH: usize = 32 * 1024;
 /// For the last bytes of a session.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -67,7 +71,7 @@ impl Pipe {
     }
 
     /// Fills the empty buffer. Zero at the end of the stream.
-    fn poll_fill<R: AsyncRead + Unpin>(
+    fn poll_fill<R: AsyncRead + Unpin + ?Sized>(
         &mut self,
         from: &mut R,
         cx: &mut Context<'_>,
@@ -79,7 +83,7 @@ impl Pipe {
     }
 
     /// Writes until the buffer is empty. Ready with whether anything was written.
-    fn poll_drain<W: AsyncWrite + Unpin>(
+    fn poll_drain<W: AsyncWrite + Unpin + ?Sized>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
@@ -99,50 +103,57 @@ impl Pipe {
 }
 
 /// When drivers' checks whether a session is alive go to the server.
-#[derive(Debug)]
 pub(super) struct Checks {
     /// They are answered in its place if it was heard from within this time.
-    pub(super) after: Duration,
+    after: Duration,
+    clock: Arc<Watch>,
     /// Since when a server has not answered one. Sessions that were not heard from since then are most likely
     /// as dead: waiting for each of them would add up.
-    lost: Mutex<Option<Instant>>,
+    lost: Mutex<Option<Duration>>,
 }
 
 impl Checks {
-    pub(super) fn new(after: Duration) -> Self {
+    pub(super) fn new(after: Duration, clock: Arc<Watch>) -> Self {
         Self {
             after,
+            clock,
             lost: Mutex::default(),
         }
     }
 
-    fn lost(&self) -> MutexGuard<'_, Option<Instant>> {
+    /// On a clock that goes on while the machine is suspended.
+    fn now(&self) -> Duration {
+        self.clock.now().passed
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<Duration>> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A logged-in session.
-pub(super) struct Relay<'a, C, S> {
+pub(super) struct Relay<'a, C> {
     client: &'a mut C,
-    server: &'a mut S,
+    server: &'a mut dyn Wire,
     checks: &'a Checks,
     follow: Follow,
     up: Pipe,
     down: Pipe,
     is_unflushed: bool,
-    heard: Instant,
+    /// Since the session was idle.
+    sent: usize,
+    heard: Duration,
     /// The end of the time for the answer to a check that was passed on.
     answer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<'a, C, S> Relay<'a, C, S>
+impl<'a, C> Relay<'a, C>
 where
     C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
 {
     pub(super) fn new(
         client: &'a mut C,
-        server: &'a mut S,
+        server: &'a mut dyn Wire,
         follow: Follow,
         checks: &'a Checks,
     ) -> Self {
@@ -154,7 +165,8 @@ where
             up: Pipe::new(),
             down: Pipe::new(),
             is_unflushed: false,
-            heard: Instant::now(),
+            sent: 0,
+            heard: checks.now(),
             answer: None,
         }
     }
@@ -179,7 +191,8 @@ where
             let answer = self.answer.as_mut();
             match answer.map(|answer| answer.as_mut().poll(cx)) {
                 Some(Poll::Ready(())) => {
-                    *self.checks.lost() = Some(Instant::now() - ANSWER_LIMIT);
+                    let began = self.checks.now().saturating_sub(ANSWER_LIMIT);
+                    *self.checks.lost() = Some(began);
                     Poll::Ready(End::Unresponsive)
                 }
                 _ => Poll::Pending,
@@ -204,7 +217,7 @@ where
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Server),
                     Poll::Ready(Ok(_)) => {
                         is_moving = true;
-                        self.heard = Instant::now();
+                        self.heard = self.checks.now();
                         self.answer = None;
                         if self.follow.server_sent(self.down.held()).is_err() {
                             return Poll::Ready(End::Malformed);
@@ -235,10 +248,12 @@ where
                     Poll::Pending => {}
                 }
             }
+            let held = self.up.held().len();
             match self.up.poll_drain(self.server, cx) {
                 Poll::Ready(Ok(has_moved)) => {
                     is_moving |= has_moved;
                     self.is_unflushed |= has_moved;
+                    self.count(held - self.up.held().len());
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Server),
                 Poll::Pending => {}
@@ -257,16 +272,32 @@ where
         }
     }
 
+    /// Counts what was sent since the session was idle.
+    fn count(&mut self, sent: usize) {
+        let was_much = self.sent > MUCH;
+        self.sent = match self.follow.is_idle() {
+            true => 0,
+            false => self.sent.saturating_add(sent),
+        };
+        if was_much != (self.sent > MUCH) {
+            self.server.set_user_timeout(was_much);
+        }
+    }
+
     /// Answers a check in the place of the server, or sets the time by which the server must.
     fn check(&mut self, answer: &[u8]) -> ControlFlow<End> {
         if self.checks.lost().is_some_and(|lost| self.heard < lost) {
             return ControlFlow::Break(End::Unresponsive);
         }
-        if self.down.is_empty() && self.heard.elapsed() < self.checks.after {
-            self.up.clear();
-            self.down.put(answer);
-        } else {
-            self.answer = Some(Box::pin(sleep(ANSWER_LIMIT)));
+        // A driver that has not read everything yet waits for more than this answer.
+        if self.down.is_empty() {
+            let silence = self.checks.now().saturating_sub(self.heard);
+            if silence < self.checks.after {
+                self.up.clear();
+                self.down.put(answer);
+            } else {
+                self.answer = Some(Box::pin(sleep(ANSWER_LIMIT)));
+            }
         }
         ControlFlow::Continue(())
     }
@@ -287,7 +318,7 @@ where
             // What it said last: a write can fail before that was read.
             End::Server => {
                 let _ = self.client.write_all(self.down.held()).await;
-                let _ = tokio::io::copy(self.server, self.client).await;
+                let _ = tokio::io::copy(&mut self.server, self.client).await;
             }
             End::Unresponsive | End::Malformed => {}
         }

@@ -30,9 +30,34 @@ use crate::{Login, LoginFailure, Target};
 const LONGEST_MESSAGE: usize = 64 * 1024;
 
 /// An open connection to the server, encrypted or not.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {
+    fn tcp(&self) -> &TcpStream;
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+    /// Whether written data that nobody acknowledges ends the connection. Not while a lot is on its way: Linux counts
+    /// the time in which a busy server takes nothing, too.
+    fn set_user_timeout(&self, is_on: bool) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) =
+            SockRef::from(self.tcp()).set_tcp_user_timeout(is_on.then_some(USER_TIMEOUT))
+        {
+            tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = is_on;
+    }
+}
+
+impl Wire for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 /// A session that has just begun.
 pub(super) struct Session {
@@ -164,7 +189,8 @@ async fn dial(target: &Target, at: Option<SocketAddr>) -> io::Result<(TcpStream,
     for address in addresses {
         match timeout(ADDRESS_LIMIT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                tune(&stream)?;
+                keep_alive(&stream)?;
+                stream.set_user_timeout(true);
                 return Ok((stream, address));
             }
             Ok(Err(error)) => last = Some(error),
@@ -174,17 +200,14 @@ async fn dial(target: &Target, at: Option<SocketAddr>) -> io::Result<(TcpStream,
     Err(last.unwrap_or_else(|| io::Error::other("the host name has no address")))
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+/// Without delay, and a peer that is gone is noticed.
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(())
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// The digest that SCRAM binds the login to the certificate with: by the hash of its signature, SHA-256 at

@@ -34,8 +34,11 @@ pub(super) struct Sessions {
     defaults: Vec<(String, String)>,
     checks: Checks,
     /// Where the session with a key runs. Another session may have the same key on another server.
-    keys: Mutex<HashMap<Key, (Arc<Target>, SocketAddr)>>,
+    keys: Mutex<HashMap<Key, Running>>,
 }
+
+/// Where a session runs.
+type Running = (Arc<Target>, SocketAddr, Arc<()>);
 
 impl Sessions {
     pub(super) fn new(
@@ -74,7 +77,8 @@ impl Sessions {
                 if client.write_all(&greeting).await.is_err() {
                     return;
                 }
-                let relay = Relay::new(&mut client, &mut session.wire, follow, &self.checks);
+                let wire = &mut *session.wire;
+                let relay = Relay::new(&mut client, wire, follow, &self.checks);
                 let end = relay.run(draining).await;
                 tracing::debug!(?end, "session ended");
             }
@@ -91,12 +95,15 @@ impl Sessions {
         mut draining: watch::Receiver<bool>,
     ) -> io::Result<Option<(Session, KeyGuard<'_>)>> {
         let late = || io::Error::from(io::ErrorKind::TimedOut);
-        let wish = timeout(STARTUP_LIMIT, self.admit(client, peer)).await;
+        let wish = tokio::select! {
+            wish = timeout(STARTUP_LIMIT, self.admit(client, peer)) => wish,
+            () = ordered(&mut draining) => return Ok(None),
+        };
         let parameters = match wish.map_err(|_| late())?? {
             Some(Wish::Session(parameters)) => self.without_defaults(parameters),
             Some(Wish::Cancel(key)) => {
                 let running = self.keys().get(&key).cloned();
-                if let Some((target, address)) = running {
+                if let Some((target, address, _)) = running {
                     server::cancel(&target, address, key).await;
                 }
                 // Its end tells the driver that the request was passed on.
@@ -174,7 +181,7 @@ impl Sessions {
         parameters
     }
 
-    fn keys(&self) -> MutexGuard<'_, HashMap<Key, (Arc<Target>, SocketAddr)>> {
+    fn keys(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -187,21 +194,31 @@ async fn ordered(draining: &mut watch::Receiver<bool>) {
 struct KeyGuard<'a> {
     sessions: &'a Sessions,
     key: Option<Key>,
+    /// Tells it from another session that has the same key.
+    own: Arc<()>,
 }
 
 impl<'a> KeyGuard<'a> {
     fn new(sessions: &'a Sessions, key: Option<Key>, place: (Arc<Target>, SocketAddr)) -> Self {
+        let own = Arc::new(());
         if let Some(key) = key {
-            sessions.keys().insert(key, place);
+            let (target, address) = place;
+            let running = (target, address, Arc::clone(&own));
+            sessions.keys().insert(key, running);
         }
-        Self { sessions, key }
+        Self { sessions, key, own }
     }
 }
 
 impl Drop for KeyGuard<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.sessions.keys().remove(&key);
+        let mut keys = self.sessions.keys();
+        if let Some(key) = self.key
+            && keys
+                .get(&key)
+                .is_some_and(|(_, _, own)| Arc::ptr_eq(own, &self.own))
+        {
+            keys.remove(&key);
         }
     }
 }

@@ -12,16 +12,20 @@ use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 
+use super::server::keep_alive;
+
 /// As Postgres and its drivers name it.
 pub(super) const SOCKET: &str = ".s.PGSQL.5432";
 /// Folders of ours: this, and twelve hexadecimal digits.
 const PREFIX: &str = "lakebase-proxy-";
+/// A folder without a socket that is older is not about to get one.
+const LEFT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Listens until it is dropped.
 #[derive(Debug)]
 pub(super) struct Listener {
     /// Before the listener: a socket that refuses makes drivers wait, one that is gone does not.
-    _place: Place,
+    place: Place,
     kind: Kind,
 }
 
@@ -39,6 +43,8 @@ enum Place {
     Folder {
         path: PathBuf,
         is_ours: bool,
+        /// Of the socket: another one is somebody else's.
+        inode: Option<u64>,
         /// A forked child has a copy of this, and must leave the parent's socket alone.
         process: u32,
     },
@@ -58,58 +64,107 @@ impl Listener {
     /// there. Blocks.
     #[cfg(unix)]
     pub(super) fn private() -> io::Result<(Self, PathBuf)> {
-        use std::os::unix::fs::DirBuilderExt as _;
-
-        let temporary = std::env::temp_dir();
+        let temporary = std::path::absolute(std::env::temp_dir())?;
+        if temporary.to_str().is_none() {
+            // Drivers take text.
+            return Err(io::Error::other("the temporary folder's name is not UTF-8"));
+        }
         sweep(&temporary);
         let id = uuid::Uuid::new_v4().simple().to_string();
         let path = temporary.join(format!("{PREFIX}{}", &id[..12]));
+        let listener = Self::in_new_folder(&path)?;
+        Ok((listener, path))
+    }
+
+    #[cfg(unix)]
+    fn in_new_folder(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+
         // Under another name until somebody listens: whoever finds it then may take it for dead.
-        let hidden = temporary.join(format!(".{PREFIX}{}", &id[..12]));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let hidden = path.with_file_name(format!(".{name}"));
         fs::DirBuilder::new().mode(0o700).create(&hidden)?;
         let listener = std::os::unix::net::UnixListener::bind(hidden.join(SOCKET));
         let listener = listener.and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            fs::rename(&hidden, &path)?;
+            fs::rename(&hidden, path)?;
             Ok(listener)
         });
-        let listener = listener.inspect_err(|_| remove(&hidden, true))?;
-        let place = Place::Folder {
-            path: path.clone(),
-            is_ours: true,
-            process: std::process::id(),
-        };
-        Ok((
-            Self {
-                kind: Kind::Unix(UnixListener::from_std(listener)?),
-                _place: place,
-            },
-            path,
-        ))
+        let listener = listener.inspect_err(|_| {
+            let _ = fs::remove_file(hidden.join(SOCKET));
+            let _ = fs::remove_dir(&hidden);
+        })?;
+        Self::of(listener, path, true)
     }
 
     /// In a folder that is there. Takes the place of a socket that nobody listens on. Blocks.
     #[cfg(unix)]
     pub(super) fn in_folder(folder: &Path) -> io::Result<Self> {
+        Self::within(folder, false)
+    }
+
+    #[cfg(unix)]
+    fn within(folder: &Path, is_ours: bool) -> io::Result<Self> {
+        let socket = folder.join(SOCKET);
+        if fs::symlink_metadata(&socket).is_ok() && !is_dead(&socket) {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        // At once, so that of two that start together each finds the other's or its own.
+        let new = folder.join(format!("{SOCKET}.{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&new)?;
+        fs::rename(&new, &socket)?;
+        Self::of(listener, folder, is_ours)
+    }
+
+    #[cfg(unix)]
+    fn of(
+        listener: std::os::unix::net::UnixListener,
+        folder: &Path,
+        is_ours: bool,
+    ) -> io::Result<Self> {
         use std::os::unix::fs::PermissionsExt as _;
 
         let socket = folder.join(SOCKET);
-        if is_dead(&socket) {
-            fs::remove_file(&socket)?;
-        }
-        let listener = std::os::unix::net::UnixListener::bind(&socket)?;
         let place = Place::Folder {
+            inode: inode(&socket),
             path: folder.to_owned(),
-            is_ours: false,
+            is_ours,
             process: std::process::id(),
         };
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        let kind = Kind::Unix(UnixListener::from_std(listener)?);
         Ok(Self {
-            _place: place,
-            kind,
+            place,
+            kind: Kind::Unix(UnixListener::from_std(listener)?),
         })
+    }
+
+    /// Listens again if somebody has removed the socket: programs that clean temporary folders do.
+    pub(super) async fn revive(&mut self) -> io::Result<()> {
+        #[cfg(unix)]
+        if let Place::Folder {
+            path,
+            is_ours,
+            inode: known,
+            ..
+        } = &self.place
+        {
+            let (path, is_ours, known) = (path.clone(), *is_ours, *known);
+            let revived = tokio::task::spawn_blocking(move || {
+                if inode(&path.join(SOCKET)) == known {
+                    return Ok(None);
+                }
+                match is_ours && !path.exists() {
+                    true => Self::in_new_folder(&path),
+                    false => Self::within(&path, is_ours),
+                }
+                .map(Some)
+            });
+            if let Some(again) = revived.await.map_err(io::Error::other)?? {
+                tracing::warn!("the proxy's socket was removed, listens again");
+                *self = again;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn on_port(address: SocketAddr) -> io::Result<(Self, SocketAddr)> {
@@ -117,13 +172,7 @@ impl Listener {
         let address = listener.local_addr()?;
         let kind = Kind::Tcp(listener);
         let place = Place::Port;
-        Ok((
-            Self {
-                _place: place,
-                kind,
-            },
-            address,
-        ))
+        Ok((Self { place, kind }, address))
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
@@ -140,7 +189,8 @@ impl Listener {
             }
             Kind::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                // A client's machine that is gone must not keep its transaction.
+                keep_alive(&stream)?;
                 Ok((Stream::Tcp(stream), Peer::default()))
             }
         }
@@ -153,13 +203,22 @@ impl Drop for Place {
         if let Self::Folder {
             path,
             is_ours,
+            inode: known,
             process,
         } = self
             && *process == std::process::id()
+            && inode(&path.join(SOCKET)) == *known
         {
             remove(path, *is_ours);
         }
     }
+}
+
+#[cfg(unix)]
+fn inode(socket: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    Some(fs::symlink_metadata(socket).ok()?.ino())
 }
 
 /// Nothing but our socket, and the folder only if it is empty then.
@@ -180,15 +239,26 @@ fn sweep(temporary: &Path) {
     let user = nix::unistd::geteuid().as_raw();
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        // With a dot while it is made.
+        let name = name.to_str().map(|name| name.trim_start_matches('.'));
+        let id = name.and_then(|name| name.strip_prefix(PREFIX));
         let is_named =
             id.is_some_and(|id| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let is_private = || {
-            // Of the entry itself, not of what a link points to.
-            let metadata = entry.metadata();
-            metadata.is_ok_and(|it| it.is_dir() && it.uid() == user && it.mode() & 0o077 == 0)
+        // Of the entry itself, not of what a link points to.
+        let Some(metadata) = entry.metadata().ok().filter(|_| is_named) else {
+            continue;
         };
-        if is_named && is_private() && is_dead(&entry.path().join(SOCKET)) {
+        let is_private =
+            metadata.is_dir() && metadata.uid() == user && metadata.mode() & 0o077 == 0;
+        let socket = entry.path().join(SOCKET);
+        let is_left = || match fs::symlink_metadata(&socket) {
+            Ok(_) => is_dead(&socket),
+            // Killed before it listened, or its socket was removed.
+            Err(_) => metadata
+                .modified()
+                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT)),
+        };
+        if is_private && is_left() {
             remove(&entry.path(), true);
         }
     }
@@ -251,5 +321,49 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    async fn connects(folder: &Path, listener: &Listener) -> bool {
+        let connecting = UnixStream::connect(folder.join(SOCKET));
+        tokio::select! {
+            connected = connecting => connected.is_ok(),
+            accepted = listener.accept() => accepted.is_ok(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_somebody_has_removed_is_made_again() {
+        let (mut listener, folder) = Listener::private().unwrap();
+        for is_all_removed in [false, true, false] {
+            listener.revive().await.unwrap();
+            assert!(connects(&folder, &listener).await);
+            fs::remove_file(folder.join(SOCKET)).unwrap();
+            if is_all_removed {
+                fs::remove_dir(&folder).unwrap();
+            }
+            assert!(!connects(&folder, &listener).await);
+            listener.revive().await.unwrap();
+            assert!(connects(&folder, &listener).await);
+        }
+        drop(listener);
+        assert!(!folder.exists());
+    }
+
+    #[tokio::test]
+    async fn a_listener_removes_no_socket_but_its_own() {
+        let (own, folder) = Listener::private().unwrap();
+        fs::remove_file(folder.join(SOCKET)).unwrap();
+        let other = Listener::in_folder(&folder).unwrap();
+        drop(own);
+        assert!(connects(&folder, &other).await);
+        assert!(Listener::in_folder(&folder).is_err(), "somebody listens");
+        drop(other);
+        assert!(!folder.join(SOCKET).exists());
+        fs::remove_dir(&folder).unwrap();
     }
 }
