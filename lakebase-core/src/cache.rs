@@ -95,11 +95,6 @@ impl CredentialCache {
         self.shared.flight.inspect(|held, _| held.cloned())
     }
 
-    /// Follows the renewals. Ends (errors) when the last handle of the cache is dropped.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.shared.flight.subscribe()
-    }
-
     /// Still the held credential, still good for a login, and (lazily) not due. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
         let lazy = self.shared.minter.refresh == Refresh::Lazy;

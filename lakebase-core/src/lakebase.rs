@@ -1,13 +1,11 @@
 //! The handle.
 
 use std::fmt;
-use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cache::{Cause, CredentialCache, Rejection};
@@ -23,7 +21,7 @@ use crate::sql::check_name;
 use crate::target::Tls;
 use crate::tls::Roots;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
-use crate::{Config, Credential, Error, Refresh, Target};
+use crate::{Config, Credential, Error, Target};
 
 /// Beyond it, arithmetic with points in time may overflow.
 const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -325,16 +323,6 @@ impl Lakebase {
         }
     }
 
-    /// Follows the renewals, for pools that have to be fed.
-    pub fn credential_updates(&self) -> CredentialUpdates {
-        CredentialUpdates {
-            generations: match &self.inner.source {
-                Source::Native(_) => None,
-                Source::Minted(cache) => Some(cache.subscribe()),
-            },
-        }
-    }
-
     /// Why the last login (or the mint before it) failed; `None` since the last success.
     pub fn last_failure(&self) -> Option<Error> {
         Some(self.last_failure_slot().as_ref()?.1.clone())
@@ -421,11 +409,6 @@ impl Lakebase {
         matches!(self.inner.source, Source::Minted(_))
     }
 
-    /// Renews ahead of expiry, not lazily.
-    pub fn renews_ahead(&self) -> bool {
-        self.uses_tokens() && self.inner.config.refresh == Refresh::Ahead
-    }
-
     pub(crate) fn workspace(&self) -> Result<Option<&Workspace>, Error> {
         Handle::try_current().map_err(|_| no_runtime())?;
         Ok(self.inner.workspace.as_deref())
@@ -444,26 +427,5 @@ impl fmt::Debug for Lakebase {
             debug.field("cache", cache);
         }
         debug.finish_non_exhaustive()
-    }
-}
-
-/// Tells when a [`Lakebase`] holds another credential. Does not keep it alive.
-#[derive(Debug)]
-pub struct CredentialUpdates {
-    generations: Option<watch::Receiver<u64>>,
-}
-
-impl CredentialUpdates {
-    /// Waits for the next change. False once the last handle is gone. A native password never
-    /// changes: then this waits for ever.
-    ///
-    /// # Cancel safety
-    ///
-    /// Safe.
-    pub async fn changed(&mut self) -> bool {
-        match &mut self.generations {
-            Some(generations) => generations.changed().await.is_ok(),
-            None => pending().await,
-        }
     }
 }

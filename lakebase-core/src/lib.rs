@@ -51,7 +51,7 @@ pub use endpoint::EndpointPath;
 pub use error::Error;
 pub use foreign::clean_text;
 pub use inspect::ComputeStatus;
-pub use lakebase::{CredentialUpdates, Lakebase};
+pub use lakebase::Lakebase;
 pub use login::{Login, LoginFailure, MIGRATION_LOCK};
 pub use provider::CredentialProvider;
 pub use refresh::Refresh;

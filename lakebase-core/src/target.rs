@@ -107,11 +107,6 @@ impl Target {
         self.tls.is_some()
     }
 
-    /// Roots to trust beyond Mozilla's, in PEM, for drivers that bring those themselves.
-    pub fn extra_roots_pem(&self) -> Option<&[u8]> {
-        self.tls.as_ref()?.roots.extra_pem()
-    }
-
     /// Every root to trust, in PEM, for drivers that bring none. Long.
     pub fn roots_pem(&self) -> Option<Vec<u8>> {
         Some(self.tls.as_ref()?.roots.pem())

@@ -156,7 +156,8 @@ async fn an_expiry_that_makes_no_sense_is_an_error_and_no_storm() {
                 Adapter::DieselR2d2 => ATTEMPTS as u64 / 2,
                 _ => 0,
             };
-            let most = 1 + 2 * (began.elapsed().as_secs() + 1) + lost;
+            // The first pauses are shorter.
+            let most = 3 + 2 * (began.elapsed().as_secs() + 1) + lost;
             let counters = local.counters();
             assert!(
                 counters.credential_calls <= most,
