@@ -19,24 +19,7 @@ const OWN_FAULTS: &[&str] = &[
 /// the compute restarts or was suspended, or another transaction was in the way.
 ///
 /// If it was the `COMMIT` whose answer was lost, the transaction may have happened: repeat only what may
-/// happen twice.
-///
-/// ```
-/// # use diesel::QueryResult;
-/// # use diesel_async::AsyncPgConnection;
-/// # async fn book(connection: &mut AsyncPgConnection) -> QueryResult<()> { Ok(()) }
-/// # #[cfg(feature = "bb8")]
-/// # async fn run(pool: lakebase_diesel::bb8::Pool) -> Result<(), Box<dyn std::error::Error>> {
-/// for attempt in 1.. {
-///     let mut connection = pool.get().await?;
-///     match book(&mut connection).await {
-///         Err(error) if attempt < 3 && lakebase_diesel::is_transient(&error) => continue,
-///         outcome => return Ok(outcome?),
-///     }
-/// }
-/// # Ok(())
-/// # }
-/// ```
+/// happen twice. `transaction_with_retry` minds that.
 pub fn is_transient(error: &Error) -> bool {
     match error {
         Error::DatabaseError(kind, information) => {

@@ -71,12 +71,11 @@ pub async fn connect_with(
     let driver = through(driver, &proxy, lakebase.database())?;
     options.map_sqlx_postgres_opts(move |_| driver.clone());
     let db = SqlxPostgresConnector::connect(options).await;
-    let db = db.map_err(|error| match crate::cause(&error) {
-        Some(cause) => cause,
-        None => {
-            let is_transient = crate::is_transient(&error);
+    let db = db.map_err(|error| {
+        let is_transient = crate::is_transient(&error);
+        crate::cause(&error).unwrap_or_else(|| {
             Error::provider("SeaORM could not open the connection", is_transient).with_source(error)
-        }
+        })
     })?;
     // It resolves when the last clone of the pool is dropped, too.
     let closed = db.get_postgres_connection_pool().close_event();

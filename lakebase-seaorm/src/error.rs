@@ -22,7 +22,7 @@ pub fn cause(error: &DbErr) -> Option<Error> {
     }
 }
 
-fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
+pub(crate) fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -36,26 +36,7 @@ fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
 /// connection could be had for a passing reason.
 ///
 /// If it was the `COMMIT` whose answer was lost, the transaction may have happened: repeat only what may
-/// happen twice.
-///
-/// ```
-/// # use sea_orm::{DatabaseTransaction, DbErr, TransactionTrait as _};
-/// # async fn book(transaction: &DatabaseTransaction) -> Result<(), DbErr> { Ok(()) }
-/// # async fn run(db: sea_orm::DatabaseConnection) -> Result<(), DbErr> {
-/// for attempt in 1.. {
-///     let outcome = async {
-///         let transaction = db.begin().await?;
-///         book(&transaction).await?;
-///         transaction.commit().await
-///     };
-///     match outcome.await {
-///         Err(error) if attempt < 3 && lakebase_seaorm::is_transient(&error) => continue,
-///         outcome => return outcome,
-///     }
-/// }
-/// # Ok(())
-/// # }
-/// ```
+/// happen twice. [`transaction_with_retry`](crate::transaction_with_retry) minds that.
 pub fn is_transient(error: &DbErr) -> bool {
     if let Some(cause) = cause(error) {
         return cause.is_transient();

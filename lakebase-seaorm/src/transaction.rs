@@ -3,7 +3,9 @@
 use std::error::Error as StdError;
 
 use lakebase_core::transaction::Retry;
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr, TransactionTrait as _};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait as _};
+
+use crate::error::driver_error;
 
 /// Runs `work` in a transaction, and again if a restart or a suspend of the compute, a lost connection, a
 /// serialization failure or a deadlock was in the way and the transaction certainly did not commit.
@@ -91,13 +93,8 @@ async fn attempt<T, E: From<DbErr>>(
 /// The server answered a `COMMIT` with a serialization failure or a deadlock. What it says while it shuts down
 /// can come after a commit.
 fn is_rejected(error: &DbErr) -> bool {
-    let (DbErr::Conn(RuntimeErr::SqlxError(error))
-    | DbErr::Exec(RuntimeErr::SqlxError(error))
-    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-    else {
-        return false;
-    };
-    let code = error.as_database_error().and_then(|error| error.code());
+    let database = driver_error(error).and_then(sqlx::Error::as_database_error);
+    let code = database.and_then(|error| error.code());
     code.is_some_and(|code| code.starts_with("40"))
 }
 
