@@ -112,7 +112,7 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         proxies.push((lakebase, proxy));
     }
     let mut orders = Orders::new()?;
-    // Before somebody connects, not with the first connection.
+    // Mints the first token before the first connection.
     let all = proxies
         .iter()
         .map(|(lakebase, _)| lakebase.clone())

@@ -337,7 +337,7 @@ async fn a_socket_serves_this_user_and_rejects_another_one() {
     if nix::unistd::geteuid().is_root() {
         let error = rejected(psql(url).uid(65534)).await;
         assert!(error.contains("Permission denied"), "{error}");
-        // Somebody opened the socket to all: the user that the kernel reports counts.
+        // With the socket open to all, the user that the kernel reports counts.
         fs::set_permissions(socket_in(&folder), fs::Permissions::from_mode(0o777)).expect("set");
         let error = rejected(psql(url).uid(65534)).await;
         assert!(error.contains("the user that started it"), "{error}");

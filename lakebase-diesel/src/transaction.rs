@@ -5,7 +5,7 @@ use std::ops::DerefMut;
 
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager as _};
-use lakebase_core::transaction::Retry;
+use lakebase_core::transaction::{Retry, find};
 
 /// Runs `work` in a transaction, and again, on another connection, if a restart or a suspend of the compute, a lost
 /// connection, a serialization failure or a deadlock was in the way and the transaction certainly did not commit.
@@ -58,7 +58,7 @@ where
             Err(failure) => failure,
         };
         drop(connection);
-        let is_passing = find(&error).is_some_and(crate::is_transient);
+        let is_passing = find::<Error>(&error).is_some_and(crate::is_transient);
         match retry.pause(attempts) {
             Some(pause) if is_passing && (is_certain || retry.is_idempotent()) => {
                 tracing::debug!(%error, attempts, "runs a transaction again");
@@ -102,15 +102,4 @@ fn is_rejected(error: &Error) -> bool {
         Error::RollbackErrorOnCommit { commit_error, .. } => is_rejected(commit_error),
         _ => false,
     }
-}
-
-fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }

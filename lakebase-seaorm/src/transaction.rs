@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use lakebase_core::transaction::Retry;
+use lakebase_core::transaction::{Retry, find};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait as _};
 
 use crate::error::driver_error;
@@ -96,15 +96,4 @@ fn is_rejected(error: &DbErr) -> bool {
     let database = driver_error(error).and_then(sqlx::Error::as_database_error);
     let code = database.and_then(|error| error.code());
     code.is_some_and(|code| code.starts_with("40"))
-}
-
-fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a DbErr> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }

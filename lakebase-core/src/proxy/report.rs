@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_somebody_else_is_none_of_ours() {
+    fn another_programs_error_is_not_taken_for_the_proxys() {
         let record = Error::config("x").to_record();
         for (file, routine) in [
             (Some("auth.c"), Some("auth_failed")),

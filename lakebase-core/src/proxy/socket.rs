@@ -43,7 +43,7 @@ enum Place {
     Folder {
         path: PathBuf,
         is_ours: bool,
-        /// Of the socket: another one is somebody else's.
+        /// Of the socket, to tell it from another listener's.
         inode: Option<u64>,
         /// A forked child has a copy of this, and must leave the parent's socket alone.
         process: u32,
@@ -80,7 +80,7 @@ impl Listener {
     fn in_new_folder(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
 
-        // Under another name until somebody listens: whoever finds it then may take it for dead.
+        // Under another name until it listens: another process may take a folder without a listener for a dead one.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let hidden = path.with_file_name(format!(".{name}"));
         fs::DirBuilder::new().mode(0o700).create(&hidden)?;
@@ -138,7 +138,7 @@ impl Listener {
         })
     }
 
-    /// Listens again if somebody has removed the socket: programs that clean temporary folders do.
+    /// Listens again if the socket was removed: programs that clean temporary folders do that.
     pub(super) async fn revive(&mut self) -> io::Result<()> {
         #[cfg(unix)]
         if let Place::Folder {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_somebody_has_removed_is_made_again() {
+    async fn a_removed_socket_is_created_again() {
         let (mut listener, folder) = Listener::private().unwrap();
         for is_all_removed in [false, true, false] {
             listener.revive().await.unwrap();
@@ -361,7 +361,10 @@ mod tests {
         let other = Listener::in_folder(&folder).unwrap();
         drop(own);
         assert!(connects(&folder, &other).await);
-        assert!(Listener::in_folder(&folder).is_err(), "somebody listens");
+        assert!(
+            Listener::in_folder(&folder).is_err(),
+            "another listener is alive"
+        );
         drop(other);
         assert!(!folder.join(SOCKET).exists());
         fs::remove_dir(&folder).unwrap();
