@@ -101,7 +101,7 @@ pub(crate) async fn prepare(
     let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
     command
         .env("LAKEBASE_PG_URL", own.as_str())
-        .env("LAKEBASE_EXEC", "1");
+        .env("LAKEBASE_EXEC", proxy.url());
     for (name, variable) in [
         ("endpoint", "LAKEBASE_ENDPOINT"),
         ("instance", "LAKEBASE_INSTANCE_NAME"),

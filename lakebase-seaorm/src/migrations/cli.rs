@@ -141,10 +141,10 @@ async fn check_database_url(
     env_file: Option<&Path>,
 ) -> Result<(), Box<dyn StdError>> {
     #[allow(clippy::disallowed_methods)] // a program
-    let Some(url) = std::env::var("DATABASE_URL")
-        .ok()
-        .filter(|url| !url.is_empty())
-    else {
+    let var = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
+    // Below `lakebase exec` it is the proxy's, which leads to the same Lakebase.
+    let by_exec = var("LAKEBASE_EXEC");
+    let Some(url) = var("DATABASE_URL").filter(|url| by_exec.as_ref() != Some(url)) else {
         return Ok(());
     };
     let target = lakebase.direct().target().await?;
