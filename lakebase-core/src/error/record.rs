@@ -26,7 +26,11 @@ impl Error {
         let mut causes = Vec::new();
         let mut source = self.source();
         while let Some(cause) = source {
-            causes.push(cause.to_string());
+            // Whether trying again can help is said once, at the end.
+            causes.push(match cause.downcast_ref::<Self>() {
+                Some(error) => error.text(),
+                None => cause.to_string(),
+            });
             source = cause.source();
         }
         json!({
