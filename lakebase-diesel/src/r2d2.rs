@@ -117,7 +117,7 @@ fn log_in(lakebase: &Lakebase, proxy: &Proxy) -> Result<PgConnection, Error> {
     })
 }
 
-/// libpq takes what it is not told from the environment, so it is told everything.
+/// libpq takes each option that is not set from the environment, so all of them are set.
 fn options(lakebase: &Lakebase, proxy: &Proxy) -> String {
     let mut options = String::new();
     let mut set = |name: &str, value: &str| {

@@ -74,7 +74,7 @@ impl Server {
             std::fs::set_permissions(&file, mode).expect("set");
             give(&file);
         }
-        // Another one if somebody was faster.
+        // Another port if this one is taken in the meantime.
         for _ in 0..10 {
             let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
             let free = free.and_then(|free| free.local_addr());
@@ -171,7 +171,7 @@ async fn every_method_of_authentication_logs_in_over_verified_tls() {
     assert_eq!(code, Some("28P01"), "{error}");
 }
 
-/// Somebody in between with a certificate that is trusted as well: passes on what it decrypts.
+/// A middleman with another certificate that is trusted as well. It forwards what it decrypts.
 async fn middleman(server: &Server) -> (u16, String) {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use diesel::RunQueryDsl as _;
+use futures_util::SinkExt as _;
 use lakebase_core::proxy::Builder;
 use lakebase_diesel::r2d2::establish;
 use lakebase_local::{Cut, EventKind, LocalLakebase};
@@ -156,6 +157,41 @@ async fn seaorm_replaces_idle_connections_that_do_not_answer() {
         }
     })
     .await;
+}
+
+/// The opposite: the server is there, acknowledges, and takes nothing for longer than TCP's user timeout.
+#[tokio::test]
+async fn an_upload_that_a_busy_server_does_not_take_for_half_a_minute_goes_on_afterwards() {
+    const LINES: u64 = 3_000_000;
+    let local = lakebase_tests::local_with_schema().await;
+    let proxy = lakebase(&local).proxy().await.expect("a proxy");
+    let connect = async || {
+        let connecting = tokio_postgres::connect(proxy.url(), tokio_postgres::NoTls);
+        let (client, connection) = connecting.await.expect("a login");
+        tokio::spawn(connection);
+        client
+    };
+    let (holder, uploader) = (connect().await, connect().await);
+    let table = "CREATE TABLE numbers (n int8 PRIMARY KEY)";
+    holder.batch_execute(table).await.expect("a table");
+    let hold = "BEGIN; INSERT INTO numbers VALUES (0)";
+    holder.batch_execute(hold).await.expect("held");
+    let sink = uploader.copy_in("COPY numbers FROM STDIN").await;
+    let mut sink = Box::pin(sink.expect("begun"));
+    let uploading = tokio::spawn(async move {
+        for chunk in 0..LINES / 1000 {
+            let lines = (0..1000).map(|n| format!("{}\n", chunk * 1000 + n));
+            sink.send(bytes::Bytes::from(lines.collect::<String>()))
+                .await?;
+        }
+        sink.as_mut().finish().await
+    });
+    // The kernel's time cannot be made to pass faster.
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    assert!(!uploading.is_finished(), "it waits for the first row");
+    holder.batch_execute("ROLLBACK").await.expect("released");
+    let taken = soon(uploading).await.expect("no panic");
+    assert_eq!(taken.expect("all of it"), LINES);
 }
 
 #[tokio::test]

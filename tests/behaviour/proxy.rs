@@ -161,6 +161,22 @@ async fn on_tcp_the_url_has_a_password_that_strangers_do_not_know() {
     cancels(&busy).await;
 }
 
+#[tokio::test]
+async fn a_password_of_ones_own_is_encoded_in_the_url_and_never_empty() {
+    let local = local().await;
+    let start = |password: &str| {
+        let clients = Clients::Password(password.to_owned().into());
+        let builder = Builder::new(&lakebase(&local)).clients(clients);
+        builder
+            .listen_on((std::net::Ipv4Addr::LOCALHOST, 0).into())
+            .start()
+    };
+    let error = start("").await.expect_err("everybody would know it");
+    assert!(error.is_config(), "{error}");
+    let proxy = start("p%41 w:@/?#").await.expect("a proxy");
+    assert_eq!(ask(&client(&proxy).await, "SELECT 1").await, "1");
+}
+
 async fn cancels(client: &Client) {
     let began = Instant::now();
     let sleeping = client.batch_execute("SELECT pg_sleep(60)");
