@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use lakebase_core::roles::{Access, IdentityKind};
+use lakebase_core::admin::{Access, IdentityKind};
 use lakebase_core::{Config, Error, Lakebase};
 
 use crate::proxy::Listen;

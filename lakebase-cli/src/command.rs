@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use lakebase_core::migration::MigrationSession;
+use lakebase_core::adapter::migration::MigrationSession;
 use lakebase_core::proxy::Proxy;
 use lakebase_core::{Config, Lakebase};
 #[cfg(unix)]

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use lakebase_core::Lakebase;
-use lakebase_core::roles::Plan;
+use lakebase_core::admin::Plan;
 
 use crate::args::{Grant, Target};
 use crate::say;

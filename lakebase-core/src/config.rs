@@ -71,14 +71,11 @@
 //! OAuth documents; as the Python SDK for failing closed and for telling the legacy CLI; and gives tokens
 //! up 40 s before their end, as both do for Azure.
 
-pub(crate) mod attributes;
 mod build;
 mod builder;
-mod host;
-mod profile;
-pub(crate) mod setting;
-mod sign_in;
-pub(crate) mod url;
+pub(crate) mod claim;
+pub(crate) mod endpoint;
+mod url;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -88,15 +85,20 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 pub use builder::ConfigBuilder;
+pub use claim::Claim;
+pub use endpoint::{EndpointPath, HostKind};
 
-use crate::auth::{Settings, SignIn};
-use crate::clock::Watch;
-use crate::compute::Compute;
-use crate::http::UserAgent;
-use crate::provider::SharedProvider;
-use crate::refresh::Refresh;
+pub use crate::sign_in::AzureEndpoints;
+
+use crate::config::endpoint::Compute;
+use crate::credential::clock::Watch;
+use crate::credential::provider::SharedProvider;
+use crate::credential::refresh::Refresh;
+use crate::error::Error;
+use crate::settings::attributes::Attribute;
+use crate::settings::setting::Setting;
+use crate::sign_in::access::Access;
 use crate::tls::Roots;
-use crate::{Claim, Error, HostKind};
 
 /// A complete, validated configuration. Making one touches no network.
 ///
@@ -114,7 +116,7 @@ use crate::{Claim, Error, HostKind};
 pub struct Config {
     pub(crate) login: LoginKind,
     pub(crate) compute: Option<Compute>,
-    pub(crate) workspace: Option<Workspace>,
+    pub(crate) workspace: Option<Access>,
     pub(crate) host_kind: HostKind,
     pub(crate) host: Option<String>,
     pub(crate) hostaddr: Option<IpAddr>,
@@ -140,14 +142,6 @@ pub(crate) enum LoginKind {
     /// Minted by the workspace.
     Minted,
     Provider(SharedProvider),
-}
-
-/// How to reach the workspace, and as whom.
-#[derive(Clone)]
-pub(crate) struct Workspace {
-    pub(crate) settings: Settings,
-    pub(crate) sign_in: Arc<dyn SignIn>,
-    pub(crate) agent: UserAgent,
 }
 
 /// One setting as it was resolved. Secrets are masked.
@@ -239,12 +233,11 @@ impl Config {
         let Some(workspace) = &self.workspace else {
             return Vec::new();
         };
-        let resolved =
-            |(attribute, setting): (attributes::Attribute, &setting::Setting)| ResolvedSetting {
-                name: attribute.name(),
-                value: attribute.show(&setting.value),
-                source: setting.from.clone(),
-            };
+        let resolved = |(attribute, setting): (Attribute, &Setting)| ResolvedSetting {
+            name: attribute.name(),
+            value: attribute.show(&setting.value),
+            source: setting.from.clone(),
+        };
         workspace.settings.attributes.iter().map(resolved).collect()
     }
 

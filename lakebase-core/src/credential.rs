@@ -1,5 +1,12 @@
 //! What Postgres takes as a password.
 
+pub(crate) mod cache;
+pub(crate) mod clock;
+pub(crate) mod provider;
+pub(crate) mod refresh;
+pub(crate) mod remembered;
+pub(crate) mod single_flight;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +14,11 @@ use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::clock::Now;
-use crate::refresh::{Schedule, Validity};
+pub use self::provider::CredentialProvider;
+pub use self::refresh::Refresh;
+
+use self::clock::Now;
+use self::refresh::{Schedule, Validity};
 
 /// A database credential: an OAuth token with its expiry, or a native password without one.
 ///
@@ -99,7 +109,7 @@ impl Credential {
         self.expires_at
     }
 
-    /// Counts the credentials a [`Lakebase`](crate::Lakebase) has held; each renewal is one more.
+    /// Counts the credentials a [`Lakebase`](crate::lakebase::Lakebase) has held; each renewal is one more.
     pub fn generation(&self) -> u64 {
         self.generation
     }

@@ -2,6 +2,7 @@
 
 #[cfg(any(feature = "diesel", feature = "sea-orm"))]
 mod convert;
+pub(crate) mod foreign;
 #[cfg(feature = "proxy")]
 mod record;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::foreign::Cause;
+use crate::error::foreign::Cause;
 
 /// What went wrong between a configuration and a logged-in connection.
 ///
@@ -92,7 +93,7 @@ impl Error {
         Self::new(Kind::Config, message)
     }
 
-    /// An error for a caller-supplied [`CredentialProvider`](crate::CredentialProvider).
+    /// An error for a caller-supplied [`CredentialProvider`](crate::credential::provider::CredentialProvider).
     ///
     /// `transient` says whether asking the provider again later can help. The message is shown to
     /// people as it is: keep secrets out of it.

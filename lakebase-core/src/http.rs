@@ -21,12 +21,12 @@ pub(crate) use user_agent::UserAgent;
 
 use self::pace::Pace;
 use self::proxy::Proxies;
-use crate::Error;
-use crate::clock::{Now, Watch};
-use crate::config::attributes::Vars;
-use crate::endpoint::is_loopback;
+use crate::credential::clock::{Now, Watch};
+use crate::credential::remembered::Remembered;
+use crate::error::Error;
 use crate::error::Kind;
-use crate::remembered::Remembered;
+use crate::settings::attributes::Vars;
+use crate::settings::host_name::is_loopback;
 use crate::tls::{self, Roots};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

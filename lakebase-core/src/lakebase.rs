@@ -8,20 +8,23 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::cache::{Cause, CredentialCache, Rejection};
+use crate::config::Config;
 use crate::config::{LoginKind, Plaintext};
-use crate::endpoint::{is_loopback, is_pooled_host};
-use crate::error::Kind;
-use crate::foreign::has_harmful;
+use crate::credential::Credential;
+use crate::credential::cache::{Cause, CredentialCache, Rejection};
 #[cfg(feature = "tokio-postgres")]
-use crate::remembered::Remembered;
-use crate::retry::{Retry, retrying};
-use crate::single_flight::{Fetch, Found, SingleFlight, no_runtime};
-use crate::sql::check_name;
+use crate::credential::remembered::Remembered;
+use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::foreign::has_harmful;
+use crate::settings::host_name::{is_loopback, is_pooled_host};
+use crate::settings::name::check_name;
+use crate::target::Target;
 use crate::target::Tls;
 use crate::tls::Roots;
+use crate::workspace::retry::{Retry, retrying};
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
-use crate::{Config, Credential, Error, Target};
 
 /// Beyond it, arithmetic with points in time may overflow.
 const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -272,36 +275,20 @@ impl Lakebase {
         }
     }
 
-    /// Whether `credential` is still the one to log in with: the newest, not about to expire, and
-    /// with lazy renewal not due for it.
-    /// Reads an atomic and the clock; takes no lock.
-    pub fn is_current(&self, credential: &Credential) -> bool {
+    /// See [`adapter::is_current`](crate::adapter::is_current).
+    pub(crate) fn is_current(&self, credential: &Credential) -> bool {
         match &self.inner.source {
             Source::Native(_) => true,
             Source::Minted(cache) => cache.is_current(credential),
         }
     }
 
-    /// Whether `credential` has not expired, newest or not. One that Postgres has rejected may be valid.
-    pub fn is_valid(&self, credential: &Credential) -> bool {
+    /// See [`adapter::is_valid`](crate::adapter::is_valid).
+    pub(crate) fn is_valid(&self, credential: &Credential) -> bool {
         match &self.inner.source {
             Source::Native(_) => true,
             Source::Minted(cache) => cache.is_valid(credential),
         }
-    }
-
-    /// Reports that Postgres rejected a login with `credential`, so that the next
-    /// [`credential`](Self::credential) is a new one. Adapters that log in through
-    /// [`login`](Self::login) need not.
-    ///
-    /// Returns whether another credential is worth trying: a role that can never log in must not cause a
-    /// storm of mints, so a replacement that was rejected as well is kept for a minute. While no new one
-    /// can be minted for passing reasons, the rejected one is returned once per attempt to mint.
-    pub fn reject(&self, credential: &Credential) -> bool {
-        matches!(
-            self.reject_because(credential, Cause::Rejected),
-            Rejection::Renew
-        )
     }
 
     pub(crate) fn reject_because(&self, credential: &Credential, cause: Cause) -> Rejection {
@@ -311,25 +298,12 @@ impl Lakebase {
         }
     }
 
-    /// Reports that a login with `credential` succeeded. A rejection after that means it was revoked.
-    pub fn accept(&self, credential: &Credential) {
-        credential.mark_accepted();
-    }
-
-    pub(crate) fn held_credential(&self) -> Option<Credential> {
-        match &self.inner.source {
-            Source::Native(credential) => Some(credential.clone()),
-            Source::Minted(cache) => cache.held(),
-        }
-    }
-
     /// Why the last login (or the mint before it) failed; `None` since the last success.
     pub fn last_failure(&self) -> Option<Error> {
         Some(self.last_failure_slot().as_ref()?.1.clone())
     }
 
-    /// The same, unless it is older than `moment`.
-    pub fn last_failure_since(&self, moment: Instant) -> Option<Error> {
+    pub(crate) fn last_failure_since(&self, moment: Instant) -> Option<Error> {
         let slot = self.last_failure_slot();
         let (_, error) = slot.as_ref().filter(|(at, _)| *at >= moment)?;
         Some(error.clone())
@@ -409,6 +383,7 @@ impl Lakebase {
         matches!(self.inner.source, Source::Minted(_))
     }
 
+    #[cfg(feature = "admin")]
     pub(crate) fn workspace(&self) -> Result<Option<&Workspace>, Error> {
         Handle::try_current().map_err(|_| no_runtime())?;
         Ok(self.inner.workspace.as_deref())

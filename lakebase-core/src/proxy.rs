@@ -2,7 +2,7 @@
 //!
 //! [`Lakebase::proxy`] listens inside this process and for this process alone. A driver connects to
 //! [`Proxy::url`], without TLS and without a secret; the proxy logs in to Lakebase through
-//! [`Lakebase::login`], over verified TLS and with the current token, and carries the bytes of the session
+//! [`adapter::login`](crate::adapter::login), over verified TLS and with the current token, and carries the bytes of the session
 //! both ways.
 //!
 //! ```no_run
@@ -36,8 +36,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::single_flight::no_runtime;
-use crate::{Error, Lakebase, Target};
+use crate::credential::single_flight::no_runtime;
+use crate::error::Error;
+use crate::lakebase::Lakebase;
+use crate::target::Target;
 use relay::Checks;
 use session::Sessions;
 use socket::Listener;

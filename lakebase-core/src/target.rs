@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use crate::endpoint::{direct_host, is_pooled_host};
+use crate::settings::host_name::{direct_host, is_pooled_host};
 use crate::tls::Roots;
 
 /// Host, port, database, user and TLS of one Lakebase.
@@ -59,7 +59,7 @@ impl Target {
     }
 
     /// The search path to ask for at startup, if a schema is configured: quoted, `public` last. None on a
-    /// pooled host, which takes none there; [`login`](crate::Lakebase::login) sees to it.
+    /// pooled host, which takes none there; [`adapter::login`](crate::adapter::login) checks the role's own path there.
     pub fn search_path(&self) -> Option<String> {
         if self.is_pooled() {
             return None;

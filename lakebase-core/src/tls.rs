@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::Error;
+use crate::error::Error;
 
 /// Whom to trust.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 mod client;
 mod hosts;
 mod mint;
-mod token_cache;
+pub(crate) mod retry;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,11 +14,14 @@ use serde_json::Value;
 pub(crate) use client::Client;
 use hosts::Endpoints;
 
-use crate::compute::Compute;
+use crate::config::claim::Claim;
+use crate::config::endpoint::Compute;
+use crate::credential::Credential;
+use crate::credential::provider::CredentialProvider;
+use crate::credential::single_flight::{Found, SingleFlight};
+use crate::error::Error;
 use crate::error::Kind;
-use crate::foreign::has_harmful;
-use crate::single_flight::{Found, SingleFlight};
-use crate::{Claim, Credential, CredentialProvider, Error};
+use crate::error::foreign::has_harmful;
 
 /// Goes into a connection and into messages as it is; Postgres keeps 63 bytes.
 fn is_role_name(name: &str) -> bool {
@@ -30,8 +33,8 @@ pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
 
 /// One compute in one workspace.
 pub(crate) struct Workspace {
-    client: Arc<Client>,
-    compute: Compute,
+    pub(crate) client: Arc<Client>,
+    pub(crate) compute: Compute,
     endpoints: SingleFlight<Found<Endpoints>>,
 }
 
@@ -64,14 +67,6 @@ impl Workspace {
             client: Arc::new(client),
             compute,
         }
-    }
-
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    pub(crate) fn compute(&self) -> &Compute {
-        &self.compute
     }
 
     /// Adds to an error what it was about and who asked.

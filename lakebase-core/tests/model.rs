@@ -11,9 +11,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use lakebase_core::{
-    Clock, Config, Credential, CredentialProvider, Error, Lakebase, Login, LoginFailure,
-};
+use lakebase_core::adapter::{Clock, Login, LoginFailure};
+use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -284,7 +283,7 @@ async fn attempt(world: World, login: Login) -> Result<(), LoginFailure> {
 }
 
 async fn log_in(lakebase: &Lakebase, world: &World) -> Result<(), Error> {
-    lakebase.login(|login| attempt(world.clone(), login)).await
+    lakebase_core::adapter::login(lakebase, |login| attempt(world.clone(), login)).await
 }
 
 /// A task of the application: logs in every now and then. It may fail only if something is wrong.

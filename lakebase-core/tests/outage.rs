@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use lakebase_core::{Error, Lakebase, LoginFailure};
+use lakebase_core::adapter::LoginFailure;
+use lakebase_core::{Error, Lakebase};
 use support::{HOUR, Provider, Script, TestClock, lakebase};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -23,20 +24,19 @@ fn down() -> Script {
 
 /// Logs in where Postgres rejects what `rejects` says of a token.
 async fn log_in(lakebase: &Lakebase, rejects: impl Fn(&str) -> bool) -> Result<String, Error> {
-    lakebase
-        .login(|login| {
-            let token = login.credential.expose().to_owned();
-            let outcome = match rejects(&token) {
-                true => Err(LoginFailure::postgres(
-                    "28P01",
-                    "password authentication failed",
-                    "no",
-                )),
-                false => Ok(token),
-            };
-            async move { outcome }
-        })
-        .await
+    lakebase_core::adapter::login(lakebase, |login| {
+        let token = login.credential.expose().to_owned();
+        let outcome = match rejects(&token) {
+            true => Err(LoginFailure::postgres(
+                "28P01",
+                "password authentication failed",
+                "no",
+            )),
+            false => Ok(token),
+        };
+        async move { outcome }
+    })
+    .await
 }
 
 async fn accepted(lakebase: &Lakebase) -> Result<String, Error> {
@@ -117,7 +117,10 @@ async fn a_token_that_was_rejected_by_mistake_serves_again_while_none_can_be_min
     assert_eq!(token, "token-1");
     let held = lakebase.credential().now_or_never().expect("at hand");
     let held = held.expect("for everybody again");
-    assert!(lakebase.is_current(&held), "{held:?}");
+    assert!(
+        lakebase_core::adapter::is_current(&lakebase, &held),
+        "{held:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +180,7 @@ async fn a_token_that_arrives_while_the_last_resort_is_tried_is_used() {
     accepted(&lakebase).await.expect("the first");
     provider.play(down());
     let tries = AtomicUsize::new(0);
-    let login = lakebase.login(|login| {
+    let login = lakebase_core::adapter::login(&lakebase, |login| {
         let token = login.credential.expose().to_owned();
         let number = tries.fetch_add(1, Ordering::SeqCst);
         let (provider, lakebase) = (provider.clone(), lakebase.clone());
@@ -226,7 +229,7 @@ async fn a_short_lived_token_is_not_used_after_its_end_because_a_new_one_was_wai
     provider.close();
     let hasty = lakebase.with_connect_timeout(SECOND);
     while Instant::now() < end + SECOND {
-        let login = hasty.login(|_| async {
+        let login = lakebase_core::adapter::login(&hasty, |_| async {
             assert!(
                 Instant::now() + Duration::from_millis(290) < end,
                 "too late"
@@ -290,7 +293,7 @@ async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
     let lakebase = lakebase(&provider);
     let ready = Instant::now() + 20 * SECOND;
     let tokens = Mutex::new(Vec::new());
-    let login = lakebase.login(|login| {
+    let login = lakebase_core::adapter::login(&lakebase, |login| {
         tokens
             .lock()
             .expect("not poisoned")
@@ -315,7 +318,7 @@ async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
     assert!((3..=10).contains(&tokens.len()), "{tokens:?}");
     assert!(tries <= 20, "{tries} logins");
     let never = lakebase.with_connect_timeout(5 * SECOND);
-    let login = never.login(|_| async {
+    let login = lakebase_core::adapter::login(&never, |_| async {
         Err::<(), _>(LoginFailure::postgres(
             "28000",
             "External authorization failed",
@@ -413,6 +416,9 @@ fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_
         .expect("no panic")
         .expect("a credential");
     assert_eq!(late.generation(), second.generation());
-    assert!(lakebase.is_current(&late), "{late:?}");
+    assert!(
+        lakebase_core::adapter::is_current(&lakebase, &late),
+        "{late:?}"
+    );
     let _ = Arc::new(driven);
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel::result::Error;
-use lakebase_core::{Clock as _, SystemClock, Target};
+use lakebase_core::Target;
+use lakebase_core::adapter::{Clock as _, SystemClock};
 
 use crate::is_transient;
 

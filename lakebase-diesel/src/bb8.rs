@@ -13,7 +13,8 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
-use lakebase_core::{Error, Lakebase, clean_text};
+use lakebase_core::adapter::clean_text;
+use lakebase_core::{Error, Lakebase};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -226,7 +227,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 result = &mut get => return result.map_err(|error| {
-                    let cause = || heard.or_else(|| self.lakebase.last_failure_since(began));
+                    let cause = || heard.or_else(|| lakebase_core::adapter::last_failure_since(&self.lakebase, began));
                     match error {
                         RunError::TimedOut => cause()
                             .or_else(|| self.lost_runtime(began))

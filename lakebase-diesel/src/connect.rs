@@ -2,7 +2,8 @@
 
 use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use lakebase_core::{Error, Lakebase, LoginFailure};
+use lakebase_core::adapter::LoginFailure;
+use lakebase_core::{Error, Lakebase};
 
 use crate::activity::Activity;
 
@@ -17,18 +18,16 @@ use crate::activity::Activity;
 ///
 /// Safe.
 pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
-    lakebase
-        .login(|login| async move {
-            let (client, connection) = login.open().await?;
-            let mut connection =
-                AsyncPgConnection::try_from_client_and_connection(client, connection)
-                    .await
-                    .map_err(LoginFailure::transport)?;
-            if login.target.is_pooled() {
-                connection.set_prepared_statement_cache_size(CacheSize::Disabled);
-            }
-            connection.set_instrumentation(Activity::new(&login.target));
-            Ok(connection)
-        })
-        .await
+    lakebase_core::adapter::login(lakebase, |login| async move {
+        let (client, connection) = login.open().await?;
+        let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
+            .await
+            .map_err(LoginFailure::transport)?;
+        if login.target.is_pooled() {
+            connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+        }
+        connection.set_instrumentation(Activity::new(&login.target));
+        Ok(connection)
+    })
+    .await
 }

@@ -136,10 +136,11 @@ impl Builder {
         let pool = self.build_lazy(lakebase)?;
         match pool.get().await {
             Ok(_) => Ok(pool),
-            Err(error) => Err(lakebase.last_failure_since(began).unwrap_or_else(|| {
-                let text = format!("the pool could not open a connection: {error}");
-                Error::provider(text, is_transient(&error))
-            })),
+            Err(error) => Err(lakebase_core::adapter::last_failure_since(lakebase, began)
+                .unwrap_or_else(|| {
+                    let text = format!("the pool could not open a connection: {error}");
+                    Error::provider(text, is_transient(&error))
+                })),
         }
     }
 

@@ -28,7 +28,7 @@ mod tuning;
 
 #[cfg(feature = "async")]
 pub use connect::connect;
-pub use lakebase_core::transaction::Retry;
+pub use lakebase_core::Retry;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 #[cfg(feature = "async")]
 pub use manager::manager;

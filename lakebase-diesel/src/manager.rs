@@ -8,7 +8,8 @@ use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use lakebase_core::{Lakebase, clean_text};
+use lakebase_core::Lakebase;
+use lakebase_core::adapter::clean_text;
 
 use crate::activity::Activity;
 use crate::connect::connect;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel_migrations::MigrationHarness as _;
-use lakebase_core::migration::MigrationSession;
+use lakebase_core::adapter::migration::MigrationSession;
 use lakebase_core::{Connection, Lakebase};
 use tokio::sync::oneshot;
 use tokio::time::Instant;

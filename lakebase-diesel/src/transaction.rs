@@ -5,7 +5,8 @@ use std::ops::DerefMut;
 
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager as _};
-use lakebase_core::transaction::{Retry, find};
+use lakebase_core::Retry;
+use lakebase_core::adapter::find_cause;
 
 /// Runs `work` in a transaction, and again, on another connection, if a restart or a suspend of the compute, a lost
 /// connection, a serialization failure or a deadlock was in the way and the transaction certainly did not commit.
@@ -58,7 +59,7 @@ where
             Err(failure) => failure,
         };
         drop(connection);
-        let is_passing = find::<Error>(&error).is_some_and(crate::is_transient);
+        let is_passing = find_cause::<Error>(&error).is_some_and(crate::is_transient);
         match retry.pause(attempts) {
             Some(pause) if is_passing && (is_certain || retry.is_idempotent()) => {
                 tracing::debug!(%error, attempts, "runs a transaction again");

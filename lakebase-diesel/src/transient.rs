@@ -31,7 +31,7 @@ pub fn is_transient(error: &Error) -> bool {
                 DatabaseErrorKind::UnableToSendCommand => {
                     !OWN_FAULTS.iter().any(|fault| text.starts_with(fault))
                 }
-                _ => lakebase_core::is_transient_message(text),
+                _ => lakebase_core::adapter::is_transient_message(text),
             }
         }
         // The connection broke in the middle, and with it what diesel knew of the transaction.

@@ -130,7 +130,8 @@ async fn is_pooled(lakebase: &Lakebase) -> Result<bool, Error> {
     if lakebase.uses_tokens() {
         return Ok(false);
     }
-    let target = lakebase.login(|login| async { Ok(login.target) }).await?;
+    let target =
+        lakebase_core::adapter::login(lakebase, |login| async { Ok(login.target) }).await?;
     Ok(target.is_pooled())
 }
 

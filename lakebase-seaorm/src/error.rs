@@ -44,7 +44,7 @@ pub fn is_transient(error: &DbErr) -> bool {
     match driver_error(error) {
         Some(sqlx::Error::Database(database)) => {
             let code = database.code().unwrap_or_default();
-            lakebase_core::is_transient_sqlstate(&code)
+            lakebase_core::adapter::is_transient_sqlstate(&code)
         }
         Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed) => true,
         Some(_) => false,

@@ -2,13 +2,14 @@
 
 mod connect;
 mod error;
+#[cfg(feature = "migrations")]
 pub mod migrations;
 mod options;
 mod transaction;
 
 pub use connect::{connect, connect_with};
 pub use error::{cause, is_transient};
-pub use lakebase_core::transaction::Retry;
+pub use lakebase_core::Retry;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
 pub use options::options;
 pub use transaction::transaction_with_retry;

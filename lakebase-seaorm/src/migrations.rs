@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakebase_core::Lakebase;
-use lakebase_core::migration::MigrationSession;
+use lakebase_core::adapter::migration::MigrationSession;
 use sea_orm::DatabaseConnection;
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
 

@@ -2,7 +2,8 @@
 
 use std::error::Error as StdError;
 
-use lakebase_core::transaction::{Retry, find};
+use lakebase_core::Retry;
+use lakebase_core::adapter::find_cause;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait as _};
 
 use crate::error::driver_error;
@@ -52,7 +53,7 @@ where
             Ok(value) => return Ok(value),
             Err(failure) => failure,
         };
-        let is_passing = find(&error).is_some_and(|error| {
+        let is_passing = find_cause(&error).is_some_and(|error| {
             // No connection: whoever looked for it has tried for as long as it may take.
             crate::cause(error).is_none()
                 && !matches!(error, DbErr::ConnectionAcquire(_))

@@ -199,7 +199,7 @@ async fn seaorm_does_not_try_a_dead_token_even_while_it_holds_idle_connections()
         local.set_api_down(true);
         let credential = lakebase.credential().await.expect("held");
         soon(async {
-            while lakebase.is_valid(&credential) {
+            while lakebase_core::adapter::is_valid(&lakebase, &credential) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })

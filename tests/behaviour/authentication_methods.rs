@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use lakebase_core::{Config, Lakebase, TlsMode};
+use lakebase_core::config::TlsMode;
+use lakebase_core::{Config, Lakebase};
 use lakebase_tests::soon;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -379,7 +379,10 @@ fn a_library_in_use_is_not_disturbed_by_looking() {
     let local = runtime.block_on(local_with_schema());
     let lakebase = lakebase(&local);
     let mut holder = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
-    let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);
+    let lock = format!(
+        "SELECT pg_advisory_lock({})",
+        lakebase_core::adapter::migration::MIGRATION_LOCK
+    );
     diesel::sql_query(lock).execute(&mut holder).expect("held");
     let pending = Migrations::new(&lakebase)
         .blocking()
@@ -470,7 +473,10 @@ async fn holder(local: &LocalLakebase) -> tokio_postgres::Client {
     let lakebase = native_superuser(local).await;
     let (holder, connection) = lakebase.connect().await.expect("a login");
     tokio::spawn(connection);
-    let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);
+    let lock = format!(
+        "SELECT pg_advisory_lock({})",
+        lakebase_core::adapter::migration::MIGRATION_LOCK
+    );
     holder.batch_execute(&lock).await.expect("held");
     holder
 }

@@ -13,7 +13,7 @@ async fn native(local: &LocalLakebase, password: &str) -> Lakebase {
         .port(local.postgres_port())
         .user("native")
         .password(password)
-        .tls_mode(lakebase_core::TlsMode::Verify)
+        .tls_mode(lakebase_core::config::TlsMode::Verify)
         .root_certificates(local.ca_file())
         .build()
         .expect("a configuration");

@@ -1,6 +1,6 @@
 //! Roles and rights, as the platform has them.
 
-use lakebase_core::roles::{Access, FutureObjects, IdentityKind, Object, Plan, Privilege};
+use lakebase_core::admin::{Access, FutureObjects, IdentityKind, Object, Plan, Privilege};
 use lakebase_core::{Config, Error, Lakebase};
 use lakebase_local::{LocalLakebase, SignIn};
 use lakebase_tests::{lakebase_with, local, soon};

@@ -60,7 +60,7 @@ async fn a_running_server_is_borrowed_and_left_as_it_was() {
             .port(borrower.postgres_port())
             .user("native")
             .password(password)
-            .tls_mode(lakebase_core::TlsMode::Verify)
+            .tls_mode(lakebase_core::config::TlsMode::Verify)
             .root_certificates(borrower.ca_file())
             .build()
             .expect("a configuration");

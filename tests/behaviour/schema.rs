@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use lakebase_core::roles::Plan;
-use lakebase_core::{Config, Lakebase, TlsMode};
+use lakebase_core::admin::Plan;
+use lakebase_core::config::TlsMode;
+use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
     ADAPTERS, Adapter, App, lakebase, lakebase_with, local, soon, through_every_adapter,

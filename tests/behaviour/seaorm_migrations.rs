@@ -742,7 +742,10 @@ async fn waiting_for_the_lock_ends_and_says_who_has_it() {
     let other = native_superuser(&local).await;
     let (holder, connection) = other.connect().await.expect("a login");
     tokio::spawn(connection);
-    let lock = format!("SELECT pg_advisory_lock({})", lakebase_core::MIGRATION_LOCK);
+    let lock = format!(
+        "SELECT pg_advisory_lock({})",
+        lakebase_core::adapter::migration::MIGRATION_LOCK
+    );
     holder.batch_execute(&lock).await.expect("held");
     let migrations = Migrations::new(&lakebase(&local))
         .schema("app")

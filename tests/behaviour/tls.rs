@@ -1,6 +1,7 @@
 //! The server is verified, always: name and chain.
 
-use lakebase_core::{Config, Lakebase, TlsMode};
+use lakebase_core::config::TlsMode;
+use lakebase_core::{Config, Lakebase};
 use lakebase_tests::{lakebase_with, local, soon, vars};
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use lakebase_core::{Clock, Config, Lakebase, SystemClock};
+use lakebase_core::adapter::{Clock, SystemClock};
+use lakebase_core::{Config, Lakebase};
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{
     Adapter, App, in_time, lakebase, local, local_with_tokens_of, minted, soon,
@@ -177,7 +178,7 @@ async fn an_expiry_in_a_far_future_is_not_trusted_for_longer_than_a_day() {
     local.fail(Call::Credential, Fault::json(body));
     let lakebase = lakebase(&local);
     let credential = lakebase.credential().await.expect("a credential");
-    assert!(lakebase.is_valid(&credential));
+    assert!(lakebase_core::adapter::is_valid(&lakebase, &credential));
     // Postgres refuses it, and so it goes; what comes next is as bad.
     let error = soon(lakebase.connect())
         .await

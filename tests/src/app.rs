@@ -409,7 +409,7 @@ async fn run_psql(proxy: &Proxy, sql: &str) -> Result<(), Failure> {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     Err(Failure {
         is_transient: Error::says_transient(&text)
-            || lakebase_core::is_transient_message(&text)
+            || lakebase_core::adapter::is_transient_message(&text)
             || text.contains("server closed the connection"),
         text,
     })
@@ -431,7 +431,7 @@ fn is_transient_seaorm_1(error: &sea_orm_1::DbErr) -> bool {
     }
     match driver_error_of_seaorm_1(error) {
         Some(Driver::Database(database)) => {
-            lakebase_core::is_transient_sqlstate(&database.code().unwrap_or_default())
+            lakebase_core::adapter::is_transient_sqlstate(&database.code().unwrap_or_default())
         }
         Some(Driver::Io(_) | Driver::PoolTimedOut) => true,
         Some(_) => false,

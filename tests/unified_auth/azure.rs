@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use lakebase_core::{AzureEndpoints, Lakebase};
+use lakebase_core::Lakebase;
+use lakebase_core::config::AzureEndpoints;
 
 use crate::home::{AZ, Home};
 use crate::stub::{Answer, CREDENTIALS, Seen, Stub};
@@ -262,7 +263,7 @@ async fn the_azure_cli_goes_on_as_it_began() {
     let lakebase = handle(&explicit, &vars);
     let held = lakebase.credential().await.expect("a credential");
     std::fs::write(home.path().join("gone"), "").expect("a file");
-    lakebase.reject(&held);
+    lakebase_core::adapter::reject(&lakebase, &held);
     let error = lakebase
         .credential()
         .await

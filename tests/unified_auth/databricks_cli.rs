@@ -278,7 +278,7 @@ async fn somebody_who_was_signed_in_once_is_not_replaced_by_somebody_else() {
     let lakebase = handle(&explicit, &vars);
     let credential = lakebase.credential().await.expect("a credential");
     std::fs::write(home.path().join("gone"), "").expect("a file");
-    lakebase.reject(&credential);
+    lakebase_core::adapter::reject(&lakebase, &credential);
     let error = lakebase.credential().await.expect_err("logged out");
     assert!(error.to_string().contains("databricks-cli"), "{error}");
     assert_eq!(home.read("az.log"), "");

@@ -104,7 +104,7 @@ async fn a_description_that_was_missed_is_asked_for_again() {
     let lakebase = handle(&explicit, &[]);
     let held = lakebase.credential().await.expect("a credential");
     stub.last(TOKEN);
-    lakebase.reject(&held);
+    lakebase_core::adapter::reject(&lakebase, &held);
     lakebase.credential().await.expect("a credential");
     stub.last("/other-token");
 }

@@ -25,7 +25,8 @@ mod user_agent;
 
 use std::ops::RangeInclusive;
 
-use lakebase_core::{Config, ConfigBuilder, Error, Lakebase};
+use lakebase_core::config::ConfigBuilder;
+use lakebase_core::{Config, Error, Lakebase};
 
 pub(crate) const ENDPOINT: &str = "projects/shop/branches/production/endpoints/primary";
 

@@ -287,8 +287,8 @@ async fn vector_80_each_exchange_takes_the_identity_token_of_the_day() {
             let held = lakebase.credential().await.expect("a credential");
             let sent = stub.last(TOKEN).field("subject_token");
             assert_eq!(sent, Some(format!("{name}-{round}")));
-            lakebase.accept(&held);
-            lakebase.reject(&held);
+            lakebase_core::adapter::accept(&held);
+            lakebase_core::adapter::reject(&lakebase, &held);
         }
     }
     assert_eq!(stub.seen("/id").len(), 2, "one for each exchange");

@@ -1,6 +1,7 @@
 //! Every way to sign in leads to Postgres, and goes on doing so.
 
-use lakebase_core::{AzureEndpoints, Config, Lakebase};
+use lakebase_core::config::AzureEndpoints;
+use lakebase_core::{Config, Lakebase};
 use lakebase_local::{EventKind, LocalLakebase, SignIn};
 use lakebase_tests::{local, soon};
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use lakebase_core::{Claim, Config, ConfigBuilder, HostKind, Lakebase};
+use lakebase_core::config::{Claim, ConfigBuilder, HostKind};
+use lakebase_core::{Config, Lakebase};
 use lakebase_local::{EventKind, LocalLakebase};
 use lakebase_tests::{local, soon};
 use tokio_postgres::Client;
@@ -280,7 +281,7 @@ async fn a_branch_is_searched_page_by_page_and_empty_pages_are_passed() {
     );
     // Looked up once.
     let held = lakebase.credential().await.expect("a credential");
-    lakebase.reject(&held);
+    lakebase_core::adapter::reject(&lakebase, &held);
     lakebase.credential().await.expect("a credential");
     assert_eq!(stub.seen(path).len(), 3);
 }

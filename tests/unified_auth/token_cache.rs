@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use lakebase_core::{Clock, Lakebase, Refresh, SystemClock};
+use lakebase_core::adapter::{Clock, SystemClock};
+use lakebase_core::{Lakebase, Refresh};
 use lakebase_tests::soon;
 use tokio::sync::Semaphore;
 
@@ -255,8 +256,8 @@ async fn vector_121_a_token_that_does_not_live_for_forty_seconds_is_fetched_for_
         let asked = stub.last("/ms/key");
         assert_eq!(asked.header("x-databricks-metadata-version"), "1");
         assert_eq!(asked.header("x-databricks-host"), stub.url);
-        lakebase.accept(&held);
-        lakebase.reject(&held);
+        lakebase_core::adapter::accept(&held);
+        lakebase_core::adapter::reject(&lakebase, &held);
     }
 }
 

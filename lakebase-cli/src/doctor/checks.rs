@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lakebase_core::{ComputeStatus, Config, Error, Lakebase, ResolvedSetting, Target, advice};
+use lakebase_core::adapter::advice;
+use lakebase_core::admin::ComputeStatus;
+use lakebase_core::config::ResolvedSetting;
+use lakebase_core::{Config, Error, Lakebase, Target};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_postgres::Client;
 

@@ -3,7 +3,8 @@
 use std::io::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
-use lakebase_core::{Error, clean_text};
+use lakebase_core::Error;
+use lakebase_core::adapter::clean_text;
 use serde_json::{Map, Value, json};
 
 /// One step.

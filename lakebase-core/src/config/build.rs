@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::attributes::Vars;
 use super::builder::{ConfigBuilder, Raw};
-use super::setting::Setting;
-use super::{Config, LoginKind, Plaintext, ResolvedSetting, TlsMode, sign_in, url as pg_url};
-use crate::clock::{SystemClock, Watch};
-use crate::compute::Compute;
-use crate::endpoint::{direct_host, is_host_name, is_loopback, is_pooled_host};
-use crate::provider::SharedProvider;
-use crate::sql;
+use super::{Config, LoginKind, Plaintext, ResolvedSetting, TlsMode, url as pg_url};
+use crate::config::claim::Claim;
+use crate::config::endpoint::Compute;
+use crate::config::endpoint::HostKind;
+use crate::credential::clock::{SystemClock, Watch};
+use crate::credential::provider::SharedProvider;
+use crate::error::Error;
+use crate::settings::attributes::Vars;
+use crate::settings::host_name::{direct_host, is_host_name, is_loopback, is_pooled_host};
+use crate::settings::name::{check_name, check_schema};
+use crate::settings::setting::Setting;
+use crate::sign_in::access;
 use crate::tls::Roots;
-use crate::{Claim, Error, HostKind};
 
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "databricks_postgres";
@@ -66,10 +69,10 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         setting.no_url()?;
     }
     for setting in [&raw.user, &raw.database].into_iter().flatten() {
-        sql::check_name(&setting.from, &setting.value)?;
+        check_name(&setting.from, &setting.value)?;
     }
     if let Some(schema) = &raw.schema {
-        sql::check_schema(&schema.from, &schema.value)?;
+        check_schema(&schema.from, &schema.value)?;
     }
 
     let compute = compute(&raw)?;
@@ -80,7 +83,7 @@ pub(super) fn build(builder: ConfigBuilder) -> Result<Config, Error> {
         check_host_kind(kind, &login, compute.as_ref())?;
     }
     let workspace = match is_minted || looks_up {
-        true => Some(sign_in::resolve(builder.sign_in, &vars)?),
+        true => Some(access::resolve(builder.sign_in, &vars)?),
         false => None,
     };
     let host = match &raw.host {

@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::attributes::Vars;
-use super::setting::Setting;
-use super::sign_in::Explicit;
 use super::{Config, TlsMode};
-use crate::clock::Clock;
-use crate::provider::SharedProvider;
-use crate::refresh::Refresh;
-use crate::{AzureEndpoints, Claim, CredentialProvider, Error, HostKind};
+use crate::config::claim::Claim;
+use crate::config::endpoint::HostKind;
+use crate::credential::clock::Clock;
+use crate::credential::provider::CredentialProvider;
+use crate::credential::provider::SharedProvider;
+use crate::credential::refresh::Refresh;
+use crate::error::Error;
+use crate::settings::attributes::Vars;
+use crate::settings::setting::Setting;
+use crate::sign_in::AzureEndpoints;
+use crate::sign_in::access::Explicit;
 
 /// Builds a [`Config`]. Nothing is judged before [`build`](Self::build).
 #[derive(Clone, Default)]

@@ -1,10 +1,11 @@
 //! Reads Postgres URLs into settings.
 
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::builder::Raw;
-use super::setting::Setting;
-use crate::Error;
+use crate::error::Error;
+use crate::settings::setting::Setting;
 
 const SHAPE: &str = "postgresql://user@host:port/database?key=value";
 
@@ -37,7 +38,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
         if value.is_empty() {
             return Ok(None);
         }
-        let value = decode(value).ok_or_else(|| {
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| {
             Error::config(format!("{source}: the {name} is not percent-encoded UTF-8"))
                 .with_hint("Write @ as %40 and % as %25")
         })?;
@@ -121,11 +122,3 @@ const LIBPQ: &[&str] = &[
     "target_session_attrs",
     "tcp_user_timeout",
 ];
-
-/// As libpq: a plus sign stays one.
-pub(crate) fn decode(text: &str) -> Option<String> {
-    // `form_urlencoded` would turn it into a space; protect it.
-    let pair = format!("v={}", text.replace('+', "%2B").replace('&', "%26"));
-    let (_, value) = url::form_urlencoded::parse(pair.as_bytes()).next()?;
-    (!value.contains('\u{FFFD}')).then(|| value.into_owned())
-}

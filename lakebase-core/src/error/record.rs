@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Error, Inner, Kind, StdError};
-use crate::foreign::Cause;
+use crate::error::foreign::Cause;
 
 const KINDS: [(Kind, &str); 8] = [
     (Kind::Config, "config"),

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use reqwest::Proxy;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use url::{Host, Url};
 
-use crate::Error;
-use crate::config::attributes::Vars;
-use crate::config::url::decode;
-use crate::endpoint::is_loopback;
+use crate::error::Error;
+use crate::settings::attributes::Vars;
+use crate::settings::host_name::is_loopback;
 
 /// The metadata service of a cloud is next to this machine and never behind a proxy.
 const METADATA_SERVICE: &str = "169.254.169.254";
@@ -126,6 +126,7 @@ impl Named {
         let to = format!("{}:{}", to.host_str()?, to.port_or_known_default()?);
         let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n");
         if !self.url.username().is_empty() {
+            let decode = |text| percent_decode_str(text).decode_utf8().ok();
             let user = decode(self.url.username())?;
             let password = decode(self.url.password().unwrap_or_default())?;
             let basic = STANDARD.encode(format!("{user}:{password}"));

@@ -8,10 +8,10 @@ use secrecy::SecretString;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use crate::Error;
-use crate::clock::Now;
+use crate::credential::clock::Now;
+use crate::error::Error;
 use crate::error::Kind;
-use crate::foreign;
+use crate::error::foreign;
 
 /// One answer does not lock us out for longer, whatever it asks for: the official clients give up after
 /// as long.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::Error;
-use crate::config::attributes::Vars;
+use crate::error::Error;
+use crate::settings::attributes::Vars;
 
 /// `key/value` pairs, the application's own first.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::follow::Follow;
 use super::server::Wire;
-use crate::clock::Watch;
+use crate::credential::clock::Watch;
 
 /// Four TLS records. Resident only as far as a session uses it.
 const BUFFER: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! Our errors as the `ErrorResponse` that a driver hands on, and back again.
 
-use crate::Error;
+use crate::error::Error;
 
 /// Stands in the place of a routine's name in an `ErrorResponse` of ours; the file's name is the error as a record.
 const ROUTINE: &str = "lakebase";

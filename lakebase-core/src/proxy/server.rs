@@ -21,10 +21,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_cert::der::Decode;
 
-use crate::tcp::{
+use crate::postgres::login::Login;
+use crate::postgres::login::LoginFailure;
+use crate::postgres::tcp::{
     ADDRESS_LIMIT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, USER_TIMEOUT,
 };
-use crate::{Login, LoginFailure, Target};
+use crate::target::Target;
 
 /// Longest message of a server before the session has begun.
 const LONGEST_MESSAGE: usize = 64 * 1024;

@@ -18,7 +18,8 @@ use super::relay::{Checks, Relay};
 use super::server::Session;
 use super::socket::{Peer, Stream};
 use super::{report, server};
-use crate::{Lakebase, Target};
+use crate::lakebase::Lakebase;
+use crate::target::Target;
 
 /// For what a driver has to send before its login.
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);

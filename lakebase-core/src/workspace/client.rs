@@ -9,12 +9,12 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
-use super::token_cache::{Held, TokenCache};
-use crate::auth::{Settings, SignIn, Site};
-use crate::clock::Watch;
-use crate::config::attributes::Attribute;
+use crate::credential::clock::Watch;
+use crate::error::Error;
 use crate::http::{Http, Reply, UserAgent};
-use crate::{Error, config};
+use crate::settings::attributes::{self, Attribute};
+use crate::sign_in::token_cache::{Held, TokenCache};
+use crate::sign_in::{Settings, SignIn, Site};
 
 pub(crate) struct Client {
     site: Arc<Site>,
@@ -32,7 +32,7 @@ impl Client {
     ) -> Result<Self, Error> {
         let http = Http::new(agent, &settings.vars, clock)?;
         let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {
-            Some(setting) => !config::attributes::boolean(setting)?,
+            Some(setting) => !attributes::boolean(setting)?,
             None => true,
         };
         let site = Arc::new(Site::new(http, settings.clone()));

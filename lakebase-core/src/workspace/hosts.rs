@@ -5,12 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Client, Workspace};
-use crate::compute::{Compute, HostKind};
-use crate::endpoint::is_host_name;
+use crate::config::endpoint::EndpointPath;
+use crate::config::endpoint::{Compute, HostKind};
+use crate::credential::single_flight::{Fetch, Found};
+use crate::error::Error;
 use crate::error::Kind;
 use crate::http::Reply;
-use crate::single_flight::{Fetch, Found};
-use crate::{EndpointPath, Error};
+use crate::settings::host_name::is_host_name;
 
 /// As the official clients ask for.
 const PAGE_SIZE: usize = 50;

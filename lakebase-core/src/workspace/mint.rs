@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Workspace;
-use crate::auth::is_header_safe;
-use crate::compute::Compute;
+use crate::config::claim::Claim;
+use crate::config::endpoint::Compute;
+use crate::credential::Credential;
+use crate::credential::refresh::Validity;
+use crate::error::Error;
 use crate::error::Kind;
 use crate::http::{Reply, timestamp};
-use crate::refresh::Validity;
-use crate::{Claim, Credential, Error};
+use crate::sign_in::is_header_safe;
 
 /// The platform's own default, and its maximum.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use lakebase_core::{Clock, Config, Credential, CredentialProvider, Error, Lakebase, Refresh};
+use lakebase_core::adapter::Clock;
+use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase, Refresh};
 use tokio::sync::Semaphore;
 
 pub const HOUR: Duration = Duration::from_secs(3600);

@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use lakebase_core::{Error, advice, clean_text};
+use lakebase_core::Error;
+use lakebase_core::adapter::{advice, clean_text};
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 /// Migrations could not be run: says which one, and where in it.

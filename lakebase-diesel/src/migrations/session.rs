@@ -12,7 +12,9 @@ use diesel::pg::Pg;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_migrations::MigrationHarness;
 use futures_util::TryStreamExt as _;
-use lakebase_core::migration::{DISCARD_TEMPORARY, MigrationLock, RESET_SESSION, SAVE_SESSION};
+use lakebase_core::adapter::migration::{
+    DISCARD_TEMPORARY, MigrationLock, RESET_SESSION, SAVE_SESSION,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_postgres::{Client, SimpleQueryMessage};

@@ -1,7 +1,7 @@
 //! A migrator whose migrations leave nothing in their sessions.
 
 use async_trait::async_trait;
-use lakebase_core::migration::{DISCARD_TEMPORARY, RESET_SESSION, SAVE_SESSION};
+use lakebase_core::adapter::migration::{DISCARD_TEMPORARY, RESET_SESSION, SAVE_SESSION};
 use sea_orm::{ConnectionTrait, DatabaseExecutor, DbErr, DynIden, Statement};
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, MigratorTraitSelf, SchemaManager,

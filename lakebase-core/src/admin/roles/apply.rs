@@ -1,0 +1,133 @@
+//! Runs a plan.
+
+use std::future::poll_fn;
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::{PREAMBLE, Plan, Statement};
+use crate::error::Error;
+use crate::error::Kind;
+use crate::lakebase::Lakebase;
+use crate::postgres::advice::database_error;
+
+/// Two who grant on the same object at once fail each other; so one waits. Until the transaction ends.
+const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
+
+/// Another one has changed the same thing since we looked: somewhere else, as the lock is this database's.
+const MOST_ATTEMPTS: usize = 3;
+
+fn was_overtaken(error: &Error) -> bool {
+    let code = error.sqlstate().unwrap_or_default();
+    // The last one is "tuple concurrently updated".
+    matches!(code, "42710" | "42P06" | "23505" | "XX000")
+}
+
+impl Plan {
+    /// Runs the statements in one transaction, past a pooler: all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// The statement that was refused, its SQLSTATE, and advice. A `GRANT` that Postgres only warns
+    /// about, because the one who grants may not, is an error as well.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the transaction is rolled back, unless it was just being committed.
+    pub async fn apply(&self, lakebase: &Lakebase) -> Result<(), Error> {
+        self.check()?;
+        let lakebase = lakebase.direct();
+        let mut attempt = 1;
+        loop {
+            match self.attempt(&lakebase).await {
+                Err(error) if was_overtaken(&error) && attempt < MOST_ATTEMPTS => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn attempt(&self, lakebase: &Lakebase) -> Result<(), Error> {
+        if lakebase.database() != self.database {
+            return Err(Error::config(format!(
+                "the plan is for the database {:?}, not for {:?}",
+                self.database,
+                lakebase.database()
+            )));
+        }
+        let (client, mut connection) = lakebase.connect().await?;
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let listen = async move {
+            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) => {
+                        let _ = tell.send(notice);
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Some(error),
+                }
+            }
+            None
+        };
+        let work = async move {
+            let run = |sql| run(&client, sql);
+            for statement in PREAMBLE {
+                run(statement).await?;
+            }
+            run(ONE_AT_A_TIME).await?;
+            for Statement { sql, whole } in &self.statements {
+                run(sql).await?;
+                while let Ok(notice) = told.try_recv() {
+                    // Some or all of it was not done.
+                    if *notice.code() != SqlState::WARNING_PRIVILEGE_NOT_GRANTED {
+                        continue;
+                    }
+                    let is_ours = match whole {
+                        // What an extension has brought is everybody's as it is.
+                        Some((objects, schema)) => {
+                            !ask(&client, &objects.foreign_sql(schema)).await?
+                        }
+                        None => false,
+                    };
+                    if !is_ours {
+                        return Err(Error::new(Kind::Database, refused_text(sql))
+                            .with_sqlstate(Some("42501"))
+                            .with_hint("Only the owner, or who has it WITH GRANT OPTION, may give a right on")
+                            .caused_by(&notice, &[]));
+                    }
+                }
+            }
+            client.batch_execute("COMMIT").await.map_err(|error| {
+                let lost = Error::new(
+                    Kind::Database,
+                    "the end of the plan was lost: apply it again, to be sure",
+                );
+                lost.with_sqlstate(error.code().map(SqlState::code))
+                    .with_transient(crate::postgres::transient::is_transient(&error))
+                    .caused_by(&error, &[])
+            })
+        };
+        let (outcome, lost) = tokio::join!(work, listen);
+        match (outcome, lost) {
+            (Err(error), Some(lost)) if error.sqlstate().is_none() => {
+                let text = format!("lost the connection to {}", lakebase.target().await?);
+                Err(Error::new(Kind::Network, text).caused_by(&lost, &[]))
+            }
+            (outcome, _) => outcome,
+        }
+    }
+}
+
+fn refused_text(statement: &str) -> String {
+    format!("rejected, and nothing was changed: {statement}")
+}
+
+async fn ask(client: &Client, question: &str) -> Result<bool, Error> {
+    let row = client.query_one(question, &[]).await;
+    row.map(|row| row.get(0))
+        .map_err(|error| database_error(refused_text(question), error))
+}
+
+async fn run(client: &Client, statement: &str) -> Result<(), Error> {
+    let outcome = client.batch_execute(statement).await;
+    outcome.map_err(|error| database_error(refused_text(statement), error))
+}

@@ -1,0 +1,15 @@
+//! Logins, and what runs on a session of ours.
+
+#[cfg(feature = "migrations")]
+pub(crate) mod advice;
+pub(crate) mod classify;
+#[cfg(feature = "tokio-postgres")]
+pub(crate) mod connect;
+pub(crate) mod login;
+#[cfg(feature = "migrations")]
+pub(crate) mod migration;
+pub(crate) mod pooled_schema;
+#[cfg(any(feature = "proxy", feature = "tokio-postgres"))]
+pub(crate) mod tcp;
+pub(crate) mod transaction;
+pub(crate) mod transient;

@@ -1,0 +1,191 @@
+//! What an error of a login means, and what to do next.
+
+use crate::target::Target;
+
+/// What to do about a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The credential was refused: renew once, then give up.
+    Rejected,
+    /// The branch is so fresh that it rejects good credentials: tried again within the budget, with new
+    /// ones.
+    Unready,
+    /// Worth trying again within the budget.
+    Transient,
+    /// Not worth it.
+    Permanent,
+}
+
+/// Texts by which the gateway refuses a token, whatever SQLSTATE comes with them.
+const REJECTIONS: &[&str] = &[
+    "authentication failed",
+    "authentication token",
+    "invalid authorization",
+    "failed to decode token",
+    "jwt token",
+    "security label",
+];
+
+/// The platform documents no SQLSTATEs for errors of its gateway, so class 28 or one of the known
+/// texts counts as a refusal.
+pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
+    let message = message.to_lowercase();
+    if message.contains("external authorization failed") {
+        return Verdict::Unready;
+    }
+    if sqlstate.starts_with("28") || REJECTIONS.iter().any(|text| message.contains(text)) {
+        return Verdict::Rejected;
+    }
+    // A role that is not there, in whatever code a gateway may wrap it.
+    if message.contains("role ") && message.contains("does not exist") {
+        return Verdict::Rejected;
+    }
+    // What gateways answer to a startup without TLS, and poolers to one with settings.
+    if message.contains("invalid protocol version") || message.contains("unsupported startup") {
+        return Verdict::Permanent;
+    }
+    match sqlstate {
+        // Shutting down, crashed, starting up; out of connections, memory or disk; lost contact.
+        "57P01" | "57P02" | "57P03" => Verdict::Transient,
+        _ if sqlstate.starts_with("53") || sqlstate.starts_with("08") => Verdict::Transient,
+        // A gateway's own trouble: the compute cannot be reached, or not yet.
+        "XX000" | "58000" => Verdict::Transient,
+        _ => Verdict::Permanent,
+    }
+}
+
+/// What to do next, for the person who reads the error.
+pub(super) fn hint(
+    sqlstate: &str,
+    message: &str,
+    target: &Target,
+    uses_tokens: bool,
+) -> Option<String> {
+    let message = message.to_lowercase();
+    let user = target.user();
+    let hint = match sqlstate {
+        "3D000" => "Check PGDATABASE".to_owned(),
+        _ if message.contains("not permitted to log in") => {
+            format!("The role {user:?} is made for membership only: check PGUSER")
+        }
+        "42501" => format!(
+            "Run: GRANT CONNECT ON DATABASE \"{}\" TO \"{user}\"",
+            target.database()
+        ),
+        "53300" => {
+            "The compute's connection limit is reached: use smaller pools or a larger compute"
+                .to_owned()
+        }
+        _ if message.contains("invalid protocol version") => {
+            "The server demands TLS: set PGSSLMODE (in a URL, sslmode) to require".to_owned()
+        }
+        _ if classify(sqlstate, &message) == Verdict::Unready => {
+            "A fresh branch rejects logins for some seconds; if this one is not fresh, check the identity's right to use it"
+                .to_owned()
+        }
+        _ if message.contains("does not exist") => format!(
+            "Create the role (SELECT databricks_create_role('{user}', ...)), or check PGUSER"
+        ),
+        _ if message.contains("security label") || message.contains("identity") => format!(
+            "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"
+        ),
+        _ if classify(sqlstate, &message) != Verdict::Rejected => return None,
+        _ if uses_tokens => {
+            let role = format!(
+                "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"
+            );
+            match target.database() {
+                // The platform made it, and the extension in it.
+                "databricks_postgres" => role,
+                database => format!(
+                    "{role}. If the database {database:?} was made by plain CREATE DATABASE, tokens are rejected there until its owner runs in it, with a native login: CREATE EXTENSION IF NOT EXISTS databricks_auth"
+                ),
+            }
+        }
+        _ => "Check PGPASSWORD, and that native login is enabled for the endpoint".to_owned(),
+    };
+    Some(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_by_class_28_or_by_text_and_the_rest_by_what_can_change() {
+        for (sqlstate, message, verdict) in [
+            (
+                "28P01",
+                "password authentication failed for user \"x\"",
+                Verdict::Rejected,
+            ),
+            ("28000", "role \"x\" does not exist", Verdict::Rejected),
+            (
+                "XX000",
+                "password authentication failed for user 'x'",
+                Verdict::Rejected,
+            ),
+            (
+                "XX000",
+                "Provided authentication token is not a valid JWT encoding",
+                Verdict::Rejected,
+            ),
+            (
+                "XX000",
+                "Invalid authorization for databricks identity login",
+                Verdict::Rejected,
+            ),
+            ("XX000", "JWT token has expired (exp=1)", Verdict::Rejected),
+            (
+                "XX000",
+                "Failed to decode token for role",
+                Verdict::Rejected,
+            ),
+            (
+                "28P01",
+                "token's identity did not match the security label configured for role x",
+                Verdict::Rejected,
+            ),
+            ("28000", "External authorization failed", Verdict::Unready),
+            ("28P01", "external authorization failed", Verdict::Unready),
+            ("XX000", "External authorization failed", Verdict::Unready),
+            ("XX000", "Control plane request failed", Verdict::Transient),
+            (
+                "57P03",
+                "the database system is starting up",
+                Verdict::Transient,
+            ),
+            (
+                "57P01",
+                "terminating connection due to administrator command",
+                Verdict::Transient,
+            ),
+            (
+                "53300",
+                "sorry, too many clients already",
+                Verdict::Transient,
+            ),
+            ("08006", "connection failure", Verdict::Transient),
+            (
+                "42501",
+                "permission denied for database \"x\"",
+                Verdict::Permanent,
+            ),
+            ("3D000", "database \"x\" does not exist", Verdict::Permanent),
+            ("0A000", "unsupported frontend protocol", Verdict::Permanent),
+            ("XX000", "role \"x\" does not exist", Verdict::Rejected),
+            (
+                "08P01",
+                "Invalid protocol version: 196608",
+                Verdict::Permanent,
+            ),
+            (
+                "08P01",
+                "unsupported startup parameter: options",
+                Verdict::Permanent,
+            ),
+        ] {
+            assert_eq!(classify(sqlstate, message), verdict, "{sqlstate} {message}");
+        }
+    }
+}

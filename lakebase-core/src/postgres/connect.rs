@@ -1,0 +1,117 @@
+//! Connections of tokio-postgres.
+
+use std::io;
+
+use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::Error;
+use crate::lakebase::Lakebase;
+use crate::postgres::login::{Login, LoginFailure};
+use crate::postgres::tcp::{
+    ADDRESS_LIMIT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, USER_TIMEOUT,
+};
+use crate::target::Target;
+use crate::tls::Roots;
+
+/// The other half of a [`Client`]: drives the socket, has to be spawned.
+pub type Connection =
+    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+impl Lakebase {
+    /// Opens one connection: verified TLS, a current token, one renewal if it is refused.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lakebase = lakebase_core::Lakebase::from_env()?;
+    /// let (client, connection) = lakebase.connect().await?;
+    /// tokio::spawn(connection);
+    /// let row = client.query_one("SELECT current_user::text", &[]).await?;
+    /// println!("logged in as {}", row.get::<_, String>(0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The cause, with a hint. [`Error::is_timeout`] if the time ran out; its source is the last cause.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn connect(&self) -> Result<(Client, Connection), Error> {
+        self.login(|login| async move { login.open().await }).await
+    }
+}
+
+impl Login {
+    /// Makes the attempt with tokio-postgres.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says, sorted for the login loop.
+    pub async fn open(&self) -> Result<(Client, Connection), LoginFailure> {
+        let tls = match self.target.tls_config() {
+            Some(tls) => tls.clone(),
+            // Never used: the mode below is `Disable`.
+            None => Roots::none()
+                .client_config()
+                .map_err(LoginFailure::permanent)?,
+        };
+        driver_config(&self.target, self.credential.expose())
+            .connect(MakeRustlsConnect::new(tls))
+            .await
+            .map_err(judge)
+    }
+}
+
+fn driver_config(target: &Target, password: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(target.host())
+        .port(target.port())
+        .user(target.user())
+        .password(password)
+        .dbname(target.database())
+        .application_name(target.application_name())
+        .ssl_mode(if target.uses_tls() {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        })
+        // A token goes as a clear-text password, which has nothing to bind to.
+        .channel_binding(ChannelBinding::Disable)
+        .connect_timeout(ADDRESS_LIMIT)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_PROBES)
+        .tcp_user_timeout(USER_TIMEOUT);
+    if let Some(options) = target.startup_options() {
+        config.options(options);
+    }
+    if let Some(address) = target.hostaddr() {
+        config.hostaddr(address);
+    }
+    config
+}
+
+fn judge(error: tokio_postgres::Error) -> LoginFailure {
+    if let Some(db) = error.as_db_error() {
+        let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
+        return LoginFailure::postgres(code, message, error);
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut io = None;
+    while let Some(error) = cause {
+        io = io.or(error.downcast_ref::<io::Error>());
+        cause = error.source();
+    }
+    match io {
+        _ if error.is_closed() => LoginFailure::closed(error),
+        Some(io) if io.to_string().contains("close_notify") => LoginFailure::closed(error),
+        Some(_) => LoginFailure::transport(error),
+        None => LoginFailure::permanent(error),
+    }
+}

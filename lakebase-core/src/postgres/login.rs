@@ -1,0 +1,338 @@
+//! The one login loop: every adapter logs in through it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use secrecy::SecretString;
+
+use crate::credential::Credential;
+use crate::credential::cache::{Cause, Rejection};
+use crate::credential::refresh::MAX_ASKED_WAIT;
+use crate::credential::single_flight::no_runtime;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::foreign::clean_text;
+use crate::lakebase::Lakebase;
+use crate::postgres::classify::{Verdict, classify, hint};
+use crate::target::Target;
+use crate::tls;
+
+/// One attempt is cut off here, so that a server that accepts and stays silent costs one attempt
+/// and not the whole budget.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Asking for a credential again costs nothing, as callers share a failure for half a second. So a login
+/// that waits for the workspace is there within a second after it is back.
+const LONGEST_PAUSE_FOR_WORKSPACE: Duration = Duration::from_millis(250);
+
+/// A fresh branch rejects good credentials for seconds, seldom for a minute.
+const FIRST_PAUSE_FOR_BRANCH: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE_FOR_BRANCH: Duration = Duration::from_secs(4);
+
+/// What an attempt logs in with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Login {
+    /// Where to.
+    pub target: Arc<Target>,
+    /// With what.
+    pub credential: Credential,
+}
+
+impl Login {
+    /// A login to `target` with `credential`.
+    pub fn new(target: Arc<Target>, credential: Credential) -> Self {
+        Self { target, credential }
+    }
+}
+
+/// How an attempt failed, in the words of whatever driver made it.
+pub struct LoginFailure {
+    kind: FailureKind,
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+enum FailureKind {
+    Postgres { sqlstate: String, message: String },
+    Transport,
+    Closed,
+    Permanent,
+}
+
+impl LoginFailure {
+    /// Postgres, or the gateway in front of it, answered with an error.
+    pub fn postgres(
+        sqlstate: impl Into<String>,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self {
+            kind: FailureKind::Postgres {
+                sqlstate: sqlstate.into(),
+                message: message.into(),
+            },
+            source: source.into(),
+        }
+    }
+
+    /// The connection failed: refused, reset, no TLS.
+    pub fn transport(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self {
+            kind: FailureKind::Transport,
+            source: source.into(),
+        }
+    }
+
+    /// The server closed the connection in the middle of the login, behind TLS, without a word.
+    pub fn closed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self {
+            kind: FailureKind::Closed,
+            source: source.into(),
+        }
+    }
+
+    /// The driver's own error.
+    pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
+        self.source
+    }
+
+    /// Anything that trying again cannot change.
+    pub fn permanent(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self {
+            kind: FailureKind::Permanent,
+            source: source.into(),
+        }
+    }
+}
+
+/// A platform that does not take native passwords closes the connection without a word. So may a compute
+/// that wakes, but not that often in a row.
+const MOST_CLOSED: u32 = 3;
+
+const WORKSPACE: &str = "the workspace";
+const BRANCH: &str = "the branch, which still rejects logins";
+
+/// How far a login has come.
+#[derive(Default)]
+struct Progress {
+    renewed: bool,
+    closed: u32,
+    waiting_for: &'static str,
+}
+
+impl Lakebase {
+    /// See [`adapter::login`](crate::adapter::login).
+    pub(crate) async fn login<T, F>(&self, mut attempt: impl FnMut(Login) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, LoginFailure>>,
+    {
+        // Timers and sockets of tokio panic without one.
+        Handle::try_current().map_err(|_| no_runtime())?;
+        let budget = self.connect_timeout();
+        let deadline = Instant::now() + budget;
+        let mut pause = FIRST_PAUSE;
+        let mut progress = Progress::default();
+        let mut last = None;
+        loop {
+            let step = self.step(&mut attempt, &mut progress);
+            let failure = match timeout_at(deadline, step).await {
+                Ok(Ok(Some(connection))) => {
+                    self.set_last_failure(None);
+                    return Ok(connection);
+                }
+                Ok(Ok(None)) => continue,
+                Ok(Err(failure)) => failure,
+                Err(_) => return Err(self.out_of_time(progress.waiting_for, last)),
+            };
+            self.set_last_failure(Some(failure.clone()));
+            if !failure.is_transient() || progress.closed == MOST_CLOSED {
+                return Err(failure);
+            }
+            let [shortest, longest] = match progress.waiting_for {
+                WORKSPACE => [FIRST_PAUSE, LONGEST_PAUSE_FOR_WORKSPACE],
+                BRANCH => [FIRST_PAUSE_FOR_BRANCH, LONGEST_PAUSE_FOR_BRANCH],
+                _ => [FIRST_PAUSE, LONGEST_PAUSE],
+            };
+            let wait = pause
+                .clamp(shortest, longest)
+                .mul_f64(0.5 + fastrand::f64())
+                .max(
+                    failure
+                        .retry_after()
+                        .unwrap_or_default()
+                        .min(MAX_ASKED_WAIT),
+                );
+            match last {
+                None => tracing::warn!(error = %failure.chain(), "login failed, tries again"),
+                Some(_) => tracing::debug!(error = %failure, ?wait, "login failed again"),
+            }
+            last = Some(failure);
+            if wait >= deadline.saturating_duration_since(Instant::now()) {
+                return Err(self.out_of_time(progress.waiting_for, last));
+            }
+            sleep(wait).await;
+            pause = (pause.max(shortest) * 2).min(longest);
+        }
+    }
+
+    /// One attempt. `None` asks for another one at once, with a renewed credential.
+    async fn step<T, F>(
+        &self,
+        attempt: &mut impl FnMut(Login) -> F,
+        progress: &mut Progress,
+    ) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<T, LoginFailure>>,
+    {
+        progress.waiting_for = WORKSPACE;
+        let (target, credential) = tokio::try_join!(self.target(), self.credential())?;
+        progress.waiting_for = "Postgres";
+        let login = Login::new(Arc::clone(&target), credential.clone());
+        let until = Instant::now() + ATTEMPT_LIMIT;
+        let whole = async {
+            self.check_pooled_schema(&login).await?;
+            attempt(login).await
+        };
+        let failure = match timeout_at(until, whole).await {
+            Ok(Ok(connection)) => {
+                credential.mark_accepted();
+                self.note_transport(false);
+                return Ok(Some(connection));
+            }
+            Ok(Err(failure)) => failure,
+            Err(elapsed) => LoginFailure::transport(elapsed),
+        };
+        progress.closed = match failure.kind {
+            FailureKind::Closed if !self.uses_tokens() => progress.closed + 1,
+            _ => 0,
+        };
+        self.note_transport(matches!(failure.kind, FailureKind::Transport));
+        let secrets = [SecretString::from(credential.expose())];
+        let (verdict, error) = self.explain(failure, &target, &secrets);
+        let cause = match verdict {
+            Verdict::Rejected => Cause::Rejected,
+            Verdict::Unready => Cause::Unready,
+            Verdict::Transient | Verdict::Permanent => return Err(error),
+        };
+        match self.reject_because(&credential, cause) {
+            // A new credential cannot be minted: that is what has to be waited for.
+            Rejection::Stuck(why) => {
+                progress.waiting_for = WORKSPACE;
+                Err(why.with_setting("Postgres rejected the token, and a new one cannot be minted"))
+            }
+            // A last resort does not count: a new one has arrived while it was tried.
+            Rejection::Renew
+                if verdict == Verdict::Rejected
+                    && (!progress.renewed || credential.is_last_resort()) =>
+            {
+                tracing::info!(%error, "login rejected, renews the credential");
+                progress.renewed = true;
+                Ok(None)
+            }
+            _ if verdict == Verdict::Unready => {
+                progress.waiting_for = BRANCH;
+                Err(error)
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Judges a failed attempt and puts it into words.
+    fn explain(
+        &self,
+        failure: LoginFailure,
+        target: &Target,
+        secrets: &[SecretString],
+    ) -> (Verdict, Error) {
+        let compute = self.config().compute.as_ref().map(ToString::to_string);
+        let (verdict, error) = match &failure.kind {
+            FailureKind::Postgres { sqlstate, message } => {
+                let verdict = classify(sqlstate, message);
+                let (kind, what) = match verdict {
+                    Verdict::Rejected | Verdict::Unready => (Kind::Login, "rejected the login"),
+                    Verdict::Transient | Verdict::Permanent => {
+                        (Kind::Database, "did not open a session")
+                    }
+                };
+                let error = Error::new(kind, format!("Postgres {what} as {target}"))
+                    .with_sqlstate(Some(&clean_text(sqlstate)))
+                    .with_transient(matches!(verdict, Verdict::Transient | Verdict::Unready));
+                match hint(sqlstate, message, target, self.uses_tokens()) {
+                    Some(hint) => (verdict, error.with_hint(hint)),
+                    None => (verdict, error),
+                }
+            }
+            FailureKind::Transport if tls::find_failure(&*failure.source).is_some() => {
+                let error = Error::new(Kind::Network, format!("no trusted TLS connection to {target}"))
+                    .with_hint("The certificate must match the host name and chain to a trusted root: check PGHOST and PGSSLROOTCERT")
+                    .with_transient(false);
+                (Verdict::Permanent, error)
+            }
+            FailureKind::Closed if !self.uses_tokens() => (
+                Verdict::Transient,
+                Error::new(Kind::Network, format!("the server closed the connection in the middle of the login to {target}")).with_hint(
+                    "Native login may be off for the endpoint: it is by default (enable_pg_native_login)",
+                ),
+            ),
+            FailureKind::Transport | FailureKind::Closed => (
+                Verdict::Transient,
+                Error::new(Kind::Network, format!("no connection to {target}")).with_hint(
+                    "Check PGHOST, PGPORT and the network, unless the compute is just waking up",
+                ),
+            ),
+            FailureKind::Permanent => {
+                if let Some(own) = failure.source.downcast_ref::<Error>() {
+                    return (Verdict::Permanent, own.clone().with_compute(compute));
+                }
+                let error = Error::new(Kind::Database, format!("cannot log in as {target}"));
+                (Verdict::Permanent, error)
+            }
+        };
+        (
+            verdict,
+            error
+                .with_compute(compute)
+                .caused_by(&*failure.source, secrets),
+        )
+    }
+
+    fn out_of_time(&self, waiting_for: &str, last: Option<Error>) -> Error {
+        let budget = self.connect_timeout().as_secs_f64();
+        let what = format!("no login within {budget} s");
+        let error = match last {
+            Some(last) => last.given_up(&what),
+            None => Error::new(
+                Kind::Timeout,
+                format!("{what}, still waiting for {waiting_for}"),
+            ),
+        };
+        self.set_last_failure(Some(error.clone()));
+        error
+    }
+}
+
+/// The driver's message, cleaned.
+impl fmt::Display for LoginFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&clean_text(&self.source.to_string()))
+    }
+}
+
+impl StdError for LoginFailure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.source()
+    }
+}
+
+impl fmt::Debug for LoginFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LoginFailure({self})")
+    }
+}

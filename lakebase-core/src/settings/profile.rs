@@ -1,0 +1,259 @@
+//! `~/.databrickscfg`: which profile counts, and the dialect of INI it is written in.
+//!
+//! The dialect is the one of the official Go tools, with keys in any case. No crate speaks it: quotes
+//! and comments end values there in a way of their own.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::attributes::{Attribute, Attributes, Vars};
+use super::setting::{Setting, quoted};
+use crate::error::Error;
+
+/// Holds settings of the tools, no profile.
+const SETTINGS: &str = "__settings__";
+const FALLBACK: &str = "DEFAULT";
+
+/// What became of the profile file, for the error that nothing is configured.
+pub(crate) enum Loaded {
+    /// Not wanted, or used.
+    Quietly,
+    /// A profile was named, but there is no file.
+    NoFile(PathBuf),
+}
+
+/// Fills what is unset from the profile that was asked for, or else from the default one, unless
+/// something is known already that a default profile could contradict.
+///
+/// Reads the file, blocking.
+pub(crate) fn load(attributes: &mut Attributes, vars: &Vars) -> Result<Loaded, Error> {
+    let asked = attributes.get(Attribute::Profile).cloned();
+    if asked.is_none() && attributes.settle_where_or_who() {
+        return Ok(Loaded::Quietly);
+    }
+    let Some(path) = path(attributes, vars) else {
+        return match asked {
+            None => Ok(Loaded::Quietly),
+            Some(profile) => Err(Error::config(format!(
+                "{}: where the file with profile {} is, is not known: HOME is not set",
+                profile.from,
+                quoted(&profile.value)
+            ))
+            .with_hint("Add the environment (`env`), or name the file (`config_file`)")),
+        };
+    };
+    let text = match std::fs::read(&path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| {
+            Error::config(format!("{}: the profile file is not UTF-8", path.display()))
+        })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(match asked {
+                Some(_) => Loaded::NoFile(path),
+                None => Loaded::Quietly,
+            });
+        }
+        Err(error) => {
+            return Err(
+                Error::config(format!("cannot read the profile file {}", path.display()))
+                    .with_source(error),
+            );
+        }
+    };
+    let file = Ini::parse(&text).map_err(|(line, what)| {
+        Error::config(format!("{}: line {line}: {what}", path.display()))
+    })?;
+    let default = || {
+        let value = file.get(SETTINGS, "default_profile")?.trim();
+        let from = format!("default_profile in {}", path.display());
+        (!value.is_empty()).then(|| Setting::new(value, from))
+    };
+    let (profile, is_wanted) = match asked.or_else(default) {
+        Some(profile) => (profile, true),
+        None => (Setting::new(FALLBACK, path.display().to_string()), false),
+    };
+    let name = profile.value.clone();
+    attributes.fill(Attribute::Profile, profile);
+    if name == SETTINGS {
+        let text = format!(
+            "resolve: {}: {SETTINGS} is a reserved section name and cannot be used as a profile",
+            path.display()
+        );
+        return Err(attributes.explain(text, vars));
+    }
+    let Some(section) = file
+        .sections
+        .get(&name)
+        .filter(|section| !section.is_empty())
+    else {
+        if is_wanted {
+            let text = format!(
+                "resolve: {} has no {name} profile configured",
+                path.display()
+            );
+            let mut others: Vec<&str> = file.sections.keys().map(String::as_str).collect();
+            others.retain(|other| *other != SETTINGS && *other != name);
+            others.sort_unstable();
+            let hint = format!("Profiles there are: {}", others.join(", "));
+            return Err(attributes.explain(text, vars).with_hint(hint));
+        }
+        attributes.remove(Attribute::Profile);
+        return Ok(Loaded::Quietly);
+    };
+    for (attribute, names) in Attribute::all() {
+        for key in names {
+            if let Some(value) = section.get(key) {
+                let from = format!("profile {name} in {} ({key})", path.display());
+                attributes.fill(attribute, Setting::new(value, from));
+            }
+        }
+    }
+    Ok(Loaded::Quietly)
+}
+
+fn path(attributes: &Attributes, vars: &Vars) -> Option<PathBuf> {
+    let home = ["HOME", "USERPROFILE"]
+        .iter()
+        .find_map(|&name| vars.get(name).filter(|home| !home.is_empty()));
+    match attributes.value(Attribute::ConfigFile) {
+        None => Some(Path::new(home?).join(".databrickscfg")),
+        Some(path) => Some(match (path.strip_prefix('~'), home) {
+            (Some(""), Some(home)) => PathBuf::from(home),
+            (Some(rest), Some(home)) if rest.starts_with('/') => Path::new(home).join(&rest[1..]),
+            _ => PathBuf::from(path),
+        }),
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Ini {
+    sections: HashMap<String, HashMap<String, String>>,
+}
+
+impl Ini {
+    fn get(&self, section: &str, key: &str) -> Option<&str> {
+        Some(self.sections.get(section)?.get(key)?.as_str())
+    }
+
+    /// Errors are a line number and what is wrong; never the line, which may hold a secret.
+    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+        let mut ini = Self::default();
+        let mut section = FALLBACK.to_owned();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut lines = text.lines().enumerate();
+        while let Some((index, line)) = lines.next() {
+            let number = index + 1;
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', ';']) {
+                continue;
+            }
+            if let Some(rest) = line.strip_prefix('[') {
+                let (name, _) = rest
+                    .rsplit_once(']')
+                    .ok_or((number, "the section is not closed"))?;
+                section = name.trim().to_owned();
+                if section.is_empty() {
+                    return Err((number, "the section has no name"));
+                }
+                ini.sections.entry(section.clone()).or_default();
+                continue;
+            }
+            let at = line
+                .find(['=', ':'])
+                .ok_or((number, "there is no `=` between a key and its value"))?;
+            let key = line[..at].trim().trim_matches(['"', '`']).to_lowercase();
+            if key.is_empty() {
+                return Err((number, "the key has no name"));
+            }
+            let mut value = line[at + 1..].trim().to_owned();
+            while let Some(start) = value.strip_suffix('\\') {
+                value = start.to_owned();
+                let Some((_, next)) = lines.next() else { break };
+                value.push_str(next.trim());
+            }
+            let values = ini.sections.entry(section.clone()).or_default();
+            values.insert(key, bare(&value).to_owned());
+        }
+        Ok(ini)
+    }
+}
+
+/// A value without the comment behind it and the quotes around it.
+fn bare(value: &str) -> &str {
+    let end = value.find(" #").or_else(|| value.find(" ;"));
+    let value = value[..end.unwrap_or(value.len())].trim();
+    for quote in ['"', '\'', '`'] {
+        let inner = value
+            .strip_prefix(quote)
+            .and_then(|value| value.strip_suffix(quote));
+        if let Some(inner) = inner {
+            return inner;
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dialect_is_the_one_of_the_official_tools() {
+        for (text, expected) in [
+            ("[a]\nhost = \"https://q\"", "https://q"),
+            ("[a]\nhost = 'abc'", "abc"),
+            ("[a]\nhost = abc # c", "abc"),
+            ("[a]\nhost = abc ; c", "abc"),
+            ("[a]\nhost = abc ; c # d", "abc ; c"),
+            ("[a]\nhost = \"abc\" # c", "abc"),
+            ("[a]\nhost = abc#d", "abc#d"),
+            ("[a]\nHOST = abc", "abc"),
+            ("[a]\nhost: x", "x"),
+            ("[a]\nhost: https://x", "https://x"),
+            ("[a]\nhost = %Y#X$Z", "%Y#X$Z"),
+            ("[a]\nhost = ab\\\n   cd", "abcd"),
+            ("[a]\nhost = 1\n[b]\nhost = 2\n[a]\nhost = 3", "3"),
+            ("; full line\n# another\n[ a ]\n\thost=abc\r\n", "abc"),
+            ("\u{feff}[a]\nhost=abc", "abc"),
+            ("[a]\nhost = \"", "\""),
+            ("[a]\nhost =", ""),
+        ] {
+            let ini = Ini::parse(text).unwrap_or_else(|error| panic!("{text:?}: {error:?}"));
+            assert_eq!(ini.get("a", "host"), Some(expected), "{text:?}");
+        }
+        let bare_keys = Ini::parse("host = abc").expect("keys before any section");
+        assert_eq!(bare_keys.get("DEFAULT", "host"), Some("abc"));
+    }
+
+    #[test]
+    fn a_broken_file_is_refused_by_line_and_without_its_content() {
+        for (text, line) in [
+            ("[a]\nhush-hush", 2),
+            ("[a", 1),
+            ("[]", 1),
+            ("[a]\n\n= hush-hush", 3),
+        ] {
+            let (number, what) = Ini::parse(text).expect_err(text);
+            assert_eq!(number, line, "{text:?}");
+            assert!(!what.contains("hush"), "{what}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_is_too_odd_to_be_read_or_refused(text in "(?s).{0,200}") {
+            let _ = Ini::parse(&text);
+        }
+
+        #[test]
+        fn what_was_written_plainly_is_read_back(
+            section in "[a-zA-Z0-9._-]{1,20}",
+            key in "[a-z_]{1,20}",
+            value in "[a-zA-Z0-9:/._=-]{0,40}",
+        ) {
+            let ini = Ini::parse(&format!("[{section}]\n{key} = {value}\n"));
+            let ini = ini.expect("plain text");
+            proptest::prop_assert_eq!(ini.get(&section, &key), Some(value.as_str()));
+        }
+    }
+}

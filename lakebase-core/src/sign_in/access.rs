@@ -1,0 +1,80 @@
+//! From collected settings to a sign-in.
+
+use std::sync::Arc;
+
+use super::{AzureEndpoints, Settings, SignIn, choose};
+use crate::error::Error;
+use crate::http::UserAgent;
+use crate::settings::attributes::{Attribute, Attributes, Vars};
+use crate::settings::profile::{self, Loaded};
+use crate::settings::setting::Setting;
+use crate::settings::workspace_host;
+
+/// How to reach the workspace, and as whom.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub(crate) settings: Settings,
+    pub(crate) sign_in: Arc<dyn SignIn>,
+    pub(crate) agent: UserAgent,
+}
+
+/// What code has said about signing in.
+#[derive(Clone, Default)]
+pub(crate) struct Explicit {
+    /// By official name.
+    pub(crate) attributes: Vec<(String, Setting)>,
+    pub(crate) azure_endpoints: Option<AzureEndpoints>,
+    pub(crate) product: Option<(String, String)>,
+    pub(crate) extras: Vec<(String, String)>,
+}
+
+/// Reads the profile file if it is wanted, blocking.
+pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Error> {
+    let agent = UserAgent::new(explicit.product.as_ref(), &explicit.extras, vars)?;
+    let mut attributes = Attributes::default();
+    // Of what was said twice, the last counts.
+    for (name, setting) in explicit.attributes.into_iter().rev() {
+        let attribute = Attribute::named(&name).ok_or_else(|| {
+            Error::config(format!(
+                "attribute: {name:?} is no attribute that a sign-in knows"
+            ))
+            .with_hint("Official names are, for example, client_id, profile or azure_tenant_id")
+        })?;
+        attributes.fill(attribute, setting);
+    }
+    attributes.fill_from(vars);
+    let loaded = profile::load(&mut attributes, vars)?;
+    let settings = Settings {
+        host: workspace_host::normalise(&mut attributes)?,
+        attributes,
+        vars: Arc::clone(vars),
+        azure_endpoints: explicit.azure_endpoints,
+        remark: match loaded {
+            Loaded::Quietly => None,
+            Loaded::NoFile(path) => Some(format!("there is no file {}", path.display())),
+        },
+    };
+    for attribute in [Attribute::ClientId, Attribute::AzureClientId] {
+        settings
+            .get(attribute)
+            .map(Setting::no_secret)
+            .transpose()?;
+    }
+    let sign_in = choose(&settings)?;
+    let sent = [
+        Attribute::WorkspaceId,
+        Attribute::AccountId,
+        Attribute::GroupId,
+        Attribute::Scopes,
+    ];
+    for &attribute in sign_in.made_of().iter().chain(&sent) {
+        if let Some(setting) = settings.get(attribute) {
+            setting.printable()?;
+        }
+    }
+    Ok(Access {
+        settings,
+        sign_in,
+        agent,
+    })
+}

@@ -1,0 +1,182 @@
+//! Runs a command-line tool: never through a shell, never for ever, and with all it has started.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::foreign::clean_text;
+use crate::settings::attributes::Vars;
+
+/// No answer of these tools comes near it.
+const LARGEST_OUTPUT: u64 = 256 * 1024;
+/// What a tool has left running may keep its pipes open; its own answer is there by then.
+const PIPE_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) struct Program {
+    path: PathBuf,
+    vars: Arc<Vars>,
+    /// Set differently for this program; unset if `None`.
+    changes: Vec<(&'static str, Option<String>)>,
+}
+
+pub(super) struct Output {
+    pub(super) success: bool,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    /// What it said, for people: cut to length, without control characters.
+    pub(super) complaint: String,
+}
+
+impl Program {
+    pub(super) fn new(path: PathBuf, vars: Arc<Vars>) -> Self {
+        Self {
+            path,
+            vars,
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with(mut self, variable: &'static str, value: Option<String>) -> Self {
+        self.changes.push((variable, value));
+        self
+    }
+
+    /// Runs it with the environment that the configuration was read in. It is killed when the limit
+    /// is over or the caller goes away.
+    pub(super) async fn run(&self, args: &[&str], limit: Duration) -> Result<Output, Error> {
+        let name = self.path.display();
+        let mut command = Command::new(&self.path);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        // What it starts itself belongs to it.
+        #[cfg(unix)]
+        command.process_group(0);
+        if !self.vars.is_empty() {
+            command.env_clear().envs(self.vars.iter());
+        }
+        for (variable, value) in &self.changes {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        let child = command.spawn().map_err(|error| {
+            Error::new(Kind::Network, format!("cannot run {name}"))
+                .with_transient(false)
+                .with_source(error)
+        })?;
+        let ended = tokio::time::timeout(limit, Running(child).finish()).await;
+        let (stdout, stderr, status) = ended
+            .map_err(|_| {
+                Error::new(
+                    Kind::Timeout,
+                    format!("{name} did not answer within {} s", limit.as_secs()),
+                )
+            })?
+            .map_err(|error| {
+                Error::new(Kind::Network, format!("lost {name}")).with_source(error)
+            })?;
+        let complaint = match stderr.trim() {
+            "" => format!("{name} ended with {status}"),
+            text => clean_text(text),
+        };
+        Ok(Output {
+            success: status.success(),
+            stdout,
+            stderr,
+            complaint,
+        })
+    }
+}
+
+/// Takes whatever the program has started along when it goes.
+struct Running(Child);
+
+impl Running {
+    async fn finish(mut self) -> std::io::Result<(String, String, ExitStatus)> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let pipes = (self.0.stdout.take(), self.0.stderr.take());
+        let status = {
+            let reading =
+                async { tokio::join!(read(pipes.0, &mut stdout), read(pipes.1, &mut stderr)) };
+            let mut reading = std::pin::pin!(reading);
+            tokio::select! {
+                _ = &mut reading => self.0.wait().await?,
+                status = self.0.wait() => {
+                    let _ = tokio::time::timeout(PIPE_PATIENCE, reading).await;
+                    status?
+                }
+            }
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((text(stdout), text(stderr), status))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Running {
+    fn drop(&mut self) {
+        use nix::sys::signal::{Signal, killpg};
+        use nix::unistd::Pid;
+
+        // Without an id it has ended and was waited for; the id may be somebody else's by now.
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id {
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+}
+
+async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+    if let Some(pipe) = pipe {
+        let mut pipe = pipe.take(LARGEST_OUTPUT);
+        // What came before an error is all there is.
+        while pipe.read_buf(into).await.is_ok_and(|read| read > 0) {}
+    }
+}
+
+/// Every program of that name on the PATH, in its order.
+pub(super) fn on_path(name: &str, vars: &Vars) -> Vec<PathBuf> {
+    let is_path = |key: &str| key == "PATH" || cfg!(windows) && key.eq_ignore_ascii_case("PATH");
+    let path = vars.iter().find(|(key, _)| is_path(key));
+    let path = path.map(|(_, value)| value.as_str()).unwrap_or_default();
+    let names = match cfg!(windows) {
+        true => ["exe", "cmd", "bat"]
+            .map(|ending| format!("{name}.{ending}"))
+            .to_vec(),
+        false => vec![name.to_owned()],
+    };
+    std::env::split_paths(path)
+        .filter(|folder| folder.is_absolute())
+        .flat_map(|folder| {
+            names
+                .iter()
+                .map(move |name| folder.join(name))
+                .collect::<Vec<_>>()
+        })
+        .filter(|path| is_program(path))
+        .collect()
+}
+
+#[cfg(unix)]
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    path.metadata()
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_program(path: &Path) -> bool {
+    path.is_file()
+}

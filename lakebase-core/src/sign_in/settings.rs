@@ -1,0 +1,148 @@
+//! What strategies are configured from.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use super::azure::AzureEndpoints;
+use super::{DOCS, Not};
+use crate::error::Error;
+use crate::settings::attributes::{Attribute, Attributes, Vars, boolean};
+use crate::settings::setting::Setting;
+
+/// The resolved attributes and the environment they were resolved in.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) attributes: Attributes,
+    /// The workspace, unless it has to be found by its Azure resource id.
+    pub(crate) host: Option<Url>,
+    pub(crate) vars: Arc<Vars>,
+    /// Other than those of the known clouds.
+    pub(crate) azure_endpoints: Option<AzureEndpoints>,
+    /// A remark for the error that nothing is configured.
+    pub(crate) remark: Option<String>,
+}
+
+impl Settings {
+    pub(crate) fn get(&self, attribute: Attribute) -> Option<&Setting> {
+        self.attributes.get(attribute)
+    }
+
+    pub(crate) fn value(&self, attribute: Attribute) -> Option<&str> {
+        self.attributes.value(attribute)
+    }
+
+    pub(crate) fn owned(&self, attribute: Attribute) -> Option<String> {
+        self.value(attribute).map(str::to_owned)
+    }
+
+    pub(super) fn is_any_set(&self, attributes: &[Attribute]) -> bool {
+        attributes.iter().any(|&a| self.attributes.is_set(a))
+    }
+
+    pub(super) fn is_true(&self, attribute: Attribute) -> Result<bool, Error> {
+        self.get(attribute).map_or(Ok(false), boolean)
+    }
+
+    /// How to say that a setting is missing, and where it was looked for.
+    pub(super) fn missing(&self, attribute: Attribute) -> String {
+        let missing = attribute.missing(&self.vars);
+        match self.value(Attribute::Profile) {
+            Some(profile) => format!(
+                "{missing}, and profile {profile} has no {}",
+                attribute.name()
+            ),
+            None => missing,
+        }
+    }
+
+    /// A setting without which the strategy cannot be.
+    pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, Not> {
+        self.get(attribute)
+            .ok_or_else(|| Not::Complete(self.missing(attribute)))
+    }
+
+    /// The strategy's main setting is not there: that matters only if it was asked for by name.
+    pub(super) fn absent(&self, attribute: Attribute) -> Not {
+        if self.is_forced() {
+            Not::Complete(self.missing(attribute))
+        } else {
+            Not::Meant
+        }
+    }
+
+    /// A client id without its secret.
+    pub(super) fn is_id_alone(&self) -> bool {
+        self.attributes.is_set(Attribute::ClientId)
+            && !self.attributes.is_set(Attribute::ClientSecret)
+    }
+
+    pub(super) fn is_forced(&self) -> bool {
+        self.attributes.is_set(Attribute::AuthType)
+    }
+
+    pub(super) fn required_host(&self) -> Result<&Url, Not> {
+        self.host
+            .as_ref()
+            .ok_or_else(|| Not::Complete(self.missing(Attribute::Host)))
+    }
+
+    pub(super) fn check_conflicts(&self) -> Result<(), Error> {
+        let families = self.attributes.families();
+        if families.len() < 2 {
+            return Ok(());
+        }
+        let text = format!(
+            "validate: more than one authorization method configured: {}",
+            families.join(" and ")
+        );
+        Err(self.explain(text).with_hint(
+            "Unset all but one, or say which one by DATABRICKS_AUTH_TYPE (in code: auth_type)",
+        ))
+    }
+
+    pub(super) fn nothing_configured(&self) -> Error {
+        let mut text = format!(
+            "default auth: cannot configure default credentials, please check {DOCS} to configure credentials for your preferred authentication method"
+        );
+        if let Some(remark) = &self.remark {
+            text.push_str(&format!(" ({remark})"));
+        }
+        self.explain(text)
+    }
+
+    pub(super) fn explain(&self, text: String) -> Error {
+        self.attributes.explain(text, &self.vars)
+    }
+
+    /// OAuth scopes: sorted, once each, all of the API by default.
+    pub(super) fn scopes(&self) -> String {
+        let configured = self.value(Attribute::Scopes).unwrap_or_default();
+        let mut scopes: Vec<&str> = configured
+            .split([',', ' '])
+            .filter(|scope| !scope.is_empty())
+            .collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        if scopes.is_empty() {
+            return "all-apis".to_owned();
+        }
+        scopes.join(" ")
+    }
+
+    /// Only tokens of Databricks' own OAuth can be for a group's role.
+    pub(super) fn refuse_group(&self, name: &str) -> Result<(), Not> {
+        match self.get(Attribute::GroupId) {
+            None => Ok(()),
+            Some(group) => Err(Not::Right(
+                Error::config(format!(
+                    "auth type {name:?} does not support group role assumption"
+                ))
+                .with_hint(format!(
+                    "Use Databricks OAuth authentication, or unset {}",
+                    group.from
+                )),
+            )),
+        }
+    }
+}

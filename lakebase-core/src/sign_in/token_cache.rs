@@ -1,0 +1,100 @@
+//! The workspace token, apart from the database credential: the one is good for minting the other.
+//!
+//! A held token that is almost expired never mints: it is replaced 40 s before its end, and in the
+//! background long before that.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::credential::clock::Now;
+use crate::credential::refresh::Age;
+use crate::credential::single_flight::{Aging, Fetch, SingleFlight};
+use crate::error::Error;
+use crate::error::Kind;
+use crate::sign_in::{Refusal, SignIn, Site, Token};
+
+/// One authentication takes no longer; less than a mint may take, so that its cause is reported.
+const FETCH_LIMIT: Duration = Duration::from_secs(36);
+
+pub(crate) struct TokenCache {
+    site: Arc<Site>,
+    sign_in: Arc<dyn SignIn>,
+    /// Renews stale tokens in the background.
+    ahead: bool,
+    flight: SingleFlight<Held>,
+}
+
+/// A token as the cache holds it.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) token: Arc<Token>,
+    ahead: bool,
+    rejected: Arc<AtomicBool>,
+}
+
+impl TokenCache {
+    pub(crate) fn new(site: Arc<Site>, sign_in: Arc<dyn SignIn>, ahead: bool) -> Self {
+        Self {
+            flight: SingleFlight::new("workspace token", site.http.clock(), FETCH_LIMIT),
+            site,
+            sign_in,
+            ahead,
+        }
+    }
+
+    /// A token that may sign a call. `rejected` is one that the workspace has just rejected: it is
+    /// dropped, for everybody.
+    ///
+    /// Cancel safe: authentication runs on a task of its own, and one serves all who wait.
+    pub(crate) async fn get(&self, rejected: Option<&Held>) -> Result<Held, Error> {
+        if let Some(rejected) = rejected {
+            rejected.rejected.store(true, Ordering::Relaxed);
+        }
+        self.flight.get(|| self.fetch()).await
+    }
+
+    fn fetch(&self) -> Fetch<Held> {
+        let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(&self.sign_in));
+        let ahead = self.ahead;
+        Box::pin(async move {
+            let advised = |error: Error| error.with_setting(sign_in.name());
+            // Before the first token, so that one flight finds it for all.
+            site.find_host(&*sign_in).await?;
+            match sign_in.fetch(&site).await {
+                Ok(token) => Ok(Held {
+                    token: Arc::new(token),
+                    ahead,
+                    rejected: Arc::default(),
+                }),
+                Err(Refusal::Failed(error)) => Err(advised(error)),
+                Err(Refusal::Declined(reason)) => Err(advised(
+                    Error::new(Kind::SignIn, reason).with_hint(sign_in.advice()),
+                )),
+            }
+        })
+    }
+}
+
+impl Aging for Held {
+    const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
+    fn age(&self, now: Now) -> Age {
+        if self.rejected.load(Ordering::Relaxed) {
+            return Age::Dead;
+        }
+        match self.token.age(now) {
+            Age::Due if !self.ahead => Age::Fresh,
+            age => age,
+        }
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCache")
+            .field("sign_in", &self.sign_in)
+            .finish_non_exhaustive()
+    }
+}
