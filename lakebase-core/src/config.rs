@@ -75,6 +75,7 @@ mod build;
 mod builder;
 pub(crate) mod claim;
 pub(crate) mod endpoint;
+mod raw;
 mod url;
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Collects settings; `build` judges them.
+//! Collects settings.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,24 +8,25 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Config, TlsMode};
+use super::TlsMode;
+use super::raw::{Field, Raw};
 use crate::config::claim::Claim;
 use crate::config::endpoint::HostKind;
 use crate::credential::clock::Clock;
 use crate::credential::provider::CredentialProvider;
 use crate::credential::provider::SharedProvider;
 use crate::credential::refresh::Refresh;
-use crate::error::Error;
 use crate::settings::attributes::Vars;
 use crate::settings::setting::Setting;
 use crate::sign_in::AzureEndpoints;
 use crate::sign_in::access::Explicit;
 
-/// Builds a [`Config`]. Nothing is judged before [`build`](Self::build).
+/// Builds a [`Config`](super::Config). Nothing is checked before [`build`](Self::build).
 #[derive(Clone, Default)]
 #[must_use]
 pub struct ConfigBuilder {
     pub(super) explicit: Raw,
+    pub(super) typed: Typed,
     pub(super) sign_in: Explicit,
     pub(super) url: Option<Setting>,
     pub(super) vars: Option<Vars>,
@@ -38,54 +39,20 @@ pub struct ConfigBuilder {
     pub(super) clock: Option<Arc<dyn Clock>>,
 }
 
-/// Every textual setting, from one source or merged.
+/// Settings that code gives with their types; [`Raw`] has their texts, for people.
 #[derive(Clone, Default)]
-pub(super) struct Raw {
-    pub(super) endpoint: Option<Setting>,
-    pub(super) instance: Option<Setting>,
-    pub(super) host: Option<Setting>,
-    pub(super) hostaddr: Option<Setting>,
-    pub(super) port: Option<Setting>,
-    pub(super) database: Option<Setting>,
-    pub(super) user: Option<Setting>,
-    pub(super) password: Option<Setting>,
-    pub(super) sslmode: Option<Setting>,
-    pub(super) sslrootcert: Option<Setting>,
-    pub(super) application_name: Option<Setting>,
-    pub(super) schema: Option<Setting>,
-    pub(super) connect_timeout: Option<Setting>,
-}
-
-impl Raw {
-    /// Fills what is unset from a source of lower precedence.
-    pub(super) fn or(self, lower: Self) -> Self {
-        macro_rules! merge {
-            ($($field:ident),*) => { Self { $($field: self.$field.or(lower.$field)),* } };
-        }
-        merge!(
-            endpoint,
-            instance,
-            host,
-            hostaddr,
-            port,
-            database,
-            user,
-            password,
-            sslmode,
-            sslrootcert,
-            application_name,
-            schema,
-            connect_timeout
-        )
-    }
+pub(super) struct Typed {
+    pub(super) hostaddr: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) tls_mode: Option<TlsMode>,
+    pub(super) connect_timeout: Option<Duration>,
 }
 
 macro_rules! setters {
     ($($(#[$doc:meta])* $method:ident => $field:ident),* $(,)?) => {
         $($(#[$doc])*
-        pub fn $method(mut self, value: impl Into<String>) -> Self {
-            self.explicit.$field = Some(Setting::new(value, stringify!($method)));
-            self
+        pub fn $method(self, value: impl Into<String>) -> Self {
+            self.given(Field::$field, value, stringify!($method))
         })*
     };
 }
@@ -94,15 +61,15 @@ impl ConfigBuilder {
     setters! {
         /// Endpoint path, `projects/{project}/branches/{branch}/endpoints/{endpoint}`, or a branch's
         /// (without the last two), whose read-write endpoint is looked up.
-        endpoint => endpoint,
+        endpoint => Endpoint,
         /// Postgres host. Asked from the API when an endpoint is given and this is not.
-        host => host,
+        host => Host,
         /// Database, `databricks_postgres` by default.
-        database => database,
+        database => Database,
         /// Postgres role: e-mail of a person, client id of a service principal, name of a group.
-        user => user,
+        user => User,
         /// `application_name`; Postgres keeps 63 bytes of it.
-        application_name => application_name,
+        application_name => ApplicationName,
         /// Schema that comes first in the search path of every connection, before `public`. An
         /// app's service principal has no rights on `public`, so its tables live elsewhere.
         ///
@@ -111,16 +78,15 @@ impl ConfigBuilder {
         /// A pooled host takes no search path. There the role itself must have it in this database
         /// (`ALTER ROLE .. IN DATABASE .. SET search_path`, or `lakebase grant --search-path`); a login only checks
         /// that, and its error has the statement.
-        schema => schema,
+        schema => Schema,
         /// Name of a Provisioned instance, instead of an endpoint.
-        instance => instance,
+        instance => Instance,
     }
 
     /// The read-write endpoint of a branch, by the ids of project and branch. It is looked up.
-    pub fn branch(mut self, project: &str, branch: &str) -> Self {
+    pub fn branch(self, project: &str, branch: &str) -> Self {
         let path = format!("projects/{project}/branches/{branch}");
-        self.explicit.endpoint = Some(Setting::new(path, "branch"));
-        self
+        self.given(Field::Endpoint, path, "branch")
     }
 
     /// Another host of the compute than the direct one for reading and writing. It is asked from the
@@ -193,6 +159,11 @@ impl ConfigBuilder {
         self
     }
 
+    fn given(mut self, field: Field, value: impl Into<String>, from: &str) -> Self {
+        self.explicit.set(field, Setting::new(value, from));
+        self
+    }
+
     fn sign_in_setting(mut self, name: &str, value: String, from: &str) -> Self {
         let setting = Setting::new(value, from);
         self.sign_in.attributes.push((name.to_owned(), setting));
@@ -201,20 +172,20 @@ impl ConfigBuilder {
 
     /// IP address to connect to. The host name is still what TLS verifies.
     pub fn hostaddr(mut self, address: IpAddr) -> Self {
-        self.explicit.hostaddr = Some(Setting::new(address.to_string(), "hostaddr"));
-        self
+        self.typed.hostaddr = Some(address);
+        self.given(Field::Hostaddr, address.to_string(), "hostaddr")
     }
 
     /// Port, 5432 by default.
     pub fn port(mut self, port: u16) -> Self {
-        self.explicit.port = Some(Setting::new(port.to_string(), "port"));
-        self
+        self.typed.port = Some(port);
+        self.given(Field::Port, port.to_string(), "port")
     }
 
     /// Password of a native Postgres role. No token is minted.
-    pub fn password(mut self, password: impl Into<SecretString>) -> Self {
-        self.explicit.password = Some(secret(password.into(), "password"));
-        self
+    pub fn password(self, password: impl Into<SecretString>) -> Self {
+        let password = password.into();
+        self.given(Field::Password, password.expose_secret(), "password")
     }
 
     /// Signs in to the workspace with a personal access token. It never reaches Postgres.
@@ -251,15 +222,14 @@ impl ConfigBuilder {
             TlsMode::Prefer => "prefer",
             TlsMode::Disable => "disable",
         };
-        self.explicit.sslmode = Some(Setting::new(word, "tls_mode"));
-        self
+        self.typed.tls_mode = Some(mode);
+        self.given(Field::Sslmode, word, "tls_mode")
     }
 
     /// Trusts exactly the certificates of a PEM file for the connection to Postgres.
-    pub fn root_certificates(mut self, path: impl AsRef<Path>) -> Self {
+    pub fn root_certificates(self, path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_string_lossy();
-        self.explicit.sslrootcert = Some(Setting::new(path, "root_certificates"));
-        self
+        self.given(Field::Sslrootcert, path, "root_certificates")
     }
 
     /// Allows plaintext to hosts that are not loopback. Whoever can listen reads the token, which
@@ -271,11 +241,9 @@ impl ConfigBuilder {
 
     /// Budget for one connection, with all its attempts and renewals; 30 s by default.
     pub fn connect_timeout(mut self, budget: Duration) -> Self {
-        self.explicit.connect_timeout = Some(Setting::new(
-            budget.as_secs_f64().to_string(),
-            "connect_timeout",
-        ));
-        self
+        self.typed.connect_timeout = Some(budget);
+        let seconds = budget.as_secs_f64().to_string();
+        self.given(Field::ConnectTimeout, seconds, "connect_timeout")
     }
 
     /// Lifetime to ask for when minting, 300 s to 3600 s; the platform's own default is an hour.
@@ -297,7 +265,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Fills what is not set in code from a Postgres URL; see [`Config::from_url`].
+    /// Fills what is not set in code from a Postgres URL; see [`Config::from_url`](super::Config::from_url).
     pub fn url(mut self, url: &str) -> Self {
         self.url = Some(Setting::new(url, "url"));
         self
@@ -329,20 +297,6 @@ impl ConfigBuilder {
         }
         self
     }
-
-    /// Judges the settings.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::is_config`]; the message names the setting and its source. Reads files (a profile,
-    /// root certificates) where they are wanted, and touches no network.
-    pub fn build(self) -> Result<Config, Error> {
-        super::build::build(self)
-    }
-}
-
-fn secret(value: SecretString, from: &str) -> Setting {
-    Setting::new(value.expose_secret(), from)
 }
 
 impl fmt::Debug for ConfigBuilder {

@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::builder::Raw;
+use super::raw::{FIELDS, Field, Raw};
 use crate::error::Error;
 use crate::settings::setting::Setting;
 
@@ -44,56 +44,52 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
         })?;
         Ok(Some(Setting::new(value, format!("{source} ({name})"))))
     };
-    let mut raw = Raw {
-        user: part("user", url.username())?,
-        password: part("password", url.password().unwrap_or_default())?,
-        host: part(
-            "host",
-            url.host_str().unwrap_or_default().trim_matches(['[', ']']),
-        )?,
-        port: url
-            .port()
-            .map(|port| Setting::new(port.to_string(), format!("{source} (port)"))),
-        database: part("database", path)?,
-        ..Raw::default()
-    };
-    for pair in url
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-    {
+    let mut raw = Raw::default();
+    let port = url.port().map(|port| port.to_string()).unwrap_or_default();
+    let host = url.host_str().unwrap_or_default();
+    for (field, name, value) in [
+        (Field::User, "user", url.username()),
+        (
+            Field::Password,
+            "password",
+            url.password().unwrap_or_default(),
+        ),
+        (Field::Host, "host", host.trim_matches(['[', ']'])),
+        (Field::Port, "port", &port),
+        (Field::Database, "database", path),
+    ] {
+        if let Some(setting) = part(name, value)? {
+            raw.set(field, setting);
+        }
+    }
+    let query = url.query().unwrap_or_default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let field = match key {
-            "sslmode" => &mut raw.sslmode,
-            "sslrootcert" => &mut raw.sslrootcert,
-            "hostaddr" => &mut raw.hostaddr,
-            "application_name" => &mut raw.application_name,
-            "schema" => &mut raw.schema,
-            "connect_timeout" => &mut raw.connect_timeout,
-            "endpoint" => &mut raw.endpoint,
-            "host" => &mut raw.host,
-            "port" => &mut raw.port,
-            "dbname" => &mut raw.database,
-            "user" => &mut raw.user,
-            "password" => &mut raw.password,
-            // Tokens go as a clear-text password inside TLS; a wish for more cannot be met.
-            "channel_binding" if value != "require" => continue,
-            _ => {
-                let name = if LIBPQ.contains(&key) {
-                    key
-                } else {
-                    "(not repeated)"
-                };
-                return Err(Error::config(format!("{source}: the parameter {name} is not supported"))
-                    .with_hint("Supported are sslmode, sslrootcert, hostaddr, application_name, schema, connect_timeout, endpoint, host, port, dbname, user and password"));
-            }
+        // Tokens go as a clear-text password inside TLS; a wish for more cannot be met.
+        if key == "channel_binding" && value != "require" {
+            continue;
+        }
+        let Some(field) = parameter(key) else {
+            let name = match LIBPQ.contains(&key) {
+                true => key,
+                false => "(not repeated)",
+            };
+            return Err(Error::config(format!("{source}: the parameter {name} is not supported"))
+                .with_hint("Supported are sslmode, sslrootcert, hostaddr, application_name, schema, connect_timeout, endpoint, host, port, dbname, user and password"));
         };
         if let Some(setting) = part(key, value)? {
-            *field = Some(setting);
+            raw.set(field, setting);
         }
     }
     Ok(raw)
+}
+
+fn parameter(key: &str) -> Option<Field> {
+    match key {
+        "dbname" => Some(Field::Database),
+        "database" | "instance" => None,
+        _ => Some(FIELDS.iter().find(|(_, name, _)| *name == key)?.0),
+    }
 }
 
 /// Names that libpq knows and we do not support: safe to repeat, unlike what may be a piece of an
