@@ -6,10 +6,13 @@
 //!
 //! A minor version may change what is in this module; an application's names change with a major version only.
 
+pub mod pool;
+
 use tokio::time::Instant;
 
 pub use crate::credential::clock::{Clock, SystemClock};
 pub use crate::error::foreign::clean_text;
+pub use crate::error::says_transient;
 #[cfg(feature = "migrations")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};

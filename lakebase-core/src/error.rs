@@ -17,9 +17,21 @@ use crate::error::foreign::Cause;
 
 /// What went wrong between a configuration and a logged-in connection.
 ///
-/// The error is opaque: ask it questions ([`is_transient`](Error::is_transient),
-/// [`is_auth`](Error::is_auth), [`is_config`](Error::is_config)) instead of matching variants.
-/// It is cheap to clone, because one failure is handed to every task that waited for it.
+/// The error is opaque: [`is_transient`](Error::is_transient) says whether trying again can help, and one question for
+/// each kind says who has to act:
+///
+/// | question | what failed |
+/// |---|---|
+/// | [`is_config`](Error::is_config) | the configuration; nothing was sent |
+/// | [`is_sign_in`](Error::is_sign_in) | the workspace rejected the identity, or it lacks a privilege there |
+/// | [`is_platform`](Error::is_platform) | the workspace answered with something else than was asked for |
+/// | [`is_network`](Error::is_network) | the workspace or the database could not be reached |
+/// | [`is_timeout`](Error::is_timeout) | a time limit ran out |
+/// | [`is_login`](Error::is_login) | Postgres rejected the login |
+/// | [`is_database`](Error::is_database) | Postgres, or its gateway, failed for another reason |
+/// | [`is_provider`](Error::is_provider) | a [`CredentialProvider`](crate::CredentialProvider) of the application |
+///
+/// It is cheap to clone, because all tasks that waited for one thing get the same failure.
 ///
 /// `Display` states what failed, where (endpoint, identity, HTTP status, error code, request id,
 /// SQLSTATE, whatever is known), what to do next and whether trying again can help. Causes are in
@@ -88,12 +100,28 @@ impl Error {
         }))
     }
 
-    /// A mistake in the configuration. For adapters; the message names the field.
+    /// A mistake in the configuration. The message names the field.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message)
     }
 
-    /// An error for a caller-supplied [`CredentialProvider`](crate::credential::provider::CredentialProvider).
+    /// A time limit that ran out. Transient.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(Kind::Timeout, message)
+    }
+
+    /// A connection that could not be made, or was lost. Transient.
+    pub fn network(message: impl Into<String>) -> Self {
+        Self::new(Kind::Network, message)
+    }
+
+    /// A failure of Postgres, of its gateway or of a driver that is none of the others. `transient` says whether trying
+    /// again can help.
+    pub fn database(message: impl Into<String>, transient: bool) -> Self {
+        Self::new(Kind::Database, message).with_transient(transient)
+    }
+
+    /// An error for a caller-supplied [`CredentialProvider`](crate::CredentialProvider).
     ///
     /// `transient` says whether asking the provider again later can help. The message is shown to
     /// people as it is: keep secrets out of it.
@@ -186,19 +214,44 @@ impl Error {
         self.0.transient
     }
 
-    /// The workspace refused the sign-in or the right to mint, or Postgres refused the login.
-    pub fn is_auth(&self) -> bool {
-        matches!(self.0.kind, Kind::SignIn | Kind::Login)
-    }
-
     /// The configuration is wrong; the message names the variable or field.
     pub fn is_config(&self) -> bool {
         self.0.kind == Kind::Config
     }
 
-    /// A time limit ran out.
+    /// The workspace rejected the identity, or it lacks a privilege there.
+    pub fn is_sign_in(&self) -> bool {
+        self.0.kind == Kind::SignIn
+    }
+
+    /// The workspace answered with something else than was asked for.
+    pub fn is_platform(&self) -> bool {
+        self.0.kind == Kind::Platform
+    }
+
+    /// The workspace or the database could not be reached.
+    pub fn is_network(&self) -> bool {
+        self.0.kind == Kind::Network
+    }
+
+    /// A time limit ran out; the source is the last failure before that.
     pub fn is_timeout(&self) -> bool {
         self.0.kind == Kind::Timeout
+    }
+
+    /// Postgres rejected the login: the role, or the credential.
+    pub fn is_login(&self) -> bool {
+        self.0.kind == Kind::Login
+    }
+
+    /// Postgres, or its gateway, failed for another reason than the login.
+    pub fn is_database(&self) -> bool {
+        self.0.kind == Kind::Database
+    }
+
+    /// A caller-supplied provider failed.
+    pub fn is_provider(&self) -> bool {
+        self.0.kind == Kind::Provider
     }
 
     /// What to do next; part of `Display` as well.
@@ -250,11 +303,6 @@ impl Error {
         text + &self.remark()
     }
 
-    /// Whether a [`chain`](Self::chain) of which only the text is left, inside of another one perhaps, was that of a transient error.
-    pub fn says_transient(chain: &str) -> bool {
-        chain.contains(CAN_HELP)
-    }
-
     /// What failed, where, and what to do next.
     fn text(&self) -> String {
         let inner = &*self.0;
@@ -299,6 +347,11 @@ impl Error {
             (_, false, _) => " [trying again unchanged will not help]".to_owned(),
         }
     }
+}
+
+/// Returns whether `chain`, the text of an error's [`chain`](Error::chain) or a text around it, came from a transient error.
+pub fn says_transient(chain: &str) -> bool {
+    chain.contains(CAN_HELP)
 }
 
 impl fmt::Display for Error {

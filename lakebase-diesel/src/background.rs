@@ -15,8 +15,7 @@ where
     T: Send + 'static,
     F: Future<Output = ()>,
 {
-    let failed =
-        |error| Error::provider("the background thread does not start", false).with_source(error);
+    let failed = |error| Error::config("the background thread does not start").with_source(error);
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
     let (done, result) = mpsc::channel();
@@ -26,5 +25,5 @@ where
         .map_err(failed)?;
     result
         .recv()
-        .map_err(|_| Error::provider("the background thread stopped", false))
+        .map_err(|_| Error::config("the background thread stopped"))
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub use host::{PooledConnection, RunError};
 
 use crate::manager::manager;
-use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, max_lifetime};
 
 /// The manager under the pool.
 pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
@@ -115,10 +115,9 @@ impl Builder {
             Ok(()) => Ok(pool),
             Err(Failure::Cause(error)) => Err(error),
             // Nothing failed yet and the time is up: a timeout much shorter than a login takes.
-            Err(Failure::Host(error)) => Err(Error::provider(
-                format!("the pool could not open a connection: {error}"),
-                true,
-            )),
+            Err(Failure::Host(error)) => Err(Error::timeout(format!(
+                "the pool could not open a connection: {error}"
+            ))),
         }
     }
 
@@ -128,7 +127,7 @@ impl Builder {
         let inner = bb8::Builder::new()
             .max_size(MAX_SIZE)
             .idle_timeout(IDLE_TIMEOUT)
-            .max_lifetime(jittered_lifetime())
+            .max_lifetime(max_lifetime())
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .connection_timeout(lakebase.connect_timeout() + LOGIN_GRACE);
         let inner = self
@@ -210,9 +209,8 @@ impl Pool {
         let is_lost = self.inner.state().connections == 0
             && began.elapsed() >= self.lakebase.connect_timeout();
         is_lost.then(|| {
-            Error::provider(
+            Error::config(
                 "the pool opens no connection, and no login has failed: it was opening its connections on a tokio runtime that has ended, and bb8 waits for those for ever. Make the pool anew on this runtime; do not share one in a static between runtimes",
-                false,
             )
         })
     }
@@ -299,13 +297,13 @@ impl bb8::ErrorSink<PoolError> for Failures {
                 return;
             }
             // A connection customizer of the application failed.
-            PoolError::QueryError(cause) => Error::provider(
+            PoolError::QueryError(cause) => Error::database(
                 format!("a new connection could not be set up: {cause}"),
                 false,
             ),
             PoolError::ConnectionError(cause) => crate::cause(cause)
                 .cloned()
-                .unwrap_or_else(|| Error::provider(cause.to_string(), false)),
+                .unwrap_or_else(|| Error::database(cause.to_string(), false)),
         };
         self.0.send_replace(Some(failure));
     }

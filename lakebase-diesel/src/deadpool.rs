@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::manager::manager;
-use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, max_lifetime};
 
 /// The manager under the pool.
 pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
@@ -82,7 +82,7 @@ impl Builder {
     pub fn new() -> Self {
         Self {
             idle_timeout: IDLE_TIMEOUT,
-            max_lifetime: jittered_lifetime(),
+            max_lifetime: max_lifetime(),
             changes: Vec::new(),
         }
     }
@@ -132,15 +132,16 @@ impl Builder {
     ///
     /// Safe.
     pub async fn build(self, lakebase: &Lakebase) -> Result<Pool, Error> {
-        let began = tokio::time::Instant::now();
         let pool = self.build_lazy(lakebase)?;
         match pool.get().await {
             Ok(_) => Ok(pool),
-            Err(error) => Err(lakebase_core::adapter::last_failure_since(lakebase, began)
-                .unwrap_or_else(|| {
-                    let text = format!("the pool could not open a connection: {error}");
-                    Error::provider(text, is_transient(&error))
-                })),
+            Err(error) => Err(crate::cause(&error).cloned().unwrap_or_else(|| {
+                let text = format!("the pool could not open a connection: {error}");
+                match error {
+                    PoolError::Timeout(_) => Error::timeout(text),
+                    _ => Error::database(text, false),
+                }
+            })),
         }
     }
 

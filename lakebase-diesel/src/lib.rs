@@ -23,8 +23,6 @@ mod suspicion;
 #[cfg(feature = "async")]
 mod transaction;
 mod transient;
-#[cfg(any(feature = "bb8", feature = "deadpool", feature = "r2d2"))]
-mod tuning;
 
 #[cfg(feature = "async")]
 pub use connect::connect;

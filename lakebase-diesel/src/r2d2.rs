@@ -17,7 +17,7 @@ use lakebase_core::proxy::Proxy;
 use lakebase_core::{Error, Lakebase};
 
 use crate::background;
-use crate::tuning::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, jittered_lifetime};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, max_lifetime};
 
 /// diesel's pool of synchronous connections.
 pub type Pool = host::Pool<ConnectionManager<PgConnection>>;
@@ -53,7 +53,7 @@ pub fn establish(lakebase: &Lakebase) -> Result<PgConnection, Error> {
 ///
 /// The cause of a failed login: see [`Error`]'s questions.
 pub fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
-    let lifetime = jittered_lifetime();
+    let lifetime = max_lifetime();
     let builder = Pool::builder()
         .max_size(MAX_SIZE)
         .min_idle(Some(0))
@@ -110,8 +110,8 @@ fn log_in(lakebase: &Lakebase, proxy: &Proxy) -> Result<PgConnection, Error> {
         match lakebase.last_failure() {
             Some(failure) if text.contains(&failure.chain()) => failure,
             _ => {
-                let is_transient = Error::says_transient(&text);
-                Error::provider(text, is_transient)
+                let is_transient = lakebase_core::adapter::says_transient(&text);
+                Error::database(text, is_transient)
             }
         }
     })

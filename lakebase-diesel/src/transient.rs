@@ -47,7 +47,7 @@ pub fn is_transient(error: &Error) -> bool {
 /// diesel keeps as text.
 pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
     match error {
-        ConnectionError::BadConnection(text) => lakebase_core::Error::says_transient(text),
+        ConnectionError::BadConnection(text) => lakebase_core::adapter::says_transient(text),
         ConnectionError::CouldntSetupConfiguration(error) => is_transient(error),
         _ => false,
     }
@@ -57,7 +57,7 @@ pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
 ///
 /// ```
 /// # fn handle(error: &diesel::ConnectionError) -> bool {
-/// lakebase_diesel::cause(error).is_some_and(|cause| cause.is_auth())
+/// lakebase_diesel::cause(error).is_some_and(|cause| cause.is_login())
 /// # }
 /// ```
 ///

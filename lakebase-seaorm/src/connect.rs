@@ -74,7 +74,7 @@ pub async fn connect_with(
     let db = db.map_err(|error| {
         let is_transient = crate::is_transient(&error);
         crate::cause(&error).unwrap_or_else(|| {
-            Error::provider("SeaORM could not open the connection", is_transient).with_source(error)
+            Error::database("SeaORM could not open the connection", is_transient).with_source(error)
         })
     })?;
     // It resolves when the last clone of the pool is dropped, too.

@@ -1,16 +1,9 @@
 //! SeaORM's options with our defaults.
 
-use std::time::Duration;
-
 use lakebase_core::Lakebase;
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, max_lifetime};
 use sea_orm::ConnectOptions;
 
-/// Idle connections may keep a compute awake, which costs money.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
-/// Below the hour of a token, far below the platform's three days.
-const MAX_LIFETIME: Duration = Duration::from_secs(45 * 60);
-/// Pools of a fleet that started together must not reconnect together.
-const LIFETIME_JITTER: f64 = 0.1;
 /// Beyond the budget of a login, so that its cause arrives.
 const ACQUIRE_MARGIN: f64 = 1.0 / 0.9;
 /// SeaORM wants a URL; ours means nothing. With a password, or sqlx would look for one in `~/.pgpass`.
@@ -32,8 +25,7 @@ pub(crate) fn with_defaults(mut options: ConnectOptions, lakebase: &Lakebase) ->
         options.idle_timeout(IDLE_TIMEOUT);
     }
     if options.get_max_lifetime().is_none() {
-        let jitter = 1.0 + LIFETIME_JITTER * (2.0 * fastrand::f64() - 1.0);
-        options.max_lifetime(MAX_LIFETIME.mul_f64(jitter));
+        options.max_lifetime(max_lifetime());
     }
     if options.get_acquire_timeout().is_none() {
         let waits = options.get_connect_timeout();

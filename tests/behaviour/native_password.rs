@@ -70,7 +70,7 @@ async fn a_wrong_password_is_told_once_and_at_once() {
         .expect("a role");
     let lakebase = native(&local, "wrong").await;
     let error = soon(lakebase.connect()).await.map(drop).expect_err("wrong");
-    assert!(error.is_auth() && !error.is_transient(), "{error}");
+    assert!(error.is_login() && !error.is_transient(), "{error}");
     assert!(error.to_string().contains("PGPASSWORD"), "{error}");
     assert_eq!(local.counters().refused, 1);
 }

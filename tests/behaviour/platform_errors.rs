@@ -135,7 +135,7 @@ async fn a_wrong_client_secret_names_its_variable_and_the_identity() {
     let lakebase = lakebase_with(&local, &[("DATABRICKS_CLIENT_SECRET", "dose-wrong")]);
     let error = lakebase.credential().await.expect_err("wrong secret");
     let text = error.to_string();
-    assert!(error.is_auth() && !error.is_transient(), "{text}");
+    assert!(error.is_sign_in() && !error.is_transient(), "{text}");
     for part in [
         "invalid_client",
         "DATABRICKS_CLIENT_SECRET",
@@ -159,7 +159,7 @@ async fn a_wrong_token_is_refused_without_a_second_try() {
     );
     let error = lakebase.credential().await.expect_err("wrong token");
     assert!(
-        error.is_auth() && error.to_string().contains("DATABRICKS_TOKEN"),
+        error.is_sign_in() && error.to_string().contains("DATABRICKS_TOKEN"),
         "{error}"
     );
     assert_eq!(local.counters().credential_calls, 1);

@@ -21,7 +21,7 @@ async fn at_build_time_a_diesel_pool_names_the_cause_at_once() {
             .map(drop)
             .expect_err("no role");
         assert!(
-            error.is_auth() && error.chain().contains("does not exist"),
+            error.is_login() && error.chain().contains("does not exist"),
             "{}",
             error.chain()
         );
@@ -148,7 +148,7 @@ async fn seaorm_names_the_cause_at_once() {
             .map(drop)
             .expect_err("no role");
         assert!(
-            error.is_auth() && error.chain().contains("does not exist"),
+            error.is_login() && error.chain().contains("does not exist"),
             "{}",
             error.chain()
         );

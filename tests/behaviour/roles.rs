@@ -83,7 +83,7 @@ async fn a_role_made_by_the_plan_logs_in_with_tokens_and_a_plain_one_does_not() 
         .map(drop)
         .expect_err("refused");
     assert!(
-        error.is_auth() && error.to_string().contains("plain CREATE ROLE"),
+        error.is_login() && error.to_string().contains("plain CREATE ROLE"),
         "{error}"
     );
 }

@@ -60,7 +60,7 @@ fn a_pool_that_cannot_log_in_says_why_at_once_and_typed() {
     let (_runtime, local) = platform();
     let no_role = lakebase_with(&local, &[("PGUSER", "nobody-we-know")]);
     let error = connect(&no_role).map(drop).expect_err("no role");
-    assert!(error.is_auth() && !error.is_transient(), "{error}");
+    assert!(error.is_login() && !error.is_transient(), "{error}");
     assert!(error.chain().contains("does not exist"), "{error:?}");
 }
 

@@ -184,6 +184,6 @@ async fn an_expiry_in_a_far_future_is_not_trusted_for_longer_than_a_day() {
         .await
         .map(drop)
         .expect_err("no such token");
-    assert!(error.is_auth(), "{error}");
+    assert!(error.is_login(), "{error}");
     assert_eq!(local.counters().credential_calls, 2);
 }

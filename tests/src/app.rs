@@ -360,7 +360,7 @@ impl Sync {
         blocking(move || {
             let mut connection = pool.get().map_err(|error| Failure {
                 text: error.to_string(),
-                is_transient: Error::says_transient(&error.to_string()),
+                is_transient: lakebase_core::adapter::says_transient(&error.to_string()),
             })?;
             run_sync(&mut connection, &sql)
         })
@@ -408,7 +408,7 @@ async fn run_psql(proxy: &Proxy, sql: &str) -> Result<(), Failure> {
     }
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     Err(Failure {
-        is_transient: Error::says_transient(&text)
+        is_transient: lakebase_core::adapter::says_transient(&text)
             || lakebase_core::adapter::is_transient_message(&text)
             || text.contains("server closed the connection"),
         text,

@@ -185,7 +185,7 @@ async fn every_shape_of_an_error_is_told_with_its_code() {
         assert_eq!(error.error_code(), code, "{number}: {text}");
         assert_eq!(error.status(), Some(status), "{number}");
         assert!(text.contains(detail), "{number}: {text}");
-        assert_eq!(error.is_auth(), status == 403, "{number}");
+        assert_eq!(error.is_sign_in(), status == 403, "{number}");
         // 127: where it went, and as whom.
         for part in [
             "sign-in pat",
@@ -248,7 +248,7 @@ async fn vector_135_a_private_network_is_told_from_its_page() {
     assert_eq!(error.error_code(), Some("PRIVATE_LINK_VALIDATION_ERROR"));
     assert_eq!(error.status(), Some(403));
     assert!(
-        error.is_auth() && error.to_string().contains("private network"),
+        error.is_sign_in() && error.to_string().contains("private network"),
         "{error}"
     );
 }

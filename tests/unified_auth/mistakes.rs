@@ -225,7 +225,7 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
         local.fail(Call::Cli, Fault::status(400, "E", "no such login"));
         let error = failure(&local, local.env_for(way), &[]).await;
         check(&local, &error, way, parts);
-        assert!(error.is_auth(), "{way}: {error:?}");
+        assert!(error.is_sign_in(), "{way}: {error:?}");
         local.heal(Call::Cli);
     }
 }
@@ -265,7 +265,10 @@ async fn nobody_answering_is_told_apart_and_trying_again_can_help() {
             &[reached.as_str(), "host from DATABRICKS_HOST"],
         );
         assert!(!error.to_string().contains("hush"), "{error}");
-        assert!(error.is_transient() && !error.is_auth(), "{way}: {error}");
+        assert!(
+            error.is_transient() && !error.is_sign_in(),
+            "{way}: {error}"
+        );
     }
     for way in [SignIn::AzureClientSecret, SignIn::AzureMsi] {
         local.fail(Call::Entra, Fault::Reset);

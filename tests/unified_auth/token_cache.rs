@@ -379,7 +379,7 @@ async fn a_token_that_the_workspace_does_not_take_is_replaced_once_per_call() {
             }
             (Err(error), Err(text)) => {
                 assert!(
-                    error.to_string().contains(text) && error.is_auth(),
+                    error.to_string().contains(text) && error.is_sign_in(),
                     "{error}"
                 );
                 assert_eq!(stub.seen(TOKEN).len(), 2, "{error}");

@@ -33,7 +33,7 @@ fn sqlstate(error: &Error) -> &str {
         Some(code) if code.starts_with("53") || code.starts_with("57") => "08004",
         Some(code) => code,
         None if error.is_config() => "F0000",
-        None if error.is_auth() => "28000",
+        None if error.is_sign_in() || error.is_login() => "28000",
         None => "08001",
     }
 }
