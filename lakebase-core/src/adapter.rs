@@ -8,7 +8,7 @@
 
 pub mod pool;
 
-use tokio::time::Instant;
+use std::time::Duration;
 
 pub use crate::credential::clock::{Clock, SystemClock};
 pub use crate::error::foreign::clean_text;
@@ -83,7 +83,8 @@ pub fn accept(credential: &Credential) {
     credential.mark_accepted();
 }
 
-/// Why the last login, or the mint before it, failed; `None` since the last success, and if that was before `moment`.
-pub fn last_failure_since(lakebase: &Lakebase, moment: Instant) -> Option<Error> {
-    lakebase.last_failure_since(moment)
+/// Why the last login, or the mint before it, failed: `None` if that is longer ago than `age`, or a login has succeeded
+/// since.
+pub fn last_failure_within(lakebase: &Lakebase, age: Duration) -> Option<Error> {
+    lakebase.last_failure_within(age)
 }

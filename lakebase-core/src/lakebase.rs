@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::config::{LoginKind, Plaintext};
+use crate::config::LoginKind;
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
 #[cfg(feature = "tokio-postgres")]
@@ -18,11 +18,9 @@ use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::foreign::has_harmful;
-use crate::settings::host_name::{is_loopback, is_pooled_host};
+use crate::settings::host_name::is_pooled_host;
 use crate::settings::name::check_name;
 use crate::target::Target;
-use crate::target::Tls;
-use crate::tls::Roots;
 use crate::workspace::retry::{Retry, retrying};
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
@@ -213,40 +211,11 @@ impl Lakebase {
     }
 
     async fn target_of(&self, host: String, user: String) -> Result<Arc<Target>, Error> {
-        let config = &self.inner.config;
         let known = self.known_target();
         if let Some(known) = known.filter(|known| known.host == host && known.user == user) {
             return Ok(known);
         }
-        let plaintext = match config.plaintext {
-            Plaintext::Never => false,
-            Plaintext::OnLoopback => {
-                is_loopback(&host) && config.hostaddr.is_none_or(|address| address.is_loopback())
-            }
-            Plaintext::Always => true,
-        };
-        let tls = if plaintext {
-            None
-        } else {
-            let roots = match &config.roots {
-                Some(roots) => roots.clone(),
-                None => Roots::system().await?,
-            };
-            Some(Arc::new(Tls {
-                client_config: Arc::new(roots.client_config()?),
-                roots,
-            }))
-        };
-        let target = Arc::new(Target {
-            host,
-            hostaddr: config.hostaddr,
-            port: config.port,
-            database: config.database.clone(),
-            user,
-            application_name: config.application_name.clone(),
-            schema: config.schema.clone(),
-            tls,
-        });
+        let target = Arc::new(Target::new(&self.inner.config, host, user).await?);
         tracing::debug!(%target, "resolved");
         *self.target_slot() = Some(Arc::clone(&target));
         Ok(target)
@@ -303,9 +272,9 @@ impl Lakebase {
         Some(self.last_failure_slot().as_ref()?.1.clone())
     }
 
-    pub(crate) fn last_failure_since(&self, moment: Instant) -> Option<Error> {
+    pub(crate) fn last_failure_within(&self, age: Duration) -> Option<Error> {
         let slot = self.last_failure_slot();
-        let (_, error) = slot.as_ref().filter(|(at, _)| *at >= moment)?;
+        let (_, error) = slot.as_ref().filter(|(at, _)| at.elapsed() <= age)?;
         Some(error.clone())
     }
 

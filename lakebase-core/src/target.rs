@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use crate::settings::host_name::{direct_host, is_pooled_host};
+use crate::config::{Config, Plaintext};
+use crate::error::Error;
+use crate::settings::host_name::{direct_host, is_loopback, is_pooled_host};
 use crate::tls::Roots;
 
 /// Host, port, database, user and TLS of one Lakebase.
@@ -28,6 +30,38 @@ pub(crate) struct Tls {
 }
 
 impl Target {
+    pub(crate) async fn new(config: &Config, host: String, user: String) -> Result<Self, Error> {
+        let plaintext = match config.plaintext {
+            Plaintext::Never => false,
+            Plaintext::OnLoopback => {
+                is_loopback(&host) && config.hostaddr.is_none_or(|address| address.is_loopback())
+            }
+            Plaintext::Always => true,
+        };
+        let tls = if plaintext {
+            None
+        } else {
+            let roots = match &config.roots {
+                Some(roots) => roots.clone(),
+                None => Roots::system().await?,
+            };
+            Some(Arc::new(Tls {
+                client_config: Arc::new(roots.client_config()?),
+                roots,
+            }))
+        };
+        Ok(Self {
+            host,
+            hostaddr: config.hostaddr,
+            port: config.port,
+            database: config.database.clone(),
+            user,
+            application_name: config.application_name.clone(),
+            schema: config.schema.clone(),
+            tls,
+        })
+    }
+
     /// Host name; TLS verifies it.
     pub fn host(&self) -> &str {
         &self.host

@@ -13,7 +13,7 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
-use lakebase_core::adapter::clean_text;
+use lakebase_core::adapter::{clean_text, last_failure_within};
 use lakebase_core::{Error, Lakebase};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -225,7 +225,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 result = &mut get => return result.map_err(|error| {
-                    let cause = || heard.or_else(|| lakebase_core::adapter::last_failure_since(&self.lakebase, began));
+                    let cause = || heard.or_else(|| last_failure_within(&self.lakebase, began.elapsed()));
                     match error {
                         RunError::TimedOut => cause()
                             .or_else(|| self.lost_runtime(began))
