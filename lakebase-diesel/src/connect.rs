@@ -12,7 +12,7 @@ use crate::activity::Activity;
 ///
 /// # Errors
 ///
-/// See [`Lakebase::login`].
+/// The cause, with a hint: see [`Error`].
 ///
 /// # Cancel safety
 ///

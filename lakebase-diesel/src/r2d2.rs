@@ -28,7 +28,7 @@ pub type Builder = host::Builder<ConnectionManager<PgConnection>>;
 ///
 /// # Errors
 ///
-/// The cause, with a hint: see [`Lakebase::login`].
+/// The cause, with a hint: see [`Error`].
 pub fn establish(lakebase: &Lakebase) -> Result<PgConnection, Error> {
     log_in(lakebase, &start(lakebase)?)
 }

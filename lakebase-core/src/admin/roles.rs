@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use lakebase_core::Lakebase;
-//! use lakebase_core::roles::{Access, IdentityKind, Plan};
+//! use lakebase_core::admin::{Access, IdentityKind, Plan};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! // As the owner of the schema `app`, whose migrations make its tables:
