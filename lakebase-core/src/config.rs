@@ -1,4 +1,4 @@
-//! Where the database is and who we are: from the environment, a URL, or code.
+//! Where the database is and as whom to log in: from the environment, a URL, or code.
 //!
 //! # Variables
 //!
@@ -8,11 +8,11 @@
 //! |---|---|---|
 //! | `LAKEBASE_ENDPOINT`, else `DATABRICKS_LAKEBASE_ENDPOINT`, else `ENDPOINT_NAME` | endpoint path `projects/../branches/../endpoints/..`, or branch path `projects/../branches/..` (its read-write endpoint is looked up) | none |
 //! | `LAKEBASE_INSTANCE_NAME` | name of a Provisioned instance, instead of an endpoint | none |
-//! | `PGHOST` | Postgres host | asked from the API |
+//! | `PGHOST` | Postgres host | looked up in the workspace |
 //! | `PGHOSTADDR` | IP address to connect to; the name in `PGHOST` is still what TLS verifies | resolved |
 //! | `PGPORT` | port | 5432 |
 //! | `PGDATABASE` | database | `databricks_postgres` |
-//! | `PGUSER` | Postgres role: of a person, a service principal or a group | the service principal's client id, else asked from the API |
+//! | `PGUSER` | Postgres role: of a person, a service principal or a group | the service principal's client id, else looked up in the workspace |
 //! | `PGPASSWORD` | password of a native role; no token is minted | none |
 //! | `PGSSLMODE` | see [`TlsMode`] | verified TLS |
 //! | `PGSSLROOTCERT` | PEM file with the roots to trust, or `system` | Mozilla's and the system's |
@@ -21,7 +21,7 @@
 //! | `PGCONNECT_TIMEOUT` | connect budget in seconds | 30 |
 //! | `LAKEBASE_PG_URL` | Postgres URL; the variables above fill what it leaves open | none |
 //!
-//! # Signing in to the workspace
+//! # Authentication at the workspace
 //!
 //! Works like every official Databricks client: a program that runs with their CLI, their SDKs or in
 //! Databricks Apps needs no variable more. Settings are taken from code, else from the environment,
@@ -41,7 +41,7 @@
 //! | `env-oidc` | an identity token in `DATABRICKS_OIDC_TOKEN`, or in the variable that `DATABRICKS_OIDC_TOKEN_ENV` names; `DATABRICKS_CLIENT_ID` unless the policy is the account's | CI |
 //! | `file-oidc` | an identity token in the file `DATABRICKS_OIDC_TOKEN_FILEPATH`, read at every exchange | Kubernetes |
 //! | `github-oidc` | `ACTIONS_ID_TOKEN_REQUEST_URL` and `_TOKEN` (set by GitHub), `DATABRICKS_CLIENT_ID` | GitHub Actions |
-//! | `azure-client-secret` | `ARM_CLIENT_ID`, `ARM_CLIENT_SECRET`, `ARM_TENANT_ID` (else the workspace is asked) | Entra service principals |
+//! | `azure-client-secret` | `ARM_CLIENT_ID`, `ARM_CLIENT_SECRET`, `ARM_TENANT_ID` (else looked up) | Entra service principals |
 //! | `azure-msi` | `ARM_USE_MSI=true`, `ARM_CLIENT_ID` for a user-assigned identity | Azure machines |
 //! | `metadata-service` | `DATABRICKS_METADATA_SERVICE_URL` | editors |
 //! | `databricks-cli` | a login by `databricks auth login`; the tool is looked for on the `PATH` | laptops |
@@ -51,13 +51,12 @@
 //! `DATABRICKS_WORKSPACE_ID` routes on hosts that serve many workspaces.
 //!
 //! It fails closed: settings of two strategies at once are an error unless `auth_type` says which one
-//! counts, and one that is configured but incomplete or refused is an error, too; nobody else's login is
-//! used instead. Only the last two, which nothing asks for, are passed over where nobody is logged in.
+//! counts, and a strategy that is configured but incomplete or rejected is an error, too; no other identity is
+//! used instead. Only the last two, which need no setting, are skipped where the tool is not logged in.
 //!
 //! The profile is the one that `DATABRICKS_CONFIG_PROFILE` names, else `default_profile` of the section
 //! `[__settings__]`, else `DEFAULT`; in `~/.databrickscfg`, or the file that `DATABRICKS_CONFIG_FILE`
-//! names. If neither is asked for by name and a host or a credential is known already, the file is not
-//! read.
+//! names. If neither is named and a host or a credential is known already, the file is not read.
 //!
 //! Calls go through the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` (HTTP only, also in lower
 //! case), except to the hosts of `NO_PROXY` and to this machine.
@@ -222,8 +221,8 @@ impl Config {
         &self.settings
     }
 
-    /// The strategy that signs in to the workspace, for example `oauth-m2m`; `None` without a workspace.
-    /// Where more than one command-line tool could, the one that is asked first.
+    /// The strategy that authenticates at the workspace, for example `oauth-m2m`; `None` without a workspace.
+    /// Where more than one command-line tool could, the first one.
     pub fn auth_type(&self) -> Option<&'static str> {
         Some(self.workspace.as_ref()?.sign_in.name())
     }

@@ -15,16 +15,16 @@ use secrecy::SecretString;
 
 use crate::error::foreign::Cause;
 
-/// What went wrong between a configuration and a logged-in connection.
+/// What failed between a configuration and a logged-in connection.
 ///
 /// The error is opaque: [`is_transient`](Error::is_transient) says whether trying again can help, and one question for
-/// each kind says who has to act:
+/// each kind says what failed:
 ///
 /// | question | what failed |
 /// |---|---|
 /// | [`is_config`](Error::is_config) | the configuration; nothing was sent |
 /// | [`is_sign_in`](Error::is_sign_in) | the workspace rejected the identity, or it lacks a privilege there |
-/// | [`is_platform`](Error::is_platform) | the workspace answered with something else than was asked for |
+/// | [`is_platform`](Error::is_platform) | the workspace returned an unexpected reply |
 /// | [`is_network`](Error::is_network) | the workspace or the database could not be reached |
 /// | [`is_timeout`](Error::is_timeout) | a time limit ran out |
 /// | [`is_login`](Error::is_login) | Postgres rejected the login |
@@ -178,7 +178,7 @@ impl Error {
         self.edit(|inner| inner.compute = inner.compute.take().or(compute))
     }
 
-    /// Names who we are and how we signed in, with the sources of the settings used.
+    /// Names the identity and how it authenticated, with the sources of the settings used.
     pub(crate) fn with_identity(self, identity: &str, sign_in: String) -> Self {
         self.edit(|inner| {
             inner.identity.get_or_insert_with(|| identity.to_owned());
@@ -186,7 +186,7 @@ impl Error {
         })
     }
 
-    /// It is about who we are, whatever the answer looked like.
+    /// It is about the identity, whatever the reply looked like.
     pub(crate) fn about_sign_in(self) -> Self {
         self.edit(|inner| inner.kind = Kind::SignIn)
     }
@@ -224,7 +224,7 @@ impl Error {
         self.0.kind == Kind::SignIn
     }
 
-    /// The workspace answered with something else than was asked for.
+    /// The workspace returned an unexpected reply.
     pub fn is_platform(&self) -> bool {
         self.0.kind == Kind::Platform
     }
@@ -279,7 +279,7 @@ impl Error {
         self.0.sqlstate.as_deref()
     }
 
-    /// How long the workspace asked us to wait before the next attempt.
+    /// How long the workspace wants the next attempt to wait (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

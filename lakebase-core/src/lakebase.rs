@@ -34,7 +34,7 @@ const MOST_TRANSPORT_FAILURES: u32 = 3;
 ///
 /// A cheap clone over shared state: make one, clone it into every pool. Making it touches no
 /// network, needs no runtime and starts nothing, so it may live in a `static` or in a program
-/// without async. The task that renews credentials starts on the runtime of the first caller who
+/// without async. The task that renews credentials starts on the runtime of the first caller that
 /// needs one; if that runtime goes away, the next caller starts it again. Dropping the last clone
 /// ends it.
 #[derive(Clone)]
@@ -137,7 +137,7 @@ impl Lakebase {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future disturbs nobody: the mint runs on a task of its own.
+    /// Dropping the future affects no other caller: the mint runs on a task of its own.
     pub async fn credential(&self) -> Result<Credential, Error> {
         match &self.inner.source {
             Source::Native(credential) => Ok(credential.clone()),
@@ -150,12 +150,12 @@ impl Lakebase {
     ///
     /// # Errors
     ///
-    /// The workspace's refusal, or the network's. Callers that wait together share one look-up and one
+    /// The workspace rejected the look-up, or could not be reached. Callers that wait together share one look-up and one
     /// failure.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future disturbs nobody: look-ups run on tasks of their own.
+    /// Dropping the future affects no other caller: look-ups run on tasks of their own.
     pub async fn target(&self) -> Result<Arc<Target>, Error> {
         Handle::try_current().map_err(|_| no_runtime())?;
         let (host, user) = tokio::try_join!(self.host(), self.user())?;

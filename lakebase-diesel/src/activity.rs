@@ -1,4 +1,4 @@
-//! Remembers when a connection was last heard from.
+//! When a connection was used last.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,7 +58,7 @@ impl Activity {
         }
     }
 
-    /// When a connection was last heard from; `None` if that says nothing, or if the application
+    /// When a connection was used last; `None` if that says nothing, or if the application
     /// replaced our instrumentation by its own.
     pub(crate) fn last_of(instrumentation: &mut dyn Instrumentation) -> Option<Moment> {
         let own = instrumentation.downcast_ref::<Self>()?;

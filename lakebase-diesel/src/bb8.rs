@@ -1,4 +1,4 @@
-//! The bb8 pool, tuned for Lakebase, whose `get` tells why.
+//! The bb8 pool, tuned for Lakebase, whose `get` returns the cause of a failed login.
 //!
 //! A pool that diesel-async and bb8 make by themselves answers a failed login with `TimedOut` after
 //! 30 s. This one answers at once, and with the cause: it is the same pool underneath
@@ -89,8 +89,7 @@ impl Builder {
         self.configure(move |inner| inner.connection_timeout(timeout))
     }
 
-    /// Everything else that bb8 can be told. The error sink is ours: it is how the pool hears why a
-    /// login failed.
+    /// Every other setting of bb8. The error sink is ours: bb8 reports failed logins to it.
     pub fn configure(
         mut self,
         change: impl FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager> + Send + 'static,
@@ -183,7 +182,7 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Safe.
+    /// Dropping the future gives a connection back to the pool; one that is being opened is kept by the pool.
     pub async fn get(&self) -> Result<PooledConnection<'_, AsyncPgConnection>, RunError> {
         Ok(self.wait(self.inner.get()).await?)
     }
@@ -204,7 +203,8 @@ impl Pool {
         self.lakebase.last_failure()
     }
 
-    /// No connection, none failed, and the time is longer than a login may take: whoever was opening one is gone.
+    /// No connection is open, no login has failed, and the wait was longer than a login may take: the task that opened a
+    /// connection is gone.
     fn lost_runtime(&self, began: Instant) -> Option<Error> {
         let is_lost = self.inner.state().connections == 0
             && began.elapsed() >= self.lakebase.connect_timeout();
@@ -215,17 +215,17 @@ impl Pool {
         })
     }
 
-    /// Waits for the pool, or for the news that a login failed for good.
+    /// Waits for the pool, or for a login that failed for good.
     async fn wait<T>(&self, get: impl Future<Output = Result<T, RunError>>) -> Result<T, Failure> {
         let began = Instant::now();
         let mut signal = self.failures.0.subscribe();
         let mut get = pin!(get);
-        let mut heard = None;
+        let mut reported = None;
         loop {
             tokio::select! {
                 biased;
                 result = &mut get => return result.map_err(|error| {
-                    let cause = || heard.or_else(|| last_failure_within(&self.lakebase, began.elapsed()));
+                    let cause = || reported.or_else(|| last_failure_within(&self.lakebase, began.elapsed()));
                     match error {
                         RunError::TimedOut => cause()
                             .or_else(|| self.lost_runtime(began))
@@ -238,7 +238,7 @@ impl Pool {
                     if self.inner.state().connections == 0 {
                         return Err(Failure::Cause(failure));
                     }
-                    heard = Some(failure);
+                    reported = Some(failure);
                 }
             }
         }
@@ -254,8 +254,7 @@ impl From<Failure> for RunError {
     }
 }
 
-/// Whether a connection that the pool could not give may be had later: the cause is transient, or all
-/// connections were busy.
+/// Whether retrying the checkout can succeed: the cause is transient, or all connections were busy.
 pub fn is_transient(error: &RunError) -> bool {
     match error {
         RunError::User(PoolError::ConnectionError(error)) => {
@@ -270,7 +269,7 @@ pub fn is_transient(error: &RunError) -> bool {
 async fn next(signal: &mut watch::Receiver<Option<Error>>) -> Error {
     loop {
         if signal.changed().await.is_err() {
-            // The pool is being dropped; whoever waits on it goes with it.
+            // The pool is being dropped, and its waiting callers with it.
             std::future::pending::<()>().await;
         }
         if let Some(error) = signal.borrow_and_update().clone() {
@@ -279,8 +278,8 @@ async fn next(signal: &mut watch::Receiver<Option<Error>>) -> Error {
     }
 }
 
-/// Hears from bb8 why a connection could not be made: after the pool's books are in order again, and
-/// only for connections that the pool itself wanted.
+/// Where bb8 reports why a connection could not be opened: after its own counts are right again, and only for
+/// connections that the pool itself wanted.
 #[derive(Clone, Debug)]
 struct Failures(watch::Sender<Option<Error>>);
 

@@ -16,7 +16,7 @@ use crate::activity::Activity;
 ///
 /// # Cancel safety
 ///
-/// Safe.
+/// Dropping the future closes what it has opened.
 pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
     lakebase_core::adapter::login(lakebase, |login| async move {
         let (client, connection) = login.open().await?;

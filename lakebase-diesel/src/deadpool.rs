@@ -1,7 +1,7 @@
 //! The deadpool pool, tuned for Lakebase.
 //!
-//! It is diesel-async's own pool type: deadpool tells by itself why a connection could not be made. What
-//! it does not do is close connections that nobody asks for; here that is done.
+//! It is diesel-async's own pool type: deadpool itself returns why a connection could not be opened. It does not close
+//! idle connections; a task of ours does.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -29,7 +29,7 @@ pub type Object = host::Object<AsyncPgConnection>;
 
 pub use host::PoolError;
 
-/// Connections that rested for too long are looked for that often.
+/// How often idle connections are closed.
 const REAP_EVERY: Duration = Duration::from_secs(30);
 
 /// Opens a pool with the tuned settings and one connection, so that a mistake shows here.
@@ -49,7 +49,7 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 ///
 /// # Cancel safety
 ///
-/// Safe.
+/// Dropping the future closes what it has opened.
 pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
     Builder::new().build(lakebase).await
 }
@@ -97,7 +97,7 @@ impl Builder {
         self.configure(move |inner| inner.wait_timeout(Some(timeout)))
     }
 
-    /// How long ago a connection in the pool may have been handed out last. Looked at every 30 s.
+    /// How long a connection in the pool may be idle: 4 minutes by default. Checked every 30 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
@@ -109,7 +109,7 @@ impl Builder {
         self
     }
 
-    /// Everything else that deadpool can be told.
+    /// Every other setting of deadpool.
     pub fn configure(
         mut self,
         change: impl FnOnce(
@@ -130,7 +130,7 @@ impl Builder {
     ///
     /// # Cancel safety
     ///
-    /// Safe.
+    /// Dropping the future closes what it has opened.
     pub async fn build(self, lakebase: &Lakebase) -> Result<Pool, Error> {
         let pool = self.build_lazy(lakebase)?;
         match pool.get().await {
@@ -175,7 +175,7 @@ impl Builder {
                     if limits.allow(metrics) {
                         return Ok(());
                     }
-                    Err(HookError::message("rested for too long, or too old"))
+                    Err(HookError::message("idle for too long, or too old"))
                 },
             ))
             .build()
@@ -218,7 +218,7 @@ impl Drop for Reaper {
     }
 }
 
-/// Closes what rested for too long, or is too old.
+/// Closes connections that are idle for too long, or too old.
 async fn reap(pool: WeakPool<Manager>, limits: Limits) {
     let shortest = limits.idle.min(limits.lifetime);
     let every = REAP_EVERY.min(shortest).max(Duration::from_millis(10));
@@ -234,8 +234,7 @@ async fn reap(pool: WeakPool<Manager>, limits: Limits) {
     }
 }
 
-/// Whether a connection that the pool could not give may be had later: the cause is transient, or all
-/// connections were busy.
+/// Whether retrying the checkout can succeed: the cause is transient, or all connections were busy.
 pub fn is_transient(error: &PoolError) -> bool {
     match error {
         PoolError::Backend(DieselPoolError::ConnectionError(error)) => {

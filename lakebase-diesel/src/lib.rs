@@ -7,6 +7,8 @@ mod background;
 #[cfg(feature = "bb8")]
 pub mod bb8;
 #[cfg(feature = "async")]
+mod check;
+#[cfg(feature = "async")]
 mod connect;
 #[cfg(feature = "deadpool")]
 pub mod deadpool;
@@ -14,12 +16,8 @@ pub mod deadpool;
 mod manager;
 #[cfg(feature = "migrations")]
 pub mod migrations;
-#[cfg(feature = "async")]
-mod ping;
 #[cfg(feature = "r2d2")]
 pub mod r2d2;
-#[cfg(feature = "async")]
-mod suspicion;
 #[cfg(feature = "async")]
 mod transaction;
 mod transient;

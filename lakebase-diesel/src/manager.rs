@@ -1,24 +1,16 @@
 //! diesel-async's own manager, filled in.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use diesel::{ConnectionError, QueryResult};
+use diesel::ConnectionError;
+use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::Lakebase;
-use lakebase_core::adapter::clean_text;
 
-use crate::activity::Activity;
+use crate::check::Checks;
 use crate::connect::connect;
-use crate::ping::{ping, unanswered};
-use crate::suspicion::{Suspicion, closed};
-
-/// A connection nobody has heard from for this long is asked before it is handed out. Younger ones
-/// are looked at locally, which costs no round trip: a server that hung up is noticed that way.
-const PING_AFTER: Duration = Duration::from_secs(30);
 
 /// The connection manager of diesel-async with every login going through `lakebase`.
 ///
@@ -37,8 +29,8 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 ///
-/// bb8 itself hides why a connection could not be made behind a `TimedOut`; the pool of
-/// [`bb8`](crate::bb8) tells, and causes are logged through `tracing` in any case.
+/// bb8 itself answers a failed login with `TimedOut`; the pool of [`bb8`](crate::bb8) returns the cause. Causes are
+/// logged through `tracing` in any case.
 pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
     let lakebase = lakebase.clone();
     let mut config = ManagerConfig::default();
@@ -51,33 +43,10 @@ pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConne
             })
         })
     });
-    let suspicion = Arc::new(Suspicion::default());
+    let checks = Arc::new(Checks::default());
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
-        let suspicion = Arc::clone(&suspicion);
-        Box::pin(async move { check(&suspicion, connection).await })
+        let checks = Arc::clone(&checks);
+        Box::pin(async move { checks.check(connection).await })
     }));
     AsyncDieselConnectionManager::new_with_config("lakebase", config)
-}
-
-/// Whether an idle connection may be handed out.
-async fn check(suspicion: &Suspicion, connection: &mut AsyncPgConnection) -> QueryResult<()> {
-    if connection.is_broken() {
-        return Err(closed("the server closed the connection"));
-    }
-    // Unknown (the application has its own instrumentation) counts as long ago.
-    let last = Activity::last_of(connection.instrumentation());
-    if let Some(last) = last {
-        if last.elapsed() < PING_AFTER {
-            return Ok(());
-        }
-        suspicion.check(&last)?;
-    }
-    match ping(connection).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(closed(&clean_text(&error.to_string()))),
-        Err(_) => {
-            last.inspect(|last| suspicion.note(*last));
-            Err(unanswered())
-        }
-    }
 }

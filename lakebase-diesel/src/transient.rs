@@ -43,8 +43,7 @@ pub fn is_transient(error: &Error) -> bool {
     }
 }
 
-/// The same for the connection that a pool could not give. Knows the errors of this crate only, which
-/// diesel keeps as text.
+/// The same for a connection that a pool could not open. Knows the errors of this crate only.
 pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
     match error {
         ConnectionError::BadConnection(text) => lakebase_core::adapter::says_transient(text),

@@ -86,8 +86,8 @@ pub async fn connect_with(
     Ok(db)
 }
 
-/// What SeaORM and the application's own hook make of the options for sqlx. SeaORM keeps the hook to itself, so
-/// it is asked by letting it build a pool that never connects.
+/// What SeaORM and the application's own hook make of the options for sqlx. SeaORM keeps the hook private, so
+/// SeaORM builds a pool that never connects.
 async fn driver_options(options: &ConnectOptions) -> Result<PgConnectOptions, Error> {
     let mut probe = options.clone();
     probe

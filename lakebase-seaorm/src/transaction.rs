@@ -54,7 +54,7 @@ where
             Err(failure) => failure,
         };
         let is_passing = find_cause(&error).is_some_and(|error| {
-            // No connection: whoever looked for it has tried for as long as it may take.
+            // No connection: the login has been retried for as long as it may take.
             crate::cause(error).is_none()
                 && !matches!(error, DbErr::ConnectionAcquire(_))
                 && crate::is_transient(error)

@@ -1,4 +1,4 @@
-//! Checks the collected settings: every mistake that can be told without a network is reported here.
+//! Checks the collected settings. Every mistake that shows without a network is reported here.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -130,7 +130,7 @@ impl ConfigBuilder {
         if let (true, Some(host)) = (looks_up, explicit.get(Field::Host)) {
             return Err(
                 Error::config(format!("both host_kind and {} are set", host.from))
-                    .with_hint("A kind of host is asked from the workspace: leave one of them out"),
+                    .with_hint("The workspace names the host of that kind: leave one of them out"),
             );
         }
         let mut raw = explicit;
@@ -146,7 +146,7 @@ impl ConfigBuilder {
             lower = url::read(&text.value, &text.from)?.or(lower);
         }
         if self.provider.is_some() {
-            // As a password would: whoever brings a provider has decided how to log in.
+            // A provider outranks a password from the environment, as a password from code would.
             lower.remove(&[Field::Password]);
         }
         raw = raw.over(lower, looks_up);

@@ -62,7 +62,7 @@ impl ConfigBuilder {
         /// Endpoint path, `projects/{project}/branches/{branch}/endpoints/{endpoint}`, or a branch's
         /// (without the last two), whose read-write endpoint is looked up.
         endpoint => Endpoint,
-        /// Postgres host. Asked from the API when an endpoint is given and this is not.
+        /// Postgres host. Looked up in the workspace when an endpoint is given and this is not.
         host => Host,
         /// Database, `databricks_postgres` by default.
         database => Database,
@@ -89,9 +89,8 @@ impl ConfigBuilder {
         self.given(Field::Endpoint, path, "branch")
     }
 
-    /// Another host of the compute than the direct one for reading and writing. It is asked from the
-    /// workspace, whatever `PGHOST` says. Pooled ones need a native [`password`](Self::password), and
-    /// besides it a sign-in for the question.
+    /// Another host of the compute than the direct one for reading and writing. The workspace names it, whatever
+    /// `PGHOST` says. Pooled ones need a native [`password`](Self::password), and a way to authenticate at the workspace.
     pub fn host_kind(mut self, kind: HostKind) -> Self {
         self.host_kind = Some(kind);
         self

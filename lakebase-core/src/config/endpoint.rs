@@ -61,7 +61,7 @@ pub(crate) fn is_id(id: &str) -> bool {
     !id.is_empty() && !matches!(id, "." | "..") && id.chars().all(is_id_char)
 }
 
-/// What a credential is minted for and a host is asked of.
+/// What a credential is minted for, and whose host is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compute {
     Endpoint(EndpointPath),
@@ -70,7 +70,7 @@ pub(crate) enum Compute {
     Instance(String),
 }
 
-/// Which host of a compute to log in at. Asked from the workspace.
+/// Which host of a compute to log in at. The workspace names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostKind {

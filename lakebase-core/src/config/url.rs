@@ -65,7 +65,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
     let query = url.query().unwrap_or_default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // Tokens go as a clear-text password inside TLS; a wish for more cannot be met.
+        // Tokens are sent as a clear-text password inside TLS, so channel binding cannot be required.
         if key == "channel_binding" && value != "require" {
             continue;
         }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::credential::Credential;
 use crate::error::Error;
 
-/// Mints a database credential when asked. Does network I/O, does not cache.
+/// Mints database credentials. Does network I/O, does not cache.
 ///
 /// The crate's own provider asks the Databricks workspace. Bring your own for anything else, for
 /// example tokens from a sidecar:
@@ -23,7 +23,7 @@ use crate::error::Error;
 ///
 /// impl CredentialProvider for Sidecar {
 ///     async fn credential(&self) -> Result<Credential, Error> {
-///         let token = String::from("asked from somewhere");
+///         let token = String::from("from the sidecar");
 ///         Ok(Credential::new(token, SystemTime::now() + Duration::from_secs(3600)))
 ///     }
 /// }
@@ -37,7 +37,7 @@ use crate::error::Error;
 /// # Ok::<(), Error>(())
 /// ```
 ///
-/// The cache around it sees to single flight and renewal ahead of expiry. A call runs on a task of
+/// The cache around it shares one call among all callers and renews ahead of expiry. A call runs on a task of
 /// its own and is given 40 s; a caller that goes away does not cancel it.
 pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
     /// Mints one credential.

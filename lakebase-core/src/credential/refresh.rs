@@ -306,7 +306,7 @@ impl Bucket {
         has_one
     }
 
-    /// Gives one back that was taken in vain.
+    /// Gives back one that was not used.
     pub(crate) fn give_back(&mut self) {
         self.left = (self.left + 1).min(Self::BURST);
     }

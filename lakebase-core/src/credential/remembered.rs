@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-/// Unlike a cell that initialises itself, it holds no lock while somebody looks for the value: a caller
-/// who stops being polled is in nobody's way. Two may look at the same time; the first find stays.
+/// Unlike a cell that initialises itself, it holds no lock while a caller looks for the value, so a caller that is no
+/// longer polled blocks no other. Two callers may look at the same time; the first value stays.
 pub(crate) struct Remembered<T>(Mutex<Option<T>>);
 
 impl<T> Default for Remembered<T> {
@@ -21,7 +21,7 @@ impl<T: Clone> Remembered<T> {
             .clone()
     }
 
-    /// Keeps the value unless there is one, and tells which one counts.
+    /// Keeps the value unless there is one; returns the one that is kept.
     pub(crate) fn keep(&self, value: T) -> T {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(value).clone()

@@ -18,7 +18,7 @@ use crate::error::Kind;
 
 /// A caller restarts a flight that was lost this often.
 const MOST_LOST: u32 = 2;
-/// A flight that is this much over its limit stands on a runtime that nobody drives any more.
+/// A flight that is this much over its limit runs on a runtime that has stopped.
 const OVERDUE: Duration = Duration::from_secs(2);
 /// How long callers wait for a new value, per flight, while the held one still serves.
 const PREFERENCE: Duration = Duration::from_millis(750);
