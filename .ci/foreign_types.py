@@ -22,8 +22,8 @@ def allowed():
     """The first column of the table below the heading `Foreign types`: crate and the crate that shows it."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     section = text.split("## Foreign types", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", section, re.M)
-    return {(ours, theirs) for ours, names in rows for theirs in re.findall(r"`([\w-]+)`", names)}
+    rows = re.findall(r"^\| `(lakebase-\w+)` \| ([^|]+) \|", section, re.M)
+    return {(ours, theirs) for ours, names in rows for theirs in re.findall(r"`(\w+)`", names)}
 
 
 def document(crate, folder):
