@@ -1,8 +1,11 @@
 //! Runs another program behind a proxy.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _, Write as _};
+#[cfg(unix)]
+use std::io::IsTerminal as _;
+use std::io::{self, Write as _};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -59,7 +62,7 @@ pub(crate) fn check(command: &[OsString]) -> Result<(), lakebase_core::Error> {
 }
 
 /// The command with what drivers look for in its environment.
-pub(crate) async fn prepare(
+async fn prepare(
     wanted: &Target,
     config: &Config,
     lakebase: &Lakebase,
@@ -146,10 +149,24 @@ async fn warn_of_missing_schema(lakebase: &Lakebase) {
     let _ = session.await;
 }
 
-/// Runs it to its end. Signals are passed on.
-pub(crate) async fn run(mut command: Command) -> io::Result<ExitCode> {
-    #[cfg(unix)]
-    let mut signals = Signals::new()?;
+/// Prepares the command and runs it to its end. Signals are passed on to it. One that comes before it runs ends the wait.
+pub(crate) async fn run(
+    wanted: &Target,
+    config: &Config,
+    (lakebase, proxy): (&Lakebase, &Proxy),
+    command: &[OsString],
+    mut signals: Signals,
+) -> Result<ExitCode, Box<dyn Error>> {
+    tokio::select! {
+        biased;
+        code = signals.end() => Ok(code),
+        command = prepare(wanted, config, lakebase, proxy, command) => {
+            Ok(run_prepared(command?, signals).await?)
+        }
+    }
+}
+
+async fn run_prepared(mut command: Command, mut signals: Signals) -> io::Result<ExitCode> {
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
@@ -162,65 +179,96 @@ pub(crate) async fn run(mut command: Command) -> io::Result<ExitCode> {
             }));
         }
     };
+    let pid = child.id();
+    tokio::select! {
+        status = child.wait() => Ok(code_of(status?)),
+        never = signals.pass_on(pid) => match never {},
+    }
+}
+
+/// The signals that a command has to hear of. Once listened for, none of them ends this process by itself; what comes before the
+/// command runs is kept.
+pub(crate) struct Signals {
     #[cfg(unix)]
-    let status = {
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        loop {
-            tokio::select! {
-                status = child.wait() => break status?,
-                signal = signals.next() => {
-                    if let Some(pid) = pid {
-                        let _ = kill(Pid::from_raw(pid), signal);
-                    }
-                }
-            }
-        }
-    };
-    #[cfg(not(unix))]
-    let status = child.wait().await?;
-    Ok(code_of(status))
+    received: Vec<(Signal, signal::Signal)>,
 }
 
-/// What the command has to hear of.
-#[cfg(unix)]
-struct Signals {
-    passed_on: Vec<(Signal, signal::Signal)>,
-}
-
-#[cfg(unix)]
 impl Signals {
-    fn new() -> io::Result<Self> {
-        let mut all = vec![
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-            Signal::SIGWINCH,
-            Signal::SIGINT,
-            Signal::SIGQUIT,
-        ];
-        // The terminal sends these to the command as well. We only must not end before it.
-        let is_terminal = io::stdin().is_terminal();
-        let mut passed_on = Vec::new();
-        for known in all.drain(..) {
-            let received = signal::signal(signal::SignalKind::from_raw(known as i32))?;
-            passed_on.push((known, received));
-        }
-        let is_passed_on = |known: &Signal| {
-            !is_terminal || !matches!(known, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH)
-        };
-        // A signal once listened for is never again the end of this process.
-        passed_on.retain(|(known, _)| is_passed_on(known));
-        Ok(Self { passed_on })
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            received: [
+                Signal::SIGTERM,
+                Signal::SIGHUP,
+                Signal::SIGINT,
+                Signal::SIGQUIT,
+                Signal::SIGUSR1,
+                Signal::SIGUSR2,
+                Signal::SIGWINCH,
+            ]
+            .into_iter()
+            .map(|known| {
+                let kind = signal::SignalKind::from_raw(known as i32);
+                Ok((known, signal::signal(kind)?))
+            })
+            .collect::<io::Result<_>>()?,
+        })
     }
 
-    async fn next(&mut self) -> Signal {
-        let received = self.passed_on.iter_mut().map(|(known, received)| {
-            Box::pin(async move {
-                received.recv().await;
-                *known
+    /// Until one comes that ends a program: the exit code, as shells have it.
+    async fn end(&mut self) -> ExitCode {
+        #[cfg(unix)]
+        let signal = self
+            .next(|known| {
+                matches!(
+                    known,
+                    Signal::SIGTERM | Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT
+                )
             })
-        });
+            .await as u8;
+        #[cfg(not(unix))]
+        let signal = {
+            let _ = tokio::signal::ctrl_c().await;
+            2
+        };
+        ExitCode::from(128 + signal)
+    }
+
+    /// Passes on, for as long as it is polled, what the command does not get by itself.
+    #[cfg(unix)]
+    async fn pass_on(&mut self, command: Option<u32>) -> Infallible {
+        let pid = command.and_then(|pid| i32::try_from(pid).ok());
+        // The terminal sends these to the command as well. We only must not end before it.
+        let is_terminal = io::stdin().is_terminal();
+        loop {
+            let signal = self
+                .next(|known| {
+                    !is_terminal
+                        || !matches!(known, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH)
+                })
+                .await;
+            if let Some(pid) = pid {
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn pass_on(&mut self, _: Option<u32>) -> Infallible {
+        std::future::pending().await
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self, is_wanted: impl Fn(Signal) -> bool) -> Signal {
+        let wanted = self.received.iter_mut();
+        let received = wanted
+            .filter(|(known, _)| is_wanted(*known))
+            .map(|(known, received)| {
+                Box::pin(async move {
+                    received.recv().await;
+                    *known
+                })
+            });
         futures_util::future::select_all(received).await.0
     }
 }

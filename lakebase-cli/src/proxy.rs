@@ -14,7 +14,8 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::args::{ProxyArgs, Target};
-use crate::{command, say};
+use crate::command::{self, Signals};
+use crate::say;
 
 /// Between attempts to become ready: longer each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -76,13 +77,14 @@ pub(crate) async fn exec(
 ) -> Result<ExitCode, Box<dyn Error>> {
     command::check(command)?;
     let config = wanted.config()?;
+    // Before there is a socket, which a signal would leave behind.
+    let signals = Signals::new()?;
     let lakebase = Lakebase::new(config.clone())?.direct();
     let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
     let proxy = proxy.start().await?;
-    let command = command::prepare(wanted, &config, &lakebase, &proxy, command).await?;
-    let code = command::run(command).await?;
+    let outcome = command::run(wanted, &config, (&lakebase, &proxy), command, signals).await;
     proxy.shutdown(Duration::ZERO).await;
-    Ok(code)
+    outcome
 }
 
 /// `lakebase proxy`.
@@ -95,6 +97,12 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
     }
     let config = wanted.config()?;
     let lakebase = Lakebase::new(config.clone())?;
+    // Before there is a socket, which a signal would leave behind.
+    let mut orders = Orders::new()?;
+    let signals = match args.command.is_empty() {
+        true => None,
+        false => Some(Signals::new()?),
+    };
     let mut listens = [args.socket.clone(), args.listen.clone()].concat();
     if listens.is_empty() {
         listens.push(Listen {
@@ -111,21 +119,16 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         let proxy = start(&lakebase, &listen.place, args).await?;
         proxies.push((lakebase, proxy));
     }
-    let mut orders = Orders::new()?;
     // Mints the first token before the first connection.
     let all = proxies
         .iter()
         .map(|(lakebase, _)| lakebase.clone())
         .collect();
     let becoming = tokio::spawn(become_ready(all, args.ready_file.clone()));
-    let outcome = match (args.command.is_empty(), proxies.first()) {
-        (false, Some((lakebase, proxy))) => {
-            let command = tokio::select! {
-                command = command::prepare(wanted, &config, lakebase, proxy, &args.command) => command?,
-                // As shells report it.
-                () = orders.wait() => return Ok(ExitCode::from(128 + 15)),
-            };
-            let outcome = command::run(command).await;
+    let outcome = match (signals, proxies.first()) {
+        (Some(signals), Some((lakebase, proxy))) => {
+            let through = (lakebase, proxy);
+            let outcome = command::run(wanted, &config, through, &args.command, signals).await;
             // The signals so far were the command's.
             orders = Orders::new()?;
             outcome
@@ -144,7 +147,7 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         // Whoever asks twice does not want to wait.
         () = orders.wait() => {}
     }
-    Ok(outcome?)
+    outcome
 }
 
 async fn start(

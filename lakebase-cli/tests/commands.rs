@@ -7,9 +7,18 @@ mod support;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lakebase_local::{LocalLakebase, SignIn};
+use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::{lakebase, local, run, skipped};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::Child;
+
+/// Gives up on what hangs.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
+    outcome.expect("in time")
+}
 
 /// A home of this test's own: the roots to trust are kept there.
 struct Home(tempfile::TempDir);
@@ -209,13 +218,92 @@ async fn exit_status_and_signals_are_the_commands_own() {
         .read_line(&mut line)
         .await
         .expect("a line");
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let pid = nix::unistd::Pid::from_raw(pid.expect("it runs"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+    kill(pid_of(&child), Signal::SIGTERM).expect("a signal");
     // Waiting closes it otherwise, and then the command ends by itself.
     let _input = child.stdin.take();
     // As shells report a command that a signal has ended.
     assert_eq!(child.wait().await.expect("an end").code(), Some(128 + 15));
+}
+
+fn pid_of(child: &Child) -> Pid {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    Pid::from_raw(pid.expect("it runs"))
+}
+
+#[tokio::test]
+async fn every_signal_that_a_program_may_handle_reaches_the_command() {
+    let local = local().await;
+    let home = home();
+    let path = home.path();
+    // Waits for its input's end, as signals do not end all shells' `read`.
+    let script = "for name in HUP INT QUIT USR1 USR2 WINCH; do trap \"echo $name\" $name; done; \
+                  trap 'exit 5' TERM; exec 3<&0; cat <&3 >/dev/null 2>&1 & echo up; until wait $!; do :; done";
+    let args = ["exec", "sh", "-c", script];
+    let mut child = lakebase(args, &local.env(), &[("HOME", &path)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let pid = pid_of(&child);
+    // Waiting closes it otherwise, and then the command ends by itself.
+    let _input = child.stdin.take();
+    let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
+    let mut said = async || soon(lines.next_line()).await.expect("text");
+    assert_eq!(said().await.as_deref(), Some("up"));
+    for (signal, name) in [
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGQUIT, "QUIT"),
+        (Signal::SIGWINCH, "WINCH"),
+        (Signal::SIGUSR1, "USR1"),
+    ] {
+        kill(pid, signal).expect("a signal");
+        tokio::select! {
+            line = said() => assert_eq!(line.as_deref(), Some(name)),
+            status = child.wait() => panic!("{signal} has ended exec: {status:?}"),
+        }
+    }
+    kill(pid, Signal::SIGTERM).expect("a signal");
+    assert_eq!(soon(child.wait()).await.expect("an end").code(), Some(5));
+}
+
+#[tokio::test]
+async fn a_signal_before_the_command_runs_ends_exec_and_leaves_nothing_behind() {
+    let local = local().await;
+    // The check of the schema, which comes before the command, waits for it.
+    local.fail(Call::Credential, Fault::Silence);
+    for (args, signal, code) in [
+        (&["exec"][..], Signal::SIGTERM, 128 + 15),
+        (&["exec"], Signal::SIGINT, 128 + 2),
+        (&["proxy", "--"], Signal::SIGTERM, 128 + 15),
+        (&["proxy", "--"], Signal::SIGINT, 128 + 2),
+    ] {
+        let home = home();
+        let path = home.path();
+        let changes = [
+            ("HOME", &*path),
+            ("TMPDIR", &path),
+            ("LAKEBASE_SCHEMA", "app"),
+        ];
+        let args = [args, &["echo", "it runs"]].concat();
+        let before = local.counters().credential_calls;
+        let child = lakebase(&args, &local.env(), &changes)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        soon(local.wait_until(|_| local.counters().credential_calls > before)).await;
+        let left = || std::fs::read_dir(home.0.path()).expect("a folder").count();
+        assert_eq!(left(), 1, "{args:?}: the socket's folder");
+        kill(pid_of(&child), signal).expect("a signal");
+        let output = soon(child.wait_with_output()).await.expect("an end");
+        assert_eq!(output.status.code(), Some(code), "{args:?} {signal}");
+        let (out, errors) = (output.stdout.is_empty(), output.stderr.is_empty());
+        assert!(out && errors, "{args:?}: {output:?}");
+        assert_eq!(left(), 0, "{args:?} {signal}");
+    }
 }
 
 #[tokio::test]

@@ -455,6 +455,40 @@ async fn the_ready_file_appears_with_the_first_login_and_goes_with_the_proxy() {
 }
 
 #[tokio::test]
+async fn the_ready_file_waits_for_the_database_of_every_listener() {
+    let local = local().await;
+    let folder = folder();
+    let ready = folder.path().join("ready");
+    let file = ready.display().to_string();
+    for listens in [
+        ["127.0.0.1:0", "127.0.0.1:0=other"],
+        ["127.0.0.1:0=other", "127.0.0.1:0"],
+    ] {
+        let args = ["--listen", listens[0], "--listen", listens[1]];
+        let args = [&args[..], &["--ready-file", &file, "--json"]].concat();
+        let mut proxy = Running::start(&local, &args, &[]).await;
+        assert_eq!(proxy.listeners().await.len(), 2);
+        let mut errors = BufReader::new(proxy.child.stderr.take().expect("errors"));
+        let mut line = String::new();
+        tokio::select! {
+            read = soon(errors.read_line(&mut line)) => drop(read.expect("text")),
+            () = exists(&ready) => panic!("ready for one of {listens:?}"),
+        }
+        assert!(
+            line.contains("not ready") && line.contains("other"),
+            "{line}"
+        );
+        assert!(!ready.exists());
+        let create = "CREATE DATABASE other";
+        local.sql(create).await.expect("a database");
+        exists(&ready).await;
+        proxy.terminate().await;
+        let drop = "DROP DATABASE other WITH (FORCE)";
+        local.sql(drop).await.expect("dropped");
+    }
+}
+
+#[tokio::test]
 async fn a_command_behind_a_listener_gets_its_environment_and_gives_its_exit_status() {
     let local = local().await;
     let home = folder();

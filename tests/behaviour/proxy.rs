@@ -12,6 +12,8 @@ use sqlx::postgres::{PgConnection, PgListener};
 use sqlx::{Connection as _, Executor as _};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+use super::wrong_clock::{WrongClock, with_clock};
+
 async fn proxy_of(local: &LocalLakebase) -> Proxy {
     lakebase(local).proxy().await.expect("a proxy")
 }
@@ -480,6 +482,24 @@ async fn a_shutdown_lets_transactions_finish_within_its_grace() {
 }
 
 #[tokio::test]
+async fn a_more_urgent_shutdown_cuts_a_patient_one_short() {
+    let local = local().await;
+    let proxy = proxy_of(&local).await;
+    let (idle, stuck) = (client(&proxy).await, client(&proxy).await);
+    stuck.batch_execute("BEGIN").await.expect("begun");
+    let patient = tokio::spawn({
+        let proxy = proxy.clone();
+        async move { proxy.shutdown(Duration::from_secs(3600)).await }
+    });
+    // By then it is under way.
+    closed(&idle).await;
+    assert_eq!(ask(&stuck, "SELECT 1").await, "1");
+    soon(proxy.shutdown(Duration::ZERO)).await;
+    soon(patient).await.expect("no panic");
+    closed(&stuck).await;
+}
+
+#[tokio::test]
 async fn a_check_costs_no_round_trip_while_the_server_was_heard_lately() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
@@ -503,6 +523,20 @@ async fn a_check_costs_no_round_trip_while_the_server_was_heard_lately() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn after_the_machine_was_suspended_a_check_goes_to_the_server() {
+    let local = local().await;
+    let clock = WrongClock::default();
+    let proxy = with_clock(&local, &clock).proxy().await.expect("a proxy");
+    let mut connection = PgConnection::connect(proxy.url()).await.expect("a login");
+    connection.execute("SELECT 1").await.expect("an answer");
+    local.cut_sessions(Cut::Vanish).await.expect("cut");
+    connection.ping().await.expect("an answer of the proxy");
+    // The monotonic clock stands still meanwhile.
+    clock.set(60 * 60 * 1000);
+    soon(connection.ping()).await.expect_err("nobody answers");
 }
 
 #[tokio::test]

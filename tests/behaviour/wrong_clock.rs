@@ -19,10 +19,10 @@ const MOST_MINTS: u64 = 8;
 
 /// The machine's clock, wrong by so many milliseconds.
 #[derive(Clone, Debug, Default)]
-struct WrongClock(Arc<AtomicI64>);
+pub(super) struct WrongClock(Arc<AtomicI64>);
 
 impl WrongClock {
-    fn set(&self, ahead: i64) {
+    pub(super) fn set(&self, ahead: i64) {
         self.0.store(ahead, Ordering::Relaxed);
     }
 }
@@ -42,7 +42,7 @@ impl Clock for WrongClock {
     }
 }
 
-fn with_clock(local: &LocalLakebase, clock: &WrongClock) -> Lakebase {
+pub(super) fn with_clock(local: &LocalLakebase, clock: &WrongClock) -> Lakebase {
     let config = Config::builder()
         .vars(vars(local, &[]))
         .clock(clock.clone())

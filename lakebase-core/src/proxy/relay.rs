@@ -286,11 +286,11 @@ where
 
     /// Answers a check in the place of the server, or sets the time by which the server must.
     fn check(&mut self, answer: &[u8]) -> ControlFlow<End> {
-        if self.checks.lost().is_some_and(|lost| self.heard < lost) {
-            return ControlFlow::Break(End::Unresponsive);
-        }
-        // A driver that has not read everything yet waits for more than this answer.
+        // While a driver leaves bytes unread, its server is not heard, which says nothing about the server.
         if self.down.is_empty() {
+            if self.checks.lost().is_some_and(|lost| self.heard < lost) {
+                return ControlFlow::Break(End::Unresponsive);
+            }
             let silence = self.checks.now().saturating_sub(self.heard);
             if silence < self.checks.after {
                 self.up.clear();
@@ -321,6 +321,57 @@ where
                 let _ = tokio::io::copy(&mut self.server, self.client).await;
             }
             End::Unresponsive | End::Malformed => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const SYNC: &[u8] = b"S\0\0\0\x04";
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+
+    /// A unit test: how much the kernel holds for a driver cannot be seen from outside.
+    #[tokio::test(start_paused = true)]
+    async fn a_check_does_not_cut_off_a_driver_that_leaves_bytes_unread() {
+        // On its own, and while the server of another session does not answer.
+        for lost in [None, Some(ANSWER_LIMIT)] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (wire, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (mut wire, (mut server, _)) = (wire.unwrap(), accepted.unwrap());
+            let (mut driver, mut client) = duplex(16);
+            let clock = Arc::new(Watch::new(Arc::new(SystemClock)));
+            let checks = Checks::new(Duration::ZERO, clock);
+            *checks.lost() = lost;
+            let mut follow = Follow::default();
+            follow.server_sent(READY).unwrap();
+            let (_drain, draining) = watch::channel(false);
+            let relay = Relay::new(&mut client, &mut wire, follow, &checks).run(draining);
+            let conversation = async {
+                // A notification: the session stays idle.
+                let notification = [&b"A\0\0\x03\xe8"[..], &[0; 996]].concat();
+                server.write_all(&notification).await.unwrap();
+                let first = driver.read_u8().await.unwrap();
+                driver.write_all(SYNC).await.unwrap();
+                server.read_exact(&mut [0; SYNC.len()]).await.unwrap();
+                server.write_all(READY).await.unwrap();
+                sleep(ANSWER_LIMIT * 10).await;
+                let mut received = vec![first; notification.len() + READY.len()];
+                driver.read_exact(&mut received[1..]).await.unwrap();
+                assert_eq!(received, [&notification, READY].concat());
+            };
+            tokio::select! {
+                end = relay => panic!("{end:?}, {lost:?}"),
+                () = conversation => {}
+            }
         }
     }
 }
