@@ -333,7 +333,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::credential::clock::SystemClock;
 
     const SYNC: &[u8] = b"S\0\0\0\x04";
     const READY: &[u8] = b"Z\0\0\0\x05I";
