@@ -14,7 +14,7 @@ use crate::settings::workspace_host;
 #[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) settings: Settings,
-    pub(crate) sign_in: Arc<dyn SignIn>,
+    pub(crate) sign_in: Arc<SignIn>,
     pub(crate) agent: UserAgent,
 }
 
@@ -60,14 +60,14 @@ pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Er
             .map(Setting::no_secret)
             .transpose()?;
     }
-    let sign_in = choose(&settings)?;
+    let sign_in = Arc::new(choose(&settings)?);
     let sent = [
         Attribute::WorkspaceId,
         Attribute::AccountId,
         Attribute::GroupId,
         Attribute::Scopes,
     ];
-    for &attribute in sign_in.made_of().iter().chain(&sent) {
+    for &attribute in sign_in.attributes().iter().chain(&sent) {
         if let Some(setting) = settings.get(attribute) {
             setting.printable()?;
         }

@@ -29,8 +29,14 @@ pub(super) struct Output {
     pub(super) success: bool,
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// What it said, for people: cut to length, without control characters.
-    pub(super) complaint: String,
+    complaint: String,
+}
+
+impl Output {
+    /// For people: cut to length, without control characters.
+    pub(super) fn no_token(&self) -> String {
+        format!("cannot get access token: {}", self.complaint)
+    }
 }
 
 impl Program {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::azure::AzureEndpoints;
-use super::{DOCS, Not};
-use crate::error::Error;
+use super::azure_cloud::AzureEndpoints;
+use super::{Error, NotConfigured};
 use crate::settings::attributes::{Attribute, Attributes, Vars, boolean};
 use crate::settings::setting::Setting;
+
+pub(super) const DOCS: &str =
+    "https://docs.databricks.com/en/dev-tools/auth.html#databricks-client-unified-authentication";
 
 /// The resolved attributes and the environment they were resolved in.
 #[derive(Clone)]
@@ -37,11 +39,21 @@ impl Settings {
     }
 
     pub(super) fn is_any_set(&self, attributes: &[Attribute]) -> bool {
-        attributes.iter().any(|&a| self.attributes.is_set(a))
+        attributes.iter().any(|&a| self.get(a).is_some())
     }
 
     pub(super) fn is_true(&self, attribute: Attribute) -> Result<bool, Error> {
         self.get(attribute).map_or(Ok(false), boolean)
+    }
+
+    /// Whether one strategy was asked for by name.
+    pub(super) fn is_forced(&self) -> bool {
+        self.is_any_set(&[Attribute::AuthType])
+    }
+
+    /// A client id without its secret.
+    pub(super) fn is_id_alone(&self) -> bool {
+        self.is_any_set(&[Attribute::ClientId]) && !self.is_any_set(&[Attribute::ClientSecret])
     }
 
     /// How to say that a setting is missing, and where it was looked for.
@@ -56,35 +68,41 @@ impl Settings {
         }
     }
 
-    /// A setting without which the strategy cannot be.
-    pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, Not> {
-        self.get(attribute)
-            .ok_or_else(|| Not::Complete(self.missing(attribute)))
+    /// The setting that asks for a strategy.
+    pub(super) fn main(&self, attribute: Attribute) -> Result<&Setting, NotConfigured> {
+        self.get(attribute).ok_or_else(|| self.absent(attribute))
     }
 
-    /// The strategy's main setting is not there: that matters only if it was asked for by name.
-    pub(super) fn absent(&self, attribute: Attribute) -> Not {
-        if self.is_forced() {
-            Not::Complete(self.missing(attribute))
-        } else {
-            Not::Meant
+    /// The strategy's main setting is missing, which matters only if it was asked for by name.
+    pub(super) fn absent(&self, attribute: Attribute) -> NotConfigured {
+        match self.is_forced() {
+            true => NotConfigured::Incomplete(self.missing(attribute)),
+            false => NotConfigured::Unused,
         }
     }
 
-    /// A client id without its secret.
-    pub(super) fn is_id_alone(&self) -> bool {
-        self.attributes.is_set(Attribute::ClientId)
-            && !self.attributes.is_set(Attribute::ClientSecret)
+    /// A setting that the strategy cannot do without.
+    pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, NotConfigured> {
+        self.get(attribute)
+            .ok_or_else(|| NotConfigured::Incomplete(self.missing(attribute)))
     }
 
-    pub(super) fn is_forced(&self) -> bool {
-        self.attributes.is_set(Attribute::AuthType)
+    pub(super) fn required_host(&self) -> Result<(), NotConfigured> {
+        self.required(Attribute::Host).map(drop)
     }
 
-    pub(super) fn required_host(&self) -> Result<&Url, Not> {
-        self.host
-            .as_ref()
-            .ok_or_else(|| Not::Complete(self.missing(Attribute::Host)))
+    /// Only tokens of Databricks' own OAuth can be for a group's role.
+    pub(super) fn reject_group(&self, strategy: &str) -> Result<(), NotConfigured> {
+        let Some(group) = self.get(Attribute::GroupId) else {
+            return Ok(());
+        };
+        let text = format!("auth type {strategy:?} does not support group role assumption");
+        Err(Error::config(text)
+            .with_hint(format!(
+                "Use Databricks OAuth authentication, or unset {}",
+                group.from
+            ))
+            .into())
     }
 
     pub(super) fn check_conflicts(&self) -> Result<(), Error> {
@@ -124,25 +142,9 @@ impl Settings {
             .collect();
         scopes.sort_unstable();
         scopes.dedup();
-        if scopes.is_empty() {
-            return "all-apis".to_owned();
-        }
-        scopes.join(" ")
-    }
-
-    /// Only tokens of Databricks' own OAuth can be for a group's role.
-    pub(super) fn refuse_group(&self, name: &str) -> Result<(), Not> {
-        match self.get(Attribute::GroupId) {
-            None => Ok(()),
-            Some(group) => Err(Not::Right(
-                Error::config(format!(
-                    "auth type {name:?} does not support group role assumption"
-                ))
-                .with_hint(format!(
-                    "Use Databricks OAuth authentication, or unset {}",
-                    group.from
-                )),
-            )),
+        match scopes.is_empty() {
+            true => "all-apis".to_owned(),
+            false => scopes.join(" "),
         }
     }
 }

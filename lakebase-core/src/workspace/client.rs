@@ -18,7 +18,7 @@ use crate::sign_in::{Settings, SignIn, Site};
 
 pub(crate) struct Client {
     site: Arc<Site>,
-    sign_in: Arc<dyn SignIn>,
+    sign_in: Arc<SignIn>,
     tokens: TokenCache,
     agent: UserAgent,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(
         settings: &Settings,
-        sign_in: &Arc<dyn SignIn>,
+        sign_in: &Arc<SignIn>,
         agent: &UserAgent,
         clock: Arc<Watch>,
     ) -> Result<Self, Error> {
@@ -51,7 +51,7 @@ impl Client {
             .site
             .settings()
             .attributes
-            .sources(self.sign_in.made_of());
+            .sources(self.sign_in.attributes());
         let sign_in = match sources.as_str() {
             "" => format!("sign-in {strategy}"),
             _ => format!("sign-in {strategy} with {sources}"),
@@ -153,7 +153,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("host", &self.site.known_host().map(String::from))
+            .field("host", &self.site.known_host().map(Url::as_str))
             .field("sign_in", &self.sign_in)
             .finish_non_exhaustive()
     }
