@@ -1,7 +1,7 @@
 //! How calls are authenticated at the workspace: Databricks' unified authentication.
 //!
-//! One file per strategy: its name, the settings that configure it, and how it fetches a token.
-//! `choose` holds their order.
+//! A file holds a strategy, or a family of them: their names, the settings that configure them, and
+//! how they fetch a token. `choose` holds their order.
 
 pub(crate) mod access;
 mod azure;
@@ -9,19 +9,14 @@ mod azure_cli;
 mod azure_client_secret;
 mod azure_cloud;
 mod azure_msi;
-mod basic;
 mod choose;
 mod command;
 mod databricks_cli;
-mod env_oidc;
-mod file_oidc;
-mod github_oidc;
+mod fixed;
 mod jwt;
 mod metadata_service;
 mod oauth;
-mod oauth_m2m;
 mod oidc;
-mod pat;
 mod settings;
 mod site;
 mod token;
@@ -33,15 +28,14 @@ use std::sync::OnceLock;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-pub use azure_cloud::AzureEndpoints;
 pub(crate) use choose::choose;
-pub(crate) use settings::Settings;
 pub(crate) use site::Site;
 pub(crate) use token::{Token, is_header_safe};
 
 use crate::error::Error;
 use crate::error::Kind;
 use crate::settings::attributes::Attribute;
+use crate::settings::resolved::Settings;
 
 /// One way to authenticate, as Databricks documents it.
 struct Strategy {
@@ -75,7 +69,7 @@ impl From<Error> for NotConfigured {
 enum Source {
     /// The scheme of the `Authorization` header, and the secret behind it.
     Fixed(&'static str, SecretString),
-    ServicePrincipal(oauth_m2m::ServicePrincipal),
+    ServicePrincipal(oauth::ServicePrincipal),
     Federation(oidc::Federation),
     Entra(azure::Entra),
     MetadataService(metadata_service::MetadataService),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{AzureEndpoints, Settings, SignIn, choose};
+use super::{SignIn, choose};
 use crate::error::Error;
 use crate::http::UserAgent;
-use crate::settings::attributes::{Attribute, Attributes, Vars};
-use crate::settings::profile::{self, Loaded};
+use crate::settings::attributes::{Attribute, Vars};
+use crate::settings::azure_endpoints::AzureEndpoints;
+use crate::settings::profile;
+use crate::settings::resolved::Settings;
 use crate::settings::setting::Setting;
 use crate::settings::workspace_host;
 
@@ -31,7 +33,8 @@ pub(crate) struct Explicit {
 /// Reads the profile file if it is wanted, blocking.
 pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Error> {
     let agent = UserAgent::new(explicit.product.as_ref(), &explicit.extras, vars)?;
-    let mut attributes = Attributes::default();
+    let mut settings = Settings::new(Arc::clone(vars));
+    settings.azure_endpoints = explicit.azure_endpoints;
     // Of what was said twice, the last counts.
     for (name, setting) in explicit.attributes.into_iter().rev() {
         let attribute = Attribute::named(&name).ok_or_else(|| {
@@ -40,25 +43,15 @@ pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Er
             ))
             .with_hint("Official names are, for example, client_id, profile or azure_tenant_id")
         })?;
-        attributes.fill(attribute, setting);
+        settings.fill(attribute, setting);
     }
-    attributes.fill_from(vars);
-    let loaded = profile::load(&mut attributes, vars)?;
-    let settings = Settings {
-        host: workspace_host::normalise(&mut attributes)?,
-        attributes,
-        vars: Arc::clone(vars),
-        azure_endpoints: explicit.azure_endpoints,
-        remark: match loaded {
-            Loaded::Quietly => None,
-            Loaded::NoFile(path) => Some(format!("there is no file {}", path.display())),
-        },
-    };
+    settings.fill_from_vars();
+    profile::load(&mut settings)?;
+    workspace_host::normalise(&mut settings)?;
     for attribute in [Attribute::ClientId, Attribute::AzureClientId] {
-        settings
-            .get(attribute)
-            .map(Setting::no_secret)
-            .transpose()?;
+        if let Some(setting) = settings.get(attribute) {
+            setting.no_secret()?;
+        }
     }
     let sign_in = Arc::new(choose(&settings)?);
     let sent = [

@@ -2,7 +2,6 @@
 //! workspace by its resource id.
 
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use url::Url;
 
 use super::azure_cli::AzureCli;
@@ -14,7 +13,7 @@ use super::{Configured, NotConfigured, Refusal, Settings, Site, Source};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::http::protects_secrets;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{AzureWorkspaceResourceId, Host};
 
 /// Authenticates with tokens of Entra ID.
 pub(super) struct Entra {
@@ -33,13 +32,10 @@ pub(super) enum Identity {
 /// The workspace is named, by URL or resource id, and is known to be on Azure: others have no use for
 /// tokens of Entra ID, and must not see them.
 pub(super) fn check(settings: &Settings, strategy: &str) -> Result<(), NotConfigured> {
-    if !settings.is_any_set(&[Attribute::AzureWorkspaceResourceId]) {
+    if !settings.is_any_set(&[AzureWorkspaceResourceId]) {
         settings.required_host()?;
     }
-    if let Some(host) = settings
-        .get(Attribute::Host)
-        .filter(|_| !is_azure(settings))
-    {
+    if let Some(host) = settings.get(Host).filter(|_| !is_azure(settings)) {
         return Err(host
             .wrong("known to be a workspace on Azure")
             .with_hint("Set DATABRICKS_AZURE_RESOURCE_ID to its resource id, or DATABRICKS_CLOUD to AZURE, if it is one")
@@ -50,7 +46,7 @@ pub(super) fn check(settings: &Settings, strategy: &str) -> Result<(), NotConfig
 
 impl Entra {
     pub(super) fn source(identity: Identity, settings: &Settings) -> Configured {
-        let resource_id = settings.get(Attribute::AzureWorkspaceResourceId);
+        let resource_id = settings.get(AzureWorkspaceResourceId);
         // It goes into a header as it is.
         if let Some(id) = resource_id.filter(|id| !is_header_safe(&id.value)) {
             let expected = "a resource id such as /subscriptions/../workspaces/..";
@@ -118,15 +114,7 @@ impl Entra {
     pub(super) async fn find_host(&self, site: &Site) -> Result<Url, Refusal> {
         let manager = &self.cloud.endpoints.resource_manager;
         let token = self.token_for(site, manager).await?;
-        let found = self
-            .resolve(site, manager, token.secret.expose_secret())
-            .await;
-        Ok(found?)
-    }
-
-    async fn resolve(&self, site: &Site, manager: &str, secret: &str) -> Result<Url, Error> {
-        let unresolved =
-            |error: Error| error.with_setting("cannot resolve the Azure Databricks workspace");
+        let secret = token.secret.expose_secret();
         let id = self.resource_id.as_deref().unwrap_or_default();
         let url = format!(
             "{}/{}?api-version=2018-04-01",
@@ -137,23 +125,22 @@ impl Entra {
             Error::config("DATABRICKS_AZURE_RESOURCE_ID does not go into a URL").with_source(error)
         })?;
         let request = site.http.get(url).await?.bearer_auth(secret);
-        let reply = site.http.send(request, &[secret]).await;
-        let reply = reply.map_err(unresolved)?;
-        if !reply.is_success() {
-            return Err(unresolved(reply.failure("Azure refused"))
-                .with_hint("Check DATABRICKS_AZURE_RESOURCE_ID and the identity's right to read it, or set DATABRICKS_HOST"));
-        }
-        let answer = reply.json().map_err(unresolved)?;
-        let name = answer.pointer("/properties/workspaceUrl");
-        let url = name
-            .and_then(Value::as_str)
-            .and_then(|name| workspace_url(name, manager));
-        url.ok_or_else(|| {
-            unresolved(reply.error(
-                Kind::Platform,
-                "`properties.workspaceUrl` is missing or no host name",
-            ))
-        })
+        let what = "Azure refused";
+        let hint = "Check DATABRICKS_AZURE_RESOURCE_ID and the identity's privilege to read it, or set DATABRICKS_HOST";
+        let resolve = async {
+            let reply = site.ask(request, &[secret], what, hint).await?;
+            let answer = reply.json()?;
+            let name = answer["properties"]["workspaceUrl"].as_str();
+            let url = name.and_then(|name| workspace_url(name, manager));
+            url.ok_or_else(|| {
+                let what = "`properties.workspaceUrl` is missing or no host name";
+                reply.error(Kind::Platform, what)
+            })
+        };
+        let resolved = resolve.await.map_err(|error: Error| {
+            error.with_setting("cannot resolve the Azure Databricks workspace")
+        });
+        Ok(resolved?)
     }
 }
 

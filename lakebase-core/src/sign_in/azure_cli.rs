@@ -12,15 +12,11 @@ use super::command::{Output, Program, on_path};
 use super::token::{AccessToken, CliFormat};
 use super::{Configured, NotConfigured, Refusal, Settings, Site, Strategy, jwt};
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{AzureTenantId, AzureWorkspaceResourceId, Host};
 
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "azure-cli",
-    attributes: &[
-        Attribute::Host,
-        Attribute::AzureWorkspaceResourceId,
-        Attribute::AzureTenantId,
-    ],
+    attributes: &[Host, AzureWorkspaceResourceId, AzureTenantId],
     advice: "Run `az login`, with an account that was added to the workspace",
     configure,
 };
@@ -67,7 +63,7 @@ impl AzureCli {
     pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Refusal> {
         let settings = site.settings();
         let tenant = self.tenant(settings).await;
-        let id = settings.value(Attribute::AzureWorkspaceResourceId);
+        let id = settings.value(AzureWorkspaceResourceId);
         let known = self.names_subscription.get();
         let subscription = id
             .and_then(|id| id.split('/').nth(2))
@@ -95,7 +91,7 @@ impl AzureCli {
 
     /// The tool rejects a tenant for the machine's own identity.
     async fn tenant<'a>(&self, settings: &'a Settings) -> Option<&'a str> {
-        let tenant = settings.value(Attribute::AzureTenantId)?;
+        let tenant = settings.value(AzureTenantId)?;
         if self.is_machine.get().is_none()
             && let Some(is_machine) = self.ask_whether_machine().await
         {

@@ -9,16 +9,18 @@ use super::azure::{self, Entra, Identity};
 use super::token::AccessToken;
 use super::{Configured, Settings, Site, Strategy};
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{
+    AzureClientId, AzureClientSecret, AzureTenantId, AzureUseMsi, AzureWorkspaceResourceId, Host,
+};
 
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "azure-client-secret",
     attributes: &[
-        Attribute::Host,
-        Attribute::AzureWorkspaceResourceId,
-        Attribute::AzureTenantId,
-        Attribute::AzureClientId,
-        Attribute::AzureClientSecret,
+        Host,
+        AzureWorkspaceResourceId,
+        AzureTenantId,
+        AzureClientId,
+        AzureClientSecret,
     ],
     advice: "Check tenant, client id and secret of the service principal, and that it was added to the workspace",
     configure,
@@ -33,20 +35,19 @@ pub(super) struct EntraPrincipal {
 
 fn configure(settings: &Settings) -> Configured {
     // A client id alone may also choose a managed identity.
-    let is_used = settings.is_any_set(&[Attribute::AzureClientSecret])
-        || (settings.is_any_set(&[Attribute::AzureClientId])
-            && !settings.is_true(Attribute::AzureUseMsi)?);
+    let is_used = settings.is_any_set(&[AzureClientSecret])
+        || (settings.is_any_set(&[AzureClientId]) && !settings.is_true(AzureUseMsi)?);
     if !is_used {
-        return Err(settings.absent(Attribute::AzureClientSecret));
+        return Err(settings.absent(AzureClientSecret));
     }
-    let id = settings.required(Attribute::AzureClientId)?;
-    let secret = settings.required(Attribute::AzureClientSecret)?;
+    let id = settings.required(AzureClientId)?;
+    let secret = settings.required(AzureClientSecret)?;
     azure::check(settings, STRATEGY.name)?;
     if settings.host.is_none() {
         // Only a workspace could be asked for it.
-        settings.required(Attribute::AzureTenantId)?;
+        settings.required(AzureTenantId)?;
     }
-    let tenant = settings.owned(Attribute::AzureTenantId);
+    let tenant = settings.owned(AzureTenantId);
     let principal = EntraPrincipal {
         client_id: id.value.clone(),
         client_secret: SecretString::from(secret.value.as_str()),
@@ -81,13 +82,9 @@ impl EntraPrincipal {
             ("client_secret", secret),
         ];
         let request = site.http.post(url).await?.form(&form);
-        let reply = site.http.send(request, &[secret]).await?;
-        match reply.is_success() {
-            true => AccessToken::from_reply(&reply),
-            false => Err(reply
-                .failure("Entra ID refused the service principal")
-                .with_hint(STRATEGY.advice)),
-        }
+        let what = "Entra ID refused the service principal";
+        let reply = site.ask(request, &[secret], what, STRATEGY.advice).await?;
+        AccessToken::from_reply(&reply)
     }
 }
 

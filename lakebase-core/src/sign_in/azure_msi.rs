@@ -9,16 +9,13 @@ use super::azure_cloud::Cloud;
 use super::token::AccessToken;
 use super::{Configured, Settings, Site, Strategy};
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{
+    AzureClientId, AzureUseMsi, AzureWorkspaceResourceId, Host,
+};
 
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "azure-msi",
-    attributes: &[
-        Attribute::Host,
-        Attribute::AzureWorkspaceResourceId,
-        Attribute::AzureUseMsi,
-        Attribute::AzureClientId,
-    ],
+    attributes: &[Host, AzureWorkspaceResourceId, AzureUseMsi, AzureClientId],
     advice: "Check that this machine has a managed identity (which one: azure_client_id) and that it was added to the workspace",
     configure,
 };
@@ -30,8 +27,8 @@ pub(super) struct ManagedIdentity {
 }
 
 fn configure(settings: &Settings) -> Configured {
-    if !settings.is_true(Attribute::AzureUseMsi)? {
-        return Err(settings.absent(Attribute::AzureUseMsi));
+    if !settings.is_true(AzureUseMsi)? {
+        return Err(settings.absent(AzureUseMsi));
     }
     azure::check(settings, STRATEGY.name)?;
     let address = Cloud::of(settings)?.endpoints.instance_metadata;
@@ -49,19 +46,16 @@ impl ManagedIdentity {
         url.query_pairs_mut()
             .append_pair("api-version", "2018-02-01")
             .append_pair("resource", resource);
-        if let Some(id) = site.settings().value(Attribute::AzureClientId) {
+        if let Some(id) = site.settings().value(AzureClientId) {
             url.query_pairs_mut().append_pair("client_id", id);
         }
         let get = site.http.get(url).await?;
         let request = get.header("Metadata", "true").timeout(LIMIT);
-        let sent = site.http.send(request, &[]).await;
-        let reply = sent
-            .map_err(|error| error.with_hint("Managed identities exist on Azure machines only"))?;
-        match reply.is_success() {
-            true => AccessToken::from_reply(&reply),
-            false => Err(reply
-                .failure("the instance metadata service refused")
-                .with_hint(STRATEGY.advice)),
-        }
+        let what = "the instance metadata service refused";
+        let reply = site.ask(request, &[], what, STRATEGY.advice).await;
+        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
+            Some(_) => error,
+            None => error.with_hint("Managed identities exist on Azure machines only"),
+        })?)
     }
 }

@@ -3,22 +3,21 @@
 use super::settings::DOCS;
 use super::{
     Candidate, NotConfigured, Settings, SignIn, Strategy, azure_cli, azure_client_secret,
-    azure_msi, basic, databricks_cli, env_oidc, file_oidc, github_oidc, metadata_service,
-    oauth_m2m, pat,
+    azure_msi, databricks_cli, fixed, metadata_service, oauth, oidc,
 };
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{AuthType, GoogleCredentials, GoogleServiceAccount};
 use crate::settings::setting::{Setting, quoted};
 
 /// Explicit settings come before the logins that a machine happens to have, so that a server never
 /// runs as a developer.
 const EXPLICIT: &[&Strategy] = &[
-    &pat::STRATEGY,
-    &basic::STRATEGY,
-    &oauth_m2m::STRATEGY,
-    &env_oidc::STRATEGY,
-    &file_oidc::STRATEGY,
-    &github_oidc::STRATEGY,
+    &fixed::PAT,
+    &fixed::BASIC,
+    &oauth::M2M,
+    &oidc::ENV,
+    &oidc::FILE,
+    &oidc::GITHUB,
     &azure_client_secret::STRATEGY,
     &azure_msi::STRATEGY,
     &metadata_service::STRATEGY,
@@ -58,7 +57,7 @@ impl Strategy {
 /// Fails closed: a strategy that is configured but incomplete or invalid is an error, and no other
 /// one is used instead. Only the logins of command-line tools may be passed over.
 pub(crate) fn choose(settings: &Settings) -> Result<SignIn, Error> {
-    if let Some(wanted) = settings.get(Attribute::AuthType) {
+    if let Some(wanted) = settings.get(AuthType) {
         return forced(wanted, settings);
     }
     settings.check_conflicts()?;
@@ -80,10 +79,7 @@ pub(crate) fn choose(settings: &Settings) -> Result<SignIn, Error> {
     if !incomplete.is_empty() {
         return unconfigured(incomplete.join("; "));
     }
-    if settings.is_any_set(&[
-        Attribute::GoogleServiceAccount,
-        Attribute::GoogleCredentials,
-    ]) {
+    if settings.is_any_set(&[GoogleServiceAccount, GoogleCredentials]) {
         let hint = "google-credentials and google-id are not supported by this crate";
         return unconfigured(hint.to_owned());
     }

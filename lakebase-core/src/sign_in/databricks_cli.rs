@@ -13,15 +13,13 @@ use super::token::{AccessToken, CliFormat};
 use super::{Configured, NotConfigured, Refusal, Settings, Site, Source, Strategy, jwt};
 use crate::error::Error;
 use crate::error::Kind;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{
+    ConfigFile, DatabricksCliPath, Host, Profile, Scopes,
+};
 
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "databricks-cli",
-    attributes: &[
-        Attribute::Host,
-        Attribute::Profile,
-        Attribute::DatabricksCliPath,
-    ],
+    attributes: &[Host, Profile, DatabricksCliPath],
     advice: "Run `databricks auth login`",
     configure,
 };
@@ -54,18 +52,18 @@ pub(super) struct DatabricksCli {
 }
 
 fn configure(settings: &Settings) -> Configured {
-    let profile = settings.owned(Attribute::Profile);
-    if !settings.is_any_set(&[Attribute::Host]) {
+    let profile = settings.owned(Profile);
+    if !settings.is_any_set(&[Host]) {
         return Err(match (settings.is_forced(), &profile) {
             (true, None) => NotConfigured::Incomplete("cannot configure CLI token source: neither profile nor host is configured: host is not set".to_owned()),
             // It could print a token, but not where to use it.
-            (_, Some(_)) => NotConfigured::Incomplete(settings.missing(Attribute::Host)),
+            (_, Some(_)) => NotConfigured::Incomplete(settings.missing(Host)),
             (false, None) => NotConfigured::Unused,
         });
     }
     settings.reject_group(STRATEGY.name)?;
     let path = find(settings).map_err(NotConfigured::Incomplete)?;
-    let file = settings.owned(Attribute::ConfigFile);
+    let file = settings.owned(ConfigFile);
     Ok(Source::DatabricksCli(DatabricksCli {
         // It reads the file and the profile that we have read, whatever else the environment says.
         program: Program::new(path, Arc::clone(&settings.vars))
@@ -77,7 +75,7 @@ fn configure(settings: &Settings) -> Configured {
 
 /// A path is used as it is; a name is searched on the `PATH`, where the legacy tool is skipped.
 fn find(settings: &Settings) -> Result<PathBuf, String> {
-    let name = settings.value(Attribute::DatabricksCliPath);
+    let name = settings.value(DatabricksCliPath);
     let name = name.unwrap_or("databricks");
     if name.contains(std::path::is_separator) {
         let path = PathBuf::from(name);
@@ -106,9 +104,9 @@ impl DatabricksCli {
         let settings = site.settings();
         let version = self.version().await;
         let knows = |feature: Version| version.is_some_and(|version| version >= feature);
-        let host = settings.value(Attribute::Host).unwrap_or_default();
+        let host = settings.value(Host).unwrap_or_default();
         let mut args = vec!["auth", "token"];
-        args.extend(match settings.value(Attribute::Profile) {
+        args.extend(match settings.value(Profile) {
             Some(profile) if knows(KNOWS_PROFILES) => ["--profile", profile],
             _ => ["--host", host],
         });
@@ -151,7 +149,7 @@ fn parse_version(stdout: &str) -> Option<Version> {
 
 /// The login may have been made for other scopes than those configured.
 fn check_scopes(settings: &Settings, token: &str) -> Result<(), Refusal> {
-    if !settings.is_any_set(&[Attribute::Scopes]) {
+    if !settings.is_any_set(&[Scopes]) {
         return Ok(());
     }
     let claims = jwt::claims(token).unwrap_or_default();

@@ -7,12 +7,12 @@ use url::Url;
 use super::token::AccessToken;
 use super::{Configured, Settings, Site, Source, Strategy};
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{Host, MetadataServiceUrl};
 use crate::settings::host_name::is_loopback;
 
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "metadata-service",
-    attributes: &[Attribute::Host, Attribute::MetadataServiceUrl],
+    attributes: &[Host, MetadataServiceUrl],
     advice: "The program that signs in for us handed out a token that is not (or no longer) good for this workspace: sign in again there",
     configure,
 };
@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct MetadataService(Url);
 
 fn configure(settings: &Settings) -> Configured {
-    let setting = settings.main(Attribute::MetadataServiceUrl)?;
+    let setting = settings.main(MetadataServiceUrl)?;
     settings.required_host()?;
     settings.reject_group(STRATEGY.name)?;
     let url = Url::parse(&setting.value).ok();
@@ -45,15 +45,11 @@ impl MetadataService {
         // A page or a redirect may repeat the key.
         let segments = self.0.path().split('/').filter(|part| part.len() > 3);
         let secrets: Vec<&str> = segments.chain(self.0.query()).collect();
-        let sent = site.http.send(request, &secrets).await;
-        let reply = sent.map_err(|error| {
-            error.with_hint("Is the program that signs in for us still running?")
-        })?;
-        match reply.is_success() {
-            true => AccessToken::from_reply(&reply),
-            false => Err(reply
-                .failure("the metadata service refused")
-                .with_hint(STRATEGY.advice)),
-        }
+        let what = "the metadata service refused";
+        let reply = site.ask(request, &secrets, what, STRATEGY.advice).await;
+        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
+            Some(_) => error,
+            None => error.with_hint("Is the program that signs in for us still running?"),
+        })?)
     }
 }

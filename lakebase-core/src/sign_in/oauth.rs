@@ -1,18 +1,58 @@
-//! Databricks' own OAuth: one request to the workspace's token endpoint.
+//! Databricks' own OAuth: `oauth-m2m` (client id and secret of a service principal), and the request
+//! to the workspace's token endpoint.
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Site;
-use super::token::{self, AccessToken};
+use super::token::{AccessToken, basic, header_secret};
+use super::{Configured, Settings, Site, Source, Strategy};
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{
+    AuthorizationDetails, ClientId, ClientSecret, GroupId, Host,
+};
 
-/// Asks for a token, with client credentials in the header or `fields` of the grant in the form.
+pub(super) static M2M: Strategy = Strategy {
+    name: "oauth-m2m",
+    attributes: &[Host, ClientId, ClientSecret],
+    advice: "Check client id and secret of the service principal: the secret may be wrong, expired or of another workspace",
+    configure,
+};
+
+pub(super) struct ServicePrincipal {
+    pub(super) client_id: String,
+    client_secret: SecretString,
+}
+
+fn configure(settings: &Settings) -> Configured {
+    if !settings.is_any_set(&[ClientId, ClientSecret]) {
+        return Err(settings.absent(ClientId));
+    }
+    let id = settings.required(ClientId)?;
+    let secret = settings.required(ClientSecret)?;
+    settings.required_host()?;
+    if id.value.contains(':') {
+        // Most likely with the secret behind it.
+        let text = format!("{} is not a client id: it holds a colon", id.from);
+        return Err(Error::config(text).into());
+    }
+    Ok(Source::ServicePrincipal(ServicePrincipal {
+        client_id: id.value.clone(),
+        client_secret: header_secret(secret)?,
+    }))
+}
+
+impl ServicePrincipal {
+    pub(super) async fn token(&self, site: &Site) -> Result<AccessToken, Error> {
+        let client = Some((self.client_id.as_str(), &self.client_secret));
+        token(site, "client_credentials", client, &[], M2M.advice).await
+    }
+}
+
+/// Asks for a token, with a client's id and secret in the header or `fields` of the grant in the form.
 pub(super) async fn token(
     site: &Site,
     grant_type: &str,
-    basic: Option<(&str, &SecretString)>,
+    client: Option<(&str, &SecretString)>,
     fields: &[(&str, &str)],
     advice: &str,
 ) -> Result<AccessToken, Error> {
@@ -20,25 +60,27 @@ pub(super) async fn token(
     let scope = settings.scopes();
     let mut form = vec![("grant_type", grant_type), ("scope", &scope)];
     for (name, attribute) in [
-        ("assume_group", Attribute::GroupId),
-        ("authorization_details", Attribute::AuthorizationDetails),
+        ("assume_group", GroupId),
+        ("authorization_details", AuthorizationDetails),
     ] {
         form.extend(settings.value(attribute).map(|value| (name, value)));
     }
     form.extend(fields);
-    let basic = basic.map(|(id, secret)| (id, secret.expose_secret()));
+    let client = client.map(|(id, secret)| (id, secret.expose_secret()));
     // A debug page may repeat the header as it was sent.
-    let header = basic.map(|(id, secret)| token::basic(id, secret));
-    let mut secrets: Vec<&str> = fields
-        .iter()
-        .filter(|(name, _)| *name == "subject_token")
-        .map(|(_, value)| *value)
-        .collect();
-    secrets.extend(basic.map(|(_, secret)| secret));
-    secrets.extend(header.as_ref().map(ExposeSecret::expose_secret));
+    let header = client.map(|(id, secret)| basic(id, secret));
+    let subject = fields.iter().find(|(name, _)| *name == "subject_token");
+    let secrets: Vec<&str> = [
+        subject.map(|(_, token)| *token),
+        client.map(|(_, secret)| secret),
+        header.as_ref().map(ExposeSecret::expose_secret),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let post = async |endpoint: Url| {
         let mut request = site.http.post(endpoint).await?.form(&form);
-        if let Some((id, secret)) = basic {
+        if let Some((id, secret)) = client {
             request = request.basic_auth(id, Some(secret));
         }
         site.http.send(request, &secrets).await

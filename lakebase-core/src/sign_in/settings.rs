@@ -1,51 +1,15 @@
-//! What strategies are configured from.
+//! Questions that strategies ask of the settings.
 
-use std::sync::Arc;
-
-use url::Url;
-
-use super::azure_cloud::AzureEndpoints;
-use super::{Error, NotConfigured};
-use crate::settings::attributes::{Attribute, Attributes, Vars, boolean};
+use super::NotConfigured;
+use crate::error::Error;
+use crate::settings::attributes::Attribute;
+use crate::settings::resolved::Settings;
 use crate::settings::setting::Setting;
 
 pub(super) const DOCS: &str =
     "https://docs.databricks.com/en/dev-tools/auth.html#databricks-client-unified-authentication";
 
-/// The resolved attributes and the environment they were resolved in.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) attributes: Attributes,
-    /// The workspace, unless it has to be found by its Azure resource id.
-    pub(crate) host: Option<Url>,
-    pub(crate) vars: Arc<Vars>,
-    /// Other than those of the known clouds.
-    pub(crate) azure_endpoints: Option<AzureEndpoints>,
-    /// A remark for the error that nothing is configured.
-    pub(crate) remark: Option<String>,
-}
-
 impl Settings {
-    pub(crate) fn get(&self, attribute: Attribute) -> Option<&Setting> {
-        self.attributes.get(attribute)
-    }
-
-    pub(crate) fn value(&self, attribute: Attribute) -> Option<&str> {
-        self.attributes.value(attribute)
-    }
-
-    pub(crate) fn owned(&self, attribute: Attribute) -> Option<String> {
-        self.value(attribute).map(str::to_owned)
-    }
-
-    pub(super) fn is_any_set(&self, attributes: &[Attribute]) -> bool {
-        attributes.iter().any(|&a| self.get(a).is_some())
-    }
-
-    pub(super) fn is_true(&self, attribute: Attribute) -> Result<bool, Error> {
-        self.get(attribute).map_or(Ok(false), boolean)
-    }
-
     /// Whether one strategy was asked for by name.
     pub(super) fn is_forced(&self) -> bool {
         self.is_any_set(&[Attribute::AuthType])
@@ -106,7 +70,7 @@ impl Settings {
     }
 
     pub(super) fn check_conflicts(&self) -> Result<(), Error> {
-        let families = self.attributes.families();
+        let families: Vec<&str> = self.families().into_iter().collect();
         if families.len() < 2 {
             return Ok(());
         }
@@ -123,14 +87,10 @@ impl Settings {
         let mut text = format!(
             "default auth: cannot configure default credentials, please check {DOCS} to configure credentials for your preferred authentication method"
         );
-        if let Some(remark) = &self.remark {
-            text.push_str(&format!(" ({remark})"));
+        if let Some(file) = &self.missing_file {
+            text.push_str(&format!(" (there is no file {})", file.display()));
         }
         self.explain(text)
-    }
-
-    pub(super) fn explain(&self, text: String) -> Error {
-        self.attributes.explain(text, &self.vars)
     }
 
     /// OAuth scopes: sorted, once each, all of the API by default.

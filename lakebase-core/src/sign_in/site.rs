@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use reqwest::RequestBuilder;
 use serde_json::Value;
 use url::Url;
 
@@ -11,7 +12,9 @@ use super::{Settings, SignIn};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::http::{Http, Reply, protects_secrets};
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{
+    AccountId, DiscoveryUrl, Host, TokenAudience, WorkspaceId,
+};
 
 /// The host's description of itself is a convenience; nobody waits long for it.
 const METADATA_LIMIT: Duration = Duration::from_secs(5);
@@ -59,7 +62,7 @@ impl Site {
     /// The workspace's URL, as configured or found.
     pub(crate) fn host(&self) -> Result<&Url, Error> {
         self.known_host()
-            .ok_or_else(|| Error::config(self.settings.missing(Attribute::Host)))
+            .ok_or_else(|| Error::config(self.settings.missing(Host)))
     }
 
     pub(crate) fn known_host(&self) -> Option<&Url> {
@@ -81,10 +84,25 @@ impl Site {
         })
     }
 
+    /// Sends a request. A reply without success is the error `what`, with this hint.
+    pub(super) async fn ask(
+        &self,
+        request: RequestBuilder,
+        secrets: &[&str],
+        what: &str,
+        hint: &str,
+    ) -> Result<Reply, Error> {
+        let reply = self.http.send(request, secrets).await?;
+        match reply.is_success() {
+            true => Ok(reply),
+            false => Err(reply.failure(what).with_hint(hint)),
+        }
+    }
+
     /// The id for the routing header: configured, or from the host's description if that was read.
     pub(crate) fn workspace_id(&self) -> Option<String> {
         let found = || self.metadata.get()?.workspace_id.clone();
-        self.settings.owned(Attribute::WorkspaceId).or_else(found)
+        self.settings.owned(WorkspaceId).or_else(found)
     }
 
     /// The host's description of itself. Without one authentication goes on, and asks again next time.
@@ -128,12 +146,12 @@ impl Site {
 
     fn account_id(&self, metadata: &Metadata) -> Option<String> {
         let found = || metadata.account_id.clone();
-        self.settings.owned(Attribute::AccountId).or_else(found)
+        self.settings.owned(AccountId).or_else(found)
     }
 
     /// The audience of identity tokens, unless it is the token endpoint.
     pub(super) async fn token_audience(&self) -> Option<String> {
-        if let Some(audience) = self.settings.owned(Attribute::TokenAudience) {
+        if let Some(audience) = self.settings.owned(TokenAudience) {
             return Some(audience);
         }
         let metadata = self.metadata().await?;
@@ -151,7 +169,7 @@ impl Site {
         if let Some(found) = self.token_endpoint.get() {
             return Ok(found.clone());
         }
-        if let Some(configured) = self.settings.get(Attribute::DiscoveryUrl) {
+        if let Some(configured) = self.settings.get(DiscoveryUrl) {
             let document = self.protected(&configured.value);
             let document = document.ok_or_else(|| configured.wrong("an https URL"))?;
             let found = self.endpoint_in(&self.fetch(document).await?)?;

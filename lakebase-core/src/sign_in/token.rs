@@ -1,6 +1,5 @@
 //! Tokens of the workspace, and how they are read from replies and from what tools print.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -41,14 +40,6 @@ impl Token {
     pub(crate) fn age(&self, now: Now) -> Age {
         self.validity
             .map_or(Age::Fresh, |validity| validity.age_for_workspace(now))
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("validity", &self.validity)
-            .finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,6 @@
 //! A held token that is almost expired never mints: it is replaced 40 s before its end, and in the
 //! background long before that.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -80,13 +79,5 @@ impl Aging for Held {
             Age::Due if !self.ahead => Age::Fresh,
             age => age,
         }
-    }
-}
-
-impl fmt::Debug for TokenCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCache")
-            .field("sign_in", &self.sign_in)
-            .finish_non_exhaustive()
     }
 }

@@ -12,9 +12,10 @@ use url::Url;
 use crate::credential::clock::Watch;
 use crate::error::Error;
 use crate::http::{Http, Reply, UserAgent};
-use crate::settings::attributes::{self, Attribute};
+use crate::settings::attributes::Attribute;
+use crate::settings::resolved::Settings;
 use crate::sign_in::token_cache::{Held, TokenCache};
-use crate::sign_in::{Settings, SignIn, Site};
+use crate::sign_in::{SignIn, Site};
 
 pub(crate) struct Client {
     site: Arc<Site>,
@@ -31,10 +32,7 @@ impl Client {
         clock: Arc<Watch>,
     ) -> Result<Self, Error> {
         let http = Http::new(agent, &settings.vars, clock)?;
-        let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {
-            Some(setting) => !attributes::boolean(setting)?,
-            None => true,
-        };
+        let ahead = !settings.is_true(Attribute::DisableAsyncTokenRefresh)?;
         let site = Arc::new(Site::new(http, settings.clone()));
         Ok(Self {
             tokens: TokenCache::new(Arc::clone(&site), Arc::clone(sign_in), ahead),
@@ -47,11 +45,7 @@ impl Client {
     /// Adds to an error who asked, and how it signed in.
     pub(super) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
-        let sources = self
-            .site
-            .settings()
-            .attributes
-            .sources(self.sign_in.attributes());
+        let sources = self.site.settings().sources(self.sign_in.attributes());
         let sign_in = match sources.as_str() {
             "" => format!("sign-in {strategy}"),
             _ => format!("sign-in {strategy} with {sources}"),
