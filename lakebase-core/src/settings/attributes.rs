@@ -24,16 +24,16 @@ macro_rules! attributes {
     };
 }
 
-struct Definition {
+pub(super) struct Definition {
     attribute: Attribute,
     /// Name in a profile and in errors.
     name: &'static str,
     /// What a profile may call it as well.
     aliases: &'static [&'static str],
     /// The first one that is not empty counts.
-    variables: &'static [&'static str],
+    pub(super) variables: &'static [&'static str],
     /// Attributes of different families are different identities.
-    family: Option<&'static str>,
+    pub(super) family: Option<&'static str>,
     shown: Shown,
 }
 
@@ -88,7 +88,7 @@ attributes! {
 }
 
 impl Attribute {
-    fn definition(self) -> &'static Definition {
+    pub(super) fn definition(self) -> &'static Definition {
         // The table is generated in the order of the variants.
         &TABLE[self as usize]
     }
@@ -101,14 +101,6 @@ impl Attribute {
     pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
         let aliases = self.definition().aliases.iter().copied();
         std::iter::once(self.name()).chain(aliases)
-    }
-
-    pub(super) fn variables(self) -> &'static [&'static str] {
-        self.definition().variables
-    }
-
-    pub(super) fn family(self) -> Option<&'static str> {
-        self.definition().family
     }
 
     /// Whether errors list it among what is configured.
@@ -142,7 +134,7 @@ impl Attribute {
 
     /// Its first variable that is not empty, and the value.
     pub(super) fn find_in(self, vars: &Vars) -> Option<(&'static str, &str)> {
-        self.variables().iter().find_map(|&name| {
+        self.definition().variables.iter().find_map(|&name| {
             let value = vars.get(name).filter(|value| !value.trim().is_empty())?;
             Some((name, value.as_str()))
         })
@@ -150,7 +142,7 @@ impl Attribute {
 
     /// How to say that it is missing: by its variable, which may be there but empty.
     pub(crate) fn missing(self, vars: &Vars) -> String {
-        match self.variables().first() {
+        match self.definition().variables.first() {
             None => format!("{} is not set", self.name()),
             Some(&variable) if vars.contains_key(variable) => format!("{variable} is empty"),
             Some(variable) => format!("{variable} is not set"),

@@ -91,7 +91,10 @@ impl Settings {
 
     /// The families of all that is set, sorted.
     pub(crate) fn families(&self) -> BTreeSet<&'static str> {
-        self.set.keys().filter_map(|a| a.family()).collect()
+        self.set
+            .keys()
+            .filter_map(|a| a.definition().family)
+            .collect()
     }
 
     /// Adds to an error what official clients add: what is set (secrets masked) and which variables
@@ -110,9 +113,12 @@ impl Settings {
         let seen = Attribute::all().filter(|attribute| attribute.is_listed());
         let seen = seen.filter_map(|attribute| attribute.find_in(&self.vars));
         add("Env", seen.map(|(name, _)| name.to_owned()).collect());
-        let elsewhere = self
-            .iter()
-            .filter(|(attribute, setting)| !attribute.variables().contains(&setting.from.as_str()));
+        let elsewhere = self.iter().filter(|(attribute, setting)| {
+            !attribute
+                .definition()
+                .variables
+                .contains(&setting.from.as_str())
+        });
         add("Set elsewhere", elsewhere.map(source).collect());
         Error::config(text)
     }

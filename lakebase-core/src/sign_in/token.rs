@@ -79,24 +79,24 @@ impl AccessToken {
             let text = format!("the sign-in reply is unusable: `{field}` {what}");
             reply.error(Kind::Platform, text)
         };
-        let validity = || match answer.get("expires_on") {
+        let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
+        let validity = match answer.get("expires_on") {
             Some(at) => {
                 let at = epoch(at).ok_or_else(|| unusable("expires_on", "is not a time"))?;
                 Validity::measure(at, reply.date, reply.sent, reply.received)
-                    .ok_or_else(|| unusable("expires_on", "has passed already"))
+                    .ok_or_else(|| unusable("expires_on", "has passed already"))?
             }
             None => answer
                 .get("expires_in")
                 .and_then(seconds)
                 .filter(|lifetime| !lifetime.is_zero())
                 .map(|lifetime| Validity::starting(reply.sent, lifetime))
-                .ok_or_else(|| unusable("expires_in", "is not a positive number of seconds")),
+                .ok_or_else(|| unusable("expires_in", "is not a positive number of seconds"))?,
         };
-        let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
         Ok(Self {
-            secret,
             scheme,
-            validity: validity()?,
+            secret,
+            validity,
         })
     }
 
@@ -119,22 +119,18 @@ impl AccessToken {
         let expiry = answer.get("expires_on").and_then(epoch);
         let expiry = expiry.or_else(|| parse_expiry(answer.get(format.expiry)?.as_str()?));
         let expiry = expiry.ok_or_else(|| {
-            wrong(format!(
-                "cannot parse expiry: `{}` is not a date",
-                format.expiry
-            ))
+            let field = format.expiry;
+            wrong(format!("cannot parse expiry: `{field}` is not a date"))
         })?;
         let validity = Validity::measure(expiry, None, started, ended).ok_or_else(|| {
+            let login = format.login;
             Error::new(Kind::SignIn, "the CLI handed out a token that has expired").with_hint(
-                format!(
-                    "Check this machine's clock, or log in again with {}",
-                    format.login
-                ),
+                format!("Check this machine's clock, or log in again with {login}"),
             )
         })?;
         Ok(Self {
-            secret,
             scheme,
+            secret,
             validity,
         })
     }
@@ -196,14 +192,12 @@ pub(super) fn basic(user: &str, secret: &str) -> SecretString {
 
 /// A configured secret that goes into a header. The error does not repeat it.
 pub(super) fn header_secret(secret: &Setting) -> Result<SecretString, Error> {
-    if !is_header_safe(&secret.value) {
-        return Err(Error::config(format!(
-            "{} holds spaces, line breaks or other characters that no such secret has",
-            secret.from
-        ))
-        .with_hint("It may have been copied or read from a file with a line break at its end"));
+    if is_header_safe(&secret.value) {
+        return Ok(SecretString::from(secret.value.as_str()));
     }
-    Ok(SecretString::from(secret.value.as_str()))
+    let what = "holds spaces, line breaks or other characters that no such secret has";
+    Err(Error::config(format!("{} {what}", secret.from))
+        .with_hint("It may have been copied or read from a file with a line break at its end"))
 }
 
 #[cfg(test)]
