@@ -1,4 +1,4 @@
-//! From collected settings to a sign-in.
+//! From settings in code, environment and profile to a way to authenticate.
 
 use std::sync::Arc;
 

@@ -23,11 +23,9 @@ impl Settings {
     /// How to say that a setting is missing, and where it was looked for.
     pub(super) fn missing(&self, attribute: Attribute) -> String {
         let missing = attribute.missing(&self.vars);
+        let name = attribute.name();
         match self.value(Attribute::Profile) {
-            Some(profile) => format!(
-                "{missing}, and profile {profile} has no {}",
-                attribute.name()
-            ),
+            Some(profile) => format!("{missing}, and profile {profile} has no {name}"),
             None => missing,
         }
     }
@@ -61,12 +59,11 @@ impl Settings {
             return Ok(());
         };
         let text = format!("auth type {strategy:?} does not support group role assumption");
-        Err(Error::config(text)
-            .with_hint(format!(
-                "Use Databricks OAuth authentication, or unset {}",
-                group.from
-            ))
-            .into())
+        let hint = format!(
+            "Use Databricks OAuth authentication, or unset {}",
+            group.from
+        );
+        Err(Error::config(text).with_hint(hint).into())
     }
 
     pub(super) fn check_conflicts(&self) -> Result<(), Error> {
