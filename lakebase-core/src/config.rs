@@ -88,7 +88,7 @@ pub use builder::ConfigBuilder;
 pub use claim::Claim;
 pub use endpoint::{EndpointPath, HostKind};
 
-pub use crate::sign_in::AzureEndpoints;
+pub use crate::settings::azure_endpoints::AzureEndpoints;
 
 use crate::config::endpoint::Compute;
 use crate::credential::clock::Watch;
@@ -238,7 +238,7 @@ impl Config {
             value: attribute.show(&setting.value),
             source: setting.from.clone(),
         };
-        workspace.settings.attributes.iter().map(resolved).collect()
+        workspace.settings.iter().map(resolved).collect()
     }
 
     /// Starts from nothing. What is set in code wins over a URL, a URL over the environment.

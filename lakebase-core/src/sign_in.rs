@@ -1,87 +1,86 @@
-//! How we sign in to the workspace: Databricks' unified authentication.
+//! How calls are authenticated at the workspace: Databricks' unified authentication.
 //!
-//! One file per strategy. Each says whether it is configured, and is built only then; `choose` asks
-//! them in their order.
+//! A file holds a strategy, or a family of them: their names, the settings that configure them, and
+//! how they fetch a token. `choose` holds their order.
 
 pub(crate) mod access;
-mod ambient;
 mod azure;
 mod azure_cli;
 mod azure_client_secret;
+mod azure_cloud;
 mod azure_msi;
-mod basic;
+mod choose;
 mod command;
 mod databricks_cli;
-mod env_oidc;
-mod file_oidc;
-mod github_oidc;
+mod fixed;
 mod jwt;
 mod metadata_service;
 mod oauth;
-mod oauth_m2m;
 mod oidc;
-mod pat;
 mod settings;
 mod site;
 mod token;
 pub(crate) mod token_cache;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::OnceLock;
 
-use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-pub use azure::AzureEndpoints;
-pub(crate) use settings::Settings;
+pub(crate) use choose::choose;
 pub(crate) use site::Site;
 pub(crate) use token::{Token, is_header_safe};
 
 use crate::error::Error;
 use crate::error::Kind;
 use crate::settings::attributes::Attribute;
-use crate::settings::setting::{Setting, quoted};
+use crate::settings::resolved::Settings;
 
-const DOCS: &str =
-    "https://docs.databricks.com/en/dev-tools/auth.html#databricks-client-unified-authentication";
+/// One way to authenticate, as Databricks documents it.
+struct Strategy {
+    /// What `auth_type` may force.
+    name: &'static str,
+    /// The attributes it uses. Errors name their sources.
+    attributes: &'static [Attribute],
+    /// What to do if the workspace rejects its tokens.
+    advice: &'static str,
+    configure: fn(&Settings) -> Configured,
+}
 
-/// One configured way to sign in. Holds no token: those are cached by whoever asks.
-pub(crate) trait SignIn: fmt::Debug + Send + Sync + 'static {
-    /// The name Databricks documents for it.
-    fn name(&self) -> &'static str;
+type Configured = Result<Source, NotConfigured>;
 
-    /// Fetches a token, every time.
-    fn fetch<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Token, Refusal>>;
+/// Why a strategy cannot be used with the given settings.
+enum NotConfigured {
+    /// No setting asks for it.
+    Unused,
+    /// A setting asks for it, and this is missing.
+    Incomplete(String),
+    Invalid(Error),
+}
 
-    /// The attributes it is made of, to tell where they came from.
-    fn made_of(&self) -> &'static [Attribute];
-
-    /// The Postgres role that it stands for, where that can be told without asking.
-    fn postgres_role(&self) -> Option<&str> {
-        None
+impl From<Error> for NotConfigured {
+    fn from(error: Error) -> Self {
+        Self::Invalid(error)
     }
+}
 
-    /// What to do if the workspace does not take its tokens.
-    fn advice(&self) -> &'static str;
-
-    /// Whether a refused token can be replaced by fetching another one.
-    fn can_renew(&self) -> bool {
-        true
-    }
-
-    /// The workspace's URL, where the sign-in can find it without being told.
-    fn find_host<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Url, Refusal>> {
-        let _ = site;
-        Box::pin(async { Err(Refusal::Failed(Error::config("DATABRICKS_HOST is not set"))) })
-    }
+/// Where a configured strategy gets its tokens from.
+enum Source {
+    /// The scheme of the `Authorization` header, and the secret behind it.
+    Fixed(&'static str, SecretString),
+    ServicePrincipal(oauth::ServicePrincipal),
+    Federation(oidc::Federation),
+    Entra(azure::Entra),
+    MetadataService(metadata_service::MetadataService),
+    DatabricksCli(databricks_cli::DatabricksCli),
 }
 
 /// Why there is no token.
 #[derive(Debug)]
-pub(crate) enum Refusal {
-    /// This sign-in is not in use here (nobody is logged in, say): another one may be.
+enum Refusal {
+    /// Nobody is logged in there, so another strategy may be used.
     Declined(String),
-    /// It is, but it failed.
     Failed(Error),
 }
 
@@ -91,154 +90,149 @@ impl From<Error> for Refusal {
     }
 }
 
-impl Refusal {
-    /// As an error, once nobody else is asked.
-    pub(crate) fn into_error(self) -> Error {
-        match self {
-            Self::Failed(error) => error,
-            Self::Declined(reason) => Error::new(Kind::SignIn, reason),
+/// A configured strategy. It holds no token: a `TokenCache` does.
+struct Candidate {
+    strategy: &'static Strategy,
+    source: Source,
+}
+
+impl Candidate {
+    async fn fetch(&self, site: &Site) -> Result<Token, Refusal> {
+        Ok(match &self.source {
+            Source::Fixed(scheme, secret) => Token::new(scheme, secret.expose_secret(), None),
+            Source::ServicePrincipal(principal) => principal.token(site).await?.into(),
+            Source::Federation(federation) => federation.token(site).await?.into(),
+            Source::Entra(entra) => entra.token(site).await?,
+            Source::MetadataService(service) => service.token(site).await?.into(),
+            Source::DatabricksCli(cli) => cli.token(site).await?.into(),
+        })
+    }
+
+    async fn find_host(&self, site: &Site) -> Result<Url, Refusal> {
+        match &self.source {
+            Source::Entra(entra) => entra.find_host(site).await,
+            _ => Err(Error::config("DATABRICKS_HOST is not set").into()),
         }
     }
-}
 
-/// Why a strategy is not made of the given settings.
-enum Not {
-    /// Nothing asks for it.
-    Meant,
-    /// Some of it is there, and this is not.
-    Complete(String),
-    /// It is there, and wrong.
-    Right(Error),
-}
-
-impl From<Error> for Not {
-    fn from(error: Error) -> Self {
-        Self::Right(error)
+    fn error(&self, refusal: Refusal) -> Error {
+        let error = match refusal {
+            Refusal::Failed(error) => error,
+            Refusal::Declined(reason) => {
+                Error::new(Kind::SignIn, reason).with_hint(self.strategy.advice)
+            }
+        };
+        error.with_setting(self.strategy.name)
     }
 }
 
-type Configured = Result<Box<dyn SignIn>, Not>;
-type Configure = fn(&Settings) -> Configured;
+/// How a configuration authenticates: by one strategy, or by the first login of a command-line tool
+/// that works. The first one that was used is kept, so that the identity never changes.
+pub(crate) struct SignIn {
+    /// Never empty.
+    candidates: Vec<Candidate>,
+    kept: OnceLock<usize>,
+}
 
-/// Explicit settings come before whatever the machine happens to offer, so that a server never runs
-/// as a developer.
-const EXPLICIT: &[(&str, Configure)] = &[
-    ("pat", pat::configure),
-    ("basic", basic::configure),
-    ("oauth-m2m", oauth_m2m::configure),
-    ("env-oidc", env_oidc::configure),
-    ("file-oidc", file_oidc::configure),
-    ("github-oidc", github_oidc::configure),
-    ("azure-client-secret", azure_client_secret::configure),
-    ("azure-msi", azure_msi::configure),
-    ("metadata-service", metadata_service::configure),
-];
-
-/// Logins of the person at this machine. These may decline.
-const AMBIENT: &[(&str, Configure)] = &[
-    ("databricks-cli", databricks_cli::configure),
-    ("azure-cli", azure_cli::configure),
-];
-
-/// May come before a strategy that has use for a client id alone.
-const FEDERATED_BY_ID: &[&str] = &["oauth-m2m", "env-oidc", "file-oidc", "github-oidc"];
-
-/// Known to official clients, and not to this crate.
-const UNSUPPORTED: &[&str] = &[
-    "azure-devops-oidc",
-    "external-browser",
-    "github-oidc-azure",
-    "google-credentials",
-    "google-id",
-    "model-serving",
-    "runtime",
-    "runtime-oauth",
-];
-
-/// The strategy that the settings ask for.
-///
-/// Fails closed: one that is configured but incomplete or broken is an error, and nobody else is asked
-/// instead. Only the logins of command-line tools, which nothing has asked for, may be passed over.
-pub(crate) fn choose(settings: &Settings) -> Result<Arc<dyn SignIn>, Error> {
-    if let Some(wanted) = settings.get(Attribute::AuthType) {
-        return named(wanted, settings).map(Arc::from);
+impl SignIn {
+    fn only(candidate: Candidate) -> Self {
+        Self {
+            candidates: vec![candidate],
+            kept: OnceLock::from(0),
+        }
     }
-    settings.check_conflicts()?;
-    let mut incomplete = Vec::new();
-    for (name, configure) in EXPLICIT {
-        match configure(settings) {
-            Ok(sign_in) => return Ok(Arc::from(sign_in)),
-            Err(Not::Meant) => {}
-            Err(Not::Complete(missing)) => {
-                let hint = format!("{name} is incomplete: {missing}");
-                // A client id alone may be for an identity token. Everything else ends the search.
-                let may_go_on = settings.is_id_alone() && FEDERATED_BY_ID.contains(name);
-                incomplete.push(hint);
-                if !may_go_on {
-                    break;
+
+    fn first_of(candidates: Vec<Candidate>) -> Self {
+        Self {
+            candidates,
+            kept: OnceLock::new(),
+        }
+    }
+
+    fn current(&self) -> &Candidate {
+        &self.candidates[self.kept.get().copied().unwrap_or_default()]
+    }
+
+    /// The name of the strategy.
+    pub(crate) fn name(&self) -> &'static str {
+        self.current().strategy.name
+    }
+
+    /// The attributes that the strategy uses.
+    pub(crate) fn attributes(&self) -> &'static [Attribute] {
+        self.current().strategy.attributes
+    }
+
+    /// What to do if the workspace rejects a token.
+    pub(crate) fn advice(&self) -> &'static str {
+        self.current().strategy.advice
+    }
+
+    /// The Postgres role of this identity, if the settings name it.
+    pub(crate) fn postgres_role(&self) -> Option<&str> {
+        match &self.current().source {
+            Source::ServicePrincipal(principal) => Some(&principal.client_id),
+            Source::Federation(federation) => federation.client_id.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether another token can be fetched in place of a rejected one.
+    pub(crate) fn can_renew(&self) -> bool {
+        !matches!(self.current().source, Source::Fixed(..))
+    }
+
+    /// Fetches a token, at every call.
+    async fn fetch(&self, site: &Site) -> Result<Token, Error> {
+        self.first(site, |candidate| candidate.fetch(site)).await
+    }
+
+    /// Finds the workspace's URL where no setting names it.
+    async fn find_host(&self, site: &Site) -> Result<Url, Error> {
+        self.first(site, |candidate| candidate.find_host(site))
+            .await
+    }
+
+    /// Asks the kept candidate, or each one until one does not decline. After a failure no other
+    /// one is asked: it may be another identity.
+    async fn first<'a, T, F>(
+        &'a self,
+        site: &Site,
+        ask: impl Fn(&'a Candidate) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        if self.kept.get().is_some() {
+            let kept = self.current();
+            return ask(kept).await.map_err(|refusal| kept.error(refusal));
+        }
+        let mut reasons = Vec::new();
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let Strategy { name, advice, .. } = candidate.strategy;
+            match ask(candidate).await {
+                Err(Refusal::Declined(reason)) => {
+                    tracing::debug!(strategy = name, reason, "declined");
+                    reasons.push(format!("{name}: {reason}. {advice}"));
+                }
+                outcome => {
+                    let _ = self.kept.set(index);
+                    return outcome.map_err(|refusal| candidate.error(refusal));
                 }
             }
-            Err(Not::Right(error)) => return Err(error.with_setting(name)),
         }
+        let nothing = site.settings().nothing_configured();
+        Err(nothing
+            .with_hint(reasons.join(". "))
+            .with_setting(self.name()))
     }
-    if !incomplete.is_empty() {
-        let hint = incomplete.join("; ");
-        return Err(settings.nothing_configured().with_hint(hint));
-    }
-    if settings.is_any_set(&[
-        Attribute::GoogleServiceAccount,
-        Attribute::GoogleCredentials,
-    ]) {
-        return Err(settings
-            .nothing_configured()
-            .with_hint("google-credentials and google-id are not supported by this crate"));
-    }
-    let mut candidates = Vec::new();
-    let mut declined = Vec::new();
-    for (name, configure) in AMBIENT {
-        match configure(settings) {
-            Ok(sign_in) => candidates.push(sign_in),
-            Err(Not::Meant) => {}
-            Err(Not::Complete(missing)) => declined.push(format!("{name}: {missing}")),
-            Err(Not::Right(error)) => return Err(error.with_setting(name)),
-        }
-    }
-    if candidates.is_empty() {
-        declined.insert(0, "Set DATABRICKS_HOST, and DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET (service principal), or DATABRICKS_TOKEN, or log in with `databricks auth login`".to_owned());
-        return Err(settings.nothing_configured().with_hint(declined.join(". ")));
-    }
-    let nothing = settings.nothing_configured();
-    Ok(Arc::new(ambient::Ambient::new(candidates, nothing)))
 }
 
-/// The strategy that `auth_type` names, and no other.
-fn named(wanted: &Setting, settings: &Settings) -> Result<Box<dyn SignIn>, Error> {
-    let from = &wanted.from;
-    let wanted = wanted.value.as_str();
-    let all = || EXPLICIT.iter().chain(AMBIENT);
-    let Some((name, configure)) = all().find(|(name, _)| *name == wanted) else {
-        let known: Vec<&str> = all().map(|(name, _)| *name).collect();
-        let what = if UNSUPPORTED.contains(&wanted) {
-            "is not supported by this crate"
-        } else {
-            "not found"
-        };
-        let text = format!(
-            "{from}: auth type {} {what}, please check {DOCS} for a list of supported auth types",
-            quoted(wanted)
-        );
-        return Err(settings
-            .explain(text)
-            .with_hint(format!("Supported here are {}", known.join(", "))));
-    };
-    let unconfigured = |why: &str| {
-        settings
-            .explain(format!("{name} auth: not configured"))
-            .with_hint(format!("{from} asks for {name}: {why}"))
-    };
-    configure(settings).map_err(|not| match not {
-        Not::Meant => unconfigured("none of its settings is there"),
-        Not::Complete(missing) => unconfigured(&missing),
-        Not::Right(error) => error.with_setting(name),
-    })
+impl fmt::Debug for SignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.postgres_role() {
+            Some(id) => write!(f, "{} as {id}", self.name()),
+            None => f.write_str(self.name()),
+        }
+    }
 }

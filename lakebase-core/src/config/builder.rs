@@ -17,8 +17,8 @@ use crate::credential::provider::CredentialProvider;
 use crate::credential::provider::SharedProvider;
 use crate::credential::refresh::Refresh;
 use crate::settings::attributes::Vars;
+use crate::settings::azure_endpoints::AzureEndpoints;
 use crate::settings::setting::Setting;
-use crate::sign_in::AzureEndpoints;
 use crate::sign_in::access::Explicit;
 
 /// Builds a [`Config`](super::Config). Nothing is checked before [`build`](Self::build).

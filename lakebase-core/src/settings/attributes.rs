@@ -1,10 +1,7 @@
-//! The attributes of Databricks' unified configuration: names, variables, families, and the rules by
-//! which they are found and printed.
+//! The attributes of Databricks' unified configuration: their names, variables and families.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::setting::Setting;
-use crate::error::Error;
 use crate::error::foreign::is_secret_like;
 
 /// An environment, as it was read once.
@@ -27,16 +24,16 @@ macro_rules! attributes {
     };
 }
 
-struct Definition {
+pub(super) struct Definition {
     attribute: Attribute,
     /// Name in a profile and in errors.
     name: &'static str,
     /// What a profile may call it as well.
     aliases: &'static [&'static str],
     /// The first one that is not empty counts.
-    variables: &'static [&'static str],
+    pub(super) variables: &'static [&'static str],
     /// Attributes of different families are different identities.
-    family: Option<&'static str>,
+    pub(super) family: Option<&'static str>,
     shown: Shown,
 }
 
@@ -91,7 +88,7 @@ attributes! {
 }
 
 impl Attribute {
-    fn definition(self) -> &'static Definition {
+    pub(super) fn definition(self) -> &'static Definition {
         // The table is generated in the order of the variants.
         &TABLE[self as usize]
     }
@@ -100,25 +97,28 @@ impl Attribute {
         self.definition().name
     }
 
-    pub(crate) fn is_secret(self) -> bool {
+    /// What a profile may call it, the official name first.
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        let aliases = self.definition().aliases.iter().copied();
+        std::iter::once(self.name()).chain(aliases)
+    }
+
+    /// Whether errors list it among what is configured.
+    pub(super) fn is_listed(self) -> bool {
+        self.definition().shown != Shown::Silent
+    }
+
+    fn is_secret(self) -> bool {
         self.definition().shown == Shown::Secret || self == Self::IdTokenRequestToken
     }
 
-    /// All of them with their names, the official one first.
-    pub(crate) fn all() -> impl Iterator<Item = (Self, impl Iterator<Item = &'static str>)> {
-        TABLE.iter().map(|definition| {
-            let names = std::iter::once(definition.name);
-            (
-                definition.attribute,
-                names.chain(definition.aliases.iter().copied()),
-            )
-        })
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|definition| definition.attribute)
     }
 
     /// The attribute of an official name, or of one that a profile may use.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let is = |d: &&Definition| d.name == name || d.aliases.contains(&name);
-        Some(TABLE.iter().find(is)?.attribute)
+        Self::all().find(|attribute| attribute.names().any(|known| known == name))
     }
 
     /// A value as people may see it. Some are put where they do not belong, with a secret inside.
@@ -132,163 +132,20 @@ impl Attribute {
         }
     }
 
-    /// How to say that it is missing: by its variable, which may be there but empty.
-    pub(crate) fn missing(self, vars: &Vars) -> String {
-        let Some(&variable) = self.definition().variables.first() else {
-            return format!("{} is not set", self.name());
-        };
-        let state = match vars.get(variable) {
-            Some(_) => "empty",
-            None => "not set",
-        };
-        format!("{variable} is {state}")
-    }
-}
-
-/// The attributes that are set, each with its source.
-#[derive(Clone, Default)]
-pub(crate) struct Attributes(BTreeMap<Attribute, Setting>);
-
-impl Attributes {
-    pub(crate) fn get(&self, attribute: Attribute) -> Option<&Setting> {
-        self.0.get(&attribute)
-    }
-
-    pub(crate) fn value(&self, attribute: Attribute) -> Option<&str> {
-        Some(self.get(attribute)?.value.as_str())
-    }
-
-    pub(crate) fn is_set(&self, attribute: Attribute) -> bool {
-        self.0.contains_key(&attribute)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Attribute, &Setting)> {
-        self.0
-            .iter()
-            .map(|(&attribute, setting)| (attribute, setting))
-    }
-
-    pub(crate) fn remove(&mut self, attribute: Attribute) {
-        self.0.remove(&attribute);
-    }
-
-    pub(crate) fn replace(&mut self, attribute: Attribute, setting: Setting) {
-        self.0.insert(attribute, setting);
-    }
-
-    /// Sets what is unset yet. An empty value counts as none.
-    pub(crate) fn fill(&mut self, attribute: Attribute, setting: Setting) {
-        if setting.value.trim().is_empty() {
-            return;
-        }
-        // The Databricks CLI writes `none` for "no workspace".
-        if attribute == Attribute::WorkspaceId && setting.value == "none" {
-            return;
-        }
-        // No is as good as nothing: it chooses no identity.
-        if attribute == Attribute::AzureUseMsi && boolean(&setting).is_ok_and(|yes| !yes) {
-            return;
-        }
-        self.0.entry(attribute).or_insert(setting);
-    }
-
-    pub(crate) fn fill_from(&mut self, vars: &Vars) {
-        for definition in TABLE {
-            if let Some((name, value)) = definition.variable_in(vars) {
-                self.fill(definition.attribute, Setting::new(value, name));
-            }
-        }
-    }
-
-    /// Something is known already that a profile which nobody asked for could contradict.
-    pub(crate) fn settle_where_or_who(&self) -> bool {
-        let settles = |attribute: Attribute| {
-            attribute == Attribute::Host || attribute.definition().family.is_some()
-        };
-        self.0.keys().any(|&attribute| settles(attribute))
-    }
-
-    /// The families of all that is set, sorted.
-    pub(crate) fn families(&self) -> Vec<&'static str> {
-        let mut families: Vec<_> = self
-            .0
-            .keys()
-            .filter_map(|attribute| attribute.definition().family)
-            .collect();
-        families.sort_unstable();
-        families.dedup();
-        families
-    }
-
-    /// Adds to an error what official clients add: what is set (secrets masked) and which variables
-    /// were seen; and besides, where each setting came from.
-    pub(crate) fn explain(&self, message: String, vars: &Vars) -> Error {
-        let mut text = message;
-        let shown: Vec<String> = self
-            .iter()
-            .filter_map(|(attribute, setting)| match attribute.definition().shown {
-                Shown::Plain | Shown::Secret => Some(format!(
-                    "{}={}",
-                    attribute.name(),
-                    attribute.show(&setting.value)
-                )),
-                Shown::Silent => None,
-            })
-            .collect();
-        if !shown.is_empty() {
-            text.push_str(&format!(". Config: {}", shown.join(", ")));
-        }
-        let seen: Vec<&str> = TABLE
-            .iter()
-            .filter(|definition| definition.shown != Shown::Silent)
-            .filter_map(|definition| Some(definition.variable_in(vars)?.0))
-            .collect();
-        if !seen.is_empty() {
-            text.push_str(&format!(". Env: {}", seen.join(", ")));
-        }
-        let elsewhere: Vec<String> = self
-            .iter()
-            .filter(|(attribute, setting)| {
-                !attribute
-                    .definition()
-                    .variables
-                    .contains(&setting.from.as_str())
-            })
-            .map(|(attribute, setting)| format!("{} from {}", attribute.name(), setting.from))
-            .collect();
-        if !elsewhere.is_empty() {
-            text.push_str(&format!(". Set elsewhere: {}", elsewhere.join(", ")));
-        }
-        Error::config(text)
-    }
-
-    /// Where the given attributes came from, for errors at run time.
-    pub(crate) fn sources(&self, attributes: &[Attribute]) -> String {
-        let sources: Vec<String> = attributes
-            .iter()
-            .filter_map(|&attribute| {
-                let from = &self.get(attribute)?.from;
-                Some(format!("{} from {from}", attribute.name()))
-            })
-            .collect();
-        sources.join(", ")
-    }
-}
-
-impl Definition {
-    fn variable_in<'a>(&self, vars: &'a Vars) -> Option<(&'static str, &'a str)> {
-        self.variables.iter().find_map(|&name| {
+    /// Its first variable that is not empty, and the value.
+    pub(super) fn find_in(self, vars: &Vars) -> Option<(&'static str, &str)> {
+        self.definition().variables.iter().find_map(|&name| {
             let value = vars.get(name).filter(|value| !value.trim().is_empty())?;
             Some((name, value.as_str()))
         })
     }
-}
 
-/// The words that official clients take for yes and no.
-pub(crate) fn boolean(setting: &Setting) -> Result<bool, Error> {
-    match setting.value.trim() {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err(setting.wrong("true or false")),
+    /// How to say that it is missing: by its variable, which may be there but empty.
+    pub(crate) fn missing(self, vars: &Vars) -> String {
+        match self.definition().variables.first() {
+            None => format!("{} is not set", self.name()),
+            Some(&variable) if vars.contains_key(variable) => format!("{variable} is empty"),
+            Some(variable) => format!("{variable} is not set"),
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::attributes::{Attribute, Attributes, Vars};
+use super::attributes::Attribute;
+use super::resolved::Settings;
 use super::setting::{Setting, quoted};
 use crate::error::Error;
 
@@ -15,114 +16,97 @@ use crate::error::Error;
 const SETTINGS: &str = "__settings__";
 const FALLBACK: &str = "DEFAULT";
 
-/// What became of the profile file, for the error that nothing is configured.
-pub(crate) enum Loaded {
-    /// Not wanted, or used.
-    Quietly,
-    /// A profile was named, but there is no file.
-    NoFile(PathBuf),
-}
-
-/// Fills what is unset from the profile that was asked for, or else from the default one, unless
-/// something is known already that a default profile could contradict.
+/// Fills what is unset from the profile that was asked for, or else from the default one, unless a
+/// host or a credential is known already, which a default profile could contradict.
 ///
 /// Reads the file, blocking.
-pub(crate) fn load(attributes: &mut Attributes, vars: &Vars) -> Result<Loaded, Error> {
-    let asked = attributes.get(Attribute::Profile).cloned();
-    if asked.is_none() && attributes.settle_where_or_who() {
-        return Ok(Loaded::Quietly);
+pub(crate) fn load(settings: &mut Settings) -> Result<(), Error> {
+    let asked = settings.get(Attribute::Profile).cloned();
+    let is_settled = settings.is_any_set(&[Attribute::Host]) || !settings.families().is_empty();
+    if asked.is_none() && is_settled {
+        return Ok(());
     }
-    let Some(path) = path(attributes, vars) else {
-        return match asked {
-            None => Ok(Loaded::Quietly),
-            Some(profile) => Err(Error::config(format!(
+    let Some(path) = path(settings) else {
+        return asked.map_or(Ok(()), |profile| {
+            Err(Error::config(format!(
                 "{}: where the file with profile {} is, is not known: HOME is not set",
                 profile.from,
                 quoted(&profile.value)
             ))
-            .with_hint("Add the environment (`env`), or name the file (`config_file`)")),
-        };
+            .with_hint("Add the environment (`env`), or name the file (`config_file`)"))
+        });
     };
-    let text = match std::fs::read(&path) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| {
-            Error::config(format!("{}: the profile file is not UTF-8", path.display()))
-        })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(match asked {
-                Some(_) => Loaded::NoFile(path),
-                None => Loaded::Quietly,
-            });
-        }
-        Err(error) => {
-            return Err(
-                Error::config(format!("cannot read the profile file {}", path.display()))
-                    .with_source(error),
-            );
-        }
+    let shown = path.display().to_string();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => {
+                settings.missing_file = asked.map(|_| path);
+                return Ok(());
+            }
+            io::ErrorKind::InvalidData => {
+                return Err(Error::config(format!(
+                    "{shown}: the profile file is not UTF-8"
+                )));
+            }
+            _ => {
+                let text = format!("cannot read the profile file {shown}");
+                return Err(Error::config(text).with_source(error));
+            }
+        },
     };
-    let file = Ini::parse(&text).map_err(|(line, what)| {
-        Error::config(format!("{}: line {line}: {what}", path.display()))
-    })?;
+    let file = Ini::parse(&text)
+        .map_err(|(line, what)| Error::config(format!("{shown}: line {line}: {what}")))?;
     let default = || {
         let value = file.get(SETTINGS, "default_profile")?.trim();
-        let from = format!("default_profile in {}", path.display());
-        (!value.is_empty()).then(|| Setting::new(value, from))
+        (!value.is_empty()).then(|| Setting::new(value, format!("default_profile in {shown}")))
     };
-    let (profile, is_wanted) = match asked.or_else(default) {
-        Some(profile) => (profile, true),
-        None => (Setting::new(FALLBACK, path.display().to_string()), false),
-    };
+    let wanted = asked.or_else(default);
+    let is_wanted = wanted.is_some();
+    let profile = wanted.unwrap_or_else(|| Setting::new(FALLBACK, shown.as_str()));
     let name = profile.value.clone();
-    attributes.fill(Attribute::Profile, profile);
-    if name == SETTINGS {
-        let text = format!(
-            "resolve: {}: {SETTINGS} is a reserved section name and cannot be used as a profile",
-            path.display()
-        );
-        return Err(attributes.explain(text, vars));
+    let section = file.sections.get(&name);
+    let section = section.filter(|section| !section.is_empty());
+    if section.is_none() && !is_wanted {
+        return Ok(());
     }
-    let Some(section) = file
-        .sections
-        .get(&name)
-        .filter(|section| !section.is_empty())
-    else {
-        if is_wanted {
-            let text = format!(
-                "resolve: {} has no {name} profile configured",
-                path.display()
-            );
-            let mut others: Vec<&str> = file.sections.keys().map(String::as_str).collect();
-            others.retain(|other| *other != SETTINGS && *other != name);
-            others.sort_unstable();
-            let hint = format!("Profiles there are: {}", others.join(", "));
-            return Err(attributes.explain(text, vars).with_hint(hint));
-        }
-        attributes.remove(Attribute::Profile);
-        return Ok(Loaded::Quietly);
+    settings.fill(Attribute::Profile, profile);
+    if name == SETTINGS {
+        return Err(settings.explain(format!(
+            "resolve: {shown}: {SETTINGS} is a reserved section name and cannot be used as a profile"
+        )));
+    }
+    let Some(section) = section else {
+        let mut others: Vec<&str> = file.sections.keys().map(String::as_str).collect();
+        others.retain(|other| *other != SETTINGS && *other != name);
+        others.sort_unstable();
+        let text = format!("resolve: {shown} has no {name} profile configured");
+        let hint = format!("Profiles there are: {}", others.join(", "));
+        return Err(settings.explain(text).with_hint(hint));
     };
-    for (attribute, names) in Attribute::all() {
-        for key in names {
+    for attribute in Attribute::all() {
+        for key in attribute.names() {
             if let Some(value) = section.get(key) {
-                let from = format!("profile {name} in {} ({key})", path.display());
-                attributes.fill(attribute, Setting::new(value, from));
+                let from = format!("profile {name} in {shown} ({key})");
+                settings.fill(attribute, Setting::new(value, from));
             }
         }
     }
-    Ok(Loaded::Quietly)
+    Ok(())
 }
 
-fn path(attributes: &Attributes, vars: &Vars) -> Option<PathBuf> {
+fn path(settings: &Settings) -> Option<PathBuf> {
     let home = ["HOME", "USERPROFILE"]
         .iter()
-        .find_map(|&name| vars.get(name).filter(|home| !home.is_empty()));
-    match attributes.value(Attribute::ConfigFile) {
-        None => Some(Path::new(home?).join(".databrickscfg")),
-        Some(path) => Some(match (path.strip_prefix('~'), home) {
-            (Some(""), Some(home)) => PathBuf::from(home),
-            (Some(rest), Some(home)) if rest.starts_with('/') => Path::new(home).join(&rest[1..]),
-            _ => PathBuf::from(path),
-        }),
-    }
+        .find_map(|&name| settings.vars.get(name).filter(|home| !home.is_empty()));
+    let Some(path) = settings.value(Attribute::ConfigFile) else {
+        return Some(Path::new(home?).join(".databrickscfg"));
+    };
+    Some(match (path.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => PathBuf::from(home),
+        (Some(rest), Some(home)) if rest.starts_with('/') => Path::new(home).join(&rest[1..]),
+        _ => PathBuf::from(path),
+    })
 }
 
 #[derive(Debug, Default, PartialEq)]

@@ -3,9 +3,12 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use secrecy::zeroize::Zeroize as _;
+
 use crate::error::Error;
 use crate::error::foreign::{clean_text, is_secret_like};
 
+/// The value is wiped from memory when it is dropped: it may be a secret.
 #[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) value: String,
@@ -80,6 +83,12 @@ impl Setting {
             return Err(Error::config(format!("{} is empty", self.from)));
         }
         Ok(self)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        self.value.zeroize();
     }
 }
 

@@ -1,12 +1,14 @@
-//! From collected settings to a sign-in.
+//! From settings in code, environment and profile to a way to authenticate.
 
 use std::sync::Arc;
 
-use super::{AzureEndpoints, Settings, SignIn, choose};
+use super::{SignIn, choose};
 use crate::error::Error;
 use crate::http::UserAgent;
-use crate::settings::attributes::{Attribute, Attributes, Vars};
-use crate::settings::profile::{self, Loaded};
+use crate::settings::attributes::{Attribute, Vars};
+use crate::settings::azure_endpoints::AzureEndpoints;
+use crate::settings::profile;
+use crate::settings::resolved::Settings;
 use crate::settings::setting::Setting;
 use crate::settings::workspace_host;
 
@@ -14,7 +16,7 @@ use crate::settings::workspace_host;
 #[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) settings: Settings,
-    pub(crate) sign_in: Arc<dyn SignIn>,
+    pub(crate) sign_in: Arc<SignIn>,
     pub(crate) agent: UserAgent,
 }
 
@@ -31,7 +33,8 @@ pub(crate) struct Explicit {
 /// Reads the profile file if it is wanted, blocking.
 pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Error> {
     let agent = UserAgent::new(explicit.product.as_ref(), &explicit.extras, vars)?;
-    let mut attributes = Attributes::default();
+    let mut settings = Settings::new(Arc::clone(vars));
+    settings.azure_endpoints = explicit.azure_endpoints;
     // Of what was said twice, the last counts.
     for (name, setting) in explicit.attributes.into_iter().rev() {
         let attribute = Attribute::named(&name).ok_or_else(|| {
@@ -40,34 +43,24 @@ pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Er
             ))
             .with_hint("Official names are, for example, client_id, profile or azure_tenant_id")
         })?;
-        attributes.fill(attribute, setting);
+        settings.fill(attribute, setting);
     }
-    attributes.fill_from(vars);
-    let loaded = profile::load(&mut attributes, vars)?;
-    let settings = Settings {
-        host: workspace_host::normalise(&mut attributes)?,
-        attributes,
-        vars: Arc::clone(vars),
-        azure_endpoints: explicit.azure_endpoints,
-        remark: match loaded {
-            Loaded::Quietly => None,
-            Loaded::NoFile(path) => Some(format!("there is no file {}", path.display())),
-        },
-    };
+    settings.fill_from_vars();
+    profile::load(&mut settings)?;
+    workspace_host::normalise(&mut settings)?;
     for attribute in [Attribute::ClientId, Attribute::AzureClientId] {
-        settings
-            .get(attribute)
-            .map(Setting::no_secret)
-            .transpose()?;
+        if let Some(setting) = settings.get(attribute) {
+            setting.no_secret()?;
+        }
     }
-    let sign_in = choose(&settings)?;
+    let sign_in = Arc::new(choose(&settings)?);
     let sent = [
         Attribute::WorkspaceId,
         Attribute::AccountId,
         Attribute::GroupId,
         Attribute::Scopes,
     ];
-    for &attribute in sign_in.made_of().iter().chain(&sent) {
+    for &attribute in sign_in.attributes().iter().chain(&sent) {
         if let Some(setting) = settings.get(attribute) {
             setting.printable()?;
         }

@@ -1,5 +1,6 @@
 //! Runs a command-line tool: never through a shell, never for ever, and with all it has started.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -29,8 +30,14 @@ pub(super) struct Output {
     pub(super) success: bool,
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// What it said, for people: cut to length, without control characters.
-    pub(super) complaint: String,
+    complaint: String,
+}
+
+impl Output {
+    /// For people: cut to length, without control characters.
+    pub(super) fn no_token(&self) -> String {
+        format!("cannot get access token: {}", self.complaint)
+    }
 }
 
 impl Program {
@@ -70,22 +77,17 @@ impl Program {
                 None => command.env_remove(variable),
             };
         }
-        let child = command.spawn().map_err(|error| {
-            Error::new(Kind::Network, format!("cannot run {name}"))
-                .with_transient(false)
-                .with_source(error)
-        })?;
+        let failed = |what: &str, error: io::Error| {
+            Error::new(Kind::Network, format!("{what} {name}")).with_source(error)
+        };
+        let child = command.spawn();
+        let child = child.map_err(|error| failed("cannot run", error).with_transient(false))?;
         let ended = tokio::time::timeout(limit, Running(child).finish()).await;
-        let (stdout, stderr, status) = ended
-            .map_err(|_| {
-                Error::new(
-                    Kind::Timeout,
-                    format!("{name} did not answer within {} s", limit.as_secs()),
-                )
-            })?
-            .map_err(|error| {
-                Error::new(Kind::Network, format!("lost {name}")).with_source(error)
-            })?;
+        let ended = ended.map_err(|_| {
+            let text = format!("{name} did not answer within {} s", limit.as_secs());
+            Error::new(Kind::Timeout, text)
+        })?;
+        let (stdout, stderr, status) = ended.map_err(|error| failed("lost", error))?;
         let complaint = match stderr.trim() {
             "" => format!("{name} ended with {status}"),
             text => clean_text(text),
@@ -103,7 +105,7 @@ impl Program {
 struct Running(Child);
 
 impl Running {
-    async fn finish(mut self) -> std::io::Result<(String, String, ExitStatus)> {
+    async fn finish(mut self) -> io::Result<(String, String, ExitStatus)> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let pipes = (self.0.stdout.take(), self.0.stderr.take());
         let status = {
@@ -150,19 +152,16 @@ pub(super) fn on_path(name: &str, vars: &Vars) -> Vec<PathBuf> {
     let is_path = |key: &str| key == "PATH" || cfg!(windows) && key.eq_ignore_ascii_case("PATH");
     let path = vars.iter().find(|(key, _)| is_path(key));
     let path = path.map(|(_, value)| value.as_str()).unwrap_or_default();
-    let names = match cfg!(windows) {
-        true => ["exe", "cmd", "bat"]
-            .map(|ending| format!("{name}.{ending}"))
-            .to_vec(),
-        false => vec![name.to_owned()],
+    let endings: &[&str] = match cfg!(windows) {
+        true => &[".exe", ".cmd", ".bat"],
+        false => &[""],
     };
     std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())
         .flat_map(|folder| {
-            names
+            endings
                 .iter()
-                .map(move |name| folder.join(name))
-                .collect::<Vec<_>>()
+                .map(move |end| folder.join(format!("{name}{end}")))
         })
         .filter(|path| is_program(path))
         .collect()

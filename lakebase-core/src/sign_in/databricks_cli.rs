@@ -1,22 +1,28 @@
 //! `databricks-cli`: whoever has logged in with `databricks auth login`.
 
-use std::fmt;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::command::{Program, on_path};
-use super::token::{Token, is_header_safe};
-use super::{Configured, Not, Refusal, Settings, SignIn, Site, jwt};
-use crate::credential::refresh::Validity;
-use crate::credential::remembered::Remembered;
+use super::token::{AccessToken, CliFormat};
+use super::{Configured, NotConfigured, Refusal, Settings, Site, Source, Strategy, jwt};
 use crate::error::Error;
 use crate::error::Kind;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{
+    ConfigFile, DatabricksCliPath, Host, Profile, Scopes,
+};
+
+pub(super) static STRATEGY: Strategy = Strategy {
+    name: "databricks-cli",
+    attributes: &[Host, Profile, DatabricksCliPath],
+    advice: "Run `databricks auth login`",
+    configure,
+};
 
 /// It may have to refresh over the network; its own limit is an hour.
 const TOKEN_LIMIT: Duration = Duration::from_secs(30);
@@ -25,55 +31,52 @@ const VERSION_LIMIT: Duration = Duration::from_secs(5);
 const LARGEST_LEGACY: u64 = 1024 * 1024;
 const LEGACY_MARK: &str = "from databricks_cli.cli import ";
 
-const KNOWS_PROFILES: Version = Version(0, 207, 1);
-const KNOWS_FORCE_REFRESH: Version = Version(0, 296, 0);
+const FORMAT: CliFormat = CliFormat {
+    tool: "Databricks CLI",
+    login: "`databricks auth login`",
+    token: "access_token",
+    scheme: "token_type",
+    expiry: "expiry",
+};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(u64, u64, u64);
+/// Major, minor and patch.
+type Version = (u64, u64, u64);
 
-struct Cli {
+const DEVELOPMENT: Version = (0, 0, 0);
+const KNOWS_PROFILES: Version = (0, 207, 1);
+const KNOWS_FORCE_REFRESH: Version = (0, 296, 0);
+
+pub(super) struct DatabricksCli {
     program: Program,
-    version: Remembered<Version>,
-    host: String,
-    profile: Option<String>,
-    /// Other than the usual ones: the login must have been made for them.
-    scopes: Option<String>,
-    is_forced: bool,
+    version: OnceLock<Version>,
 }
 
-pub(super) fn configure(settings: &Settings) -> Configured {
-    let profile = settings.owned(Attribute::Profile);
-    let Some(host) = settings.owned(Attribute::Host) else {
+fn configure(settings: &Settings) -> Configured {
+    let profile = settings.owned(Profile);
+    if !settings.is_any_set(&[Host]) {
         return Err(match (settings.is_forced(), &profile) {
-            (true, None) => Not::Complete("cannot configure CLI token source: neither profile nor host is configured: host is not set".to_owned()),
-            // It could tell a token, but not where to use it.
-            (_, Some(_)) => Not::Complete(settings.missing(Attribute::Host)),
-            (false, None) => Not::Meant,
+            (true, None) => NotConfigured::Incomplete("cannot configure CLI token source: neither profile nor host is configured: host is not set".to_owned()),
+            // It could print a token, but not where to use it.
+            (_, Some(_)) => NotConfigured::Incomplete(settings.missing(Host)),
+            (false, None) => NotConfigured::Unused,
         });
-    };
-    settings.refuse_group("databricks-cli")?;
-    let path = find(settings).map_err(Not::Complete)?;
-    Ok(Box::new(Cli {
+    }
+    settings.reject_group(STRATEGY.name)?;
+    let path = find(settings).map_err(NotConfigured::Incomplete)?;
+    let file = settings.owned(ConfigFile);
+    Ok(Source::DatabricksCli(DatabricksCli {
         // It reads the file and the profile that we have read, whatever else the environment says.
         program: Program::new(path, Arc::clone(&settings.vars))
-            .with(
-                "DATABRICKS_CONFIG_FILE",
-                settings.owned(Attribute::ConfigFile),
-            )
-            .with("DATABRICKS_CONFIG_PROFILE", profile.clone()),
-        version: Remembered::default(),
-        host,
-        profile,
-        scopes: settings.get(Attribute::Scopes).map(|_| settings.scopes()),
-        is_forced: settings.is_forced(),
+            .with("DATABRICKS_CONFIG_FILE", file)
+            .with("DATABRICKS_CONFIG_PROFILE", profile),
+        version: OnceLock::new(),
     }))
 }
 
-/// A path is taken as it is; a name is looked for, and the legacy tool passed over.
+/// A path is used as it is; a name is searched on the `PATH`, where the legacy tool is skipped.
 fn find(settings: &Settings) -> Result<PathBuf, String> {
-    let name = settings
-        .value(Attribute::DatabricksCliPath)
-        .unwrap_or("databricks");
+    let name = settings.value(DatabricksCliPath);
+    let name = name.unwrap_or("databricks");
     if name.contains(std::path::is_separator) {
         let path = PathBuf::from(name);
         return match path.is_file() {
@@ -81,185 +84,96 @@ fn find(settings: &Settings) -> Result<PathBuf, String> {
             false => Err(format!("the Databricks CLI is not at {name}")),
         };
     }
-    let mut legacy = false;
-    for path in on_path(name, &settings.vars) {
-        if is_legacy(&path) {
-            legacy = true;
-            continue;
-        }
-        return Ok(path);
-    }
-    Err(match legacy {
-        true => "Databricks CLI version <0.100.0 detected: upgrade it".to_owned(),
-        false => "most likely the Databricks CLI is not installed".to_owned(),
+    let found = on_path(name, &settings.vars);
+    let current = found.iter().find(|path| !is_legacy(path));
+    current.cloned().ok_or_else(|| match found.is_empty() {
+        true => "most likely the Databricks CLI is not installed".to_owned(),
+        false => "Databricks CLI version <0.100.0 detected: upgrade it".to_owned(),
     })
 }
 
 fn is_legacy(path: &Path) -> bool {
-    let is_small = path
-        .metadata()
-        .is_ok_and(|file| file.len() < LARGEST_LEGACY);
-    is_small
+    path.metadata()
+        .is_ok_and(|file| file.len() < LARGEST_LEGACY)
         && std::fs::read(path)
             .is_ok_and(|content| String::from_utf8_lossy(&content).contains(LEGACY_MARK))
 }
 
-impl Cli {
-    /// `None` if it cannot be told, or is a developer's build: then the oldest way of asking is used.
-    async fn version(&self) -> Option<Version> {
-        let ask = async {
-            let args = ["version", "--output", "json"];
-            let output = self.program.run(&args, VERSION_LIMIT).await.map_err(drop)?;
-            parse_version(&output.stdout).ok_or(())
-        };
-        // An answer that cannot be read is asked for again next time.
-        let version = self.version.get_or_find(ask).await.ok()?;
-        (version != Version(0, 0, 0)).then_some(version)
-    }
-
-    async fn command(&self) -> Vec<String> {
+impl DatabricksCli {
+    pub(super) async fn token(&self, site: &Site) -> Result<AccessToken, Refusal> {
+        let settings = site.settings();
         let version = self.version().await;
         let knows = |feature: Version| version.is_some_and(|version| version >= feature);
-        let mut command = vec!["auth".to_owned(), "token".to_owned()];
-        match &self.profile {
-            Some(profile) if knows(KNOWS_PROFILES) => {
-                command.extend(["--profile".to_owned(), profile.clone()]);
-            }
-            _ => command.extend(["--host".to_owned(), self.host.clone()]),
-        }
+        let host = settings.value(Host).unwrap_or_default();
+        let mut args = vec!["auth", "token"];
+        args.extend(match settings.value(Profile) {
+            Some(profile) if knows(KNOWS_PROFILES) => ["--profile", profile],
+            _ => ["--host", host],
+        });
         if knows(KNOWS_FORCE_REFRESH) {
-            command.push("--force-refresh".to_owned());
+            args.push("--force-refresh");
         }
-        command
-    }
-
-    /// The login may have been made for other scopes than those configured.
-    fn check_scopes(&self, token: &str) -> Result<(), Refusal> {
-        let Some(wanted) = &self.scopes else {
-            return Ok(());
-        };
-        let Some(claim) = jwt::claims(token).and_then(|claims| claims.get("scope").cloned()) else {
-            return Ok(());
-        };
-        let words: Vec<&str> = match &claim {
-            Value::String(text) => text.split_whitespace().collect(),
-            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
-            _ => return Ok(()),
-        };
-        let mut granted: Vec<&str> = words
-            .into_iter()
-            .filter(|scope| *scope != "offline_access")
-            .collect();
-        granted.sort_unstable();
-        granted.dedup();
-        let wanted_alone: Vec<&str> = wanted
-            .split(' ')
-            .filter(|scope| *scope != "offline_access")
-            .collect();
-        if granted == wanted_alone {
-            return Ok(());
-        }
-        let text =
-            format!("the scopes of the CLI's login do not match the configured scopes ({wanted})");
-        Err(match self.is_forced {
-            true => Refusal::Failed(
-                Error::new(Kind::SignIn, text)
-                    .with_hint("Run `databricks auth login` with these scopes"),
-            ),
-            false => Refusal::Declined(text),
-        })
-    }
-}
-
-impl SignIn for Cli {
-    fn name(&self) -> &'static str {
-        "databricks-cli"
-    }
-
-    fn fetch<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Token, Refusal>> {
-        async {
-            let command = self.command().await;
-            let args: Vec<&str> = command.iter().map(String::as_str).collect();
-            let asked = site.http.now();
-            let output = self.program.run(&args, TOKEN_LIMIT).await?;
-            if !output.success {
-                let text = format!("cannot get access token: {}", output.complaint);
-                let has = |text: &str| text.contains("databricks OAuth is not");
-                if has(&output.stderr) || has(&output.stdout) {
-                    return Err(Refusal::Declined(text));
-                }
-                return Err(Error::new(Kind::SignIn, text)
-                    .with_hint(self.advice())
-                    .into());
+        let started = site.http.now();
+        let output = self.program.run(&args, TOKEN_LIMIT).await?;
+        if !output.success {
+            let nobody = "databricks OAuth is not";
+            if output.stderr.contains(nobody) || output.stdout.contains(nobody) {
+                return Err(Refusal::Declined(output.no_token()));
             }
-            let unusable = |what: &str| {
-                Error::new(
-                    Kind::Platform,
-                    format!("cannot unmarshal CLI result: {what}"),
-                )
-                .with_hint("Update the Databricks CLI")
-            };
-            let answer: Value =
-                serde_json::from_str(&output.stdout).map_err(|_| unusable("it is not JSON"))?;
-            let token = answer
-                .get("access_token")
-                .and_then(Value::as_str)
-                .filter(|token| is_header_safe(token))
-                .ok_or_else(|| unusable("`access_token` is missing or not a token"))?;
-            let expiry = answer
-                .get("expiry")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let expiry = parse_expiry(expiry).ok_or_else(|| unusable("`expiry` is not a date"))?;
-            // Made on this machine, so by this machine's clock.
-            let validity = Validity::measure(expiry, None, asked, site.http.now())
-                .ok_or_else(|| {
-                    Error::new(Kind::SignIn, "the CLI handed out a token that has expired")
-                        .with_hint("Check this machine's clock, or log in again with `databricks auth login`")
-                })?;
-            self.check_scopes(token)?;
-            let kind = answer
-                .get("token_type")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            Ok(Token::new(kind, token, Some(validity)))
+            let error = Error::new(Kind::SignIn, output.no_token());
+            return Err(error.with_hint(STRATEGY.advice).into());
         }
-        .boxed()
+        let token = AccessToken::from_cli(&FORMAT, &output.stdout, started, site.http.now())?;
+        check_scopes(settings, token.secret.expose_secret())?;
+        Ok(token)
     }
 
-    fn made_of(&self) -> &'static [Attribute] {
-        &[
-            Attribute::Host,
-            Attribute::Profile,
-            Attribute::DatabricksCliPath,
-        ]
-    }
-
-    fn advice(&self) -> &'static str {
-        "Run `databricks auth login`"
+    /// `None` if it is unknown or a developer's build: then the oldest command is used. An unreadable
+    /// answer is not kept.
+    async fn version(&self) -> Option<Version> {
+        if self.version.get().is_none() {
+            let args = ["version", "--output", "json"];
+            let output = self.program.run(&args, VERSION_LIMIT).await.ok()?;
+            let _ = self.version.set(parse_version(&output.stdout)?);
+        }
+        let version = self.version.get().copied();
+        version.filter(|version| *version != DEVELOPMENT)
     }
 }
 
 fn parse_version(stdout: &str) -> Option<Version> {
     let answer: Value = serde_json::from_str(stdout).ok()?;
     let part = |name: &str| answer.get(name)?.as_u64();
-    Some(Version(part("Major")?, part("Minor")?, part("Patch")?))
+    Some((part("Major")?, part("Minor")?, part("Patch")?))
 }
 
-/// RFC 3339, or a date and a time of this machine's zone.
-pub(super) fn parse_expiry(text: &str) -> Option<SystemTime> {
-    if let Ok(at) = text.parse::<jiff::Timestamp>() {
-        return Some(at.into());
+/// The login may have been made for other scopes than those configured.
+fn check_scopes(settings: &Settings, token: &str) -> Result<(), Refusal> {
+    if !settings.is_any_set(&[Scopes]) {
+        return Ok(());
     }
-    let local: jiff::civil::DateTime = text.parse().ok()?;
-    let at = local.to_zoned(jiff::tz::TimeZone::system()).ok()?;
-    Some(at.timestamp().into())
-}
-
-impl fmt::Debug for Cli {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+    let claims = jwt::claims(token).unwrap_or_default();
+    let mut granted: BTreeSet<&str> = match &claims["scope"] {
+        Value::String(text) => text.split_whitespace().collect(),
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+        _ => return Ok(()),
+    };
+    let scopes = settings.scopes();
+    let mut wanted: BTreeSet<&str> = scopes.split(' ').collect();
+    for set in [&mut granted, &mut wanted] {
+        set.remove("offline_access");
     }
+    if granted == wanted {
+        return Ok(());
+    }
+    let text =
+        format!("the scopes of the CLI's login do not match the configured scopes ({scopes})");
+    Err(match settings.is_forced() {
+        true => Error::new(Kind::SignIn, text)
+            .with_hint("Run `databricks auth login` with these scopes")
+            .into(),
+        false => Refusal::Declined(text),
+    })
 }
 
 #[cfg(test)]
@@ -271,12 +185,9 @@ mod tests {
         for (stdout, expected) in [
             (
                 r#"{"Major":0,"Minor":296,"Patch":0,"Prerelease":"rc.1"}"#,
-                Some(Version(0, 296, 0)),
+                Some((0, 296, 0)),
             ),
-            (
-                r#"{"Major":0,"Minor":207,"Patch":1}"#,
-                Some(Version(0, 207, 1)),
-            ),
+            (r#"{"Major":0,"Minor":207,"Patch":1}"#, Some((0, 207, 1))),
             ("not json", None),
             ("", None),
             ("Databricks CLI v0.207.1", None),
@@ -285,32 +196,5 @@ mod tests {
         ] {
             assert_eq!(parse_version(stdout), expected, "{stdout:?}");
         }
-    }
-
-    #[test]
-    fn an_expiry_has_an_offset_or_is_local_time() {
-        let utc = |text: &str| text.parse::<jiff::Timestamp>().ok().map(SystemTime::from);
-        for (text, expected) in [
-            (
-                "2023-12-01T15:19:48.007742617Z",
-                utc("2023-12-01T15:19:48.007742617Z"),
-            ),
-            (
-                "2023-12-05T15:59:01.40081+11:00",
-                utc("2023-12-05T04:59:01.40081Z"),
-            ),
-            ("March 20, 2024", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_expiry(text), expected, "{text:?}");
-        }
-        let local: jiff::civil::DateTime = "2023-12-06 10:06:05".parse().expect("a date");
-        let zoned = local
-            .to_zoned(jiff::tz::TimeZone::system())
-            .expect("a time");
-        assert_eq!(
-            parse_expiry("2023-12-06 10:06:05"),
-            Some(zoned.timestamp().into())
-        );
     }
 }

@@ -1,93 +1,55 @@
-//! `metadata-service`: another program on this machine (an editor) signs in for us.
+//! `metadata-service`: another program on this machine (an editor) authenticates and shares its tokens.
 
-use std::fmt;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use url::Url;
 
-use super::azure::epoch;
-use super::oauth;
-use super::token::Token;
-use super::{Configured, Refusal, Settings, SignIn, Site};
-use crate::credential::refresh::Validity;
+use super::token::AccessToken;
+use super::{Configured, Settings, Site, Source, Strategy};
 use crate::error::Error;
-use crate::settings::attributes::Attribute;
+use crate::settings::attributes::Attribute::{Host, MetadataServiceUrl};
 use crate::settings::host_name::is_loopback;
 
+pub(super) static STRATEGY: Strategy = Strategy {
+    name: "metadata-service",
+    attributes: &[Host, MetadataServiceUrl],
+    advice: "The program that signs in for us handed out a token that is not (or no longer) good for this workspace: sign in again there",
+    configure,
+};
+
 const LIMIT: Duration = Duration::from_secs(10);
-const ADVICE: &str = "The program that signs in for us handed out a token that is not (or no longer) good for this workspace: sign in again there";
 
-struct MetadataService {
-    /// Holds a key, so it is never shown.
-    url: Url,
-}
+/// Its URL holds a key and is never shown.
+pub(super) struct MetadataService(Url);
 
-pub(super) fn configure(settings: &Settings) -> Configured {
-    let setting = settings
-        .get(Attribute::MetadataServiceUrl)
-        .ok_or_else(|| settings.absent(Attribute::MetadataServiceUrl))?;
+fn configure(settings: &Settings) -> Configured {
+    let setting = settings.main(MetadataServiceUrl)?;
     settings.required_host()?;
-    settings.refuse_group("metadata-service")?;
+    settings.reject_group(STRATEGY.name)?;
+    let url = Url::parse(&setting.value).ok();
     let on_loopback = |url: &Url| url.host_str().is_some_and(is_loopback);
-    let url = Url::parse(&setting.value).ok().filter(on_loopback);
-    let url = url.ok_or_else(|| {
+    let url = url.filter(on_loopback).ok_or_else(|| {
         Error::config(format!("{}: only localhost URLs are allowed", setting.from))
     })?;
-    Ok(Box::new(MetadataService { url }))
+    Ok(Source::MetadataService(MetadataService(url)))
 }
 
-impl SignIn for MetadataService {
-    fn name(&self) -> &'static str {
-        "metadata-service"
-    }
-
-    fn fetch<'a>(&'a self, site: &'a Site) -> BoxFuture<'a, Result<Token, Refusal>> {
-        async {
-            let host = site.host()?;
-            let request = site
-                .http
-                .get(self.url.clone())
-                .await?
-                .header("X-Databricks-Metadata-Version", "1")
-                .header("X-Databricks-Host", host.as_str().trim_end_matches('/'))
-                .timeout(LIMIT);
-            // The key may come back in a page or in a redirect.
-            let segments = self.url.path().split('/').filter(|part| part.len() > 3);
-            let secrets: Vec<&str> = segments.chain(self.url.query()).collect();
-            let reply = site.http.send(request, &secrets).await.map_err(|error| {
-                error.with_hint("Is the program that signs in for us still running?")
-            })?;
-            if !reply.is_success() {
-                return Err(reply
-                    .failure("the metadata service refused")
-                    .with_hint(ADVICE)
-                    .into());
-            }
-            let answer = reply.json()?;
-            let (secret, kind) = oauth::secret(&reply, &answer)?;
-            let at = oauth::number(answer.get("expires_on"))
-                .and_then(epoch)
-                .ok_or_else(|| oauth::unusable(&reply, "expires_on", "is not a time"))?;
-            let validity = Validity::measure(at, reply.date, reply.sent, reply.received)
-                .ok_or_else(|| oauth::unusable(&reply, "expires_on", "has passed already"))?;
-            Ok(Token::new(kind, secret, Some(validity)))
-        }
-        .boxed()
-    }
-
-    fn made_of(&self) -> &'static [Attribute] {
-        &[Attribute::Host, Attribute::MetadataServiceUrl]
-    }
-
-    fn advice(&self) -> &'static str {
-        ADVICE
-    }
-}
-
-impl fmt::Debug for MetadataService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+impl MetadataService {
+    pub(super) async fn token(&self, site: &Site) -> Result<AccessToken, Error> {
+        let host = site.host()?.as_str().trim_end_matches('/');
+        let get = site.http.get(self.0.clone()).await?;
+        let request = get
+            .header("X-Databricks-Metadata-Version", "1")
+            .header("X-Databricks-Host", host)
+            .timeout(LIMIT);
+        // A page or a redirect may repeat the key.
+        let segments = self.0.path().split('/').filter(|part| part.len() > 3);
+        let secrets: Vec<&str> = segments.chain(self.0.query()).collect();
+        let what = "the metadata service refused";
+        let reply = site.ask(request, &secrets, what, STRATEGY.advice).await;
+        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
+            Some(_) => error,
+            None => error.with_hint("Is the program that signs in for us still running?"),
+        })?)
     }
 }

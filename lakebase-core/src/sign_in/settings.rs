@@ -1,94 +1,73 @@
-//! What strategies are configured from.
+//! Questions that strategies ask of the settings.
 
-use std::sync::Arc;
-
-use url::Url;
-
-use super::azure::AzureEndpoints;
-use super::{DOCS, Not};
+use super::NotConfigured;
 use crate::error::Error;
-use crate::settings::attributes::{Attribute, Attributes, Vars, boolean};
+use crate::settings::attributes::Attribute;
+use crate::settings::resolved::Settings;
 use crate::settings::setting::Setting;
 
-/// The resolved attributes and the environment they were resolved in.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) attributes: Attributes,
-    /// The workspace, unless it has to be found by its Azure resource id.
-    pub(crate) host: Option<Url>,
-    pub(crate) vars: Arc<Vars>,
-    /// Other than those of the known clouds.
-    pub(crate) azure_endpoints: Option<AzureEndpoints>,
-    /// A remark for the error that nothing is configured.
-    pub(crate) remark: Option<String>,
-}
+pub(super) const DOCS: &str =
+    "https://docs.databricks.com/en/dev-tools/auth.html#databricks-client-unified-authentication";
 
 impl Settings {
-    pub(crate) fn get(&self, attribute: Attribute) -> Option<&Setting> {
-        self.attributes.get(attribute)
+    /// Whether one strategy was asked for by name.
+    pub(super) fn is_forced(&self) -> bool {
+        self.is_any_set(&[Attribute::AuthType])
     }
 
-    pub(crate) fn value(&self, attribute: Attribute) -> Option<&str> {
-        self.attributes.value(attribute)
-    }
-
-    pub(crate) fn owned(&self, attribute: Attribute) -> Option<String> {
-        self.value(attribute).map(str::to_owned)
-    }
-
-    pub(super) fn is_any_set(&self, attributes: &[Attribute]) -> bool {
-        attributes.iter().any(|&a| self.attributes.is_set(a))
-    }
-
-    pub(super) fn is_true(&self, attribute: Attribute) -> Result<bool, Error> {
-        self.get(attribute).map_or(Ok(false), boolean)
+    /// A client id without its secret.
+    pub(super) fn is_id_alone(&self) -> bool {
+        self.is_any_set(&[Attribute::ClientId]) && !self.is_any_set(&[Attribute::ClientSecret])
     }
 
     /// How to say that a setting is missing, and where it was looked for.
     pub(super) fn missing(&self, attribute: Attribute) -> String {
         let missing = attribute.missing(&self.vars);
+        let name = attribute.name();
         match self.value(Attribute::Profile) {
-            Some(profile) => format!(
-                "{missing}, and profile {profile} has no {}",
-                attribute.name()
-            ),
+            Some(profile) => format!("{missing}, and profile {profile} has no {name}"),
             None => missing,
         }
     }
 
-    /// A setting without which the strategy cannot be.
-    pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, Not> {
-        self.get(attribute)
-            .ok_or_else(|| Not::Complete(self.missing(attribute)))
+    /// The setting that asks for a strategy.
+    pub(super) fn main(&self, attribute: Attribute) -> Result<&Setting, NotConfigured> {
+        self.get(attribute).ok_or_else(|| self.absent(attribute))
     }
 
-    /// The strategy's main setting is not there: that matters only if it was asked for by name.
-    pub(super) fn absent(&self, attribute: Attribute) -> Not {
-        if self.is_forced() {
-            Not::Complete(self.missing(attribute))
-        } else {
-            Not::Meant
+    /// The strategy's main setting is missing, which matters only if it was asked for by name.
+    pub(super) fn absent(&self, attribute: Attribute) -> NotConfigured {
+        match self.is_forced() {
+            true => NotConfigured::Incomplete(self.missing(attribute)),
+            false => NotConfigured::Unused,
         }
     }
 
-    /// A client id without its secret.
-    pub(super) fn is_id_alone(&self) -> bool {
-        self.attributes.is_set(Attribute::ClientId)
-            && !self.attributes.is_set(Attribute::ClientSecret)
+    /// A setting that the strategy cannot do without.
+    pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, NotConfigured> {
+        self.get(attribute)
+            .ok_or_else(|| NotConfigured::Incomplete(self.missing(attribute)))
     }
 
-    pub(super) fn is_forced(&self) -> bool {
-        self.attributes.is_set(Attribute::AuthType)
+    pub(super) fn required_host(&self) -> Result<(), NotConfigured> {
+        self.required(Attribute::Host).map(drop)
     }
 
-    pub(super) fn required_host(&self) -> Result<&Url, Not> {
-        self.host
-            .as_ref()
-            .ok_or_else(|| Not::Complete(self.missing(Attribute::Host)))
+    /// Only tokens of Databricks' own OAuth can be for a group's role.
+    pub(super) fn reject_group(&self, strategy: &str) -> Result<(), NotConfigured> {
+        let Some(group) = self.get(Attribute::GroupId) else {
+            return Ok(());
+        };
+        let text = format!("auth type {strategy:?} does not support group role assumption");
+        let hint = format!(
+            "Use Databricks OAuth authentication, or unset {}",
+            group.from
+        );
+        Err(Error::config(text).with_hint(hint).into())
     }
 
     pub(super) fn check_conflicts(&self) -> Result<(), Error> {
-        let families = self.attributes.families();
+        let families: Vec<&str> = self.families().into_iter().collect();
         if families.len() < 2 {
             return Ok(());
         }
@@ -105,14 +84,10 @@ impl Settings {
         let mut text = format!(
             "default auth: cannot configure default credentials, please check {DOCS} to configure credentials for your preferred authentication method"
         );
-        if let Some(remark) = &self.remark {
-            text.push_str(&format!(" ({remark})"));
+        if let Some(file) = &self.missing_file {
+            text.push_str(&format!(" (there is no file {})", file.display()));
         }
         self.explain(text)
-    }
-
-    pub(super) fn explain(&self, text: String) -> Error {
-        self.attributes.explain(text, &self.vars)
     }
 
     /// OAuth scopes: sorted, once each, all of the API by default.
@@ -124,25 +99,9 @@ impl Settings {
             .collect();
         scopes.sort_unstable();
         scopes.dedup();
-        if scopes.is_empty() {
-            return "all-apis".to_owned();
-        }
-        scopes.join(" ")
-    }
-
-    /// Only tokens of Databricks' own OAuth can be for a group's role.
-    pub(super) fn refuse_group(&self, name: &str) -> Result<(), Not> {
-        match self.get(Attribute::GroupId) {
-            None => Ok(()),
-            Some(group) => Err(Not::Right(
-                Error::config(format!(
-                    "auth type {name:?} does not support group role assumption"
-                ))
-                .with_hint(format!(
-                    "Use Databricks OAuth authentication, or unset {}",
-                    group.from
-                )),
-            )),
+        match scopes.is_empty() {
+            true => "all-apis".to_owned(),
+            false => scopes.join(" "),
         }
     }
 }

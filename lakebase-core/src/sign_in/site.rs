@@ -1,18 +1,20 @@
-//! The workspace as a sign-in needs it: its URL, what it says of itself, its token endpoint.
+//! The workspace as strategies need it: its URL, its description of itself, its token endpoint.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use reqwest::RequestBuilder;
 use serde_json::Value;
 use url::Url;
 
-use super::{Refusal, Settings, SignIn};
-use crate::credential::remembered::Remembered;
+use super::{Settings, SignIn};
 use crate::error::Error;
 use crate::error::Kind;
-use crate::http::{Http, Reply};
-use crate::settings::attributes::Attribute;
-use crate::settings::host_name::is_loopback;
+use crate::http::{Http, Reply, protects_secrets};
+use crate::settings::attributes::Attribute::{
+    AccountId, DiscoveryUrl, Host, TokenAudience, WorkspaceId,
+};
 
 /// The host's description of itself is a convenience; nobody waits long for it.
 const METADATA_LIMIT: Duration = Duration::from_secs(5);
@@ -23,15 +25,15 @@ const USUAL_ENDPOINT: &str = "/oidc/v1/token";
 pub(crate) struct Site {
     pub(crate) http: Http,
     settings: Settings,
-    found_host: Remembered<Url>,
-    metadata: Remembered<Metadata>,
-    token_endpoint: Remembered<Url>,
-    /// The usual token endpoint is not there, though the host is one of Databricks' own.
+    found_host: OnceLock<Url>,
+    metadata: OnceLock<Metadata>,
+    token_endpoint: OnceLock<Url>,
+    /// The usual token endpoint is missing, though the host is one of Databricks' own.
     is_unusual: AtomicBool,
 }
 
-/// `/.well-known/databricks-config`, as far as it matters here.
-#[derive(Clone, Default)]
+/// `/.well-known/databricks-config`, as far as it is used here.
+#[derive(Default)]
 struct Metadata {
     oidc_endpoint: Option<String>,
     account_id: Option<String>,
@@ -46,9 +48,9 @@ impl Site {
         Self {
             http,
             settings,
-            found_host: Remembered::default(),
-            metadata: Remembered::default(),
-            token_endpoint: Remembered::default(),
+            found_host: OnceLock::new(),
+            metadata: OnceLock::new(),
+            token_endpoint: OnceLock::new(),
             is_unusual: AtomicBool::new(false),
         }
     }
@@ -58,26 +60,21 @@ impl Site {
     }
 
     /// The workspace's URL, as configured or found.
-    pub(crate) fn host(&self) -> Result<Url, Error> {
+    pub(crate) fn host(&self) -> Result<&Url, Error> {
         self.known_host()
-            .ok_or_else(|| Error::config(self.settings.missing(Attribute::Host)))
+            .ok_or_else(|| Error::config(self.settings.missing(Host)))
     }
 
-    pub(crate) fn known_host(&self) -> Option<Url> {
-        self.settings.host.clone().or_else(|| self.found_host.get())
+    pub(crate) fn known_host(&self) -> Option<&Url> {
+        self.settings.host.as_ref().or(self.found_host.get())
     }
 
-    /// The same, after asking the sign-in if nobody has told.
-    pub(crate) async fn find_host(&self, sign_in: &dyn SignIn) -> Result<Url, Error> {
-        if let Some(host) = &self.settings.host {
-            return Ok(host.clone());
+    /// Asks for the host if it is not known yet.
+    pub(super) async fn find_host(&self, sign_in: &SignIn) -> Result<(), Error> {
+        if self.known_host().is_none() {
+            let _ = self.found_host.set(sign_in.find_host(self).await?);
         }
-        let find = async {
-            let name = |error: Error| error.with_setting(sign_in.name());
-            let found = sign_in.find_host(self).await;
-            found.map_err(Refusal::into_error).map_err(name)
-        };
-        self.found_host.get_or_find(find).await
+        Ok(())
     }
 
     pub(super) fn url(&self, path: &str) -> Result<Url, Error> {
@@ -87,22 +84,41 @@ impl Site {
         })
     }
 
-    /// The id that goes into the routing header: configured, or told by the host if it was asked.
-    pub(crate) fn workspace_id(&self) -> Option<String> {
-        let told = || self.metadata.get()?.workspace_id;
-        self.settings.owned(Attribute::WorkspaceId).or_else(told)
-    }
-
-    /// Asked once; a failure is no more than a pity, and asked again at the next sign-in.
-    async fn metadata(&self) -> Option<Metadata> {
-        let found = self.metadata.get_or_find(self.ask_metadata()).await;
-        if let Err(error) = &found {
-            tracing::warn!(error = %error.chain(), "the workspace does not describe itself");
+    /// Sends a request. A reply without success is the error `what`, with this hint.
+    pub(super) async fn ask(
+        &self,
+        request: RequestBuilder,
+        secrets: &[&str],
+        what: &str,
+        hint: &str,
+    ) -> Result<Reply, Error> {
+        let reply = self.http.send(request, secrets).await?;
+        match reply.is_success() {
+            true => Ok(reply),
+            false => Err(reply.failure(what).with_hint(hint)),
         }
-        found.ok()
     }
 
-    async fn ask_metadata(&self) -> Result<Metadata, Error> {
+    /// The id for the routing header: configured, or from the host's description if that was read.
+    pub(crate) fn workspace_id(&self) -> Option<String> {
+        let found = || self.metadata.get()?.workspace_id.clone();
+        self.settings.owned(WorkspaceId).or_else(found)
+    }
+
+    /// The host's description of itself. Without one authentication goes on, and asks again next time.
+    async fn metadata(&self) -> Option<&Metadata> {
+        if self.metadata.get().is_none() {
+            match self.fetch_metadata().await {
+                Ok(found) => _ = self.metadata.set(found),
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "the workspace does not describe itself");
+                }
+            }
+        }
+        self.metadata.get()
+    }
+
+    async fn fetch_metadata(&self) -> Result<Metadata, Error> {
         let url = self.url("/.well-known/databricks-config")?;
         let request = self.http.get(url).await?.timeout(METADATA_LIMIT);
         let reply = self.http.send(request, &[]).await?;
@@ -113,73 +129,69 @@ impl Site {
             return Err(reply.failure("its description cannot be read"));
         }
         let answer = reply.json()?;
-        let text = |name: &str| match answer.get(name) {
-            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
-            Some(Value::Number(number)) => Some(number.to_string()),
+        let text = |name: &str| match answer.get(name)? {
+            Value::String(text) if !text.is_empty() => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
             _ => None,
         };
+        let audience = answer["token_federation_default_oidc_audiences"][0].as_str();
         Ok(Metadata {
             oidc_endpoint: text("oidc_endpoint"),
             account_id: text("account_id"),
             workspace_id: text("workspace_id"),
-            audience: answer
-                .pointer("/token_federation_default_oidc_audiences/0")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            audience: audience.map(str::to_owned),
             exists: true,
         })
     }
 
-    /// Whom an identity token must be for, unless it is the token endpoint.
+    fn account_id(&self, metadata: &Metadata) -> Option<String> {
+        let found = || metadata.account_id.clone();
+        self.settings.owned(AccountId).or_else(found)
+    }
+
+    /// The audience of identity tokens, unless it is the token endpoint.
     pub(super) async fn token_audience(&self) -> Option<String> {
-        if let Some(audience) = self.settings.owned(Attribute::TokenAudience) {
+        if let Some(audience) = self.settings.owned(TokenAudience) {
             return Some(audience);
         }
         let metadata = self.metadata().await?;
-        if metadata.audience.is_some() {
-            return metadata.audience;
+        match &metadata.audience {
+            Some(audience) => Some(audience.clone()),
+            // A host of no workspace in particular: policies there default to the account.
+            None if metadata.exists && metadata.workspace_id.is_none() => self.account_id(metadata),
+            None => None,
         }
-        // A host of no workspace in particular: policies there default to the account.
-        if !metadata.exists || metadata.workspace_id.is_some() {
-            return None;
-        }
-        self.settings
-            .owned(Attribute::AccountId)
-            .or(metadata.account_id)
     }
 
     /// Documented for Databricks' own hosts; else from the OAuth document: the configured one, the one
     /// that the host names, or the usual one.
     pub(super) async fn token_endpoint(&self) -> Result<Url, Error> {
         if let Some(found) = self.token_endpoint.get() {
-            return Ok(found);
+            return Ok(found.clone());
         }
-        if let Some(configured) = self.settings.get(Attribute::DiscoveryUrl) {
+        if let Some(configured) = self.settings.get(DiscoveryUrl) {
             let document = self.protected(&configured.value);
             let document = document.ok_or_else(|| configured.wrong("an https URL"))?;
             let found = self.endpoint_in(&self.fetch(document).await?)?;
-            return Ok(self.token_endpoint.keep(found));
+            return Ok(self.token_endpoint.get_or_init(|| found).clone());
         }
-        let usual = self.url(USUAL_ENDPOINT)?;
-        if is_databricks_own(&self.host()?) && !self.is_unusual.load(Ordering::Relaxed) {
-            return Ok(usual);
+        if is_databricks_own(self.host()?) && !self.is_unusual.load(Ordering::Relaxed) {
+            return self.url(USUAL_ENDPOINT);
         }
         let document = self.url(&format!("/oidc/{OAUTH_DOCUMENT}"))?;
-        // The usual document is the right one for most hosts: both are asked together.
+        // The usual document is the right one for most hosts: both are fetched together.
         let (metadata, reply) = tokio::join!(self.metadata(), self.fetch(document.clone()));
-        let named = metadata
-            .as_ref()
-            .and_then(|metadata| self.named_document(metadata));
+        let named = metadata.and_then(|metadata| self.named_document(metadata));
         let reply = match named {
             Some(named) if named != document => self.fetch(named).await,
             _ => reply,
         };
         let found = self.endpoint_in(&reply?)?;
         // A host that could not describe itself may name another document next time.
-        Ok(match metadata {
-            Some(_) => self.token_endpoint.keep(found),
-            None => found,
-        })
+        if metadata.is_some() {
+            let _ = self.token_endpoint.set(found.clone());
+        }
+        Ok(found)
     }
 
     /// After a 404 at the documented endpoint: whether another one may be discovered.
@@ -215,44 +227,29 @@ impl Site {
 
     /// The OAuth document that the host names.
     fn named_document(&self, metadata: &Metadata) -> Option<Url> {
-        let endpoint = metadata.oidc_endpoint.as_ref()?;
-        let account = self
-            .settings
-            .owned(Attribute::AccountId)
-            .or_else(|| metadata.account_id.clone());
-        let endpoint = match (endpoint.contains("{account_id}"), account) {
-            (false, _) => endpoint.clone(),
-            (true, Some(account)) => endpoint.replace("{account_id}", &account),
-            (true, None) => {
+        const ACCOUNT: &str = "{account_id}";
+        let mut endpoint = metadata.oidc_endpoint.clone()?;
+        if endpoint.contains(ACCOUNT) {
+            let Some(account) = self.account_id(metadata) else {
                 tracing::warn!(
                     "account_id is required to resolve the OAuth document that the host names; using the workspace's instead"
                 );
                 return None;
-            }
-        };
-        self.protected(&format!(
-            "{}/{OAUTH_DOCUMENT}",
-            endpoint.trim_end_matches('/')
-        ))
+            };
+            endpoint = endpoint.replace(ACCOUNT, &account);
+        }
+        let endpoint = endpoint.trim_end_matches('/');
+        self.protected(&format!("{endpoint}/{OAUTH_DOCUMENT}"))
     }
 
-    /// A URL that may be sent secrets.
+    /// A URL that may be sent secrets: https; plain http only where the workspace itself is a stand-in
+    /// on loopback.
     fn protected(&self, text: &str) -> Option<Url> {
-        Url::parse(text)
-            .ok()
-            .filter(|url| self.may_have_secrets(url))
-    }
-
-    /// https; plain http only where the workspace itself is a stand-in on loopback.
-    fn may_have_secrets(&self, url: &Url) -> bool {
+        let url = Url::parse(text).ok()?;
         let is_stand_in = self
             .known_host()
             .is_some_and(|host| host.scheme() == "http");
-        match url.scheme() {
-            "https" => true,
-            "http" => is_stand_in && url.host_str().is_some_and(is_loopback),
-            _ => false,
-        }
+        (protects_secrets(&url) && (url.scheme() == "https" || is_stand_in)).then_some(url)
     }
 }
 

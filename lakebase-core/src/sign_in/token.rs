@@ -1,14 +1,18 @@
-//! What a sign-in yields.
+//! Tokens of the workspace, and how they are read from replies and from what tools print.
 
-use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 use crate::credential::clock::Now;
 use crate::credential::refresh::{Age, Validity};
 use crate::error::Error;
+use crate::error::Kind;
+use crate::http::Reply;
 use crate::settings::setting::Setting;
 
 /// The headers that authenticate a call, and how long they do.
@@ -20,28 +24,17 @@ pub(crate) struct Token {
 
 impl Token {
     /// `Authorization` alone. Databricks is exact about the spelling of `Bearer`.
-    pub(super) fn new(kind: &str, secret: &str, validity: Option<Validity>) -> Self {
-        let kind = match kind {
+    pub(super) fn new(scheme: &str, secret: &str, validity: Option<Validity>) -> Self {
+        let scheme = match scheme {
             "" => "Bearer",
-            _ if kind.eq_ignore_ascii_case("bearer") => "Bearer",
+            _ if scheme.eq_ignore_ascii_case("bearer") => "Bearer",
             other => other,
         };
+        let value = SecretString::from(format!("{scheme} {secret}"));
         Self {
-            headers: vec![(
-                "authorization",
-                SecretString::from(format!("{kind} {secret}")),
-            )],
+            headers: vec![("authorization", value)],
             validity,
         }
-    }
-
-    pub(super) fn with_header(
-        mut self,
-        name: &'static str,
-        value: impl Into<SecretString>,
-    ) -> Self {
-        self.headers.push((name, value.into()));
-        self
     }
 
     pub(crate) fn age(&self, now: Now) -> Age {
@@ -50,12 +43,140 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("validity", &self.validity)
-            .finish_non_exhaustive()
+/// An access token as its issuer returned it.
+pub(super) struct AccessToken {
+    pub(super) scheme: String,
+    pub(super) secret: SecretString,
+    pub(super) validity: Validity,
+}
+
+impl From<AccessToken> for Token {
+    fn from(token: AccessToken) -> Self {
+        Self::new(
+            &token.scheme,
+            token.secret.expose_secret(),
+            Some(token.validity),
+        )
     }
+}
+
+/// What a command-line tool prints.
+pub(super) struct CliFormat {
+    /// For hints: the tool, and its command for a new login.
+    pub(super) tool: &'static str,
+    pub(super) login: &'static str,
+    /// Names of fields.
+    pub(super) token: &'static str,
+    pub(super) scheme: &'static str,
+    pub(super) expiry: &'static str,
+}
+
+impl AccessToken {
+    /// Reads a reply of RFC 6749, whose expiry may also be a time (`expires_on`).
+    pub(super) fn from_reply(reply: &Reply) -> Result<Self, Error> {
+        let answer = reply.json()?;
+        let unusable = |field: &str, what: &str| {
+            let text = format!("the sign-in reply is unusable: `{field}` {what}");
+            reply.error(Kind::Platform, text)
+        };
+        let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
+        let validity = match answer.get("expires_on") {
+            Some(at) => {
+                let at = epoch(at).ok_or_else(|| unusable("expires_on", "is not a time"))?;
+                Validity::measure(at, reply.date, reply.sent, reply.received)
+                    .ok_or_else(|| unusable("expires_on", "has passed already"))?
+            }
+            None => answer
+                .get("expires_in")
+                .and_then(seconds)
+                .filter(|lifetime| !lifetime.is_zero())
+                .map(|lifetime| Validity::starting(reply.sent, lifetime))
+                .ok_or_else(|| unusable("expires_in", "is not a positive number of seconds"))?,
+        };
+        Ok(Self {
+            scheme,
+            secret,
+            validity,
+        })
+    }
+
+    /// Reads what a tool has printed between these two moments. Its clock is ours.
+    pub(super) fn from_cli(
+        format: &CliFormat,
+        stdout: &str,
+        started: Now,
+        ended: Now,
+    ) -> Result<Self, Error> {
+        let wrong = |text: String| {
+            Error::new(Kind::Platform, text).with_hint(format!("Update the {}", format.tool))
+        };
+        let unusable = |what: &str| wrong(format!("cannot unmarshal CLI result: {what}"));
+        let answer: Value = serde_json::from_str(stdout).map_err(|_| unusable("it is not JSON"))?;
+        let (secret, scheme) = secret(&answer, format.token, format.scheme, |field, what| {
+            unusable(&format!("`{field}` {what}"))
+        })?;
+        // Of the Azure CLI the newer field is exact, and the older one is local time.
+        let expiry = answer.get("expires_on").and_then(epoch);
+        let expiry = expiry.or_else(|| parse_expiry(answer.get(format.expiry)?.as_str()?));
+        let expiry = expiry.ok_or_else(|| {
+            let field = format.expiry;
+            wrong(format!("cannot parse expiry: `{field}` is not a date"))
+        })?;
+        let validity = Validity::measure(expiry, None, started, ended).ok_or_else(|| {
+            let login = format.login;
+            Error::new(Kind::SignIn, "the CLI handed out a token that has expired").with_hint(
+                format!("Check this machine's clock, or log in again with {login}"),
+            )
+        })?;
+        Ok(Self {
+            scheme,
+            secret,
+            validity,
+        })
+    }
+}
+
+/// The token and its scheme.
+fn secret(
+    answer: &Value,
+    token: &str,
+    scheme: &str,
+    unusable: impl Fn(&str, &str) -> Error,
+) -> Result<(SecretString, String), Error> {
+    let secret = match answer.get(token).and_then(Value::as_str) {
+        Some(secret) if is_header_safe(secret) => SecretString::from(secret),
+        Some(_) => return Err(unusable(token, "is not a token")),
+        None => return Err(unusable(token, "is missing")),
+    };
+    match answer.get(scheme).and_then(Value::as_str) {
+        None | Some("") => Ok((secret, "Bearer".to_owned())),
+        Some(word) if is_header_safe(word) => Ok((secret, word.to_owned())),
+        Some(_) => Err(unusable(scheme, "is not a word")),
+    }
+}
+
+/// A number of seconds, which some servers send as a string.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = match value.as_str() {
+        Some(text) => text.trim().parse().ok()?,
+        None => value.as_f64()?,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Seconds since 1970.
+fn epoch(value: &Value) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(seconds(value)?)
+}
+
+/// RFC 3339, or a date and a time of this machine's zone.
+fn parse_expiry(text: &str) -> Option<SystemTime> {
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Some(at.into());
+    }
+    let local: jiff::civil::DateTime = text.parse().ok()?;
+    let at = local.to_zoned(jiff::tz::TimeZone::system()).ok()?;
+    Some(at.timestamp().into())
 }
 
 /// Visible ASCII: goes into a header as it is.
@@ -64,18 +185,49 @@ pub(crate) fn is_header_safe(secret: &str) -> bool {
 }
 
 /// What follows `Basic`.
-pub(super) fn basic(user: &str, secret: &str) -> String {
-    STANDARD.encode(format!("{user}:{secret}"))
+pub(super) fn basic(user: &str, secret: &str) -> SecretString {
+    let pair = Zeroizing::new(format!("{user}:{secret}"));
+    SecretString::from(STANDARD.encode(pair.as_bytes()))
 }
 
 /// A configured secret that goes into a header. The error does not repeat it.
 pub(super) fn header_secret(secret: &Setting) -> Result<SecretString, Error> {
-    if !is_header_safe(&secret.value) {
-        return Err(Error::config(format!(
-            "{} holds spaces, line breaks or other characters that no such secret has",
-            secret.from
-        ))
-        .with_hint("It may have been copied or read from a file with a line break at its end"));
+    if is_header_safe(&secret.value) {
+        return Ok(SecretString::from(secret.value.as_str()));
     }
-    Ok(SecretString::from(secret.value.clone()))
+    let what = "holds spaces, line breaks or other characters that no such secret has";
+    Err(Error::config(format!("{} {what}", secret.from))
+        .with_hint("It may have been copied or read from a file with a line break at its end"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_has_an_offset_or_is_local_time() {
+        let utc = |text: &str| text.parse::<jiff::Timestamp>().ok().map(SystemTime::from);
+        for (text, expected) in [
+            (
+                "2023-12-01T15:19:48.007742617Z",
+                utc("2023-12-01T15:19:48.007742617Z"),
+            ),
+            (
+                "2023-12-05T15:59:01.40081+11:00",
+                utc("2023-12-05T04:59:01.40081Z"),
+            ),
+            ("March 20, 2024", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_expiry(text), expected, "{text:?}");
+        }
+        let local: jiff::civil::DateTime = "2023-12-06 10:06:05".parse().expect("a date");
+        let zoned = local
+            .to_zoned(jiff::tz::TimeZone::system())
+            .expect("a time");
+        assert_eq!(
+            parse_expiry("2023-12-06 10:06:05"),
+            Some(zoned.timestamp().into())
+        );
+    }
 }

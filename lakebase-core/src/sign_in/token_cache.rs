@@ -3,7 +3,6 @@
 //! A held token that is almost expired never mints: it is replaced 40 s before its end, and in the
 //! background long before that.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,15 +11,14 @@ use crate::credential::clock::Now;
 use crate::credential::refresh::Age;
 use crate::credential::single_flight::{Aging, Fetch, SingleFlight};
 use crate::error::Error;
-use crate::error::Kind;
-use crate::sign_in::{Refusal, SignIn, Site, Token};
+use crate::sign_in::{SignIn, Site, Token};
 
 /// One authentication takes no longer; less than a mint may take, so that its cause is reported.
 const FETCH_LIMIT: Duration = Duration::from_secs(36);
 
 pub(crate) struct TokenCache {
     site: Arc<Site>,
-    sign_in: Arc<dyn SignIn>,
+    sign_in: Arc<SignIn>,
     /// Renews stale tokens in the background.
     ahead: bool,
     flight: SingleFlight<Held>,
@@ -35,7 +33,7 @@ pub(crate) struct Held {
 }
 
 impl TokenCache {
-    pub(crate) fn new(site: Arc<Site>, sign_in: Arc<dyn SignIn>, ahead: bool) -> Self {
+    pub(crate) fn new(site: Arc<Site>, sign_in: Arc<SignIn>, ahead: bool) -> Self {
         Self {
             flight: SingleFlight::new("workspace token", site.http.clock(), FETCH_LIMIT),
             site,
@@ -59,20 +57,13 @@ impl TokenCache {
         let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(&self.sign_in));
         let ahead = self.ahead;
         Box::pin(async move {
-            let advised = |error: Error| error.with_setting(sign_in.name());
             // Before the first token, so that one flight finds it for all.
-            site.find_host(&*sign_in).await?;
-            match sign_in.fetch(&site).await {
-                Ok(token) => Ok(Held {
-                    token: Arc::new(token),
-                    ahead,
-                    rejected: Arc::default(),
-                }),
-                Err(Refusal::Failed(error)) => Err(advised(error)),
-                Err(Refusal::Declined(reason)) => Err(advised(
-                    Error::new(Kind::SignIn, reason).with_hint(sign_in.advice()),
-                )),
-            }
+            site.find_host(&sign_in).await?;
+            Ok(Held {
+                token: Arc::new(sign_in.fetch(&site).await?),
+                ahead,
+                rejected: Arc::default(),
+            })
         })
     }
 }
@@ -88,13 +79,5 @@ impl Aging for Held {
             Age::Due if !self.ahead => Age::Fresh,
             age => age,
         }
-    }
-}
-
-impl fmt::Debug for TokenCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCache")
-            .field("sign_in", &self.sign_in)
-            .finish_non_exhaustive()
     }
 }

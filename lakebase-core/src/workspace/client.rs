@@ -12,13 +12,14 @@ use url::Url;
 use crate::credential::clock::Watch;
 use crate::error::Error;
 use crate::http::{Http, Reply, UserAgent};
-use crate::settings::attributes::{self, Attribute};
+use crate::settings::attributes::Attribute;
+use crate::settings::resolved::Settings;
 use crate::sign_in::token_cache::{Held, TokenCache};
-use crate::sign_in::{Settings, SignIn, Site};
+use crate::sign_in::{SignIn, Site};
 
 pub(crate) struct Client {
     site: Arc<Site>,
-    sign_in: Arc<dyn SignIn>,
+    sign_in: Arc<SignIn>,
     tokens: TokenCache,
     agent: UserAgent,
 }
@@ -26,15 +27,12 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(
         settings: &Settings,
-        sign_in: &Arc<dyn SignIn>,
+        sign_in: &Arc<SignIn>,
         agent: &UserAgent,
         clock: Arc<Watch>,
     ) -> Result<Self, Error> {
         let http = Http::new(agent, &settings.vars, clock)?;
-        let ahead = match settings.get(Attribute::DisableAsyncTokenRefresh) {
-            Some(setting) => !attributes::boolean(setting)?,
-            None => true,
-        };
+        let ahead = !settings.is_true(Attribute::DisableAsyncTokenRefresh)?;
         let site = Arc::new(Site::new(http, settings.clone()));
         Ok(Self {
             tokens: TokenCache::new(Arc::clone(&site), Arc::clone(sign_in), ahead),
@@ -47,11 +45,7 @@ impl Client {
     /// Adds to an error who asked, and how it signed in.
     pub(super) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
-        let sources = self
-            .site
-            .settings()
-            .attributes
-            .sources(self.sign_in.made_of());
+        let sources = self.site.settings().sources(self.sign_in.attributes());
         let sign_in = match sources.as_str() {
             "" => format!("sign-in {strategy}"),
             _ => format!("sign-in {strategy} with {sources}"),
@@ -153,7 +147,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("host", &self.site.known_host().map(String::from))
+            .field("host", &self.site.known_host().map(Url::as_str))
             .field("sign_in", &self.sign_in)
             .finish_non_exhaustive()
     }
