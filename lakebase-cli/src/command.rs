@@ -190,7 +190,13 @@ struct Signals {
 #[cfg(unix)]
 impl Signals {
     fn new() -> io::Result<Self> {
-        let mut all = vec![
+        // The terminal sends these to the command as well. We only must not end before it.
+        let of_terminal: &[Signal] = match io::stdin().is_terminal() {
+            true => &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGWINCH],
+            false => &[],
+        };
+        let mut passed_on = Vec::new();
+        for known in [
             Signal::SIGTERM,
             Signal::SIGHUP,
             Signal::SIGUSR1,
@@ -198,19 +204,13 @@ impl Signals {
             Signal::SIGWINCH,
             Signal::SIGINT,
             Signal::SIGQUIT,
-        ];
-        // The terminal sends these to the command as well. We only must not end before it.
-        let is_terminal = io::stdin().is_terminal();
-        let mut passed_on = Vec::new();
-        for known in all.drain(..) {
+        ] {
+            // Once listened for, it is never again the end of this process.
             let received = signal::signal(signal::SignalKind::from_raw(known as i32))?;
-            passed_on.push((known, received));
+            if !of_terminal.contains(&known) {
+                passed_on.push((known, received));
+            }
         }
-        let is_passed_on = |known: &Signal| {
-            !is_terminal || !matches!(known, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH)
-        };
-        // A signal once listened for is never again the end of this process.
-        passed_on.retain(|(known, _)| is_passed_on(known));
         Ok(Self { passed_on })
     }
 
