@@ -30,7 +30,6 @@ mod socket;
 #[cfg(unix)]
 mod unix_socket;
 
-use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -57,9 +56,10 @@ const CHECK_AFTER: Duration = Duration::from_secs(30);
 ///
 /// It ends when the last clone and the last connection made through it are gone, when
 /// [`shutdown`](Self::shutdown) is called, or with the runtime that it was started on. Then its socket is gone as well.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Proxy(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     url: SecretString,
     password: Option<SecretString>,
@@ -280,14 +280,6 @@ impl Proxy {
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut ended = self.0.ended.clone();
         async move { while ended.changed().await.is_ok() {} }
-    }
-}
-
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy")
-            .field("place", &self.0.place)
-            .finish_non_exhaustive()
     }
 }
 

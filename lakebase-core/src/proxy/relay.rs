@@ -13,13 +13,13 @@ use super::checks::{ANSWER_LIMIT, Checks};
 use super::follow::{Follow, Malformed};
 use super::pipe::Pipe;
 use super::server::Wire;
-use super::session::told_to_end;
+use super::session::wait_for_drain;
 use super::socket::Stream;
 
-/// More than that on its way to a server that does not take it is patience, not a lost network.
-const MUCH: usize = 32 * 1024;
+/// More than that on its way to a server that does not take it is a busy server, not a lost network.
+const LARGE: usize = 32 * 1024;
 /// For the last bytes of a session.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +85,12 @@ impl<'a> Relay<'a> {
         let end = tokio::select! {
             biased;
             end = poll_fn(|cx| self.poll(cx)) => end,
-            () = told_to_end(&mut drain) => {
+            () = wait_for_drain(&mut drain) => {
                 self.is_draining = true;
                 poll_fn(|cx| self.poll(cx)).await
             }
         };
-        let _ = timeout(GOODBYE_LIMIT, self.say_goodbye(end)).await;
+        let _ = timeout(CLOSE_LIMIT, self.close(end)).await;
         end
     }
 
@@ -121,15 +121,15 @@ impl<'a> Relay<'a> {
     /// Each direction once. Returns whether any byte has moved.
     fn carry(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         // The server first: a check must not be answered for one that is gone.
-        let has_heard = self.hear_server(cx)?;
+        let from_server = self.read_server(cx)?;
         let to_client = self.down.drain(self.client, cx);
         let to_client = to_client.map_err(|_| End::Client)?;
-        let has_read = self.read_client(cx)?;
+        let from_client = self.read_client(cx)?;
         let to_server = self.send_to_server(cx)?;
-        Ok(has_heard || has_read || to_client + to_server > 0)
+        Ok(from_server || from_client || to_client + to_server > 0)
     }
 
-    fn hear_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let has_read = self.down.fill(self.server, cx);
         if !has_read.map_err(|_| End::Server)? {
             return Ok(false);
@@ -183,17 +183,17 @@ impl<'a> Relay<'a> {
 
     /// Counts what was sent since the session was idle.
     fn count(&mut self, sent: usize) {
-        let was_much = self.sent > MUCH;
+        let was_large = self.sent > LARGE;
         self.sent = match self.follow.is_idle() {
             true => 0,
             false => self.sent.saturating_add(sent),
         };
-        if was_much != (self.sent > MUCH) {
-            self.server.set_user_timeout(was_much);
+        if was_large != (self.sent > LARGE) {
+            self.server.set_user_timeout(was_large);
         }
     }
 
-    async fn say_goodbye(&mut self, end: End) {
+    async fn close(&mut self, end: End) {
         const TERMINATE: &[u8] = b"X\0\0\0\x04";
         match end {
             // What it sent last, most likely that it leaves.

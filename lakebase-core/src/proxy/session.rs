@@ -55,7 +55,7 @@ impl Sessions {
         let client = &mut *client;
         let request = tokio::select! {
             request = timeout(STARTUP_LIMIT, self.admit(client, peer)) => request??,
-            () = told_to_end(&mut drain) => return Ok(()),
+            () = wait_for_drain(&mut drain) => return Ok(()),
         };
         let parameters = match request {
             Some(Request::Session(parameters)) => parameters,
@@ -73,7 +73,7 @@ impl Sessions {
             session = self.log_in(&parameters) => session,
             // Drivers wait in silence: this one has given up, or does not speak the protocol.
             _ = client.read_u8() => return Ok(()),
-            () = told_to_end(&mut drain) => Err(report::ended()),
+            () = wait_for_drain(&mut drain) => Err(report::ended()),
         };
         drop(permit);
         let (mut session, _running) = match session {
@@ -141,6 +141,6 @@ impl Sessions {
 }
 
 /// Waits until the proxy is told to end.
-pub(super) async fn told_to_end(drain: &mut watch::Receiver<bool>) {
+pub(super) async fn wait_for_drain(drain: &mut watch::Receiver<bool>) {
     let _ = drain.wait_for(|is_draining| *is_draining).await;
 }

@@ -34,6 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Who connects, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code))]
 pub(super) enum Peer {
     ThisProcess,
     ThisUser,

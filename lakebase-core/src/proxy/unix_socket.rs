@@ -42,6 +42,7 @@ impl UnixSocket {
         sweep(&temporary);
         let id = uuid::Uuid::new_v4().simple().to_string();
         let folder = temporary.join(format!("{PREFIX}{}", &id[..12]));
+        create_private(&folder)?;
         Self::listen(&folder, true).inspect_err(|_| remove_private(&folder))
     }
 
@@ -51,8 +52,8 @@ impl UnixSocket {
     }
 
     fn listen(folder: &Path, is_private: bool) -> io::Result<Self> {
-        if is_private && !folder.exists() {
-            fs::DirBuilder::new().mode(0o700).create(folder)?;
+        if is_private && !is_private_folder(&fs::symlink_metadata(folder)?) {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
         let socket = folder.join(SOCKET);
         if fs::symlink_metadata(&socket).is_ok() && !is_dead(&socket) {
@@ -95,11 +96,16 @@ impl UnixSocket {
     pub(super) async fn revive(&mut self) -> io::Result<()> {
         let (folder, is_private, known) = (self.folder.clone(), self.is_private, self.inode);
         let revived = tokio::task::spawn_blocking(move || {
-            let is_there = inode(&folder.join(SOCKET)) == known;
-            (!is_there).then(|| Self::listen(&folder, is_private))
+            if inode(&folder.join(SOCKET)) == known {
+                return Ok(None);
+            }
+            if is_private && !folder.exists() {
+                create_private(&folder)?;
+            }
+            Self::listen(&folder, is_private).map(Some)
         });
-        if let Some(again) = revived.await? {
-            *self = again?;
+        if let Some(again) = revived.await?? {
+            *self = again;
             tracing::warn!("the proxy's socket was removed, listens again");
         }
         Ok(())
@@ -124,6 +130,15 @@ fn inode(socket: &Path) -> Option<u64> {
     Some(fs::symlink_metadata(socket).ok()?.ino())
 }
 
+fn create_private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(folder)
+}
+
+/// A folder that this user alone can enter.
+fn is_private_folder(found: &fs::Metadata) -> bool {
+    found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0
+}
+
 /// Removes what processes left that were killed.
 fn sweep(temporary: &Path) {
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
@@ -140,7 +155,7 @@ fn sweep(temporary: &Path) {
 fn is_left_behind(folder: &fs::DirEntry) -> io::Result<bool> {
     // Of the entry itself, not of what a link points to.
     let found = folder.metadata()?;
-    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+    if !is_private_folder(&found) {
         return Ok(false);
     }
     let socket = folder.path().join(SOCKET);
