@@ -8,7 +8,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 use lakebase_core::admin::{Access, IdentityKind};
 use lakebase_core::{Config, Error, Lakebase};
 
-use crate::proxy::Listen;
+use crate::listen::Listen;
 
 /// A login to Databricks Lakebase for tools that cannot get one themselves, and a look at what is wrong
 /// with yours.
@@ -241,20 +241,17 @@ impl Grant {
     }
 }
 
-/// A setting that comes from a URL.
-pub(crate) fn setting_of_url(config: &Config, name: &str) -> Option<String> {
-    let mut settings = config.settings().iter();
-    let found = settings.find(|known| known.name == name)?;
-    found
-        .source
-        .starts_with("LAKEBASE_PG_URL")
-        .then(|| found.value.clone())
-}
-
 /// What a configuration says of a setting.
 pub(crate) fn setting(config: &Config, name: &str) -> Option<String> {
     let found = config.settings().iter().find(|known| known.name == name)?;
     Some(found.value.clone())
+}
+
+/// The same, if it comes from a URL.
+pub(crate) fn setting_of_url(config: &Config, name: &str) -> Option<String> {
+    let found = config.settings().iter().find(|known| known.name == name)?;
+    let is_of_url = found.source.starts_with("LAKEBASE_PG_URL");
+    is_of_url.then(|| found.value.clone())
 }
 
 impl Target {

@@ -5,6 +5,7 @@ mod command;
 mod connection;
 mod doctor;
 mod grant;
+mod listen;
 mod proxy;
 mod roots;
 

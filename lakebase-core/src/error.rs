@@ -40,6 +40,7 @@ use crate::error::foreign::Cause;
 pub struct Error(Arc<Inner>);
 
 #[derive(Clone)]
+#[cfg_attr(feature = "proxy", derive(serde::Deserialize, serde::Serialize))]
 struct Inner {
     kind: Kind,
     message: String,
@@ -53,6 +54,7 @@ struct Inner {
     sqlstate: Option<String>,
     retry_after: Option<Duration>,
     transient: bool,
+    #[cfg_attr(feature = "proxy", serde(skip))]
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -61,6 +63,8 @@ const CAN_HELP: &str = " can help]";
 
 /// Who has to act. Private: callers ask questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "proxy", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "proxy", serde(rename_all = "snake_case"))]
 pub(crate) enum Kind {
     /// The configuration is wrong; nothing was sent.
     Config,
@@ -287,20 +291,22 @@ impl Error {
     /// The message and all causes in one line, for hosts that keep only text.
     pub fn chain(&self) -> String {
         let mut text = self.text();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            // Whether trying again can help is said once, at the end.
-            let cause_text = match cause.downcast_ref::<Self>() {
-                Some(error) => error.text(),
-                None => cause.to_string(),
-            };
-            if !text.contains(&cause_text) {
+        for cause in self.causes() {
+            if !text.contains(&cause) {
                 text.push_str(": ");
-                text.push_str(&cause_text);
+                text.push_str(&cause);
             }
-            source = cause.source();
         }
         text + &self.remark()
+    }
+
+    /// The texts of the causes. Whether trying again can help is said once, at the end of the chain.
+    fn causes(&self) -> impl Iterator<Item = String> {
+        std::iter::successors(self.source(), |&cause| cause.source()).map(|cause| {
+            cause
+                .downcast_ref::<Self>()
+                .map_or_else(|| cause.to_string(), Self::text)
+        })
     }
 
     /// What failed, where, and what to do next.

@@ -15,51 +15,51 @@
 //! # }
 //! ```
 
+mod accept;
+mod checks;
 mod client;
 mod follow;
+mod login;
+mod parameters;
+mod pipe;
 mod relay;
 mod report;
 mod server;
 mod session;
 mod socket;
+#[cfg(unix)]
+mod unix_socket;
 
-use std::fmt;
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::credential::single_flight::no_runtime;
 use crate::error::Error;
 use crate::lakebase::Lakebase;
 use crate::target::Target;
-use relay::Checks;
+use checks::Checks;
 use session::Sessions;
-use socket::Listener;
+use socket::{Listener, Place};
 
 /// A server that was heard from within this time counts as alive.
 const CHECK_AFTER: Duration = Duration::from_secs(30);
-/// Connections that have not logged in yet.
-const MOST_LOGINS: usize = 1000;
-/// Whether the socket is still there.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Pause when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running auth proxy. Cheap to clone.
 ///
 /// It ends when the last clone and the last connection made through it are gone, when
 /// [`shutdown`](Self::shutdown) is called, or with the runtime that it was started on. Then its socket is gone as well.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Proxy(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     url: SecretString,
     password: Option<SecretString>,
@@ -67,13 +67,6 @@ struct Shared {
     /// When everything has to be over. Dropping it means that the last handle is gone.
     end: watch::Sender<Option<Instant>>,
     ended: watch::Receiver<()>,
-}
-
-/// Where a [`Proxy`] listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    Folder(PathBuf),
-    Port(SocketAddr),
 }
 
 /// Whom a [`Proxy`] serves.
@@ -112,7 +105,7 @@ pub struct Builder {
     lakebase: Lakebase,
     place: Option<Place>,
     clients: Clients,
-    defaults: Vec<(String, String)>,
+    ignored: Vec<(String, String)>,
     check_after: Duration,
 }
 
@@ -140,7 +133,7 @@ impl Builder {
             lakebase: lakebase.clone(),
             place: None,
             clients: Clients::ThisProcess,
-            defaults: Vec::new(),
+            ignored: Vec::new(),
             check_after: CHECK_AFTER,
         }
     }
@@ -168,7 +161,7 @@ impl Builder {
     ///
     /// For adapters to drivers that read the environment on their own.
     pub fn ignore(mut self, parameter: impl Into<String>, value: impl Into<String>) -> Self {
-        self.defaults.push((parameter.into(), value.into()));
+        self.ignored.push((parameter.into(), value.into()));
         self
     }
 
@@ -192,7 +185,16 @@ impl Builder {
         {
             return Err(Error::config("the password of the proxy is empty"));
         }
-        let (listener, place) = listen(self.place).await?;
+        let what = match &self.place {
+            Some(Place::Folder(folder)) => format!("in {}", folder.display()),
+            Some(Place::Port(address)) => format!("on {address}"),
+            None => "on loopback".to_owned(),
+        };
+        let bound = Listener::bind(self.place).await;
+        let bound = bound.and_then(|listener| Ok((listener.place()?, listener)));
+        let (place, listener) = bound.map_err(|error| {
+            Error::config(format!("the proxy cannot listen {what}")).with_source(error)
+        })?;
         let password = match (&self.clients, &place) {
             (Clients::Password(password), _) => Some(password.clone()),
             (Clients::ThisProcess | Clients::ThisUser, Place::Port(_)) => {
@@ -203,13 +205,19 @@ impl Builder {
             _ => None,
         };
         let url = url(&self.lakebase, &place, password.as_ref());
-        let clients = (self.clients, password.clone());
-        let checks = Checks::new(self.check_after, Arc::clone(&self.lakebase.config().clock));
-        let sessions = Sessions::new(self.lakebase, clients, self.defaults, checks);
+        let clock = Arc::clone(&self.lakebase.config().clock);
+        let sessions = Sessions {
+            lakebase: self.lakebase,
+            clients: self.clients,
+            password: password.clone(),
+            ignored: self.ignored,
+            checks: Checks::new(self.check_after, clock),
+            running: Mutex::default(),
+        };
         let (end, orders) = watch::channel(None);
         let (running, ended) = watch::channel(());
         runtime.spawn(async move {
-            serve(listener, Arc::new(sessions), orders).await;
+            accept::run(listener, sessions, orders).await;
             drop(running);
         });
         // On another thread, if there is one, by the time that a driver may block this one.
@@ -275,51 +283,6 @@ impl Proxy {
     }
 }
 
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy")
-            .field("place", &self.0.place)
-            .finish_non_exhaustive()
-    }
-}
-
-async fn listen(place: Option<Place>) -> Result<(Listener, Place), Error> {
-    let failed = |what: String| {
-        move |error: std::io::Error| {
-            Error::config(format!("the proxy cannot listen {what}")).with_source(error)
-        }
-    };
-    #[cfg(unix)]
-    let place = match place {
-        None => {
-            let made = tokio::task::spawn_blocking(Listener::private).await;
-            match made {
-                Ok(Ok((listener, folder))) => return Ok((listener, Place::Folder(folder))),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "no folder for a socket, listens on loopback");
-                }
-                Err(_) => return Err(no_runtime()),
-            }
-            None
-        }
-        Some(Place::Folder(folder)) => {
-            let what = format!("in {}", folder.display());
-            let path = folder.clone();
-            let made = tokio::task::spawn_blocking(move || Listener::in_folder(&path)).await;
-            let made = made.map_err(|_| no_runtime())?;
-            return Ok((made.map_err(failed(what))?, Place::Folder(folder)));
-        }
-        place => place,
-    };
-    let address = match place {
-        Some(Place::Port(address)) => address,
-        _ => (Ipv4Addr::LOCALHOST, 0).into(),
-    };
-    let made = Listener::on_port(address).await;
-    let (listener, address) = made.map_err(failed(format!("on {address}")))?;
-    Ok((listener, Place::Port(address)))
-}
-
 /// The form that sqlx, libpq and tokio-postgres all take: the folder as the host.
 fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> SecretString {
     let encode = |text: &str| -> String {
@@ -346,68 +309,4 @@ fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> S
     SecretString::from(format!(
         "postgresql://{user}{password}@{host}/{database}?sslmode=disable&application_name={name}"
     ))
-}
-
-/// Accepts until everybody has gone or the end was ordered. Dropping the future ends all sessions.
-async fn serve(
-    mut listener: Listener,
-    sessions: Arc<Sessions>,
-    mut orders: watch::Receiver<Option<Instant>>,
-) {
-    let logins = Arc::new(Semaphore::new(MOST_LOGINS));
-    let (drain, draining) = watch::channel(false);
-    let mut running = JoinSet::new();
-    let mut has_handles = true;
-    let mut looks = interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut end = loop {
-        if !has_handles && running.is_empty() {
-            return;
-        }
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    // Who comes in such numbers has to come again.
-                    let Ok(permit) = Arc::clone(&logins).try_acquire_owned() else {
-                        continue;
-                    };
-                    let sessions = Arc::clone(&sessions);
-                    let draining = draining.clone();
-                    running.spawn(async move {
-                        sessions.serve(stream, peer, permit, draining).await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the proxy cannot take a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = running.join_next() => {}
-            _ = looks.tick() => {
-                if let Err(error) = listener.revive().await {
-                    tracing::warn!(%error, "the proxy's socket is gone");
-                }
-            }
-            order = orders.changed(), if has_handles => {
-                has_handles = order.is_ok();
-                let end = *orders.borrow();
-                if let Some(end) = end {
-                    break end;
-                }
-            }
-        }
-    };
-    // Whoever connects from now on learns it at once.
-    drop(listener);
-    drain.send_replace(true);
-    while !running.is_empty() {
-        tokio::select! {
-            Some(_) = running.join_next() => {}
-            () = sleep_until(end) => running.shutdown().await,
-            // Another shutdown may be in more of a hurry.
-            Ok(()) = orders.changed() => {
-                end = orders.borrow().map_or(end, |other| other.min(end));
-            }
-        }
-    }
 }

@@ -3,11 +3,13 @@
 use std::io;
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Longest startup packet, as Postgres has it.
-const LONGEST_PACKET: usize = 10_000;
-const LONGEST_PASSWORD: usize = 10_000;
+use super::socket::Stream;
+
+/// Longest startup packet, as Postgres has it, and longest password.
+const LONGEST: usize = 10_000;
 
 /// 3.0, in the form that Postgres sends it.
 const VERSION: u32 = 3 << 16;
@@ -15,73 +17,69 @@ const CANCEL: u32 = 80_877_102;
 const TLS: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
 
-/// What a client wants.
+/// What a session is cancelled by: process id and secret.
+pub(super) type Key = (i32, i32);
+/// Names and values.
+pub(super) type Parameters = Vec<(String, String)>;
+
+/// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Request {
     /// A session, with these parameters.
-    Session(Vec<(String, String)>),
+    Session(Parameters),
     /// That the session with this key stops what it does.
-    Cancel((i32, i32)),
+    Cancel(Key),
 }
 
-/// Reads until it is clear what the client wants. Encryption is declined.
-pub(super) async fn read_wish<C>(client: &mut C) -> io::Result<Wish>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-{
+/// Reads until it is clear what the client asks for. Encryption is declined.
+pub(super) async fn read_request(client: &mut dyn Stream) -> io::Result<Request> {
     loop {
-        let length = client.read_u32().await? as usize;
-        if !(8..=LONGEST_PACKET).contains(&length) {
-            return Err(malformed("no startup packet"));
-        }
-        let mut packet = vec![0; length - 4];
-        client.read_exact(&mut packet).await?;
-        let Some((&code, body)) = packet.split_first_chunk() else {
-            return Err(malformed("no startup packet"));
-        };
-        match u32::from_be_bytes(code) {
+        let packet = read_body(client, 8).await?;
+        let mut body = &packet[..];
+        match body.read_u32().await? {
             TLS | GSS => client.write_all(b"N").await?,
             CANCEL => {
-                let key = body
-                    .first_chunk()
-                    .map(|&[a, b, c, d, e, f, g, h]: &[u8; 8]| {
-                        (
-                            i32::from_be_bytes([a, b, c, d]),
-                            i32::from_be_bytes([e, f, g, h]),
-                        )
-                    });
-                return key.map(Wish::Cancel).ok_or_else(|| malformed("no key"));
+                let key = (body.read_i32().await?, body.read_i32().await?);
+                return Ok(Request::Cancel(key));
             }
             version if version >> 16 == 3 => {
                 let (options, parameters) = read_parameters(body)?;
-                if version & 0xffff != 0 || !options.is_empty() {
+                if version != VERSION || !options.is_empty() {
                     client.write_all(&negotiate(&options)).await?;
                 }
-                return Ok(Wish::Session(parameters));
+                return Ok(Request::Session(parameters));
             }
             _ => return Err(malformed("an unknown version of the protocol")),
         }
     }
 }
 
-type Parameters = (Vec<String>, Vec<(String, String)>);
+/// What follows a length, which counts itself and is at least `shortest`.
+async fn read_body(client: &mut dyn Stream, shortest: usize) -> io::Result<Vec<u8>> {
+    let length = client.read_u32().await? as usize;
+    if !(shortest..=LONGEST).contains(&length) {
+        return Err(malformed("not the Postgres protocol"));
+    }
+    let mut body = vec![0; length - 4];
+    client.read_exact(&mut body).await?;
+    Ok(body)
+}
 
-/// Options of the protocol (none of which is supported), and parameters of the session.
-fn read_parameters(body: &[u8]) -> io::Result<Parameters> {
-    let Some(body) = body.strip_suffix(b"\0") else {
-        return Err(malformed("startup parameters without an end"));
-    };
-    let mut texts = body
-        .split(|&byte| byte == 0)
-        .map(|text| std::str::from_utf8(text).map_err(|_| malformed("parameters must be UTF-8")));
+/// Names of options of the protocol (none of which is supported), and parameters of the session.
+fn read_parameters(body: &[u8]) -> io::Result<(Vec<String>, Parameters)> {
+    let text = std::str::from_utf8(body).map_err(|_| malformed("parameters must be UTF-8"))?;
+    let text = text.strip_suffix('\0');
+    let mut texts = text
+        .ok_or_else(|| malformed("startup parameters without an end"))?
+        .split('\0');
     let (mut options, mut parameters) = (Vec::new(), Vec::new());
-    while let Some(name) = texts.next().transpose()?.filter(|name| !name.is_empty()) {
-        let value = texts.next().transpose()?;
-        let value = value.ok_or_else(|| malformed("a startup parameter without a value"))?;
-        if name.starts_with("_pq_.") {
-            options.push(name.to_owned());
-        } else {
-            parameters.push((name.to_owned(), value.to_owned()));
+    while let Some(name) = texts.next().filter(|name| !name.is_empty()) {
+        let value = texts
+            .next()
+            .ok_or_else(|| malformed("a startup parameter without a value"))?;
+        match name.starts_with("_pq_.") {
+            true => options.push(name.to_owned()),
+            false => parameters.push((name.to_owned(), value.to_owned())),
         }
     }
     Ok((options, parameters))
@@ -95,32 +93,29 @@ fn negotiate(options: &[String]) -> Vec<u8> {
         body.extend_from_slice(option.as_bytes());
         body.push(0);
     }
+    message(b'v', &body)
+}
+
+/// A message to the client.
+pub(super) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    [&b"v"[..], &length.to_be_bytes(), &body].concat()
+    [&[tag], &length.to_be_bytes()[..], body].concat()
 }
 
 /// Asks for the password and compares it.
-pub(super) async fn knows_password<C>(client: &mut C, password: &SecretString) -> io::Result<bool>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn knows_password(
+    client: &mut dyn Stream,
+    password: &SecretString,
+) -> io::Result<bool> {
     const CLEAR_TEXT_PASSWORD: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
     client.write_all(CLEAR_TEXT_PASSWORD).await?;
-    let tag = client.read_u8().await?;
-    let length = client.read_u32().await? as usize;
-    if tag != b'p' || !(5..=LONGEST_PASSWORD).contains(&length) {
+    if client.read_u8().await? != b'p' {
         return Err(malformed("no password"));
     }
-    let mut given = vec![0; length - 4];
-    client.read_exact(&mut given).await?;
-    let expected = password.expose_secret().as_bytes();
+    let given = read_body(client, 5).await?;
     let given = given.strip_suffix(b"\0").unwrap_or(&given);
     // In the same time, wherever they differ.
-    let differs = given
-        .iter()
-        .zip(expected)
-        .fold(0, |differs, (a, b)| differs | (a ^ b));
-    Ok(given.len() == expected.len() && differs == 0)
+    Ok(given.ct_eq(password.expose_secret().as_bytes()).into())
 }
 
 fn malformed(what: &str) -> io::Error {
@@ -139,18 +134,18 @@ mod tests {
     }
 
     /// What the client wants, and what it is sent.
-    fn read(bytes: &[u8]) -> (io::Result<Wish>, Vec<u8>) {
+    fn read(bytes: &[u8]) -> (io::Result<Request>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.build().unwrap();
         runtime.block_on(async {
             let (mut client, mut ours) = tokio::io::duplex(64 * 1024);
             client.write_all(bytes).await.unwrap();
             client.shutdown().await.unwrap();
-            let wish = read_wish(&mut ours).await;
+            let request = read_request(&mut ours).await;
             drop(ours);
             let mut sent = Vec::new();
             client.read_to_end(&mut sent).await.unwrap();
-            (wish, sent)
+            (request, sent)
         })
     }
 
@@ -158,18 +153,18 @@ mod tests {
     fn encryption_is_declined_and_the_startup_packet_follows() {
         let start = packet(3 << 16, b"user\0app\0options\0-c a=b\0\0");
         let bytes = [packet(GSS, b""), packet(TLS, b""), start].concat();
-        let (wish, sent) = read(&bytes);
+        let (request, sent) = read(&bytes);
         let expected = [("user", "app"), ("options", "-c a=b")];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(wish.unwrap(), Wish::Session(expected.to_vec()));
+        assert_eq!(request.unwrap(), Request::Session(expected.to_vec()));
         assert_eq!(sent, b"NN");
     }
 
     #[test]
     fn a_newer_minor_version_is_negotiated_down() {
-        let (wish, sent) = read(&packet((3 << 16) + 2, b"user\0app\0_pq_.x\0on\0\0"));
+        let (request, sent) = read(&packet((3 << 16) + 2, b"user\0app\0_pq_.x\0on\0\0"));
         let expected = vec![("user".to_owned(), "app".to_owned())];
-        assert_eq!(wish.unwrap(), Wish::Session(expected));
+        assert_eq!(request.unwrap(), Request::Session(expected));
         assert_eq!(sent, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
     }
 

@@ -7,52 +7,43 @@ pub(super) struct Malformed;
 /// Splits one direction into messages. Keeps six bytes, whatever the message's size.
 #[derive(Debug, Default)]
 struct Frames {
-    /// Tag, length, first byte of the body.
-    head: [u8; 6],
+    /// Tag and length.
+    head: [u8; 5],
     filled: usize,
     /// Bytes of the body that are still to come.
     left: usize,
-}
-
-enum Edge {
-    Begin(u8),
-    /// With the first byte of the body, zero if it is empty.
-    End(u8, u8),
+    /// First byte of the body.
+    first: Option<u8>,
 }
 
 impl Frames {
-    fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(Edge)) -> Result<(), Malformed> {
-        while !bytes.is_empty() {
-            if self.filled < 5 {
-                let taken = bytes.len().min(5 - self.filled);
-                let (head, rest) = bytes.split_at(taken);
-                self.head[self.filled..self.filled + taken].copy_from_slice(head);
-                self.filled += taken;
-                bytes = rest;
-                if self.filled < 5 {
-                    return Ok(());
-                }
-                let [tag, a, b, c, d, _] = self.head;
-                let length = i32::from_be_bytes([a, b, c, d]);
-                let left = length.checked_sub(4).ok_or(Malformed)?;
-                self.left = usize::try_from(left).map_err(|_| Malformed)?;
-                self.head[5] = 0;
-                on(Edge::Begin(tag));
-            } else {
-                let (body, rest) = bytes.split_at(bytes.len().min(self.left));
-                if let (5, Some(&first)) = (self.filled, body.first()) {
-                    self.head[5] = first;
-                    self.filled = 6;
-                }
-                self.left -= body.len();
-                bytes = rest;
+    /// Takes the rest of a message off `bytes`. Returns its tag and the first byte of its body (zero if it has none),
+    /// or `None` if it does not end within `bytes`.
+    fn next_end(&mut self, bytes: &mut &[u8]) -> Result<Option<(u8, u8)>, Malformed> {
+        if self.filled < self.head.len() {
+            let missing = &mut self.head[self.filled..];
+            let (head, rest) = bytes.split_at(bytes.len().min(missing.len()));
+            missing[..head.len()].copy_from_slice(head);
+            self.filled += head.len();
+            *bytes = rest;
+            if self.filled < self.head.len() {
+                return Ok(None);
             }
-            if self.left == 0 {
-                self.filled = 0;
-                on(Edge::End(self.head[0], self.head[5]));
-            }
+            let [_, length @ ..] = self.head;
+            let left = i32::from_be_bytes(length).checked_sub(4);
+            let left = left.and_then(|left| usize::try_from(left).ok());
+            self.left = left.ok_or(Malformed)?;
+            self.first = None;
         }
-        Ok(())
+        let (body, rest) = bytes.split_at(bytes.len().min(self.left));
+        self.first = self.first.or(body.first().copied());
+        self.left -= body.len();
+        *bytes = rest;
+        if self.left > 0 {
+            return Ok(None);
+        }
+        self.filled = 0;
+        Ok(Some((self.head[0], self.first.unwrap_or_default())))
     }
 
     fn is_between(&self) -> bool {
@@ -61,31 +52,27 @@ impl Frames {
 }
 
 /// What is known of a session from the messages that passed. In doubt it counts as busy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Follow {
     client: Frames,
     server: Frames,
-    rules: Rules,
-}
-
-#[derive(Debug)]
-struct Rules {
     /// `ReadyForQuery` messages that the server still has to send.
     owed: u32,
     /// Messages of the extended protocol without a `Sync` behind them.
     is_open: bool,
     /// Of the last `ReadyForQuery`: `I` (idle), `T` (in a transaction), `E` (in a failed one).
     status: u8,
-    copy: Copy,
-    /// The last statement came as a `Query`, not as an `Execute`.
-    is_simple: bool,
+    copy_in: CopyIn,
+    /// The last statement came as an `Execute`, not as a `Query`.
+    is_extended: bool,
     /// The client has ended a copy before the server was ready for it.
     is_ahead: bool,
 }
 
 /// The client copies data in. The server then ignores `Sync`.
-#[derive(Debug, PartialEq, Eq)]
-enum Copy {
+#[derive(Debug, Default, PartialEq, Eq)]
+enum CopyIn {
+    #[default]
     No,
     /// Ends with a `ReadyForQuery` that is owed.
     Simple,
@@ -93,49 +80,27 @@ enum Copy {
     Extended,
 }
 
-impl Default for Follow {
-    fn default() -> Self {
-        Self {
-            client: Frames::default(),
-            server: Frames::default(),
-            rules: Rules {
-                owed: 0,
-                is_open: false,
-                status: 0,
-                copy: Copy::No,
-                is_simple: true,
-                is_ahead: false,
-            },
-        }
-    }
-}
-
 impl Follow {
-    pub(super) fn client_sent(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        let Self { client, rules, .. } = self;
-        client.feed(bytes, |edge| {
-            if let Edge::Begin(tag) = edge {
-                rules.client_begins(tag);
-            }
-        })
+    pub(super) fn client_sent(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+        while let Some((tag, _)) = self.client.next_end(&mut bytes)? {
+            self.client_ends(tag);
+        }
+        Ok(())
     }
 
-    pub(super) fn server_sent(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        let Self { server, rules, .. } = self;
-        server.feed(bytes, |edge| {
-            if let Edge::End(tag, first) = edge {
-                rules.server_ends(tag, first);
-            }
-        })
+    pub(super) fn server_sent(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+        while let Some((tag, first)) = self.server.next_end(&mut bytes)? {
+            self.server_ends(tag, first);
+        }
+        Ok(())
     }
 
     /// Nothing is under way and no transaction is open.
     pub(super) fn is_idle(&self) -> bool {
-        let rules = &self.rules;
-        rules.owed == 0
-            && !rules.is_open
-            && rules.copy == Copy::No
-            && rules.status == b'I'
+        self.owed == 0
+            && !self.is_open
+            && self.copy_in == CopyIn::No
+            && self.status == b'I'
             && self.client.is_between()
             && self.server.is_between()
     }
@@ -154,15 +119,13 @@ impl Follow {
             _ => None,
         }
     }
-}
 
-impl Rules {
-    fn client_begins(&mut self, tag: u8) {
+    fn client_ends(&mut self, tag: u8) {
         match tag {
             // Query, function call.
             b'Q' | b'F' => {
                 self.owed += 1;
-                self.is_simple = true;
+                self.is_extended = false;
                 self.is_ahead = false;
             }
             // Sync.
@@ -173,20 +136,16 @@ impl Rules {
             // Execute.
             b'E' => {
                 self.is_open = true;
-                self.is_simple = false;
+                self.is_extended = true;
                 self.is_ahead = false;
             }
             // Parse, bind, describe, close, flush.
             b'P' | b'B' | b'D' | b'C' | b'H' => self.is_open = true,
             // Copy done, copy failed.
-            b'c' | b'f' => match self.copy {
-                Copy::No => self.is_ahead = true,
-                Copy::Simple => self.copy = Copy::No,
-                Copy::Extended => {
-                    self.copy = Copy::No;
-                    self.is_open = true;
-                }
-            },
+            b'c' | b'f' => {
+                self.is_ahead |= self.copy_in == CopyIn::No;
+                self.end_copy();
+            }
             _ => {}
         }
     }
@@ -197,26 +156,28 @@ impl Rules {
             b'Z' => {
                 self.owed = self.owed.saturating_sub(1);
                 self.status = first;
-                self.copy = Copy::No;
+                self.copy_in = CopyIn::No;
                 self.is_ahead = false;
             }
             // Copy in. What was asked before is answered, and every `Sync` since then is ignored.
             b'G' if !self.is_ahead => {
-                self.owed = u32::from(self.is_simple);
-                self.copy = match self.is_simple {
-                    true => Copy::Simple,
-                    false => Copy::Extended,
+                (self.owed, self.copy_in) = match self.is_extended {
+                    true => (0, CopyIn::Extended),
+                    false => (1, CopyIn::Simple),
                 };
             }
             // Copy in both directions: a replication stream, never idle again.
             b'W' => self.is_open = true,
-            // An error ends a copy; in the extended protocol the server now waits for `Sync`.
-            b'E' if self.copy == Copy::Extended => {
-                self.copy = Copy::No;
-                self.is_open = true;
-            }
+            // An error ends a copy; of a simple one, `ReadyForQuery` follows.
+            b'E' if self.copy_in == CopyIn::Extended => self.end_copy(),
             _ => {}
         }
+    }
+
+    /// In the extended protocol the server now waits for `Sync`.
+    fn end_copy(&mut self) {
+        self.is_open |= self.copy_in == CopyIn::Extended;
+        self.copy_in = CopyIn::No;
     }
 }
 
@@ -225,11 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(body.len() + 4).unwrap();
-        [&[tag], &length.to_be_bytes()[..], body].concat()
-    }
+    use crate::proxy::client::message;
 
     fn ready(status: u8) -> Vec<u8> {
         message(b'Z', &[status])
@@ -362,7 +319,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(whole.is_idle(), cut.is_idle());
-                prop_assert_eq!(whole.rules.owed, cut.rules.owed);
+                prop_assert_eq!(whole.owed, cut.owed);
             }
         }
 

@@ -1,29 +1,25 @@
 //! Carries a session's bytes both ways, in one task, with two buffers of fixed size.
 
 use std::future::{Future, poll_fn};
-use std::io;
-use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::follow::Follow;
+use super::checks::{ANSWER_LIMIT, Checks};
+use super::follow::{Follow, Malformed};
+use super::pipe::Pipe;
 use super::server::Wire;
-use crate::credential::clock::Watch;
+use super::session::wait_for_drain;
+use super::socket::Stream;
 
-/// Four TLS records. Resident only as far as a session uses it.
-const BUFFER: usize = 64 * 1024;
-/// A check that is passed on must be answered within this time.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// More than that on its way to a server that does not take it is patience, not a lost network.
-const MUCH: usize = 32 * 1024;
+/// More than that on its way to a server that does not take it is a busy server, not a lost network.
+const LARGE: usize = 32 * 1024;
 /// For the last bytes of a session.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,122 +33,34 @@ pub(super) enum End {
     Malformed,
 }
 
-/// Bytes on their way from one side to the other.
-struct Pipe {
-    bytes: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
-
-impl Pipe {
-    fn new() -> Self {
-        Self {
-            bytes: vec![0; BUFFER].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    fn held(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        self.bytes[..bytes.len()].copy_from_slice(bytes);
-        (self.start, self.end) = (0, bytes.len());
-    }
-
-    fn clear(&mut self) {
-        (self.start, self.end) = (0, 0);
-    }
-
-    /// Fills the empty buffer. Zero at the end of the stream.
-    fn poll_fill<R: AsyncRead + Unpin + ?Sized>(
-        &mut self,
-        from: &mut R,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(&mut self.bytes);
-        ready!(Pin::new(from).poll_read(cx, &mut buf))?;
-        (self.start, self.end) = (0, buf.filled().len());
-        Poll::Ready(Ok(self.end))
-    }
-
-    /// Writes until the buffer is empty. Ready with whether anything was written.
-    fn poll_drain<W: AsyncWrite + Unpin + ?Sized>(
-        &mut self,
-        to: &mut W,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<bool>> {
-        let began = self.start;
-        while !self.is_empty() {
-            match Pin::new(&mut *to).poll_write(cx, &self.bytes[self.start..self.end]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => self.start += written,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if self.start == began => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(Ok(self.start != began))
-    }
-}
-
-/// When drivers' checks whether a session is alive go to the server.
-pub(super) struct Checks {
-    /// They are answered in its place if it was heard from within this time.
-    after: Duration,
-    clock: Arc<Watch>,
-    /// Since when a server has not answered one. Sessions that were not heard from since then are most likely
-    /// as dead: waiting for each of them would add up.
-    lost: Mutex<Option<Duration>>,
-}
-
-impl Checks {
-    pub(super) fn new(after: Duration, clock: Arc<Watch>) -> Self {
-        Self {
-            after,
-            clock,
-            lost: Mutex::default(),
-        }
-    }
-
-    /// On a clock that goes on while the machine is suspended.
-    fn now(&self) -> Duration {
-        self.clock.now().passed
-    }
-
-    fn lost(&self) -> MutexGuard<'_, Option<Duration>> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+impl From<Malformed> for End {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
     }
 }
 
 /// A logged-in session.
-pub(super) struct Relay<'a, C> {
-    client: &'a mut C,
+pub(super) struct Relay<'a> {
+    client: &'a mut dyn Stream,
     server: &'a mut dyn Wire,
     checks: &'a Checks,
     follow: Follow,
     up: Pipe,
     down: Pipe,
-    is_unflushed: bool,
-    /// Since the session was idle.
+    needs_flush: bool,
+    /// Bytes to the server since the session was idle.
     sent: usize,
+    /// When the server last sent something.
     heard: Duration,
     /// The end of the time for the answer to a check that was passed on.
-    answer: Option<Pin<Box<Sleep>>>,
+    answer_due: Option<Pin<Box<Sleep>>>,
+    is_draining: bool,
 }
 
-impl<'a, C> Relay<'a, C>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-{
+impl<'a> Relay<'a> {
+    /// `follow` has seen what the server sent until now.
     pub(super) fn new(
-        client: &'a mut C,
+        client: &'a mut dyn Stream,
         server: &'a mut dyn Wire,
         follow: Follow,
         checks: &'a Checks,
@@ -164,145 +72,129 @@ where
             follow,
             up: Pipe::new(),
             down: Pipe::new(),
-            is_unflushed: false,
+            needs_flush: false,
             sent: 0,
             heard: checks.now(),
-            answer: None,
+            answer_due: None,
+            is_draining: false,
         }
     }
 
     /// Until one side ends. A dropped client ends the server's session and the other way round.
     pub(super) async fn run(mut self, mut drain: watch::Receiver<bool>) -> End {
-        let mut draining = Box::pin(async move {
-            // A sender that is gone has not asked for it.
-            if drain.wait_for(|drain| *drain).await.is_err() {
-                std::future::pending::<()>().await;
+        let end = tokio::select! {
+            biased;
+            end = poll_fn(|cx| self.poll(cx)) => end,
+            () = wait_for_drain(&mut drain) => {
+                self.is_draining = true;
+                poll_fn(|cx| self.poll(cx)).await
             }
-        });
-        let mut is_draining = false;
-        let end = poll_fn(|cx| {
-            if let Poll::Ready(end) = self.poll(cx) {
-                return Poll::Ready(end);
-            }
-            is_draining = is_draining || draining.as_mut().poll(cx).is_ready();
-            if is_draining && self.is_at_rest() {
-                return Poll::Ready(End::Drained);
-            }
-            let answer = self.answer.as_mut();
-            match answer.map(|answer| answer.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => {
-                    let began = self.checks.now().saturating_sub(ANSWER_LIMIT);
-                    *self.checks.lost() = Some(began);
-                    Poll::Ready(End::Unresponsive)
-                }
-                _ => Poll::Pending,
-            }
-        })
-        .await;
-        let _ = timeout(GOODBYE_LIMIT, self.say_goodbye(end)).await;
+        };
+        let _ = timeout(CLOSE_LIMIT, self.close(end)).await;
         end
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match self.carry(cx) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+        if self.is_draining && self.is_at_rest() {
+            return Poll::Ready(End::Drained);
+        }
+        if let Some(due) = &mut self.answer_due
+            && due.as_mut().poll(cx).is_ready()
+        {
+            self.checks.note_unanswered();
+            return Poll::Ready(End::Unresponsive);
+        }
+        Poll::Pending
     }
 
     fn is_at_rest(&self) -> bool {
         self.follow.is_idle() && self.up.is_empty() && self.down.is_empty()
     }
 
-    /// Goes on until nothing more can be done at the moment.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            let mut is_moving = false;
-            // The server first: a check must not be answered for one that is gone.
-            if self.down.is_empty() {
-                match self.down.poll_fill(self.server, cx) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Server),
-                    Poll::Ready(Ok(_)) => {
-                        is_moving = true;
-                        self.heard = self.checks.now();
-                        self.answer = None;
-                        if self.follow.server_sent(self.down.held()).is_err() {
-                            return Poll::Ready(End::Malformed);
-                        }
-                    }
-                    Poll::Pending => {}
-                }
-            }
-            match self.down.poll_drain(self.client, cx) {
-                Poll::Ready(Ok(has_moved)) => is_moving |= has_moved,
-                Poll::Ready(Err(_)) => return Poll::Ready(End::Client),
-                Poll::Pending => {}
-            }
-            if self.up.is_empty() {
-                match self.up.poll_fill(self.client, cx) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Client),
-                    Poll::Ready(Ok(_)) => {
-                        is_moving = true;
-                        if let Some(answer) = self.follow.answer(self.up.held())
-                            && let ControlFlow::Break(end) = self.check(answer)
-                        {
-                            return Poll::Ready(end);
-                        }
-                        if self.follow.client_sent(self.up.held()).is_err() {
-                            return Poll::Ready(End::Malformed);
-                        }
-                    }
-                    Poll::Pending => {}
-                }
-            }
-            let held = self.up.held().len();
-            match self.up.poll_drain(self.server, cx) {
-                Poll::Ready(Ok(has_moved)) => {
-                    is_moving |= has_moved;
-                    self.is_unflushed |= has_moved;
-                    self.count(held - self.up.held().len());
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(End::Server),
-                Poll::Pending => {}
-            }
-            // TLS holds back what was not flushed.
-            if self.is_unflushed && self.up.is_empty() {
-                match Pin::new(&mut *self.server).poll_flush(cx) {
-                    Poll::Ready(Ok(())) => self.is_unflushed = false,
-                    Poll::Ready(Err(_)) => return Poll::Ready(End::Server),
-                    Poll::Pending => {}
-                }
-            }
-            if !is_moving {
-                return Poll::Pending;
-            }
+    /// Each direction once. Returns whether any byte has moved.
+    fn carry(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        // The server first: a check must not be answered for one that is gone.
+        let from_server = self.read_server(cx)?;
+        let to_client = self.down.drain(self.client, cx);
+        let to_client = to_client.map_err(|_| End::Client)?;
+        let from_client = self.read_client(cx)?;
+        let to_server = self.send_to_server(cx)?;
+        Ok(from_server || from_client || to_client + to_server > 0)
+    }
+
+    fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let has_read = self.down.fill(self.server, cx);
+        if !has_read.map_err(|_| End::Server)? {
+            return Ok(false);
         }
+        self.heard = self.checks.now();
+        self.answer_due = None;
+        self.follow.server_sent(self.down.held())?;
+        Ok(true)
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let has_read = self.up.fill(self.client, cx);
+        if !has_read.map_err(|_| End::Client)? {
+            return Ok(false);
+        }
+        match self.follow.answer(self.up.held()) {
+            Some(answer) => self.check(answer)?,
+            None => self.follow.client_sent(self.up.held())?,
+        }
+        Ok(true)
+    }
+
+    /// Answers a check in the place of the server, or sets the time by which the server must.
+    fn check(&mut self, answer: &[u8]) -> Result<(), End> {
+        // While a driver leaves bytes unread, the proxy reads nothing from its server, which says nothing about the server.
+        if self.down.is_empty() {
+            if self.checks.is_lost(self.heard) {
+                return Err(End::Unresponsive);
+            }
+            if self.checks.is_alive(self.heard) {
+                self.up.set(&[]);
+                self.down.set(answer);
+                return Ok(());
+            }
+            self.answer_due = Some(Box::pin(sleep(ANSWER_LIMIT)));
+        }
+        Ok(self.follow.client_sent(self.up.held())?)
+    }
+
+    fn send_to_server(&mut self, cx: &mut Context<'_>) -> Result<usize, End> {
+        let sent = self.up.drain(self.server, cx);
+        let sent = sent.map_err(|_| End::Server)?;
+        self.needs_flush |= sent > 0;
+        self.count(sent);
+        // TLS holds back what was not flushed.
+        if self.needs_flush && self.up.is_empty() {
+            let flushed = Pin::new(&mut *self.server).poll_flush(cx);
+            self.needs_flush = flushed.map_err(|_| End::Server)?.is_pending();
+        }
+        Ok(sent)
     }
 
     /// Counts what was sent since the session was idle.
     fn count(&mut self, sent: usize) {
-        let was_much = self.sent > MUCH;
+        let was_large = self.sent > LARGE;
         self.sent = match self.follow.is_idle() {
             true => 0,
             false => self.sent.saturating_add(sent),
         };
-        if was_much != (self.sent > MUCH) {
-            self.server.set_user_timeout(was_much);
+        if was_large != (self.sent > LARGE) {
+            self.server.set_user_timeout(was_large);
         }
     }
 
-    /// Answers a check in the place of the server, or sets the time by which the server must.
-    fn check(&mut self, answer: &[u8]) -> ControlFlow<End> {
-        // While a driver leaves bytes unread, its server is not heard, which says nothing about the server.
-        if self.down.is_empty() {
-            if self.checks.lost().is_some_and(|lost| self.heard < lost) {
-                return ControlFlow::Break(End::Unresponsive);
-            }
-            let silence = self.checks.now().saturating_sub(self.heard);
-            if silence < self.checks.after {
-                self.up.clear();
-                self.down.put(answer);
-            } else {
-                self.answer = Some(Box::pin(sleep(ANSWER_LIMIT)));
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    async fn say_goodbye(&mut self, end: End) {
+    async fn close(&mut self, end: End) {
         const TERMINATE: &[u8] = b"X\0\0\0\x04";
         match end {
             // What it sent last, most likely that it leaves.
@@ -328,12 +220,14 @@ where
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
 
     use tokio::io::{AsyncReadExt as _, duplex};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::credential::clock::SystemClock;
+    use crate::credential::clock::{SystemClock, Watch};
 
     const SYNC: &[u8] = b"S\0\0\0\x04";
     const READY: &[u8] = b"Z\0\0\0\x05I";
@@ -342,7 +236,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_check_does_not_cut_off_a_driver_that_leaves_bytes_unread() {
         // On its own, and while the server of another session does not answer.
-        for lost in [None, Some(ANSWER_LIMIT)] {
+        for unanswered in [0, 2000] {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();
             let (wire, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -350,7 +244,7 @@ mod tests {
             let (mut driver, mut client) = duplex(16);
             let clock = Arc::new(Watch::new(Arc::new(SystemClock)));
             let checks = Checks::new(Duration::ZERO, clock);
-            *checks.lost() = lost;
+            checks.unanswered.store(unanswered, Ordering::Relaxed);
             let mut follow = Follow::default();
             follow.server_sent(READY).unwrap();
             let (_drain, draining) = watch::channel(false);
@@ -369,7 +263,7 @@ mod tests {
                 assert_eq!(received, [&notification, READY].concat());
             };
             tokio::select! {
-                end = relay => panic!("{end:?}, {lost:?}"),
+                end = relay => panic!("{end:?}, {unanswered}"),
                 () = conversation => {}
             }
         }

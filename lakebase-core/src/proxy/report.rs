@@ -1,5 +1,6 @@
 //! Our errors as the `ErrorResponse` that a driver hands on, and back again.
 
+use super::client;
 use crate::error::Error;
 
 /// Stands in the place of a routine's name in an `ErrorResponse` of ours; the file's name is the error as a record.
@@ -16,14 +17,14 @@ pub(super) fn failed(error: &Error) -> Vec<u8> {
     ])
 }
 
-/// A login that the proxy itself does not allow.
-pub(super) fn refused(sqlstate: &str, text: &str) -> Vec<u8> {
-    message(&[(b'C', sqlstate), (b'M', text)])
+/// The proxy does not serve this client.
+pub(super) fn rejected(text: &str) -> Vec<u8> {
+    message(&[(b'C', "28000"), (b'M', text)])
 }
 
 /// To an idle session of a proxy that ends.
 pub(super) fn ended() -> Vec<u8> {
-    refused("57P01", "the proxy ends")
+    message(&[(b'C', "57P01"), (b'M', "the proxy ends")])
 }
 
 /// sqlx repeats a login that failed with 53300 or 57P03 until its own time is up, and then forgets why; libpq
@@ -49,8 +50,7 @@ fn message(fields: &[(u8, &str)]) -> Vec<u8> {
         }
     }
     body.push(0);
-    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    [&b"E"[..], &length.to_be_bytes(), &body].concat()
+    client::message(b'E', &body)
 }
 
 impl Error {

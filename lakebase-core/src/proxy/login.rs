@@ -1,0 +1,204 @@
+//! One attempt to log in to Postgres, up to the first `ReadyForQuery`.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
+use postgres_protocol::message::backend::{Header, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::client::Key;
+use super::parameters::complete;
+use super::server::{Wire, connect};
+use crate::postgres::login::{Login, LoginFailure};
+
+/// Longest message of a server before the session has begun.
+const LONGEST_MESSAGE: i32 = 64 * 1024;
+
+/// A connection on which a session begins.
+pub(super) struct Session {
+    pub(super) wire: Box<dyn Wire>,
+    pub(super) address: SocketAddr,
+    pub(super) key: Option<Key>,
+    /// What the client has to see, from `AuthenticationOk` to `ReadyForQuery`.
+    pub(super) greeting: Vec<u8>,
+    /// And is not read yet.
+    received: BytesMut,
+}
+
+/// Makes the attempt, with the parameters that the driver `asked` for.
+pub(super) async fn log_in(
+    login: &Login,
+    asked: &[(String, String)],
+    ignored: &[(String, String)],
+) -> Result<Session, LoginFailure> {
+    let (wire, address) = connect(&login.target, None).await?;
+    let mut session = Session {
+        wire,
+        address,
+        key: None,
+        greeting: Vec::new(),
+        received: BytesMut::new(),
+    };
+    let parameters = complete(asked, ignored, &login.target);
+    let parameters = parameters.iter().map(|(name, value)| (*name, &**value));
+    session
+        .send(|message| frontend::startup_message(parameters, message))
+        .await?;
+    session.authenticate(login).await?;
+    session.begin().await?;
+    Ok(session)
+}
+
+impl Session {
+    async fn send(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
+    ) -> Result<(), LoginFailure> {
+        let mut message = BytesMut::new();
+        write(&mut message).map_err(LoginFailure::permanent)?;
+        self.wire.write_all(&message).await.map_err(broken)?;
+        self.wire.flush().await.map_err(broken)
+    }
+
+    /// The next message, read and as it came. Errors of the server are failures of the attempt.
+    async fn receive(&mut self) -> Result<(Message, Bytes), LoginFailure> {
+        let length = loop {
+            let header = Header::parse(&self.received).map_err(LoginFailure::permanent)?;
+            match header.map(Header::len) {
+                Some(length) if length > LONGEST_MESSAGE => {
+                    return Err(LoginFailure::permanent("the server is no Postgres server"));
+                }
+                // It counts all but the tag.
+                Some(length) if self.received.len() > length as usize => break length as usize + 1,
+                _ => {}
+            }
+            let read = self.wire.read_buf(&mut self.received).await;
+            if read.map_err(broken)? == 0 {
+                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+            }
+        };
+        let bytes = self.received.split_to(length).freeze();
+        match Message::parse(&mut BytesMut::from(&bytes[..])) {
+            Ok(Some(Message::ErrorResponse(_))) => Err(server_error(&bytes)),
+            Ok(Some(message)) => Ok((message, bytes)),
+            Ok(None) => Err(LoginFailure::permanent("the server sent half a message")),
+            Err(error) => Err(LoginFailure::permanent(error)),
+        }
+    }
+
+    /// Until `AuthenticationOk`.
+    async fn authenticate(&mut self, login: &Login) -> Result<(), LoginFailure> {
+        let password = login.credential.expose().as_bytes();
+        loop {
+            let (message, bytes) = self.receive().await?;
+            match message {
+                Message::AuthenticationOk => return Ok(()),
+                Message::AuthenticationCleartextPassword => {
+                    self.send(|message| frontend::password_message(password, message))
+                        .await?;
+                }
+                Message::AuthenticationMd5Password(body) => {
+                    let user = login.target.user().as_bytes();
+                    let hash = md5_hash(user, password, body.salt());
+                    self.send(|message| frontend::password_message(hash.as_bytes(), message))
+                        .await?;
+                }
+                Message::AuthenticationSasl(_) => self.scram(password, &bytes).await?,
+                Message::NoticeResponse(_) => {}
+                _ => {
+                    return Err(LoginFailure::permanent(
+                        "the server asks for an authentication that is not supported",
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn scram(&mut self, password: &[u8], offer: &[u8]) -> Result<(), LoginFailure> {
+        // Behind tag, length and the kind of authentication.
+        let offers = |name: &str| fields(offer, 9).any(|offered| offered == name.as_bytes());
+        let (mechanism, binding) = match self.wire.end_point() {
+            Some(digest) if offers(SCRAM_SHA_256_PLUS) => (
+                SCRAM_SHA_256_PLUS,
+                ChannelBinding::tls_server_end_point(digest),
+            ),
+            // Tells the server that we could: it notices if its offer was taken away.
+            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        if !offers(mechanism) {
+            return Err(LoginFailure::permanent(
+                "the server offers no SCRAM-SHA-256 authentication",
+            ));
+        }
+        let broken_off = || LoginFailure::permanent("SCRAM was broken off");
+        let mut scram = ScramSha256::new(password, binding);
+        self.send(|message| frontend::sasl_initial_response(mechanism, scram.message(), message))
+            .await?;
+        let (Message::AuthenticationSaslContinue(body), _) = self.receive().await? else {
+            return Err(broken_off());
+        };
+        scram.update(body.data()).map_err(LoginFailure::permanent)?;
+        self.send(|message| frontend::sasl_response(scram.message(), message))
+            .await?;
+        let (Message::AuthenticationSaslFinal(body), _) = self.receive().await? else {
+            return Err(broken_off());
+        };
+        scram.finish(body.data()).map_err(LoginFailure::permanent)
+    }
+
+    /// From `AuthenticationOk` to the first `ReadyForQuery`. Errors until then belong to the login.
+    async fn begin(&mut self) -> Result<(), LoginFailure> {
+        self.greeting.extend_from_slice(b"R\0\0\0\x08\0\0\0\0");
+        loop {
+            let (message, bytes) = self.receive().await?;
+            self.greeting.extend_from_slice(&bytes);
+            match message {
+                Message::BackendKeyData(body) => {
+                    self.key = Some((body.process_id(), body.secret_key()));
+                }
+                Message::ReadyForQuery(_) => {
+                    self.greeting.extend_from_slice(&self.received);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The connection ended in the middle of a login.
+fn broken(error: io::Error) -> LoginFailure {
+    match error.kind() {
+        // Behind TLS, an end without a goodbye.
+        io::ErrorKind::UnexpectedEof => LoginFailure::closed(error),
+        _ => LoginFailure::transport(error),
+    }
+}
+
+/// What the server said in an `ErrorResponse`.
+fn server_error(response: &[u8]) -> LoginFailure {
+    let field = |tag: &[u8]| {
+        let value = fields(response, 5).find_map(|field| field.strip_prefix(tag));
+        String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+    };
+    let (message, detail) = (field(b"M"), field(b"D"));
+    let mut text = format!("{}: {message}", field(b"S"));
+    if !detail.is_empty() {
+        text.push_str(&format!(" ({detail})"));
+    }
+    LoginFailure::postgres(field(b"C"), message, text)
+}
+
+/// The strings of a message, each ended by a zero; an empty one ends the list.
+fn fields(message: &[u8], start: usize) -> impl Iterator<Item = &[u8]> {
+    let body = message.get(start..).unwrap_or_default();
+    body.split(|&byte| byte == 0)
+        .take_while(|field| !field.is_empty())
+}
