@@ -1,8 +1,43 @@
-//! What an adapter for a driver or a pool is built on. Applications use an adapter, [`Lakebase::connect`] or the auth
-//! proxy instead.
+//! Building blocks for adapters, which let a driver or a pool log in to Lakebase directly. Applications use an adapter,
+//! [`Lakebase::connect`] or the auth proxy instead.
 //!
-//! An adapter opens each connection through [`login`]. Everything else here is for pools that want to tell why they
-//! have no connection, for drivers that are given a password instead of asking for one, and for migrations.
+//! An adapter opens each connection through [`login`]. For tokio-postgres, that is [`Login::open`] (feature
+//! `tokio-postgres`), which applies all settings of the target:
+//!
+//! ```no_run
+//! # #[cfg(feature = "tokio-postgres")]
+//! # mod example {
+//! use lakebase_core::{Error, Lakebase, adapter};
+//! use tokio_postgres::Client;
+//!
+//! async fn connect(lakebase: &Lakebase) -> Result<Client, Error> {
+//!     let login = adapter::login(lakebase, |login| async move { login.open().await });
+//!     let (client, connection) = login.await?;
+//!     tokio::spawn(connection); // ends when the client is dropped
+//!     Ok(client)
+//! }
+//! # }
+//! ```
+//!
+//! [`Lakebase::connect`] does the same login. For another driver, see [`Login`] and [`LoginFailure`].
+//!
+//! # Pools
+//!
+//! The example `mobc_adapter` (`examples/src/bin/mobc_adapter.rs` in the repository) is a complete adapter for a pool. The
+//! parts of one:
+//!
+//! | part | use |
+//! |---|---|
+//! | opening a connection | [`login`], with [`Error`] as the manager's error type |
+//! | most connections, idle time, lifetime | [`pool::MAX_SIZE`], [`pool::IDLE_TIMEOUT`], [`pool::max_lifetime`] |
+//! | wait for a connection | [`Lakebase::connect_timeout`] plus [`pool::LOGIN_GRACE`]; a pool that has a shorter limit returns its own timeout, without the cause |
+//! | check of an idle connection | the driver's local test for a closed connection, then a query with a limit of 2 s. Without a limit, a network that loses packets uses up the caller's time |
+//! | error of a failed login | the pool's variant for errors of the manager holds it. [`find_cause`] finds it, too, if that variant returns it as its [`source`](std::error::Error::source); mobc's does not |
+//! | the pool's own timeout | [`last_failure_within`], with the caller's wait as `age` |
+//!
+//! An adapter that gives its driver a password ([`Lakebase::credential`]) and cannot run the driver's logins uses
+//! [`is_current`], [`is_valid`], [`reject`] and [`accept`] in place of [`login`]. The module `migration` (feature
+//! `migrations`) is for migrations.
 //!
 //! A minor version may change what is in this module; an application's names change with a major version only.
 
@@ -33,15 +68,19 @@ use crate::credential::cache::{Cause, Rejection};
 use crate::error::Error;
 use crate::lakebase::Lakebase;
 
-/// Logs in: resolves the target, takes the current credential, runs `attempt` with both.
+/// Logs in: resolves the target, takes the current credential, runs `attempt` with both and returns its value.
 ///
 /// A rejected token is renewed once and the login tried once more; what is transient (a compute that resumes, a workspace
 /// that is down while no valid token is held) is tried again with growing pauses. All of it fits into
-/// [`Lakebase::connect_timeout`]. Only the login is ever repeated, so `attempt` must do nothing else that matters.
+/// [`Lakebase::connect_timeout`], so neither `attempt` nor the caller needs a time limit of its own.
+///
+/// `attempt` may run several times and may be dropped at any await, at the latest after 15 s. It should only log in: prepare
+/// the session on the returned connection instead.
 ///
 /// # Errors
 ///
-/// The cause, with a hint. [`Error::is_timeout`] if the time ran out; its source is the last cause.
+/// The cause, with a hint. If an attempt failed, the source is the driver's error. [`Error::is_timeout`] if the time ran out;
+/// text and source are then those of the last failure, if there was one.
 ///
 /// # Cancel safety
 ///
@@ -83,8 +122,12 @@ pub fn accept(credential: &Credential) {
     credential.mark_accepted();
 }
 
-/// Why the last login, or the mint before it, failed: `None` if that is longer ago than `age`, or a login has succeeded
-/// since.
+/// Returns why the last login, or the mint before it, failed: `None` if that is longer ago than `age`, or a login has
+/// succeeded since.
+///
+/// Call it after a pool's own timeout, with the time that the caller has waited as `age`: an older failure is not the cause
+/// of this timeout. All clones of a [`Lakebase`] share the last failure, also those of
+/// [`with_database`](Lakebase::with_database). [`Lakebase::last_failure`] has no limit of age.
 pub fn last_failure_within(lakebase: &Lakebase, age: Duration) -> Option<Error> {
     lakebase.last_failure_within(age)
 }

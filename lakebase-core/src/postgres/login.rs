@@ -36,13 +36,23 @@ const LONGEST_PAUSE_FOR_WORKSPACE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE_FOR_BRANCH: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE_FOR_BRANCH: Duration = Duration::from_secs(4);
 
-/// What an attempt logs in with.
+/// The target and the credential of one attempt to log in.
+///
+/// With the feature `tokio-postgres`, `Login::open` makes the attempt. Another driver needs all of these:
+///
+/// | the driver's setting | value |
+/// |---|---|
+/// | host, address, port | [`Target::host`], [`Target::hostaddr`] if there is one, [`Target::port`] |
+/// | database, user, application name | [`Target::database`], [`Target::user`], [`Target::application_name`] |
+/// | password | [`Credential::expose`] |
+/// | TLS | [`Target::tls_config`] for rustls, else [`Target::roots_pem`] with the host name verified; none unless [`Target::uses_tls`] |
+/// | search path | [`Target::search_path`], or as `options` [`Target::startup_options`] |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Login {
-    /// Where to.
+    /// Host, port, database, user and TLS.
     pub target: Arc<Target>,
-    /// With what.
+    /// The password: a token, or a native password.
     pub credential: Credential,
 }
 
@@ -53,7 +63,8 @@ impl Login {
     }
 }
 
-/// How an attempt failed, in the words of whatever driver made it.
+/// How an attempt failed. The constructor decides whether [`adapter::login`](crate::adapter::login) retries; `source` is
+/// the driver's error and becomes the source of [`Error`].
 pub struct LoginFailure {
     kind: FailureKind,
     source: Box<dyn StdError + Send + Sync>,
@@ -67,7 +78,8 @@ enum FailureKind {
 }
 
 impl LoginFailure {
-    /// Postgres, or the gateway in front of it, answered with an error.
+    /// Postgres, or the gateway in front of it, answered with an error. The SQLSTATE decides: a rejected credential is
+    /// renewed once, a compute that is not ready is retried, and anything else ends the login.
     pub fn postgres(
         sqlstate: impl Into<String>,
         message: impl Into<String>,
@@ -82,7 +94,7 @@ impl LoginFailure {
         }
     }
 
-    /// The connection failed: refused, reset, no TLS.
+    /// The connection failed: refused, reset, no TLS. Retried.
     pub fn transport(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             kind: FailureKind::Transport,
@@ -90,7 +102,8 @@ impl LoginFailure {
         }
     }
 
-    /// The server closed the connection in the middle of the login, behind TLS, without a word.
+    /// The server closed the connection during the login, after the TLS handshake, without an error. Retried; with a native
+    /// password, the error after three in a row names the likely cause.
     pub fn closed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             kind: FailureKind::Closed,
@@ -103,7 +116,7 @@ impl LoginFailure {
         self.source
     }
 
-    /// Anything that trying again cannot change.
+    /// Any failure that a retry cannot fix, such as a setting that the driver does not support. Ends the login.
     pub fn permanent(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             kind: FailureKind::Permanent,
