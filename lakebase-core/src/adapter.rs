@@ -30,8 +30,8 @@
 //! |---|---|
 //! | opening a connection | [`login`], with [`Error`] as the manager's error type |
 //! | most connections, idle time, lifetime | [`pool::MAX_SIZE`], [`pool::IDLE_TIMEOUT`], [`pool::max_lifetime`] |
-//! | wait for a connection | [`Lakebase::connect_timeout`] plus [`pool::LOGIN_GRACE`]; a pool that has a shorter limit returns its own timeout, without the cause |
-//! | check of an idle connection | the driver's local test for a closed connection, then a query with a limit of 2 s. Without a limit, a network that loses packets uses up the caller's time |
+//! | wait for a connection | [`pool::wait`]; a pool that has a shorter limit returns its own timeout, without the cause |
+//! | check of an idle connection | the driver's local test for a closed connection, then, after [`pool::CHECK_AFTER`], a query that is answered within [`pool::CHECK_LIMIT`] |
 //! | error of a failed login | the pool's variant for errors of the manager holds it. [`find_cause`] finds it, too, if that variant returns it as its [`source`](std::error::Error::source); mobc's does not |
 //! | the pool's own timeout | [`last_failure_within`], with the caller's wait as `age` |
 //!

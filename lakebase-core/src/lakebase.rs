@@ -44,6 +44,8 @@ pub struct Lakebase {
     past_pooler: bool,
     /// Instead of the configuration's.
     database: Option<Arc<str>>,
+    /// Of logins to this database.
+    last_failure: Arc<Mutex<Option<(Instant, Error)>>>,
 }
 
 struct Inner {
@@ -55,7 +57,6 @@ struct Inner {
     /// As it was resolved last.
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
-    last_failure: Mutex<Option<(Instant, Error)>>,
     #[cfg(feature = "tokio-postgres")]
     path_of_role: Remembered<()>,
 }
@@ -113,6 +114,7 @@ impl Lakebase {
             connect_timeout: config.connect_timeout,
             past_pooler: false,
             database: None,
+            last_failure: Arc::default(),
             inner: Arc::new(Inner {
                 host: SingleFlight::new("host of the endpoint", clock(), LOOKUP_LIMIT),
                 user: SingleFlight::new("user name", clock(), LOOKUP_LIMIT),
@@ -121,7 +123,6 @@ impl Lakebase {
                 source,
                 target: Mutex::default(),
                 transport_failures: AtomicU32::new(0),
-                last_failure: Mutex::default(),
                 #[cfg(feature = "tokio-postgres")]
                 path_of_role: Remembered::default(),
             }),
@@ -267,7 +268,8 @@ impl Lakebase {
         }
     }
 
-    /// Why the last login (or the mint before it) failed; `None` since the last success.
+    /// Why the last login to this database (or the mint before it) failed; `None` since the last success. Clones share it;
+    /// [`with_database`](Self::with_database) returns a handle with a memory of its own.
     pub fn last_failure(&self) -> Option<Error> {
         Some(self.last_failure_slot().as_ref()?.1.clone())
     }
@@ -283,10 +285,8 @@ impl Lakebase {
     }
 
     fn last_failure_slot(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
-        self.inner
-            .last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let slot = self.last_failure.lock();
+        slot.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Budget for one connection: that of the configuration, unless this handle has its own.
@@ -327,6 +327,7 @@ impl Lakebase {
         check_name("database", name)?;
         Ok(Self {
             database: Some(name.into()),
+            last_failure: Arc::default(),
             ..self.clone()
         })
     }

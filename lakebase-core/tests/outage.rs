@@ -330,6 +330,26 @@ async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
     assert!(error.to_string().contains("fresh branch"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_failed_login_to_one_database_is_no_failure_of_another() {
+    let lakebase = lakebase(&Provider::new(&TestClock::new()));
+    let missing = lakebase.with_database("missing").expect("a name");
+    let login = lakebase_core::adapter::login(&missing, |_| async {
+        Err::<(), _>(LoginFailure::postgres(
+            "3D000",
+            "database does not exist",
+            "no",
+        ))
+    });
+    login.await.expect_err("no such database");
+    let sqlstate = |error: Option<Error>| error?.sqlstate().map(str::to_owned);
+    assert_eq!(
+        sqlstate(missing.clone().last_failure()).as_deref(),
+        Some("3D000")
+    );
+    assert_eq!(sqlstate(lakebase.last_failure()), None);
+}
+
 /// What an application's log exporter may do: look at the handle whenever an event comes.
 struct Nosy;
 

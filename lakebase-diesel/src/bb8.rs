@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub use host::{PooledConnection, RunError};
 
 use crate::manager::manager;
-use lakebase_core::adapter::pool::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, max_lifetime};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
 
 /// The manager under the pool.
 pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
@@ -128,7 +128,7 @@ impl Builder {
             .idle_timeout(IDLE_TIMEOUT)
             .max_lifetime(max_lifetime())
             .queue_strategy(bb8::QueueStrategy::Lifo)
-            .connection_timeout(lakebase.connect_timeout() + LOGIN_GRACE);
+            .connection_timeout(wait(lakebase));
         let inner = self
             .changes
             .into_iter()

@@ -1,22 +1,16 @@
 //! Whether an idle connection may be handed out.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::adapter::clean_text;
+use lakebase_core::adapter::pool::{CHECK_AFTER, CHECK_LIMIT};
 use tokio::time::timeout;
 
 use crate::activity::{Activity, Moment};
-
-/// A connection that was idle for this long gets a query first. Others are checked locally, without a round trip: a
-/// server that closed the connection is noticed that way.
-const PING_AFTER: Duration = Duration::from_secs(30);
-/// A connection that does not answer within this time is replaced.
-const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The checks of one pool. When a network dies, its connections die together: after one that did not answer, those that
 /// have been idle for longer are closed without another wait.
@@ -34,7 +28,7 @@ impl Checks {
         // Unknown (the application has its own instrumentation) counts as long ago.
         let last = Activity::last_of(connection.instrumentation());
         if let Some(last) = last {
-            if last.elapsed() < PING_AFTER {
+            if last.elapsed() < CHECK_AFTER {
                 return Ok(());
             }
             if self.is_older_than_unanswered(&last) {
@@ -42,7 +36,7 @@ impl Checks {
             }
         }
         let ping = diesel::sql_query("SELECT 1").execute(connection);
-        match timeout(PING_LIMIT, ping).await {
+        match timeout(CHECK_LIMIT, ping).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(closed(&clean_text(&error.to_string()))),
             Err(_) => {

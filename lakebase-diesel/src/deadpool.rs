@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::manager::manager;
-use lakebase_core::adapter::pool::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, max_lifetime};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
 
 /// The manager under the pool.
 pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
@@ -162,7 +162,7 @@ impl Builder {
         let builder = host::Pool::<AsyncPgConnection>::builder(manager(lakebase))
             .max_size(MAX_SIZE as usize)
             .queue_mode(QueueMode::Lifo)
-            .wait_timeout(Some(lakebase.connect_timeout() + LOGIN_GRACE));
+            .wait_timeout(Some(wait(lakebase)));
         let pool = self
             .changes
             .into_iter()

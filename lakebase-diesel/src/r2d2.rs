@@ -17,7 +17,7 @@ use lakebase_core::proxy::Proxy;
 use lakebase_core::{Error, Lakebase};
 
 use crate::background;
-use lakebase_core::adapter::pool::{IDLE_TIMEOUT, LOGIN_GRACE, MAX_SIZE, max_lifetime};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
 
 /// diesel's pool of synchronous connections.
 pub type Pool = host::Pool<ConnectionManager<PgConnection>>;
@@ -59,7 +59,7 @@ pub fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
         .min_idle(Some(0))
         .idle_timeout(Some(IDLE_TIMEOUT))
         .max_lifetime(Some(lifetime))
-        .connection_timeout(lakebase.connect_timeout() + LOGIN_GRACE);
+        .connection_timeout(wait(lakebase));
     connect_with(lakebase, builder)
 }
 

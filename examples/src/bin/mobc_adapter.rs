@@ -42,9 +42,7 @@ fn build(lakebase: &Lakebase) -> Pool<Manager> {
         .max_open(adapter::pool::MAX_SIZE.into())
         .max_idle_lifetime(Some(adapter::pool::IDLE_TIMEOUT))
         .max_lifetime(Some(adapter::pool::max_lifetime()))
-        .get_timeout(Some(
-            lakebase.connect_timeout() + adapter::pool::LOGIN_GRACE,
-        ))
+        .get_timeout(Some(adapter::pool::wait(lakebase)))
         .build(Manager(lakebase.clone()))
 }
 
