@@ -1,7 +1,9 @@
 //! What to do about a statement that Postgres refused for want of rights.
 
+use std::error::Error as StdError;
+
 use crate::error::{Error, Kind};
-use crate::postgres::transient::is_transient;
+use crate::postgres::transient::{is_transient, is_transient_sqlstate};
 
 /// Advice for the person who reads the error, by SQLSTATE and text; for statements that make or change
 /// things (migrations, grants). `None` where the code alone says it all.
@@ -66,21 +68,31 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
     })
 }
 
-/// Postgres rejected a statement of ours: the cause with its SQLSTATE, and advice.
+/// The error for a statement that Postgres rejected, with advice.
+pub(crate) fn rejected(
+    what: impl Into<String>,
+    sqlstate: &str,
+    message: &str,
+    cause: &(dyn StdError + 'static),
+) -> Error {
+    let error = Error::new(Kind::Database, what)
+        .with_sqlstate(Some(sqlstate))
+        .with_transient(is_transient_sqlstate(sqlstate))
+        .caused_by(cause, &[]);
+    match advice(sqlstate, message) {
+        Some(advice) => error.with_hint(advice),
+        None => error,
+    }
+}
+
+/// The error for a statement that failed on tokio-postgres, with advice if Postgres rejected it.
 pub(crate) fn database_error(what: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    let (code, message) = match error.as_db_error() {
-        Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
-        None => (None, String::new()),
-    };
-    let failed = Error::new(Kind::Database, what)
-        .with_sqlstate(code.as_deref())
-        .with_transient(is_transient(&error));
-    let failed = match advice(code.as_deref().unwrap_or_default(), &message) {
-        Some(advice) => failed.with_hint(advice),
-        None => failed,
-    };
+    if let Some(db) = error.as_db_error() {
+        return rejected(what, db.code().code(), db.message(), db);
+    }
+    let failed = Error::new(Kind::Database, what).with_transient(is_transient(&error));
     match error.into_source() {
-        // Without the driver's own words before it.
+        // Without the driver's own text before it.
         Some(source) => failed.caused_by(&*source, &[]),
         None => failed,
     }
@@ -92,50 +104,28 @@ mod tests {
 
     #[test]
     fn the_advice_fits_the_refusal() {
-        for (sqlstate, message, word) in [
-            (
-                "42501",
-                "permission denied for schema public",
-                "LAKEBASE_SCHEMA",
-            ),
-            ("42501", "must be owner of table orders", "deploy first"),
-            ("42501", "must be able to SET ROLE \"m\"", "SET ROLE"),
-            ("42501", "permission denied to create role", "CAN MANAGE"),
-            (
-                "42501",
-                "permission denied to create extension \"databricks_auth\"",
-                "CREATE on it",
-            ),
-            (
-                "42501",
-                "permission denied for database databricks_postgres",
-                "--deploy",
-            ),
-            ("42501", "permission denied for table orders", "GRANT"),
-            ("42P01", "relation \"ordres\" does not exist", "spelled"),
-            ("0L000", "invalid grantor", "grants"),
-            ("22023", "identity \"x\" not found", "client id"),
-            (
-                "42883",
-                "function databricks_create_role(unknown, unknown) does not exist",
-                "CREATE EXTENSION",
-            ),
-            (
-                "42704",
-                "role \"x\" does not exist",
-                "databricks_create_role",
-            ),
-            (
-                "25001",
-                "CREATE INDEX CONCURRENTLY cannot run inside a transaction block",
-                "run_in_transaction = false",
-            ),
-            ("55P04", "unsafe use of new value", "next migration"),
-            ("3F000", "schema \"x\" does not exist", "schema first"),
-            ("42P07", "relation \"x\" already exists", "by hand"),
+        for line in [
+            "42501 permission denied for schema public => LAKEBASE_SCHEMA",
+            "42501 must be owner of table orders => deploy first",
+            "42501 must be able to SET ROLE \"m\" => SET ROLE",
+            "42501 permission denied to create role => CAN MANAGE",
+            "42501 permission denied to create extension \"databricks_auth\" => CREATE on it",
+            "42501 permission denied for database databricks_postgres => --deploy",
+            "42501 permission denied for table orders => GRANT",
+            "42P01 relation \"ordres\" does not exist => spelled",
+            "0L000 invalid grantor => grants",
+            "22023 identity \"x\" not found => client id",
+            "42883 function databricks_create_role(unknown) does not exist => CREATE EXTENSION",
+            "42704 role \"x\" does not exist => databricks_create_role",
+            "25001 CREATE INDEX CONCURRENTLY cannot run inside a transaction block => run_in_transaction = false",
+            "55P04 unsafe use of new value => next migration",
+            "3F000 schema \"x\" does not exist => schema first",
+            "42P07 relation \"x\" already exists => by hand",
         ] {
+            let (refusal, word) = line.split_once(" => ").expect("advice");
+            let (sqlstate, message) = refusal.split_once(' ').expect("a message");
             let advice = advice(sqlstate, message).unwrap_or_default();
-            assert!(advice.contains(word), "{sqlstate} {message}: {advice}");
+            assert!(advice.contains(word), "{line}: {advice}");
         }
         assert_eq!(advice("23505", "duplicate key"), None);
         assert_eq!(advice("22023", "value 1000 out of bounds for option"), None);
