@@ -279,7 +279,7 @@ impl Migrations {
         let mut session = Session::new(client, setup, schema, caller).await?;
         let outcome = tokio::task::spawn_blocking(move || work(&mut session)).await;
         let _ = driver.await;
-        outcome.map_err(|error| MigrationError::new("the thread failed", false, &error))?
+        outcome.map_err(|error| MigrationError::new("stopped", false, &error))?
     }
 
     fn apply(

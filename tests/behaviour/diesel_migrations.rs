@@ -168,6 +168,11 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
     for part in [AUTHORS, "42P01", "statement 2", "\"shelf\" does not exist"] {
         assert!(error.chain().contains(part), "{part:?}: {error:?}");
     }
+    let cause = std::error::Error::source(&error)
+        .expect("a cause")
+        .to_string();
+    assert!(cause.contains("\"shelf\" does not exist"), "{cause}");
+    assert!(!error.to_string().contains(&cause), "once: {error}");
     assert!(exists(&local, "books").await && !exists(&local, "authors").await);
     assert_eq!(
         migrations.pending(read(&library)).await.expect("a list"),
@@ -541,6 +546,31 @@ async fn whoever_gives_up_in_the_middle_starts_no_further_migration() {
     nobody_is_logged_in(&local).await;
     assert!(exists(&local, "books").await, "that one goes on to its end");
     assert!(!exists(&local, "authors").await);
+}
+
+#[tokio::test]
+async fn a_lost_lock_ends_the_run() {
+    let local = local_with_schema().await;
+    let begins = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&begins);
+    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        if matches!(progress, Progress::Running { .. }) {
+            told.notify_one();
+        }
+    });
+    let library = folder(&[(BOOKS, "SELECT pg_sleep(1000)", "")]);
+    let source = read(&library);
+    let running = tokio::spawn(async move { migrations.run(source).await });
+    soon(begins.notified()).await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
+    local.sql(cut).await.expect("cut");
+    let error = soon(running).await.expect("no panic");
+    let error = error.expect_err("the lock is lost");
+    assert!(
+        error.to_string().contains("lost the advisory lock"),
+        "{error}"
+    );
+    assert!(error.is_transient(), "the next run has a lock of its own");
 }
 
 #[tokio::test]

@@ -156,13 +156,17 @@ impl Run<'_> {
         if direction == Direction::Down {
             migrations.reverse();
         }
+        let what = match direction {
+            Direction::Up => "failed",
+            Direction::Down => "could not be reverted",
+        };
         let steps = steps.and_then(|steps| usize::try_from(steps).ok());
         let mut done = Vec::new();
         for migration in migrations.iter().take(steps.unwrap_or(usize::MAX)) {
             let name = migration.name().to_owned();
             tracing::info!(migration = name, ?direction, "migrates");
             let applied = self.apply(db, &**migration, direction).await;
-            applied.map_err(|error| failed("failed", error).of(&name))?;
+            applied.map_err(|error| failed(what, error).of(&name))?;
             done.push(name);
         }
         Ok(done)

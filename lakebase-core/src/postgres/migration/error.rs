@@ -68,7 +68,7 @@ impl MigrationError {
         };
         if let Some(ErrorPosition::Original(at)) = db.position() {
             let position = Position::find(sql, usize::try_from(*at).unwrap_or_default());
-            return Self::at(position, |what| database_error(what, error));
+            return Self::at(position, "failed", |what| database_error(what, error));
         }
         let statement = succeeded + 1;
         Self {
@@ -88,16 +88,16 @@ impl MigrationError {
     ) -> Self {
         let error = |what| rejected(what, sqlstate, message, cause);
         match character {
-            Some(column) => Self::at(Position { line: 1, column }, error),
+            Some(column) => Self::at(Position { line: 1, column }, what, error),
             None => error(what.to_owned()).into(),
         }
     }
 
-    fn at(position: Position, error: impl FnOnce(String) -> Error) -> Self {
+    fn at(position: Position, what: &str, error: impl FnOnce(String) -> Error) -> Self {
         let Position { line, column } = position;
         Self {
             position: Some(position),
-            ..error(format!("failed at line {line}, column {column}")).into()
+            ..error(format!("{what} at line {line}, column {column}")).into()
         }
     }
 
