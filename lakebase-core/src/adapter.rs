@@ -54,12 +54,12 @@ pub use crate::postgres::login::{Login, LoginFailure};
 pub use crate::postgres::transaction::find_cause;
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
-/// The session that migrates, for all ORMs: lock, schema, and what keeps a migration's own settings out of the history.
+/// The session that migrates, for all ORMs: lock, schema, settings and time limits, and why it failed.
 #[cfg(feature = "migrations")]
 pub mod migration {
     pub use crate::postgres::migration::{
-        DISCARD_TEMPORARY, MIGRATION_LOCK, MigrationLock, MigrationSession, RESET_SESSION,
-        SAVE_SESSION,
+        DISCARD_TEMPORARY, MIGRATION_LOCK, MigrationError, MigrationSession, Position,
+        RESET_SESSION,
     };
 }
 

@@ -14,26 +14,19 @@
 
 #[cfg(feature = "cli")]
 mod cli;
-mod error;
-mod isolated;
 mod run;
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lakebase_core::Lakebase;
 use lakebase_core::adapter::migration::MigrationSession;
-use sea_orm::DatabaseConnection;
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
 #[cfg(feature = "cli")]
 pub use cli::run_cli;
-pub use error::MigrationError;
+pub use lakebase_core::adapter::migration::{MigrationError, Position};
 
-use crate::connect::connect_with;
-use isolated::Isolated;
-use run::Run;
+use run::{Action, Run};
 
 /// Runs what is pending of `M`, in the configured schema: [`Migrations::up`] with the defaults.
 ///
@@ -55,45 +48,45 @@ pub async fn up<M: MigratorTrait>(lakebase: &Lakebase) -> Result<(), MigrationEr
 /// dropped goes on to its end; the next one waits for that.
 ///
 /// What a migration sets in its session (search path, role, timeouts, temporary tables) ends with it: the history and
-/// the following migrations are where the configuration says. For that, SeaORM runs the migrator's `migrations()` in
-/// its own way; a migrator that implements `up` or `down` itself is not asked for those.
-#[derive(Clone)]
+/// the following migrations are where the configuration says. For that, the migrator's `migrations()` are run one by one;
+/// its own `up` or `down` is not called.
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Migrations {
-    settings: MigrationSession,
+    session: MigrationSession,
 }
 
 impl Migrations {
     /// On this Lakebase, in the schema of its configuration.
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
-            settings: MigrationSession::new(lakebase),
+            session: MigrationSession::new(lakebase),
         }
     }
 
     /// Sets the budget for each connection: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.set_connect_timeout(timeout);
+        self.session.lakebase = self.session.lakebase.with_connect_timeout(timeout);
         self
     }
 
     /// Sets how long to wait for other replicas that migrate: 10 minutes by default. With zero, the lock is tried
     /// once.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.set_lock_timeout(timeout);
+        self.session.lock_timeout = timeout;
         self
     }
 
     /// Sets the schema of tables and history: by default the configured one (`LAKEBASE_SCHEMA`), or else the first on
     /// the role's search path. `public` stays on the search path behind it.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
-        self.settings.set_schema(schema.into());
+        self.session.schema = Some(schema.into());
         self
     }
 
     /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
-        self.settings.set_create_schema(create);
+        self.session.create_schema = create;
         self
     }
 
@@ -111,7 +104,7 @@ impl Migrations {
         &self,
         steps: Option<u32>,
     ) -> Result<Vec<String>, MigrationError> {
-        self.of(Isolated::of_type::<M>()).up(steps).await
+        self.of::<M>().run(Action::Up(steps)).await
     }
 
     /// Reverts everything, or the last `steps`. Returns the names of those that were reverted, the newest
@@ -124,7 +117,7 @@ impl Migrations {
         &self,
         steps: Option<u32>,
     ) -> Result<Vec<String>, MigrationError> {
-        self.of(Isolated::of_type::<M>()).down(steps).await
+        self.of::<M>().run(Action::Down(steps)).await
     }
 
     /// Drops all tables and types of the schema, then runs everything.
@@ -133,7 +126,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn fresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.of(Isolated::of_type::<M>()).fresh().await
+        self.of::<M>().run(Action::Fresh).await.map(drop)
     }
 
     /// Reverts everything, then runs everything.
@@ -142,7 +135,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn refresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.of(Isolated::of_type::<M>()).refresh().await
+        self.of::<M>().run(Action::Refresh).await.map(drop)
     }
 
     /// Reverts everything and drops the history.
@@ -151,7 +144,7 @@ impl Migrations {
     ///
     /// As [`up`](Self::up).
     pub async fn reset<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
-        self.of(Isolated::of_type::<M>()).reset().await
+        self.of::<M>().run(Action::Reset).await.map(drop)
     }
 
     /// Each migration and whether it was applied. Changes nothing and takes no lock.
@@ -162,77 +155,14 @@ impl Migrations {
     pub async fn status<M: MigratorTrait>(
         &self,
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
-        self.of(Isolated::of_type::<M>()).status().await
+        self.of::<M>().read_status().await
     }
 
-    fn of<'a>(&'a self, migrator: Isolated<'a>) -> Run<'a> {
+    fn of<'a, M: MigratorTrait + 'a>(&'a self) -> Run<'a> {
         Run {
-            migrations: self,
-            migrator,
+            session: &self.session,
+            migrations: Box::new(M::migrations),
+            history: M::migration_table_name(),
         }
-    }
-
-    /// Whether the schema is there; an error if it is not and is not to be made either.
-    async fn has_schema(&self) -> Result<bool, MigrationError> {
-        let look = async {
-            let (client, connection) = self.settings.connect().await?;
-            let session = tokio::spawn(connection);
-            let is_there = self.settings.has_schema(&client).await;
-            drop(client);
-            let _ = session.await;
-            is_there
-        };
-        look.await
-            .map_err(|error| MigrationError::core("cannot be listed", error))
-    }
-
-    /// Connects and works under the lock. Afterwards it is free.
-    async fn locked<T>(
-        &self,
-        work: impl AsyncFnOnce(&DatabaseConnection) -> Result<T, MigrationError>,
-    ) -> Result<T, MigrationError> {
-        let session = self.settings.connect().await;
-        let session = session.map_err(|error| MigrationError::core("cannot connect", error))?;
-        let waits = || tracing::info!("another replica migrates, waiting");
-        let lock = self.settings.lock(session, waits).await;
-        let mut lock = lock.map_err(|error| MigrationError::core("cannot start", error))?;
-        let work = async {
-            let db = self.connect(self.settings.worker_sql()).await?;
-            let outcome = work(&db).await;
-            let _ = db.close().await;
-            outcome
-        };
-        let outcome = lock.hold(work).await;
-        lock.release().await;
-        outcome.map_err(|error| MigrationError::core("stopped", error))?
-    }
-
-    /// Each session runs `setup` first.
-    async fn connect(&self, setup: String) -> Result<DatabaseConnection, MigrationError> {
-        let setup: Arc<str> = setup.into();
-        let mut options = crate::options();
-        // A migration without a transaction may open one of its own beside it.
-        options
-            .max_connections(2)
-            .map_sqlx_postgres_pool_opts(move |pool| {
-                let setup = Arc::clone(&setup);
-                pool.after_connect(move |connection, _| {
-                    let setup = sqlx::AssertSqlSafe(setup.to_string());
-                    Box::pin(async move {
-                        sqlx::raw_sql(setup).execute(connection).await?;
-                        Ok(())
-                    })
-                })
-            });
-        let connected = connect_with(self.settings.lakebase(), options).await;
-        connected.map_err(|error| MigrationError::core("cannot connect", error))
-    }
-}
-
-impl fmt::Debug for Migrations {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Migrations")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
     }
 }

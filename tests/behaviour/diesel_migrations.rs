@@ -166,8 +166,13 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
     assert_eq!(error.statement(), Some(2), "Postgres does not say where");
     assert!(!error.is_transient());
     for part in [AUTHORS, "42P01", "statement 2", "\"shelf\" does not exist"] {
-        assert!(error.to_string().contains(part), "{part:?}: {error}");
+        assert!(error.chain().contains(part), "{part:?}: {error:?}");
     }
+    let cause = std::error::Error::source(&error)
+        .expect("a cause")
+        .to_string();
+    assert!(cause.contains("\"shelf\" does not exist"), "{cause}");
+    assert!(!error.to_string().contains(&cause), "once: {error}");
     assert!(exists(&local, "books").await && !exists(&local, "authors").await);
     assert_eq!(
         migrations.pending(read(&library)).await.expect("a list"),
@@ -205,7 +210,7 @@ async fn why_there_is_no_connection_is_in_the_text() {
     let error = run_pending(&stranger, read(&library())).await;
     let error = error.expect_err("no such role").to_string();
     let endpoint = local.endpoint();
-    for part in ["cannot connect", "stranger", endpoint.as_str()] {
+    for part in ["migrations: ", "stranger", endpoint.as_str()] {
         assert!(error.contains(part), "{part:?}: {error}");
     }
 }
@@ -544,6 +549,31 @@ async fn whoever_gives_up_in_the_middle_starts_no_further_migration() {
 }
 
 #[tokio::test]
+async fn a_lost_lock_ends_the_run() {
+    let local = local_with_schema().await;
+    let begins = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&begins);
+    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
+        if matches!(progress, Progress::Running { .. }) {
+            told.notify_one();
+        }
+    });
+    let library = folder(&[(BOOKS, "SELECT pg_sleep(1000)", "")]);
+    let source = read(&library);
+    let running = tokio::spawn(async move { migrations.run(source).await });
+    soon(begins.notified()).await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
+    local.sql(cut).await.expect("cut");
+    let error = soon(running).await.expect("no panic");
+    let error = error.expect_err("the lock is lost");
+    assert!(
+        error.to_string().contains("lost the advisory lock"),
+        "{error}"
+    );
+    assert!(error.is_transient(), "the next run has a lock of its own");
+}
+
+#[tokio::test]
 async fn the_debug_output_of_an_error_has_the_advice_too() {
     let local = local_with_schema().await;
     let library = folder(&[(BOOKS, "CREATE TABLE app.books (id int)", "")]);
@@ -577,7 +607,7 @@ async fn a_message_that_a_migration_raises_cannot_control_a_terminal() {
     let library = folder(&[(BOOKS, raise, "")]);
     let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", SCHEMA)]);
     let error = run_pending(&lakebase, read(&library)).await;
-    let text = error.expect_err("raised").to_string();
+    let text = error.expect_err("raised").chain();
     assert!(text.contains("all is well"), "{text}");
     assert!(!text.contains(char::is_control), "{text:?}");
 }

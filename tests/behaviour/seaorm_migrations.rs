@@ -245,7 +245,7 @@ async fn a_schema_that_may_not_be_used_is_not_silently_another() {
     let migrations = Migrations::new(&lakebase_with(&local, &reader)).schema("missing");
     let error = migrations.create_schema(true).up::<Library>(None).await;
     let error = error.expect_err("no right to create a schema");
-    assert_eq!(error.sqlstate().as_deref(), Some("42501"), "{error}");
+    assert_eq!(error.sqlstate(), Some("42501"), "{error}");
     assert!(!error.is_transient());
     assert!(error.to_string().contains("--deploy"), "{error}");
 }
@@ -257,10 +257,10 @@ async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
     let error = migrations.up::<WithBroken>(None).await;
     let error = error.expect_err("no shelf");
     assert_eq!(error.migration(), Some(BROKEN));
-    assert_eq!(error.sqlstate().as_deref(), Some("42P01"));
+    assert_eq!(error.sqlstate(), Some("42P01"));
     assert!(!error.is_transient());
     for part in [BROKEN, "42P01", "\"shelf\" does not exist"] {
-        assert!(error.to_string().contains(part), "{part:?}: {error}");
+        assert!(error.chain().contains(part), "{part:?}: {error:?}");
     }
     assert!(exists(&local, "books").await);
     let text = DbErr::from(error).to_string();
@@ -580,7 +580,7 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
     let mut wrong = vars.clone();
     wrong.push(("PGUSER".to_owned(), "stranger".to_owned()));
     let (is_good, _, err) = migration_crate(&wrong, &["up"]).await;
-    assert!(!is_good && err.contains("(SQLSTATE 28000): "), "{err}");
+    assert!(!is_good && err.contains("SQLSTATE 28000)"), "{err}");
     assert_eq!(err.lines().count(), 1, "once, and nothing else: {err}");
     assert!(
         !err.contains('\x1b') && !err.contains("communicating"),
@@ -770,7 +770,7 @@ async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
     let short = up::<Library>(&configured).await;
     for outcome in [short, migrations.up::<Library>(None).await.map(drop)] {
         let error = outcome.expect_err("no such schema");
-        assert_eq!(error.sqlstate().as_deref(), Some("3F000"), "{error}");
+        assert_eq!(error.sqlstate(), Some("3F000"), "{error}");
         for part in ["CREATE SCHEMA \"app\"", "create_schema"] {
             assert!(error.to_string().contains(part), "{part:?}: {error}");
             assert!(format!("{error:?}").contains(part), "{part:?}: {error:?}");

@@ -1,10 +1,11 @@
-//! The session under which both ORMs' adapters migrate: the lock that replicas take turns under, the schema, and
-//! what keeps a migration's own settings out of the history.
+//! The session under which the adapters of all ORMs migrate: its lock, its schema, its settings and its time limits.
+
+mod error;
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use postgres_protocol::escape::escape_identifier;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
@@ -15,13 +16,14 @@ use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
 use crate::postgres::connect::Connection;
 use crate::settings::name::check_schema;
-use postgres_protocol::escape::escape_identifier;
+
+pub use error::{MigrationError, Position};
 
 /// Key of the Postgres advisory lock under which the adapters run migrations, so that replicas that
 /// start together do not run them twice. One key for all adapters: schemas may overlap.
 pub const MIGRATION_LOCK: i64 = 0x6c61_6b65_6261_7365;
-/// Held, shared, by each session that migrates: the one that holds the lock ends at once when its replica does, a
-/// statement need not.
+/// Each session that migrates holds this one, shared. The session of [`MIGRATION_LOCK`] ends at once when its replica
+/// ends; a statement may still run then.
 const WORK_LOCK: i64 = MIGRATION_LOCK + 1;
 
 /// A suspended compute, and the first login of a deployment, need more time than a pool gives.
@@ -33,22 +35,17 @@ const POLL: Duration = Duration::from_millis(300);
 /// More often than gateways close idle connections.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// If this process dies in the middle of a long statement, the server notices and frees the lock. Nor does the server
+/// If this process dies in the middle of a long statement, the server notices and frees the lock. The server does not
 /// end the session while Rust code of a migration runs, in a transaction or without one.
 const SETTINGS: &str = "SET client_connection_check_interval = '2s'; SET idle_session_timeout = 0; \
     SET idle_in_transaction_session_timeout = 0";
 
-/// A query whose one value is the SQL that brings the session's present settings back, after [`RESET_SESSION`].
-///
-/// The settings of the startup packet are not among them: those are what `RESET` returns to.
-pub const SAVE_SESSION: &str = "SELECT 'SELECT ' || pg_catalog.string_agg(pg_catalog.format(\
-    'pg_catalog.set_config(%L, %L, false)', name, value), ', ') FROM (\
-    SELECT 'role' AS name, pg_catalog.current_setting('role') AS value UNION ALL \
-    SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings WHERE source = 'session' \
-    AND name NOT IN ('transaction_deferrable', 'transaction_isolation', 'transaction_read_only')) AS setting";
+const LOCK_TIMEOUT_HINT: &str = "Another replica migrates, or hangs: SELECT pid, usename, state, query FROM \
+    pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' shows it. Wait longer with `lock_timeout`";
 
-/// Takes back what a migration has set in its session: authorization, role, search path, timeouts and all others. Also
-/// in a transaction. ASCII alone, as the client encoding may be among them.
+/// Resets what a migration has set in its session: authorization, role, search path, timeouts and all others. Works
+/// inside a transaction. [`MigrationSession::worker_sql`] has to follow in a message of its own, because Postgres reads a
+/// message with the client encoding that a migration may have set; this one is ASCII.
 pub const RESET_SESSION: &str = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL";
 
 /// Drops temporary tables of an earlier migration, which would hide the tables of the same names.
@@ -57,10 +54,14 @@ pub const DISCARD_TEMPORARY: &str = "DISCARD TEMP";
 /// Where migrations run and how long they wait. For adapters.
 #[derive(Clone, Debug)]
 pub struct MigrationSession {
-    lakebase: Lakebase,
-    schema: Option<String>,
-    create_schema: bool,
-    lock_timeout: Duration,
+    /// Past its pooler, with the connect timeout of migrations.
+    pub lakebase: Lakebase,
+    /// The schema of tables and history; `None` for the first one on the role's search path.
+    pub schema: Option<String>,
+    /// Whether [`locked`](Self::locked) creates a missing schema.
+    pub create_schema: bool,
+    /// How long [`locked`](Self::locked) waits for other replicas. With zero it tries once.
+    pub lock_timeout: Duration,
 }
 
 impl MigrationSession {
@@ -76,86 +77,52 @@ impl MigrationSession {
         }
     }
 
-    /// The budget for each connection.
-    pub fn set_connect_timeout(&mut self, timeout: Duration) {
-        self.lakebase = self.lakebase.with_connect_timeout(timeout);
+    /// What a session runs first that only reads the history.
+    pub fn reader_sql(&self) -> String {
+        format!("{SETTINGS}{}", self.search_path(""))
     }
 
-    /// The schema, instead of the configured one. Checked by [`lock`](Self::lock).
-    pub fn set_schema(&mut self, schema: String) {
-        self.schema = Some(schema);
-    }
-
-    /// Whether [`lock`](Self::lock) creates a missing schema.
-    pub fn set_create_schema(&mut self, create: bool) {
-        self.create_schema = create;
-    }
-
-    /// How long [`lock`](Self::lock) waits for other replicas. With zero it tries once.
-    pub fn set_lock_timeout(&mut self, timeout: Duration) {
-        self.lock_timeout = timeout;
-    }
-
-    /// The Lakebase past its pooler, with the connect timeout of migrations.
-    pub fn lakebase(&self) -> &Lakebase {
-        &self.lakebase
-    }
-
-    /// The schema of tables and history.
-    pub fn schema(&self) -> Option<&str> {
-        self.schema.as_deref()
-    }
-
-    /// What each session that migrates runs first, while the lock is held.
+    /// What each session that migrates runs first, while the lock is held, and again after each [`RESET_SESSION`].
     pub fn worker_sql(&self) -> String {
-        format!("{}; {}", Self::lock_sql(), self.setup_sql())
-    }
-
-    /// The same without a search path, for sessions that have one of their own.
-    pub fn lock_sql() -> String {
-        format!("SELECT pg_advisory_lock_shared({WORK_LOCK}); {SETTINGS}")
+        format!(
+            "{}; {SETTINGS}{}",
+            hold_lock(),
+            self.search_path(", public")
+        )
     }
 
     /// What a session runs first that drops the schema's objects by their bare names: nothing but the schema is on
     /// its search path.
     pub fn drop_sql(&self) -> String {
-        match &self.schema {
-            Some(schema) => format!(
-                "{}; SET search_path = {}",
-                Self::lock_sql(),
-                escape_identifier(schema)
-            ),
-            None => self.worker_sql(),
+        format!("{}; {}", hold_lock(), self.reader_sql())
+    }
+
+    fn search_path(&self, others: &str) -> String {
+        match self.schema {
+            Some(_) => format!("; SET search_path = {}{others}", self.quoted_schema()),
+            None => String::new(),
         }
     }
 
-    /// What each session runs first that only reads the history.
-    pub fn setup_sql(&self) -> String {
-        let mut setup = SETTINGS.to_owned();
-        if let Some(schema) = &self.schema {
-            let schema = escape_identifier(schema);
-            setup.push_str(&format!("; SET search_path = {schema}, public"));
-        }
-        setup
-    }
-
-    /// Takes the advisory lock on a session that [`connect`](Self::connect) has opened for it, and makes sure that the
-    /// schema exists. Calls `on_wait` if another session has the lock.
+    /// Runs `work` while a session of its own holds the advisory lock of migrations, and after it has made sure that the
+    /// schema exists. Calls `on_wait` if another session has the lock. Returns when the lock is free again.
     ///
     /// # Errors
     ///
-    /// [`Error::is_timeout`] if others hold the lock for too long; otherwise what is wrong with the session or the
-    /// schema, with the next step.
+    /// Those of `work`. [`MigrationError::is_timeout`] if others hold the lock for too long; transient if the session of
+    /// the lock ends before `work` does, which drops `work`; otherwise what is wrong with the session or the schema, with
+    /// the next step.
     ///
     /// # Cancel safety
     ///
-    /// The lock belongs to the session, and the session to the future: dropping it frees both.
-    pub async fn lock(
+    /// The future owns the session, so dropping it frees the lock.
+    pub async fn locked<T>(
         &self,
-        (client, connection): (Client, Connection),
         on_wait: impl FnOnce(),
-    ) -> Result<MigrationLock, Error> {
-        let driver = tokio::spawn(async move {
+        work: impl Future<Output = Result<T, MigrationError>>,
+    ) -> Result<T, MigrationError> {
+        let (client, connection) = self.connect().await?;
+        let mut session = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 let error = clean_text(&error.to_string());
                 tracing::warn!(error, "lost the session of the migration lock");
@@ -163,23 +130,34 @@ impl MigrationSession {
         });
         // Not there on a Postgres older than what the platform has.
         let _ = client.batch_execute(SETTINGS).await;
-        if !try_lock(&client).await? {
-            on_wait();
-            let waiting = timeout(self.lock_timeout, wait_for_lock(&client));
-            waiting.await.map_err(|_| self.gave_up())??;
-        }
+        self.acquire(&client, on_wait).await?;
         if !self.has_schema(&client).await? {
-            let create = format!("CREATE SCHEMA {}", self.quoted());
+            let create = format!("CREATE SCHEMA {}", self.quoted_schema());
             let created = client.batch_execute(&create).await;
             created.map_err(|error| {
-                database_error(format!("cannot create the schema {}", self.quoted()), error)
+                let what = format!("cannot create the schema {}", self.quoted_schema());
+                database_error(what, error)
             })?;
         }
-        let (stop, stopped) = oneshot::channel();
-        Ok(MigrationLock {
-            stop: Some(stop),
-            session: Some(tokio::spawn(keep_alive(client, driver, stopped))),
-        })
+        // A task, as `work` may block this one. It is aborted on drop, and the session ends with its client.
+        let mut keep_alive = JoinSet::new();
+        keep_alive.spawn(async move {
+            loop {
+                sleep(KEEPALIVE).await;
+                // Takes no snapshot, which CREATE INDEX CONCURRENTLY would wait for.
+                let _ = client.batch_execute("").await;
+            }
+        });
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            _ = &mut session => {
+                let lost = "lost the advisory lock of migrations: its session ended";
+                return Err(Error::new(Kind::Network, lost).into());
+            }
+        };
+        keep_alive.shutdown().await;
+        let _ = session.await;
+        outcome
     }
 
     /// Opens a session past the pooler.
@@ -198,8 +176,8 @@ impl MigrationSession {
         self.lakebase.connect().await
     }
 
-    /// Whether the schema exists; false only if it is to be created. Postgres would skip one that is missing or may
-    /// not be used, and create everything in the next one on the search path.
+    /// Returns whether the schema exists; false only if it is to be created. Postgres would skip one that is missing or
+    /// may not be used, and create everything in the next one on the search path.
     ///
     /// # Errors
     ///
@@ -209,149 +187,77 @@ impl MigrationSession {
     ///
     /// It only reads.
     pub async fn has_schema(&self, client: &Client) -> Result<bool, Error> {
-        let Some(schema) = &self.schema else {
+        if self.schema.is_none() {
             return Ok(true);
-        };
-        let quoted = self.quoted();
+        }
+        let schema = self.quoted_schema();
         let query = "SELECT to_regnamespace($1) IS NOT NULL, \
              coalesce(has_schema_privilege(to_regnamespace($1), 'USAGE'), false)";
-        let found = client.query_one(query, &[&quoted]).await;
+        let found = client.query_one(query, &[&schema]).await;
         let found = found.map_err(|error| {
-            database_error(format!("cannot look for the schema {quoted}"), error)
+            database_error(format!("cannot look for the schema {schema}"), error)
         })?;
         match (found.get(0), found.get(1)) {
             (true, true) => Ok(true),
-            (true, false) => Err(Error::new(
-                Kind::Database,
-                format!("no privilege to use the schema {quoted}"),
-            )
-            .with_sqlstate(Some("42501"))
-            .with_hint(format!(
-                "Its owner has to GRANT USAGE, CREATE ON SCHEMA {quoted}; or choose a schema of its own (LAKEBASE_SCHEMA)"
-            ))),
+            (true, false) => {
+                let hint = format!(
+                    "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or choose a schema of its own (LAKEBASE_SCHEMA)"
+                );
+                let what = format!("no privilege to use the schema {schema}");
+                let error = Error::new(Kind::Database, what).with_hint(hint);
+                Err(error.with_sqlstate(Some("42501")))
+            }
             (false, _) if self.create_schema => Ok(false),
-            (false, _) => Err(missing_schema(schema)),
-        }
-    }
-
-    fn quoted(&self) -> String {
-        escape_identifier(self.schema.as_deref().unwrap_or_default())
-    }
-
-    fn gave_up(&self) -> Error {
-        let seconds = self.lock_timeout.as_secs_f64();
-        Error::new(
-            Kind::Timeout,
-            format!("another session has held the migration lock for {seconds} s"),
-        )
-        .with_hint(
-            "Another replica migrates, or hangs: SELECT pid, usename, state, query FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' shows it. Wait longer with `lock_timeout`",
-        )
-    }
-}
-
-/// The configured schema is not there.
-pub(crate) fn missing_schema(schema: &str) -> Error {
-    let quoted = escape_identifier(schema);
-    Error::config(format!("the schema {quoted} does not exist"))
-        .with_sqlstate(Some("3F000"))
-        .with_hint(format!(
-            "Create it as the role that migrates (CREATE SCHEMA {quoted}), or let the migrations do so with `create_schema(true)`"
-        ))
-}
-
-/// The lock under which replicas take turns. It ends with its session, whatever happens.
-#[derive(Debug)]
-pub struct MigrationLock {
-    stop: Option<oneshot::Sender<()>>,
-    /// `None` once it has ended.
-    session: Option<JoinHandle<()>>,
-}
-
-impl MigrationLock {
-    /// Whether its session has ended.
-    pub fn is_lost(&self) -> bool {
-        self.session.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Runs `work` while the lock is held.
-    ///
-    /// # Errors
-    ///
-    /// [`lost`](Self::lost) if the session of the lock ends first.
-    ///
-    /// # Cancel safety
-    ///
-    /// As far as `work` is: the lock stays held.
-    pub async fn hold<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Error> {
-        let Some(session) = &mut self.session else {
-            return Err(Self::lost());
-        };
-        tokio::select! {
-            outcome = work => Ok(outcome),
-            _ = session => {
-                self.session = None;
-                Err(Self::lost())
+            (false, _) => {
+                let hint = format!(
+                    "Create it as the role that migrates (CREATE SCHEMA {schema}), or let the migrations do so with `create_schema(true)`"
+                );
+                let error = Error::config(format!("the schema {schema} does not exist"));
+                Err(error.with_hint(hint).with_sqlstate(Some("3F000")))
             }
         }
     }
 
-    /// The error for a lock whose session has ended.
-    pub fn lost() -> Error {
-        Error::new(
-            Kind::Network,
-            "lost the advisory lock of migrations: its session ended",
-        )
+    fn quoted_schema(&self) -> String {
+        escape_identifier(self.schema.as_deref().unwrap_or_default())
     }
 
-    /// Frees the lock, and returns when it is free.
-    pub async fn release(mut self) {
-        drop(self.stop.take());
-        if let Some(session) = self.session.take() {
-            let _ = session.await;
-        }
-    }
-}
-
-/// Keeps the session open until `stopped` fires or the session ends.
-async fn keep_alive(client: Client, mut driver: JoinHandle<()>, stopped: oneshot::Receiver<()>) {
-    let beat = async {
-        loop {
-            sleep(KEEPALIVE).await;
-            // Takes no snapshot, which CREATE INDEX CONCURRENTLY would wait for.
-            let _ = client.batch_execute("").await;
-        }
-    };
-    tokio::select! {
-        _ = stopped => {}
-        () = beat => {}
-        _ = &mut driver => return,
-    }
-    drop(client);
-    let _ = driver.await;
-}
-
-/// Waiting inside a statement would hold a snapshot, which CREATE INDEX CONCURRENTLY of the one that migrates waits for
-/// in turn.
-async fn wait_for_lock(client: &Client) -> Result<(), Error> {
-    loop {
-        sleep(POLL.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+    /// Waiting inside a statement would hold a snapshot, which CREATE INDEX CONCURRENTLY of the one that migrates waits
+    /// for in turn.
+    async fn acquire(&self, client: &Client, on_wait: impl FnOnce()) -> Result<(), Error> {
         if try_lock(client).await? {
             return Ok(());
         }
+        on_wait();
+        let waiting = async {
+            loop {
+                sleep(POLL.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+                if try_lock(client).await? {
+                    return Ok(());
+                }
+            }
+        };
+        let waited = timeout(self.lock_timeout, waiting).await;
+        waited.unwrap_or_else(|_| {
+            let seconds = self.lock_timeout.as_secs_f64();
+            let what = format!("another session has held the migration lock for {seconds} s");
+            Err(Error::new(Kind::Timeout, what).with_hint(LOCK_TIMEOUT_HINT))
+        })
     }
+}
+
+fn hold_lock() -> String {
+    format!("SELECT pg_catalog.pg_advisory_lock_shared({WORK_LOCK})")
 }
 
 /// The second lock tells whether a replica that has ended left a statement that still runs. It is taken for a moment
 /// only: sessions that migrate hold it shared.
 async fn try_lock(client: &Client) -> Result<bool, Error> {
-    Ok(call(client, "pg_try_advisory_lock", MIGRATION_LOCK).await?
-        && call(client, "pg_try_advisory_lock", WORK_LOCK).await?
-        && call(client, "pg_advisory_unlock", WORK_LOCK).await?)
-}
-
-async fn call(client: &Client, function: &str, key: i64) -> Result<bool, Error> {
-    let sql = format!("SELECT {function}({key})");
+    let sql = format!(
+        "SELECT CASE WHEN NOT pg_try_advisory_lock({MIGRATION_LOCK}) THEN false \
+         WHEN NOT pg_try_advisory_lock({WORK_LOCK}) THEN false \
+         ELSE pg_advisory_unlock({WORK_LOCK}) END"
+    );
     let row = client.query_one(&sql, &[]).await;
     row.map(|row| row.get(0))
         .map_err(|error| database_error("cannot take the advisory lock of migrations", error))

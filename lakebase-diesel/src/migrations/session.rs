@@ -1,234 +1,243 @@
-//! The connection that migrates. diesel's own hide the SQLSTATE, so it is not one of them; the history
-//! they keep is the same.
+//! The connection that migrates, and diesel's history. diesel's own connections do not report the SQLSTATE of an error,
+//! so it is none of them.
 
 use std::any::Any;
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
 use std::pin::pin;
-use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel::connection::{BoxableConnection, SimpleConnection};
-use diesel::migration::{Migration, MigrationVersion, Result as Outcome};
+use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel_migrations::MigrationHarness;
 use futures_util::TryStreamExt as _;
-use lakebase_core::adapter::migration::{
-    DISCARD_TEMPORARY, MigrationLock, RESET_SESSION, SAVE_SESSION,
-};
+use lakebase_core::Error;
+use lakebase_core::adapter::clean_text;
+use lakebase_core::adapter::migration::{DISCARD_TEMPORARY, MigrationError, RESET_SESSION};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::oneshot;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::MigrationError;
-
-/// diesel's own table.
+/// The table of diesel and its command-line tool.
 const HISTORY: &str = "__diesel_schema_migrations";
 
-/// Blocks: used on threads that may.
+pub(super) type BoxedMigration = Box<dyn Migration<Pg>>;
+
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Up,
+    Down,
+}
+
+/// Blocks: for threads that may.
 pub(super) struct Session {
-    client: Arc<Client>,
+    client: Client,
     runtime: Handle,
-    /// Where the history is, whatever a migration does to the search path.
+    /// What each migration finds set.
+    setup: String,
+    /// With its schema, as the search path is the migration's.
     history: String,
-    /// Brings the settings of the session back.
-    settings: String,
-    /// diesel's errors have no room for all of it.
+    /// Why the SQL of the current migration failed: diesel's errors cannot carry all of it.
     failure: Option<MigrationError>,
-    /// In a transaction of several steps.
-    is_inside: bool,
-    /// While the lock is held: it, and whether the caller still waits.
-    turn: Option<(MigrationLock, oneshot::Receiver<()>)>,
+    in_transaction: bool,
+    /// Closed once nobody waits for the outcome.
+    caller: oneshot::Sender<()>,
 }
 
 impl Session {
-    /// `setup` is run first.
-    pub(super) async fn new(client: Client, setup: &str) -> Result<Self, MigrationError> {
-        let cannot = |error| MigrationError::sql("cannot set up the session", "", error);
-        client.batch_execute(setup).await.map_err(cannot)?;
-        let schema = client.query_one("SELECT quote_ident(current_schema())", &[]);
-        let schema: Option<String> = schema.await.map_err(cannot)?.get(0);
-        let settings = client.query_one(SAVE_SESSION, &[]).await.map_err(cannot)?;
+    /// Runs `setup`. The history is in `schema`, or else in the first one on the search path.
+    pub(super) async fn new(
+        client: Client,
+        setup: String,
+        schema: Option<&str>,
+        caller: oneshot::Sender<()>,
+    ) -> Result<Self, MigrationError> {
+        let cannot = |error| MigrationError::postgres("cannot set up the session", error);
+        client.batch_execute(&setup).await.map_err(cannot)?;
+        let history =
+            "SELECT concat_ws('.', quote_ident(coalesce($1::text, current_schema())), $2::text)";
+        let history = client.query_one(history, &[&schema, &HISTORY]).await;
         Ok(Self {
-            client: Arc::new(client),
+            history: history.map_err(cannot)?.get(0),
+            client,
             runtime: Handle::current(),
-            history: match schema {
-                Some(schema) => format!("{schema}.{HISTORY}"),
-                None => HISTORY.to_owned(),
-            },
-            settings: settings.get(0),
+            setup,
             failure: None,
-            is_inside: false,
-            turn: None,
+            in_transaction: false,
+            caller,
         })
     }
 
-    /// Goes on only while `lock` is held and the sender of `given_up` is there.
-    pub(super) fn stop_when(&mut self, given_up: oneshot::Receiver<()>, lock: MigrationLock) {
-        self.turn = Some((lock, given_up));
+    pub(super) fn block_on<'a, F: Future>(
+        &'a self,
+        query: impl FnOnce(&'a Client) -> F,
+    ) -> F::Output {
+        self.runtime.block_on(query(&self.client))
     }
 
-    /// Whether the next migration may begin.
-    pub(super) fn may_go_on(&mut self) -> Result<(), MigrationError> {
-        let Some((lock, given_up)) = &mut self.turn else {
-            return Ok(());
-        };
-        if lock.is_lost() {
-            return Err(MigrationError::core("stopped", MigrationLock::lost()));
-        }
-        match given_up.try_recv() {
-            Err(TryRecvError::Closed) => Err(MigrationError::new("stopped, as the caller gave up")),
-            _ => Ok(()),
-        }
+    fn execute(&self, what: &str, sql: &str) -> Result<(), MigrationError> {
+        self.block_on(|client| client.batch_execute(sql))
+            .map_err(|error| MigrationError::postgres(what, error))
     }
 
-    /// Ends the session, and then frees the lock.
-    pub(super) fn release(self) {
-        let Self {
-            client,
-            runtime,
-            turn,
-            ..
-        } = self;
-        drop(client);
-        if let Some((lock, _)) = turn {
-            runtime.block_on(lock.release());
+    /// Fails if the next migration must not begin.
+    pub(super) fn check_caller(&self) -> Result<(), MigrationError> {
+        match self.caller.is_closed() {
+            true => Err(Error::provider("stopped, because the caller gave up", true).into()),
+            false => Ok(()),
         }
     }
 
-    /// As diesel and its command-line tool do.
-    pub(super) fn make_history(&self) -> Result<(), MigrationError> {
+    pub(super) fn create_history(&self) -> Result<(), MigrationError> {
         let sql = format!(
             "CREATE TABLE IF NOT EXISTS {} (version VARCHAR(50) PRIMARY KEY NOT NULL, \
              run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)",
             self.history
         );
-        self.run("cannot create the history table", &sql)
+        self.execute("cannot create the history table", &sql)
     }
 
-    /// Takes back what a migration has set.
-    fn restore(&self) -> Result<(), MigrationError> {
-        let step = "left a session that cannot be restored";
-        self.run(step, RESET_SESSION)?;
-        self.run(step, &self.settings)
+    /// Versions, the newest first.
+    fn applied(&self) -> Result<Vec<String>, MigrationError> {
+        let versions = self.block_on(async |client| {
+            let has_history = "SELECT to_regclass($1) IS NOT NULL";
+            let has_history = client.query_one(has_history, &[&self.history]).await?;
+            if !has_history.get::<_, bool>(0) {
+                return Ok(Vec::new());
+            }
+            let versions = format!("SELECT version FROM {} ORDER BY version DESC", self.history);
+            let versions = client.query(&versions, &[]).await?;
+            Ok(versions.iter().map(|version| version.get(0)).collect())
+        });
+        versions.map_err(|error| MigrationError::postgres("cannot read the history", error))
     }
 
-    fn run(&self, step: &str, sql: &str) -> Result<(), MigrationError> {
-        self.runtime
-            .block_on(self.client.batch_execute(sql))
-            .map_err(|error| MigrationError::sql(step, sql, error))
+    /// In their order.
+    pub(super) fn pending(
+        &self,
+        source: &impl MigrationSource<Pg>,
+    ) -> Result<Vec<BoxedMigration>, MigrationError> {
+        let mut known = by_version(source)?;
+        for version in self.applied()? {
+            known.remove(&version);
+        }
+        Ok(known.into_values().collect())
     }
 
-    /// What the last step failed with, in full.
-    pub(super) fn explain(
-        &mut self,
-        error: Box<dyn std::error::Error + Send + Sync>,
-    ) -> MigrationError {
-        self.failure
-            .take()
-            .unwrap_or_else(|| MigrationError::because("failed", error))
+    /// The newest first.
+    pub(super) fn last_applied(
+        &self,
+        source: &impl MigrationSource<Pg>,
+        steps: usize,
+    ) -> Result<Vec<BoxedMigration>, MigrationError> {
+        let mut known = by_version(source)?;
+        let last = self.applied()?.into_iter().take(steps);
+        last.map(|version| {
+            known.remove(&version).ok_or_else(|| {
+                let missing = Error::config("was run, but is not here to be reverted");
+                MigrationError::from(missing).of(version)
+            })
+        })
+        .collect()
     }
 
-    /// Runs a migration and writes that down, in one transaction unless it asks for none.
-    fn step(
+    /// Runs or reverts a migration and writes the history, in one transaction unless the migration asks for none.
+    pub(super) fn apply(
         &mut self,
         migration: &dyn Migration<Pg>,
-        change: impl FnOnce(&mut Self) -> Outcome<()>,
-        note: &str,
-    ) -> Outcome<()> {
-        self.failure = None;
-        self.run("cannot begin", DISCARD_TEMPORARY)
-            .map_err(|failure| self.keep(failure))?;
-        let in_transaction = migration.metadata().run_in_transaction() && !self.is_inside;
-        if in_transaction {
-            self.run("cannot begin", "BEGIN")
-                .map_err(|failure| self.keep(failure))?;
-        }
-        let version = migration.name().version().to_string();
-        let outcome = change(self).and_then(|()| {
-            if !in_transaction && !self.is_inside {
-                // One that its SQL has left open would take the history entry along when the session ends.
-                self.run("cannot be committed", "COMMIT")
-                    .map_err(|failure| self.keep(failure.without_place()))?;
-            }
-            self.restore()
-                .map_err(|failure| self.keep(failure.without_place()))?;
-            let noted = self
-                .runtime
-                .block_on(self.client.execute(note, &[&version]));
-            noted.map_err(|error| {
-                let step = "cannot be written into the history";
-                self.keep(MigrationError::sql(step, "", error).without_place())
-            })?;
-            Ok(())
-        });
-        if !in_transaction {
-            return outcome;
-        }
-        match outcome {
-            Ok(()) => Ok(self
-                .run("cannot be committed", "COMMIT")
-                .map_err(|failure| self.keep(failure))?),
-            Err(error) => {
-                let rollback = self.client.batch_execute("ROLLBACK");
-                let _ = self.runtime.block_on(rollback);
-                Err(error)
-            }
+        direction: Direction,
+    ) -> Result<(), MigrationError> {
+        self.execute("cannot begin", DISCARD_TEMPORARY)?;
+        let change = |session: &mut Self| session.change(migration, direction);
+        match migration.metadata().run_in_transaction() && !self.in_transaction {
+            true => self.transaction(change),
+            false => change(self),
         }
     }
 
-    /// Keeps the whole error aside and makes one for diesel.
-    fn keep(&mut self, failure: MigrationError) -> DieselError {
-        let text = failure.message();
-        self.failure = Some(failure);
-        DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text))
-    }
-
-    /// All of `work` in one transaction, or each of its steps in its own.
-    pub(super) fn in_transaction<T>(
+    fn change(
         &mut self,
-        is_one: bool,
+        migration: &dyn Migration<Pg>,
+        direction: Direction,
+    ) -> Result<(), MigrationError> {
+        self.failure = None;
+        let changed = match direction {
+            Direction::Up => migration.run(self),
+            Direction::Down => migration.revert(self),
+        };
+        changed.map_err(|error| {
+            let failure = self.failure.take();
+            failure.unwrap_or_else(|| MigrationError::new("failed", false, &*error))
+        })?;
+        if !self.in_transaction {
+            // A transaction that its SQL has left open would take the history along when the session ends.
+            self.execute("cannot be committed", "COMMIT")?;
+        }
+        self.execute("left a session that cannot be reset", RESET_SESSION)?;
+        self.execute("left a session that cannot be reset", &self.setup)?;
+        let history = &self.history;
+        let record = match direction {
+            Direction::Up => format!("INSERT INTO {history} (version) VALUES ($1)"),
+            Direction::Down => format!("DELETE FROM {history} WHERE version = $1"),
+        };
+        let version = migration.name().version().to_string();
+        self.runtime
+            .block_on(self.client.execute(&record, &[&version]))
+            .map_err(|error| MigrationError::postgres("cannot write the history", error))?;
+        Ok(())
+    }
+
+    pub(super) fn transaction<T>(
+        &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, MigrationError>,
     ) -> Result<T, MigrationError> {
-        if !is_one {
-            return work(self);
-        }
-        self.run("cannot begin", "BEGIN")?;
-        self.is_inside = true;
+        self.execute("cannot begin", "BEGIN")?;
+        self.in_transaction = true;
         let outcome = work(self);
-        self.is_inside = false;
-        if outcome.is_err() {
-            let _ = self.run("", "ROLLBACK");
-            return outcome;
+        self.in_transaction = false;
+        match outcome {
+            Ok(_) => self.execute("cannot be committed", "COMMIT")?,
+            Err(_) => drop(self.execute("cannot be rolled back", "ROLLBACK")),
         }
-        self.run("cannot be committed", "COMMIT")?;
         outcome
     }
 }
 
+fn by_version(
+    source: &impl MigrationSource<Pg>,
+) -> Result<BTreeMap<String, BoxedMigration>, MigrationError> {
+    let unreadable = |error: Box<dyn StdError + Send + Sync>| {
+        MigrationError::new("cannot be read", false, &*error)
+    };
+    let migrations = source.migrations().map_err(unreadable)?.into_iter();
+    let keyed = migrations.map(|migration| (migration.name().version().to_string(), migration));
+    Ok(keyed.collect())
+}
+
 impl SimpleConnection for Session {
     fn batch_execute(&mut self, sql: &str) -> QueryResult<()> {
-        let client = Arc::clone(&self.client);
-        let mut done = 0;
+        let mut succeeded = 0;
         let outcome = self.runtime.block_on(async {
-            let answers = client.simple_query_raw(sql).await?;
-            let mut answers = pin!(answers);
-            while let Some(answer) = answers.try_next().await? {
-                done += usize::from(matches!(answer, SimpleQueryMessage::CommandComplete(_)));
+            let mut replies = pin!(self.client.simple_query_raw(sql).await?);
+            while let Some(reply) = replies.try_next().await? {
+                succeeded += usize::from(matches!(reply, SimpleQueryMessage::CommandComplete(_)));
             }
             Ok(())
         });
         outcome.map_err(|error: tokio_postgres::Error| {
-            // Of a lost connection nobody knows how far it came.
-            let is_refused = error.as_db_error().is_some();
-            let failure = MigrationError::sql("failed", sql, error);
-            self.keep(match is_refused {
-                true => failure.at(done + 1),
-                false => failure,
-            })
+            let text = match error.as_db_error() {
+                Some(db) => clean_text(db.message()),
+                None => clean_text(&error.to_string()),
+            };
+            self.failure = Some(MigrationError::sql(sql, succeeded, error));
+            DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text))
         })
     }
 }
 
+/// Both functions are hidden in diesel's documentation, but there is no other way to a connection of one's own:
+/// `diesel::Connection`, which has a public harness, is sealed.
 impl BoxableConnection<Pg> for Session {
     fn as_any(&self) -> &dyn Any {
         self
@@ -236,45 +245,5 @@ impl BoxableConnection<Pg> for Session {
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
-    }
-}
-
-impl MigrationHarness<Pg> for Session {
-    fn run_migration(
-        &mut self,
-        migration: &dyn Migration<Pg>,
-    ) -> Outcome<MigrationVersion<'static>> {
-        let note = format!("INSERT INTO {} (version) VALUES ($1)", self.history);
-        self.step(migration, |session| migration.run(session), &note)?;
-        Ok(migration.name().version().as_owned())
-    }
-
-    fn revert_migration(
-        &mut self,
-        migration: &dyn Migration<Pg>,
-    ) -> Outcome<MigrationVersion<'static>> {
-        let note = format!("DELETE FROM {} WHERE version = $1", self.history);
-        self.step(migration, |session| migration.revert(session), &note)?;
-        Ok(migration.name().version().as_owned())
-    }
-
-    /// The newest first, as diesel has them.
-    fn applied_migrations(&mut self) -> Outcome<Vec<MigrationVersion<'static>>> {
-        let unlisted = |error| MigrationError::sql("cannot be listed", "", error);
-        let has_history = "SELECT to_regclass($1) IS NOT NULL";
-        let found = self
-            .runtime
-            .block_on(self.client.query_one(has_history, &[&self.history]));
-        if !found
-            .map_err(|error| self.keep(unlisted(error)))?
-            .get::<_, bool>(0)
-        {
-            return Ok(Vec::new());
-        }
-        let sql = format!("SELECT version FROM {} ORDER BY version DESC", self.history);
-        let rows = self.runtime.block_on(self.client.query(&sql, &[]));
-        let rows = rows.map_err(|error| self.keep(unlisted(error)))?;
-        let version = |row: &tokio_postgres::Row| MigrationVersion::from(row.get::<_, String>(0));
-        Ok(rows.iter().map(version).collect())
     }
 }

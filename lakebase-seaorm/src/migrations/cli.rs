@@ -1,19 +1,17 @@
 //! The program that a migration crate is.
 
-use std::error::Error as StdError;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::exit;
 
 use clap::Parser;
-use lakebase_core::{Config, Lakebase};
+use lakebase_core::adapter::migration::{MigrationError, MigrationSession};
+use lakebase_core::{Config, Error, Lakebase};
 use sea_orm_cli::{MigrateSubcommands, run_migrate_generate, run_migrate_init};
 use sea_orm_migration::{MigrationStatus, MigratorTraitSelf};
-
 use sqlx::postgres::PgConnectOptions;
 
-use super::Migrations;
-use super::isolated::Isolated;
+use super::run::{Action, Run};
 
 const MIGRATION_DIR: &str = "./";
 
@@ -38,7 +36,7 @@ struct Cli {
 }
 
 /// Takes the place of `sea_orm_migration::cli::run_cli` in the `main` of a migration crate: the same
-/// commands and options, run by [`Migrations`], and no `DATABASE_URL`.
+/// commands and options, run by [`Migrations`](super::Migrations), and no `DATABASE_URL`.
 ///
 /// ```no_run
 /// # struct Migrator;
@@ -69,10 +67,7 @@ pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
         .with_writer(std::io::stderr)
         .try_init();
     if let Err(error) = run(&migrator, cli, env_file.as_deref()).await {
-        #[allow(clippy::print_stderr)] // a program
-        {
-            eprintln!("{error}");
-        }
+        warn(&error.chain());
         exit(1);
     }
 }
@@ -81,15 +76,23 @@ async fn run<M: MigratorTraitSelf>(
     migrator: &M,
     cli: Cli,
     env_file: Option<&Path>,
-) -> Result<(), Box<dyn StdError>> {
-    match cli.command {
-        Some(MigrateSubcommands::Init) => return run_migrate_init(MIGRATION_DIR),
+) -> Result<(), MigrationError> {
+    let written = match &cli.command {
+        Some(MigrateSubcommands::Init) => Some(run_migrate_init(MIGRATION_DIR)),
         Some(MigrateSubcommands::Generate {
             migration_name,
             local_time,
             ..
-        }) => return run_migrate_generate(MIGRATION_DIR, &migration_name, !local_time),
-        _ => {}
+        }) => Some(run_migrate_generate(
+            MIGRATION_DIR,
+            migration_name,
+            !local_time,
+        )),
+        _ => None,
+    };
+    if let Some(written) = written {
+        return written
+            .map_err(|error| MigrationError::new("cannot write the files", false, &*error));
     }
     let config = match &cli.database_url {
         Some(url) => Config::from_url(url)?,
@@ -99,37 +102,45 @@ async fn run<M: MigratorTraitSelf>(
     if cli.database_url.is_none() {
         check_database_url(&lakebase, cli.command.as_ref(), env_file).await?;
     }
-    let mut migrations = Migrations::new(&lakebase).create_schema(true);
-    if let Some(schema) = cli.database_schema {
-        migrations = migrations.schema(schema);
-    }
-    let run = migrations.of(Isolated::of_value(migrator));
-    match cli.command {
+    let mut session = MigrationSession::new(&lakebase);
+    session.create_schema = true;
+    session.schema = cli.database_schema.or(session.schema);
+    let run = Run {
+        session: &session,
+        migrations: Box::new(|| migrator.migrations()),
+        history: migrator.migration_table_name(),
+    };
+    let action = match cli.command {
         Some(MigrateSubcommands::Status) => {
-            for (name, status) in run.status().await? {
+            for (name, status) in run.read_status().await? {
                 say(&format!("{:<8} {name}", status.to_string()));
             }
             return Ok(());
         }
-        Some(MigrateSubcommands::Fresh) => run.fresh().await?,
-        Some(MigrateSubcommands::Refresh) => run.refresh().await?,
-        Some(MigrateSubcommands::Reset) => run.reset().await?,
-        Some(MigrateSubcommands::Down { num }) => {
-            let reverted = run.down(Some(num)).await?;
-            return tell("reverted", "nothing to revert", &reverted);
+        Some(MigrateSubcommands::Fresh) => Action::Fresh,
+        Some(MigrateSubcommands::Refresh) => Action::Refresh,
+        Some(MigrateSubcommands::Reset) => Action::Reset,
+        Some(MigrateSubcommands::Down { num }) => Action::Down(Some(num)),
+        Some(MigrateSubcommands::Up { num }) => Action::Up(num),
+        _ => Action::Up(None),
+    };
+    let names = run.run(action).await?;
+    let (done, nothing) = match action {
+        Action::Up(_) => ("applied", "nothing pending"),
+        Action::Down(_) => ("reverted", "nothing to revert"),
+        Action::Fresh | Action::Refresh | Action::Reset => {
+            let status = run.read_status().await?.into_iter();
+            let applied = status.filter(|(_, status)| *status == MigrationStatus::Applied);
+            say(&format!("done: {} applied", applied.count()));
+            return Ok(());
         }
-        Some(MigrateSubcommands::Up { num }) => {
-            let ran = run.up(num).await?;
-            return tell("applied", "nothing pending", &ran);
-        }
-        _ => {
-            let ran = run.up(None).await?;
-            return tell("applied", "nothing pending", &ran);
-        }
+    };
+    for name in &names {
+        say(&format!("{done} {name}"));
     }
-    let status = run.status().await?.into_iter();
-    let applied = status.filter(|(_, status)| *status == MigrationStatus::Applied);
-    say(&format!("done: {} applied", applied.count()));
+    if names.is_empty() {
+        say(nothing);
+    }
     Ok(())
 }
 
@@ -139,7 +150,7 @@ async fn check_database_url(
     lakebase: &Lakebase,
     command: Option<&MigrateSubcommands>,
     env_file: Option<&Path>,
-) -> Result<(), Box<dyn StdError>> {
+) -> Result<(), Error> {
     #[allow(clippy::disallowed_methods)] // a program
     let var = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
     // Below `lakebase exec` it is the proxy's, which leads to the same Lakebase.
@@ -149,21 +160,18 @@ async fn check_database_url(
     };
     let target = lakebase.direct().target().await?;
     let pooled = lakebase.target().await?;
+    // A socket leaves the host as the environment has it.
     let parsed = url.parse::<PgConnectOptions>().ok();
+    let parsed = parsed.filter(|url| url.get_socket().is_none());
     let is_same = parsed.as_ref().is_some_and(|url| {
-        // A socket leaves the host as the environment has it.
-        url.get_socket().is_none()
-            && [target.host(), pooled.host()].contains(&url.get_host())
+        [target.host(), pooled.host()].contains(&url.get_host())
             && url.get_port() == target.port()
             && url.get_database() == Some(target.database())
     });
     if is_same {
         return Ok(());
     }
-    let there = match parsed.filter(|url| url.get_socket().is_none()) {
-        Some(url) => format!(" ({})", url.get_host()),
-        None => String::new(),
-    };
+    let there = parsed.map_or(String::new(), |url| format!(" ({})", url.get_host()));
     let (from, remedy) = match env_file.filter(|file| has_database_url(file, &url)) {
         Some(file) => (
             format!("DATABASE_URL in {}", file.display()),
@@ -179,12 +187,12 @@ async fn check_database_url(
             | MigrateSubcommands::Refresh
             | MigrateSubcommands::Reset
             | MigrateSubcommands::Down { .. },
-        ) => Err(format!("{text}: {remedy} if the Lakebase is the one to be changed").into()),
+        ) => {
+            let remedy = format!("{remedy} if the Lakebase is the one to be changed");
+            Err(Error::config(format!("{text}: {remedy}")))
+        }
         _ => {
-            #[allow(clippy::print_stderr)] // a program
-            {
-                eprintln!("{text}, where the migrations are");
-            }
+            warn(&format!("{text}, where the migrations are"));
             Ok(())
         }
     }
@@ -192,22 +200,15 @@ async fn check_database_url(
 
 /// Also if `sea-orm-cli`, which reads the file as well, has put it into the environment.
 fn has_database_url(file: &Path, url: &str) -> bool {
-    let lines = dotenvy::from_path_iter(file)
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut found = lines.filter(|(name, _)| name == "DATABASE_URL");
-    found.any(|(_, value)| value == url)
+    let Ok(mut lines) = dotenvy::from_path_iter(file) else {
+        return false;
+    };
+    lines.any(|line| line.is_ok_and(|(name, value)| name == "DATABASE_URL" && value == url))
 }
 
-fn tell(what: &str, otherwise: &str, names: &[String]) -> Result<(), Box<dyn StdError>> {
-    for name in names {
-        say(&format!("{what} {name}"));
-    }
-    if names.is_empty() {
-        say(otherwise);
-    }
-    Ok(())
+#[allow(clippy::print_stderr)] // a program
+fn warn(line: &str) {
+    eprintln!("{line}");
 }
 
 #[allow(clippy::print_stdout)] // a program

@@ -1,133 +1,266 @@
-//! Runs and reverts the migrations of one migrator.
+//! Runs and reverts the migrations of one migrator, and writes SeaORM's history.
 
-use sea_orm::{DatabaseConnection, DbErr};
-use sea_orm_migration::{Migration, MigrationStatus, MigratorTraitSelf};
+use std::sync::Arc;
 
-use super::isolated::Isolated;
-use super::{MigrationError, Migrations};
+use lakebase_core::adapter::migration::{
+    DISCARD_TEMPORARY, MigrationError, MigrationSession, RESET_SESSION,
+};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, Statement};
+use sea_orm_migration::{MigrationStatus, MigrationTrait, MigratorTraitSelf, SchemaManager};
+use sqlx::PgPool;
+use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
-/// Where and what.
+use crate::connect::connect_with;
+use crate::error::{driver_error, is_transient};
+
+/// A migrator by its migrations and its history, and the session in which they run.
 pub(super) struct Run<'a> {
-    pub(super) migrations: &'a Migrations,
-    pub(super) migrator: Isolated<'a>,
+    pub(super) session: &'a MigrationSession,
+    pub(super) migrations: Box<dyn Fn() -> Vec<Box<dyn MigrationTrait>> + Send + Sync + 'a>,
+    pub(super) history: DynIden,
+}
+
+/// SeaORM's own queries of the history.
+impl MigratorTraitSelf for Run<'_> {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        (self.migrations)()
+    }
+
+    fn migration_table_name(&self) -> DynIden {
+        self.history.clone()
+    }
+}
+
+/// Steps are counted from the first that is pending, or from the last that was applied; all of them without a number.
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    Up(Option<u32>),
+    Down(Option<u32>),
+    Fresh,
+    Refresh,
+    Reset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Direction {
+    Up,
+    Down,
 }
 
 impl Run<'_> {
-    pub(super) async fn up(&self, steps: Option<u32>) -> Result<Vec<String>, MigrationError> {
-        let migrator = &self.migrator;
-        let work = async |db: &DatabaseConnection| {
-            let before = applied(migrator, db).await?;
-            apply_up(migrator, db, migrator.up(db, steps)).await?;
-            Ok(without(applied(migrator, db).await?, &before))
+    /// Returns the names of what was run or, the newest first, reverted by the last step.
+    pub(super) async fn run(&self, action: Action) -> Result<Vec<String>, MigrationError> {
+        let work = async {
+            let db = self.connect(self.session.worker_sql()).await?;
+            let outcome = self.run_on(&db, action).await;
+            let _ = db.close().await;
+            outcome
         };
-        self.migrations.locked(work).await
+        let waiting = || tracing::info!("another replica migrates, waiting");
+        self.session.locked(waiting, work).await
     }
 
-    pub(super) async fn down(&self, steps: Option<u32>) -> Result<Vec<String>, MigrationError> {
-        let migrator = &self.migrator;
-        let work = async |db: &DatabaseConnection| {
-            let before = applied(migrator, db).await?;
-            apply_down(migrator, db, migrator.down(db, steps)).await?;
-            let mut reverted = without(before, &applied(migrator, db).await?);
-            reverted.reverse();
-            Ok(reverted)
-        };
-        self.migrations.locked(work).await
-    }
-
-    pub(super) async fn fresh(&self) -> Result<(), MigrationError> {
-        let migrator = &self.migrator;
-        let work = async |db: &DatabaseConnection| {
-            // SeaORM drops by bare names, which would be found in the next schema of the path as well.
-            let settings = &self.migrations.settings;
-            let dropping = self.migrations.connect(settings.drop_sql()).await?;
-            let dropped = migrator.empty().fresh(&dropping).await;
-            let _ = dropping.close().await;
-            dropped
-                .map_err(|error| MigrationError::new("cannot drop the schema's objects", error))?;
-            apply_up(migrator, db, migrator.up(db, None)).await
-        };
-        self.migrations.locked(work).await
-    }
-
-    pub(super) async fn refresh(&self) -> Result<(), MigrationError> {
-        let migrator = &self.migrator;
-        let work = async |db: &DatabaseConnection| {
-            apply_down(migrator, db, migrator.down(db, None)).await?;
-            apply_up(migrator, db, migrator.up(db, None)).await
-        };
-        self.migrations.locked(work).await
-    }
-
-    pub(super) async fn reset(&self) -> Result<(), MigrationError> {
-        let migrator = &self.migrator;
-        let work =
-            async |db: &DatabaseConnection| apply_down(migrator, db, migrator.reset(db)).await;
-        self.migrations.locked(work).await
-    }
-
-    pub(super) async fn status(&self) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
-        if !self.migrations.has_schema().await? {
-            let pending = |one: &Migration| (one.name().to_owned(), MigrationStatus::Pending);
-            let all = self.migrator.get_migration_files();
-            return Ok(all.iter().map(pending).collect());
+    async fn run_on(
+        &self,
+        db: &DatabaseConnection,
+        action: Action,
+    ) -> Result<Vec<String>, MigrationError> {
+        match action {
+            Action::Up(steps) => self.apply_all(db, Direction::Up, steps).await,
+            Action::Down(steps) => self.apply_all(db, Direction::Down, steps).await,
+            Action::Fresh => {
+                self.drop_everything().await?;
+                self.apply_all(db, Direction::Up, None).await
+            }
+            Action::Refresh => {
+                self.apply_all(db, Direction::Down, None).await?;
+                self.apply_all(db, Direction::Up, None).await
+            }
+            Action::Reset => {
+                let reverted = self.apply_all(db, Direction::Down, None).await?;
+                let dropped = self.uninstall(db).await;
+                dropped.map_err(|error| failed("cannot drop the history table", error))?;
+                Ok(reverted)
+            }
         }
-        let db = self
-            .migrations
-            .connect(self.migrations.settings.setup_sql())
-            .await?;
-        let found = self.migrator.get_migration_with_status_read_only(&db).await;
+    }
+
+    async fn drop_everything(&self) -> Result<(), MigrationError> {
+        let nothing = Self {
+            session: self.session,
+            migrations: Box::new(Vec::new),
+            history: self.history.clone(),
+        };
+        // SeaORM drops by bare names, which would be found in the next schema of the path as well.
+        let db = self.connect(self.session.drop_sql()).await?;
+        let dropped = nothing.fresh(&db).await;
         let _ = db.close().await;
-        let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
-        Ok(found
+        dropped.map_err(|error| failed("cannot drop the schema's objects", error))
+    }
+
+    pub(super) async fn read_status(
+        &self,
+    ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
+        let (client, connection) = self.session.connect().await?;
+        let driver = tokio::spawn(connection);
+        let schema = self.session.has_schema(&client).await;
+        drop(client);
+        let _ = driver.await;
+        schema?;
+        let db = self.connect(self.session.reader_sql()).await?;
+        let found = self.get_migration_with_status_read_only(&db).await;
+        let _ = db.close().await;
+        let found = found.map_err(|error| failed("cannot be listed", error))?;
+        let status = found
             .iter()
-            .map(|migration| (migration.name().to_owned(), migration.status()))
-            .collect())
+            .map(|one| (one.name().to_owned(), one.status()));
+        Ok(status.collect())
+    }
+
+    /// Each session runs `setup` first.
+    async fn connect(&self, setup: String) -> Result<DatabaseConnection, MigrationError> {
+        let setup: Arc<str> = setup.into();
+        let mut options = crate::options();
+        // A migration without a transaction may open one of its own beside it.
+        options
+            .max_connections(2)
+            .map_sqlx_postgres_pool_opts(move |pool| {
+                let setup = Arc::clone(&setup);
+                pool.after_connect(move |connection, _| {
+                    let setup = sqlx::AssertSqlSafe(setup.to_string());
+                    Box::pin(async move {
+                        sqlx::raw_sql(setup).execute(connection).await?;
+                        Ok(())
+                    })
+                })
+            });
+        Ok(connect_with(&self.session.lakebase, options).await?)
+    }
+
+    /// Runs what is pending in its order, or reverts what was applied, the newest first; at most `steps` of it.
+    async fn apply_all(
+        &self,
+        db: &DatabaseConnection,
+        direction: Direction,
+        steps: Option<u32>,
+    ) -> Result<Vec<String>, MigrationError> {
+        let installed = self.install(db).await;
+        installed.map_err(|error| failed("cannot create the history table", error))?;
+        let applied = self.get_applied_migrations_read_only(db).await;
+        let applied = applied.map_err(|error| failed("cannot be listed", error))?;
+        let mut migrations = self.migrations();
+        migrations.retain(|migration| {
+            let is_applied = applied.iter().any(|one| one.name() == migration.name());
+            is_applied == (direction == Direction::Down)
+        });
+        if direction == Direction::Down {
+            migrations.reverse();
+        }
+        let what = match direction {
+            Direction::Up => "failed",
+            Direction::Down => "could not be reverted",
+        };
+        let steps = steps.and_then(|steps| usize::try_from(steps).ok());
+        let mut done = Vec::new();
+        for migration in migrations.iter().take(steps.unwrap_or(usize::MAX)) {
+            let name = migration.name().to_owned();
+            tracing::info!(migration = name, ?direction, "migrates");
+            let applied = self.apply(db, &**migration, direction).await;
+            applied.map_err(|error| failed(what, error).of(&name))?;
+            done.push(name);
+        }
+        Ok(done)
+    }
+
+    /// Runs or reverts a migration and writes the history, in one transaction unless the migration asks for none.
+    async fn apply(
+        &self,
+        db: &DatabaseConnection,
+        migration: &dyn MigrationTrait,
+        direction: Direction,
+    ) -> Result<(), DbErr> {
+        let mut manager = SchemaManager::new(db);
+        let in_transaction = migration.use_transaction() != Some(false);
+        if in_transaction {
+            manager = manager.begin().await?;
+            let connection = manager.get_connection();
+            connection.execute_unprepared(DISCARD_TEMPORARY).await?;
+        }
+        let changed = match direction {
+            Direction::Up => migration.up(&manager).await,
+            Direction::Down => migration.down(&manager).await,
+        };
+        if !in_transaction {
+            // It may have used any session of the pool: none of them is used again.
+            close_sessions(db.get_postgres_connection_pool()).await;
+            changed?;
+            return self.record(&manager, migration, direction).await;
+        }
+        changed?;
+        let connection = manager.get_connection();
+        connection.execute_unprepared(RESET_SESSION).await?;
+        let setup = self.session.worker_sql();
+        connection.execute_unprepared(&setup).await?;
+        self.record(&manager, migration, direction).await?;
+        manager.commit().await
+    }
+
+    async fn record(
+        &self,
+        manager: &SchemaManager<'_>,
+        migration: &dyn MigrationTrait,
+        direction: Direction,
+    ) -> Result<(), DbErr> {
+        let history = self.history.to_string().replace('"', "\"\"");
+        let sql = match direction {
+            Direction::Up => format!(
+                "INSERT INTO \"{history}\" (version, applied_at) \
+                 VALUES ($1, extract(epoch FROM clock_timestamp())::bigint)"
+            ),
+            Direction::Down => format!("DELETE FROM \"{history}\" WHERE version = $1"),
+        };
+        let name = migration.name().into();
+        let record = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name]);
+        let connection = manager.get_connection();
+        connection.execute_raw(record).await.map(drop)
     }
 }
 
-async fn applied(
-    migrator: &Isolated<'_>,
-    db: &DatabaseConnection,
-) -> Result<Vec<String>, MigrationError> {
-    let found = migrator.get_applied_migrations_read_only(db).await;
-    let found = found.map_err(|error| MigrationError::new("cannot be listed", error))?;
-    Ok(found.iter().map(|one| one.name().to_owned()).collect())
+/// Also those that are on their way back to the pool. What one has left open is committed: that it has no
+/// transaction of ours was the migration's wish.
+async fn close_sessions(pool: &PgPool) {
+    let mut sessions = Vec::new();
+    while sessions.len() < pool.size() as usize {
+        match pool.acquire().await {
+            Ok(session) => sessions.push(session),
+            Err(_) => break,
+        }
+    }
+    for mut session in sessions {
+        let _ = sqlx::raw_sql("COMMIT").execute(&mut *session).await;
+        let _ = session.close().await;
+    }
 }
 
-/// What is in `some` and not in `others`.
-fn without(some: Vec<String>, others: &[String]) -> Vec<String> {
-    some.into_iter()
-        .filter(|name| !others.contains(name))
-        .collect()
-}
-
-/// If running them failed, it was the first that is still pending.
-async fn apply_up(
-    migrator: &Isolated<'_>,
-    db: &DatabaseConnection,
-    work: impl Future<Output = Result<(), DbErr>>,
-) -> Result<(), MigrationError> {
-    let Err(error) = work.await else {
-        return Ok(());
-    };
-    let pending = migrator.get_pending_migrations_read_only(db).await;
-    let name = pending
-        .ok()
-        .and_then(|all| Some(all.first()?.name().to_owned()));
-    Err(MigrationError::new("failed", error).of(name))
-}
-
-/// If reverting them failed, it was the last that is still applied.
-async fn apply_down(
-    migrator: &Isolated<'_>,
-    db: &DatabaseConnection,
-    work: impl Future<Output = Result<(), DbErr>>,
-) -> Result<(), MigrationError> {
-    let Err(error) = work.await else {
-        return Ok(());
-    };
-    let all = applied(migrator, db).await.ok();
-    let name = all.and_then(|mut all| all.pop());
-    Err(MigrationError::new("could not be reverted", error).of(name))
+fn failed(what: &str, error: DbErr) -> MigrationError {
+    if let Some(cause) = crate::cause(&error) {
+        return cause.into();
+    }
+    let database = driver_error(&error).and_then(sqlx::Error::as_database_error);
+    match database.and_then(|database| database.try_downcast_ref::<PgDatabaseError>()) {
+        Some(database) => {
+            let character = match database.position() {
+                Some(PgErrorPosition::Original(at)) => Some(at),
+                _ => None,
+            };
+            MigrationError::rejected(
+                what,
+                database.code(),
+                database.message(),
+                character,
+                database,
+            )
+        }
+        None => MigrationError::new(what, is_transient(&error), &error),
+    }
 }
