@@ -9,11 +9,11 @@
 use tokio::time::Instant;
 
 pub use crate::credential::clock::{Clock, SystemClock};
+pub use crate::error::chain::find_cause;
 pub use crate::error::foreign::clean_text;
 #[cfg(feature = "migrations")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};
-pub use crate::postgres::transaction::find_cause;
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
 /// The session that migrates, for all ORMs: lock, schema, and what keeps a migration's own settings out of the history.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use reqwest::{Request, RequestBuilder, redirect};
+use reqwest::{Proxy, Request, RequestBuilder, redirect};
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -23,11 +23,11 @@ use self::pace::Pace;
 use self::proxy::Proxies;
 use crate::credential::clock::{Now, Watch};
 use crate::credential::remembered::Remembered;
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::chain::find_cause;
+use crate::error::{Error, Kind};
 use crate::settings::attributes::Vars;
 use crate::settings::host_name::is_loopback;
-use crate::tls::{self, Roots};
+use crate::tls::Roots;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const LARGEST_BODY: usize = 256 * 1024;
 #[derive(Clone)]
 pub(crate) struct Http {
     agent: String,
-    proxies: Proxies,
+    proxies: Arc<Proxies>,
     client: Arc<Remembered<reqwest::Client>>,
     clock: Arc<Watch>,
     pace: Pace,
@@ -51,7 +51,7 @@ impl Http {
     pub(crate) fn new(agent: &UserAgent, vars: &Vars, clock: Arc<Watch>) -> Result<Self, Error> {
         Ok(Self {
             agent: agent.to_string(),
-            proxies: Proxies::from_vars(vars)?,
+            proxies: Arc::new(Proxies::from_vars(vars)?),
             client: Arc::default(),
             clock,
             pace: Pace::default(),
@@ -61,14 +61,15 @@ impl Http {
     async fn client(&self) -> Result<reqwest::Client, Error> {
         let make = async {
             let roots = Roots::system().await?;
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            let json = HeaderValue::from_static("application/json");
+            let proxies = Arc::clone(&self.proxies);
+            let proxy = Proxy::custom(move |url| Some(proxies.of(url)?.url.clone()));
             reqwest::Client::builder()
                 // No proxy but those of `vars`.
                 .no_proxy()
-                .proxy(self.proxies.clone().into_reqwest())
+                .proxy(proxy)
                 .tls_backend_preconfigured(roots.client_config()?)
-                .default_headers(headers)
+                .default_headers(HeaderMap::from_iter([(ACCEPT, json)]))
                 .user_agent(&self.agent)
                 // A redirect leads to a login page; following it would only hide that.
                 .redirect(redirect::Policy::none())
@@ -145,21 +146,13 @@ impl Http {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > LARGEST_BODY {
-                return Err(Error::new(
-                    Kind::Platform,
-                    format!("{to} answered with more than {LARGEST_BODY} bytes"),
-                ));
+                let text = format!("{to} answered with more than {LARGEST_BODY} bytes");
+                return Err(Error::new(Kind::Platform, text));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply::new(
-            to,
-            response.status().as_u16(),
-            response.headers(),
-            body,
-            sent,
-            self.now(),
-        ))
+        let (status, headers) = (response.status().as_u16(), response.headers());
+        Ok(Reply::new(to, status, headers, body, sent, self.now()))
     }
 }
 
@@ -197,7 +190,7 @@ fn unreachable(to: &str, error: reqwest::Error) -> Error {
     if error.is_builder() {
         return Error::config(format!("cannot build a request for {to}")).caused_by(&error, &[]);
     }
-    if tls::find_failure(&error).is_some() {
+    if find_cause::<rustls::Error>(&error).is_some() {
         return Error::new(Kind::Network, format!("no trusted TLS connection to {to}"))
             .with_hint("The certificate is checked against the bundled and the system roots; a proxy that inspects TLS needs its root in the system store")
             .with_transient(false)

@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::config::{LoginKind, Plaintext};
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
-#[cfg(feature = "tokio-postgres")]
 use crate::credential::remembered::Remembered;
 use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
 use crate::error::Error;
@@ -21,9 +20,8 @@ use crate::error::foreign::has_harmful;
 use crate::settings::host_name::{is_loopback, is_pooled_host};
 use crate::settings::name::check_name;
 use crate::target::Target;
-use crate::target::Tls;
 use crate::tls::Roots;
-use crate::workspace::retry::{Retry, retrying};
+use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
 /// Beyond it, arithmetic with points in time may overflow.
@@ -58,7 +56,6 @@ struct Inner {
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
     last_failure: Mutex<Option<(Instant, Error)>>,
-    #[cfg(feature = "tokio-postgres")]
     path_of_role: Remembered<()>,
 }
 
@@ -105,7 +102,7 @@ impl Lakebase {
                     ttl: config.token_ttl,
                     claims: config.claims.clone(),
                 };
-                Source::Minted(cache(Arc::new(Retry(provider))))
+                Source::Minted(cache(Arc::new(provider)))
             }
             (LoginKind::Minted, None) => {
                 return Err(Error::config("LAKEBASE_ENDPOINT is not set"));
@@ -124,7 +121,6 @@ impl Lakebase {
                 target: Mutex::default(),
                 transport_failures: AtomicU32::new(0),
                 last_failure: Mutex::default(),
-                #[cfg(feature = "tokio-postgres")]
                 path_of_role: Remembered::default(),
             }),
         })
@@ -232,10 +228,7 @@ impl Lakebase {
                 Some(roots) => roots.clone(),
                 None => Roots::system().await?,
             };
-            Some(Arc::new(Tls {
-                client_config: Arc::new(roots.client_config()?),
-                roots,
-            }))
+            Some(Arc::new(roots.client_config()?))
         };
         let target = Arc::new(Target {
             host,
@@ -373,7 +366,6 @@ impl Lakebase {
         own.unwrap_or(&self.inner.config.database)
     }
 
-    #[cfg(feature = "tokio-postgres")]
     pub(crate) fn path_of_role_is_set(&self) -> &Remembered<()> {
         &self.inner.path_of_role
     }

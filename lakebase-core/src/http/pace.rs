@@ -22,28 +22,27 @@ struct Shared {
 }
 
 impl Pace {
-    /// Waits for the next turn, or until the host answers again. Cancel safe: an abandoned turn is given
-    /// back.
+    /// Waits for the next turn, or until the host answers again. Cancel safe: a turn is taken only when it has come.
     pub(super) async fn turn(&self, origin: &str) {
-        let recovered = self.0.recovered.notified();
-        let turn = {
-            let mut failing = self.failing();
-            let Some(last) = failing.get_mut(origin) else {
-                return;
+        loop {
+            let recovered = self.0.recovered.notified();
+            let next = {
+                let mut failing = self.failing();
+                let Some(last) = failing.get_mut(origin) else {
+                    return;
+                };
+                let (now, next) = (Instant::now(), *last + INTERVAL);
+                if next <= now {
+                    *last = now;
+                    return;
+                }
+                next
             };
-            *last = Instant::now().max(*last + INTERVAL);
-            *last
-        };
-        let mut waiting = Waiting {
-            pace: self,
-            origin,
-            is_over: false,
-        };
-        tokio::select! {
-            () = sleep_until(turn) => {}
-            () = recovered => {}
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = recovered => {}
+            }
         }
-        waiting.is_over = true;
     }
 
     fn failing(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
@@ -58,24 +57,6 @@ impl Pace {
             failing.entry(origin.to_owned()).or_insert(began);
         } else if failing.remove(origin).is_some() {
             self.0.recovered.notify_waiters();
-        }
-    }
-}
-
-/// A reserved turn.
-struct Waiting<'a> {
-    pace: &'a Pace,
-    origin: &'a str,
-    is_over: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        if let Some(last) = self.pace.failing().get_mut(self.origin) {
-            *last = last.checked_sub(INTERVAL).unwrap_or(*last);
         }
     }
 }

@@ -68,17 +68,14 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
 
 /// Postgres rejected a statement of ours: the cause with its SQLSTATE, and advice.
 pub(crate) fn database_error(what: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    let (code, message) = match error.as_db_error() {
-        Some(db) => (Some(db.code().code().to_owned()), db.message().to_owned()),
-        None => (None, String::new()),
-    };
-    let failed = Error::new(Kind::Database, what)
-        .with_sqlstate(code.as_deref())
-        .with_transient(is_transient(&error));
-    let failed = match advice(code.as_deref().unwrap_or_default(), &message) {
-        Some(advice) => failed.with_hint(advice),
-        None => failed,
-    };
+    let mut failed = Error::new(Kind::Database, what).with_transient(is_transient(&error));
+    if let Some(db) = error.as_db_error() {
+        let code = db.code().code();
+        failed = failed.with_sqlstate(Some(code));
+        if let Some(advice) = advice(code, db.message()) {
+            failed = failed.with_hint(advice);
+        }
+    }
     match error.into_source() {
         // Without the driver's own words before it.
         Some(source) => failed.caused_by(&*source, &[]),

@@ -26,36 +26,34 @@ const REJECTIONS: &[&str] = &[
     "security label",
 ];
 
+/// SQLSTATEs, or their classes, that pass: out of connections, memory or disk; shutting down, crashed, starting up;
+/// lost contact. `XX000` and `58000` are a gateway's own trouble: the compute cannot be reached, or not yet.
+const TRANSIENT: &[&str] = &["08", "53", "57P01", "57P02", "57P03", "58000", "XX000"];
+
 /// The platform documents no SQLSTATEs for errors of its gateway, so class 28 or one of the known
 /// texts counts as a refusal.
 pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
     let message = message.to_lowercase();
-    if message.contains("external authorization failed") {
-        return Verdict::Unready;
-    }
-    if sqlstate.starts_with("28") || REJECTIONS.iter().any(|text| message.contains(text)) {
-        return Verdict::Rejected;
-    }
+    let has = |text: &str| message.contains(text);
     // A role that is not there, in whatever code a gateway may wrap it.
-    if message.contains("role ") && message.contains("does not exist") {
-        return Verdict::Rejected;
-    }
-    // What gateways answer to a startup without TLS, and poolers to one with settings.
-    if message.contains("invalid protocol version") || message.contains("unsupported startup") {
-        return Verdict::Permanent;
-    }
-    match sqlstate {
-        // Shutting down, crashed, starting up; out of connections, memory or disk; lost contact.
-        "57P01" | "57P02" | "57P03" => Verdict::Transient,
-        _ if sqlstate.starts_with("53") || sqlstate.starts_with("08") => Verdict::Transient,
-        // A gateway's own trouble: the compute cannot be reached, or not yet.
-        "XX000" | "58000" => Verdict::Transient,
-        _ => Verdict::Permanent,
+    let lacks_role = has("role ") && has("does not exist");
+    if has("external authorization failed") {
+        Verdict::Unready
+    } else if sqlstate.starts_with("28") || lacks_role || REJECTIONS.iter().any(|text| has(text)) {
+        Verdict::Rejected
+    } else if has("invalid protocol version") || has("unsupported startup") {
+        // What gateways answer to a startup without TLS, and poolers to one with settings.
+        Verdict::Permanent
+    } else if TRANSIENT.iter().any(|code| sqlstate.starts_with(code)) {
+        Verdict::Transient
+    } else {
+        Verdict::Permanent
     }
 }
 
 /// What to do next, for the person who reads the error.
 pub(super) fn hint(
+    verdict: Verdict,
     sqlstate: &str,
     message: &str,
     target: &Target,
@@ -79,7 +77,7 @@ pub(super) fn hint(
         _ if message.contains("invalid protocol version") => {
             "The server demands TLS: set PGSSLMODE (in a URL, sslmode) to require".to_owned()
         }
-        _ if classify(sqlstate, &message) == Verdict::Unready => {
+        _ if verdict == Verdict::Unready => {
             "A fresh branch rejects logins for some seconds; if this one is not fresh, check the identity's right to use it"
                 .to_owned()
         }
@@ -89,7 +87,7 @@ pub(super) fn hint(
         _ if message.contains("security label") || message.contains("identity") => format!(
             "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"
         ),
-        _ if classify(sqlstate, &message) != Verdict::Rejected => return None,
+        _ if verdict != Verdict::Rejected => return None,
         _ if uses_tokens => {
             let role = format!(
                 "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"

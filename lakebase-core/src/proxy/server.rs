@@ -172,7 +172,7 @@ async fn connect(target: &Target, at: Option<SocketAddr>) -> Result<Connected, L
         Err(error) => return Err(LoginFailure::transport(error)),
     }
     let name = ServerName::try_from(target.host().to_owned()).map_err(LoginFailure::permanent)?;
-    let connector = TlsConnector::from(Arc::clone(&tls.client_config));
+    let connector = TlsConnector::from(Arc::clone(tls));
     let stream = connector.connect(name, tcp).await;
     let stream = stream.map_err(LoginFailure::transport)?;
     let binding = end_point(&stream);
