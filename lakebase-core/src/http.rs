@@ -5,7 +5,8 @@ mod proxy;
 mod reply;
 mod user_agent;
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,11 +38,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// No answer of these calls comes near it; a proxy's error page might.
 const LARGEST_BODY: usize = 256 * 1024;
 
-#[derive(Clone)]
 pub(crate) struct Http {
     agent: String,
     proxies: Arc<Proxies>,
-    client: Arc<Remembered<reqwest::Client>>,
+    client: Remembered<reqwest::Client>,
     clock: Arc<Watch>,
     pace: Pace,
 }
@@ -52,7 +52,7 @@ impl Http {
         Ok(Self {
             agent: agent.to_string(),
             proxies: Arc::new(Proxies::from_vars(vars)?),
-            client: Arc::default(),
+            client: Remembered::default(),
             clock,
             pace: Pace::default(),
         })
@@ -161,27 +161,18 @@ async fn first<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let numbered = |number| {
-        let attempt = attempt();
-        async move { (number, attempt.await) }
-    };
-    let mut under_way = FuturesUnordered::from_iter([numbered(0)]);
-    let mut next = 1;
+    let mut under_way = FuturesUnordered::new();
+    let mut number = 0;
     loop {
-        let landed = async {
-            loop {
-                match under_way.next().await {
-                    Some((1.., Err(_))) => {}
-                    Some((_, outcome)) => return outcome,
-                    None => std::future::pending().await,
-                }
-            }
-        };
-        match timeout(SILENCE, landed).await {
-            Ok(outcome) => return outcome,
-            Err(_) => under_way.push(numbered(next)),
+        let attempt = attempt();
+        under_way.push(async move { (number, attempt.await) });
+        let answers = under_way
+            .by_ref()
+            .filter(|(number, outcome)| ready(*number == 0 || outcome.is_ok()));
+        if let Ok(Some((_, outcome))) = timeout(SILENCE, pin!(answers).next()).await {
+            return outcome;
         }
-        next += 1;
+        number += 1;
     }
 }
 

@@ -19,8 +19,8 @@ pub(crate) use mint::WorkspaceProvider;
 
 use crate::config::endpoint::Compute;
 use crate::credential::single_flight::{Found, SingleFlight};
+use crate::error::Error;
 use crate::error::foreign::has_harmful;
-use crate::error::{Error, Kind};
 
 /// One look-up takes no longer.
 pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
@@ -57,15 +57,11 @@ impl Workspace {
             match text_at(&reply.json()?, "/userName") {
                 // It goes into a connection and into messages as it is; Postgres keeps 63 bytes.
                 Some(name) if name.len() <= 63 && !has_harmful(name) => Ok(name.to_owned()),
-                Some(_) => Err(reply.error(
-                    Kind::Platform,
+                Some(_) => Err(reply.platform_error(
                     "the workspace's name for us (`userName`) cannot be a Postgres role",
                 )),
                 None => Err(reply
-                    .error(
-                        Kind::Platform,
-                        "the workspace did not say who we are (`userName`)",
-                    )
+                    .platform_error("the workspace did not say who we are (`userName`)")
                     .with_hint("Set PGUSER to the Postgres role")),
             }
         };

@@ -1,7 +1,7 @@
 //! Requests to a host that fails begin a while apart, whoever makes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,11 +11,8 @@ use tokio::time::{Instant, sleep_until};
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// When the last request began, of each host that fails.
-#[derive(Clone, Default)]
-pub(super) struct Pace(Arc<Shared>);
-
 #[derive(Default)]
-struct Shared {
+pub(super) struct Pace {
     failing: Mutex<HashMap<String, Instant>>,
     /// A host answers again.
     recovered: Notify,
@@ -25,7 +22,7 @@ impl Pace {
     /// Waits for the next turn, or until the host answers again. Cancel safe: a turn is taken only when it has come.
     pub(super) async fn turn(&self, origin: &str) {
         loop {
-            let recovered = self.0.recovered.notified();
+            let recovered = self.recovered.notified();
             let next = {
                 let mut failing = self.failing();
                 let Some(last) = failing.get_mut(origin) else {
@@ -46,7 +43,7 @@ impl Pace {
     }
 
     fn failing(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        let failing = self.0.failing.lock();
+        let failing = self.failing.lock();
         failing.unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +53,7 @@ impl Pace {
         if has_failed {
             failing.entry(origin.to_owned()).or_insert(began);
         } else if failing.remove(origin).is_some() {
-            self.0.recovered.notify_waiters();
+            self.recovered.notify_waiters();
         }
     }
 }

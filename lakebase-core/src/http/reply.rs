@@ -108,17 +108,19 @@ impl Reply {
             } else {
                 "malformed JSON"
             };
-            self.error(
-                Kind::Platform,
-                format!("{} answered {what} where JSON was expected", self.base),
-            )
-            .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces")
+            self.platform_error(format!("{} answered {what} where JSON was expected", self.base))
+                .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces")
         })
     }
 
     /// An error about this reply.
     pub(crate) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
         Error::new(kind, message).with_response(self.status, None, self.request_id())
+    }
+
+    /// An error about what the platform says in this reply.
+    pub(crate) fn platform_error(&self, message: impl Into<String>) -> Error {
+        self.error(Kind::Platform, message)
     }
 
     /// The error that a reply without success stands for.
@@ -142,13 +144,14 @@ impl Reply {
         let is_transient =
             is_rate_limit || self.is_outage() || PASSING.iter().any(|text| detail.contains(text));
         let retry_after = self.retry_after().filter(|_| is_transient);
-        let kind = match (self.status, code.as_deref()) {
-            (401 | 403, _) => Kind::SignIn,
-            // RFC 6749 codes that mean "not you", whatever status they come with.
-            (
-                _,
-                Some("invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied"),
-            ) => Kind::SignIn,
+        // RFC 6749 codes that mean "not you", whatever status they come with.
+        let is_not_you = matches!(
+            code.as_deref(),
+            Some("invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied")
+        );
+        let kind = match self.status {
+            401 | 403 => Kind::SignIn,
+            _ if is_not_you => Kind::SignIn,
             _ => Kind::Platform,
         };
         let error = Error::new(kind, message)
@@ -195,13 +198,12 @@ impl Reply {
 
     fn explain_json(&self, body: &Value) -> Explanation {
         let first = |pointers: &[&str]| {
-            pointers
-                .iter()
-                .find_map(|pointer| match body.pointer(pointer)? {
-                    Value::String(text) => Some(self.quote(text)),
-                    Value::Number(number) => Some(number.to_string()),
-                    _ => None,
-                })
+            let mut values = pointers.iter().filter_map(|pointer| body.pointer(pointer));
+            values.find_map(|value| match value {
+                Value::String(text) => Some(self.quote(text)),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
         };
         // OAuth has its code where old calls have their message and Azure Resource Manager has an object with both.
         let last_code = match body.get("error_description") {
@@ -217,20 +219,10 @@ impl Reply {
             "/error",
             "/error/message",
         ]);
-        let request_id = body
-            .get("details")
-            .and_then(Value::as_array)
-            .and_then(|details| {
-                let mut ids = details
-                    .iter()
-                    .filter_map(|detail| detail.get("request_id")?.as_str());
-                ids.next()
-            });
-        (
-            code,
-            detail.unwrap_or_default(),
-            request_id.map(|id| self.quote(id)),
-        )
+        let details = body["details"].as_array().into_iter().flatten();
+        let mut ids = details.filter_map(|detail| detail["request_id"].as_str());
+        let request_id = ids.next().map(|id| self.quote(id));
+        (code, detail.unwrap_or_default(), request_id)
     }
 
     /// Code and text of what is no JSON object.
@@ -340,11 +332,6 @@ mod tests {
 
     #[test]
     fn every_documented_shape_of_an_error_body_is_explained() {
-        let now = Now {
-            wall: at(0),
-            monotonic: tokio::time::Instant::now().into_std(),
-            passed: Duration::ZERO,
-        };
         for (body, code, detail) in [
             (
                 r#"{"error_code":"NOT_FOUND","message":"endpoint id not found"}"#,
@@ -384,8 +371,7 @@ mod tests {
             ("{\"token\":\"eyJr", None, "malformed JSON"),
             (r#"{"message":"you sent hush-hush"}"#, None, "you sent ***"),
         ] {
-            let reply = Reply::new("https://w", 400, &HeaderMap::new(), body.into(), now, now)
-                .scrubbed(&["hush-hush"]);
+            let reply = reply(400, body.into()).scrubbed(&["hush-hush"]);
             let (got_code, got_detail, _) = reply.explain();
             assert_eq!(
                 (got_code.as_deref(), got_detail.as_str()),

@@ -67,14 +67,14 @@ impl UserAgent {
     }
 
     /// With the sign-in in use.
-    pub(crate) fn with_auth(&self, auth_type: &str) -> Self {
+    pub(crate) fn with_auth(&self, auth_type: &str) -> String {
         let mut words = self.0.clone();
         let os = words.iter().position(|word| word.starts_with("os/"));
         words.insert(
             os.map_or(words.len(), |os| os + 1),
             format!("auth/{auth_type}"),
         );
-        Self(words)
+        words.join(" ")
     }
 }
 

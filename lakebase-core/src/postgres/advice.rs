@@ -1,4 +1,4 @@
-//! What to do about a statement that Postgres refused for want of rights.
+//! What to do about a statement that Postgres rejected.
 
 use crate::error::{Error, Kind};
 use crate::postgres::transient::is_transient;
@@ -6,34 +6,34 @@ use crate::postgres::transient::is_transient;
 /// Advice for the person who reads the error, by SQLSTATE and text; for statements that make or change
 /// things (migrations, grants). `None` where the code alone says it all.
 ///
-/// The platform's rules that surprise most: an app's service principal has no rights on `public`, and
-/// whoever made a table owns it, so that nobody else may change it ("deploy first").
+/// The platform's most surprising rules: an app's service principal has no privileges on `public`, and the role that
+/// created a table owns it, so that no other role may change it ("deploy first").
 pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
     let message = message.to_lowercase();
     let has = |text: &str| message.contains(text);
     Some(match sqlstate {
         "42501" if has("schema public") => {
-            "An app's service principal has no rights on public: choose a schema of its own (LAKEBASE_SCHEMA) and let it create that"
+            "An app's service principal has no privileges on public: choose a schema of its own (LAKEBASE_SCHEMA) and let it create that"
         }
         "42501"
             if has("must be owner") || has("must be member") || has("must be able to set role") =>
         {
-            "Only the owner may: whoever made it first owns it. Let the service principal deploy first, or reassign it (REASSIGN OWNED), or work as a common owner (GRANT owner TO both; SET ROLE owner)"
+            "Only the owner may, which is the role that created it. Let the service principal deploy first, or reassign it (REASSIGN OWNED), or work as a common owner (GRANT owner TO both; SET ROLE owner)"
         }
         "42501" if has("default privileges") => {
-            "Rights on what a role will make are given by that role itself, or by a member of it"
+            "Only a role itself, or a member of it, may grant privileges on what the role will create"
         }
         "42501" if has("create role") || has("create_role") => {
-            "Roles are made by an identity with CAN MANAGE on the project, logged in with a token, whose own role may create roles"
+            "Roles are created by an identity with CAN MANAGE on the project, logged in with a token, whose own role may create roles"
         }
         "42501" if has("databricks_auth") => {
             "The first role in a database needs CREATE on it, for the extension databricks_auth: let the project's owner do it once"
         }
         "42501" if has("permission denied for database") => {
-            "A schema is made by a role with CREATE on the database: let its owner do `lakebase grant ROLE --deploy`, or create the schema once"
+            "Creating a schema needs CREATE on the database: let its owner do `lakebase grant ROLE --deploy`, or create the schema once"
         }
         "42501" => {
-            "The role lacks the right: the owner of the object has to GRANT it, or choose a schema of its own (LAKEBASE_SCHEMA) and let it deploy first"
+            "The role lacks the privilege: the owner of the object has to GRANT it, or choose a schema of its own (LAKEBASE_SCHEMA) and let it deploy first"
         }
         "42P07" | "42701" => {
             "It exists already: the migration was applied by hand, or its history is in another schema"
@@ -54,14 +54,14 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
             "Create the role first: `lakebase grant ROLE --create ..`, or databricks_create_role"
         }
         "42P01" if has("relation") => {
-            "There is no such table, view or sequence: is it spelled as in the database, in the schema that was meant, and deployed?"
+            "There is no such table, view or sequence: is it spelled as in the database, in the right schema, and deployed?"
         }
         "0L000" => {
-            "Whoever grants must own the object, have the right with GRANT OPTION, or be a member of a role that has"
+            "The role that grants must own the object, have the privilege WITH GRANT OPTION, or be a member of a role that has"
         }
         "3F000" => "Create the schema first, as the role that is to own it",
-        "55P03" => "Somebody else holds a lock, a migration perhaps: try again when that is over",
-        "0LP01" if has("privilege type") => "This right does not exist for this kind of object",
+        "55P03" => "Another session holds a lock, a migration perhaps: retry when it has ended",
+        "0LP01" if has("privilege type") => "This privilege does not exist for this kind of object",
         _ => return None,
     })
 }
@@ -89,50 +89,28 @@ mod tests {
 
     #[test]
     fn the_advice_fits_the_refusal() {
-        for (sqlstate, message, word) in [
-            (
-                "42501",
-                "permission denied for schema public",
-                "LAKEBASE_SCHEMA",
-            ),
-            ("42501", "must be owner of table orders", "deploy first"),
-            ("42501", "must be able to SET ROLE \"m\"", "SET ROLE"),
-            ("42501", "permission denied to create role", "CAN MANAGE"),
-            (
-                "42501",
-                "permission denied to create extension \"databricks_auth\"",
-                "CREATE on it",
-            ),
-            (
-                "42501",
-                "permission denied for database databricks_postgres",
-                "--deploy",
-            ),
-            ("42501", "permission denied for table orders", "GRANT"),
-            ("42P01", "relation \"ordres\" does not exist", "spelled"),
-            ("0L000", "invalid grantor", "grants"),
-            ("22023", "identity \"x\" not found", "client id"),
-            (
-                "42883",
-                "function databricks_create_role(unknown, unknown) does not exist",
-                "CREATE EXTENSION",
-            ),
-            (
-                "42704",
-                "role \"x\" does not exist",
-                "databricks_create_role",
-            ),
-            (
-                "25001",
-                "CREATE INDEX CONCURRENTLY cannot run inside a transaction block",
-                "run_in_transaction = false",
-            ),
-            ("55P04", "unsafe use of new value", "next migration"),
-            ("3F000", "schema \"x\" does not exist", "schema first"),
-            ("42P07", "relation \"x\" already exists", "by hand"),
+        for case in [
+            "42501 permission denied for schema public => LAKEBASE_SCHEMA",
+            "42501 must be owner of table orders => deploy first",
+            "42501 must be able to SET ROLE \"m\" => SET ROLE",
+            "42501 permission denied to create role => CAN MANAGE",
+            "42501 permission denied to create extension \"databricks_auth\" => CREATE on it",
+            "42501 permission denied for database databricks_postgres => --deploy",
+            "42501 permission denied for table orders => GRANT",
+            "42P01 relation \"ordres\" does not exist => spelled",
+            "0L000 invalid grantor => grants",
+            "22023 identity \"x\" not found => client id",
+            "42883 function databricks_create_role(unknown, unknown) does not exist => CREATE EXTENSION",
+            "42704 role \"x\" does not exist => databricks_create_role",
+            "25001 CREATE INDEX CONCURRENTLY cannot run inside a transaction block => run_in_transaction = false",
+            "55P04 unsafe use of new value => next migration",
+            "3F000 schema \"x\" does not exist => schema first",
+            "42P07 relation \"x\" already exists => by hand",
         ] {
+            let (error, word) = case.split_once(" => ").expect("advice");
+            let (sqlstate, message) = error.split_once(' ').expect("a SQLSTATE");
             let advice = advice(sqlstate, message).unwrap_or_default();
-            assert!(advice.contains(word), "{sqlstate} {message}: {advice}");
+            assert!(advice.contains(word), "{case}: {advice}");
         }
         assert_eq!(advice("23505", "duplicate key"), None);
         assert_eq!(advice("22023", "value 1000 out of bounds for option"), None);

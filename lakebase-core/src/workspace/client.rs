@@ -104,7 +104,7 @@ impl Client {
         held: &'h Held,
     ) -> Result<(RequestBuilder, Vec<&'h str>), Error> {
         let (http, url) = (&self.site.http, self.site.url(path)?);
-        let agent = self.agent.with_auth(self.sign_in.name()).to_string();
+        let agent = self.agent.with_auth(self.sign_in.name());
         let mut request = match body {
             Some(body) => http.post(url).await?.json(body),
             None => http.get(url).await?,

@@ -97,21 +97,16 @@ impl Endpoints {
                 continue;
             }
             let find = |kind| {
-                let found = endpoints.iter().find(|endpoint| is(endpoint, kind));
+                let found = endpoints.iter().find(|endpoint| has_type(endpoint, kind));
                 let path = |endpoint| text_at(endpoint, "/name")?.parse().ok();
                 let nameless = "the branch lists an endpoint without a usable `name`";
                 found
-                    .map(|endpoint| {
-                        path(endpoint).ok_or_else(|| reply.error(Kind::Platform, nameless))
-                    })
+                    .map(|endpoint| path(endpoint).ok_or_else(|| reply.platform_error(nameless)))
                     .transpose()
             };
             let none = || {
                 reply
-                    .error(
-                        Kind::Platform,
-                        format!("branch {branch} has no read-write endpoint"),
-                    )
+                    .platform_error(format!("branch {branch} has no read-write endpoint"))
                     .with_hint(
                         "Create one, or name an endpoint of another branch in LAKEBASE_ENDPOINT",
                     )
@@ -129,7 +124,7 @@ impl Endpoints {
 }
 
 /// Unknown types are none of ours.
-fn is(endpoint: &Value, kind: &str) -> bool {
+fn has_type(endpoint: &Value, kind: &str) -> bool {
     text_at(endpoint, "/status/endpoint_type").is_some_and(|found| found.ends_with(kind))
 }
 
@@ -138,11 +133,11 @@ fn instance_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     let state = text_at(&answer, "/state");
     if answer.get("effective_stopped") == Some(&Value::Bool(true)) || state == Some("STOPPED") {
         return Err(reply
-            .error(Kind::Platform, "the instance is stopped")
+            .platform_error("the instance is stopped")
             .with_hint("A connection cannot wake it: start it in the workspace"));
     }
     if state == Some("DELETING") {
-        return Err(reply.error(Kind::Platform, "the instance is being deleted"));
+        return Err(reply.platform_error("the instance is being deleted"));
     }
     let (field, hint) = match kind {
         HostKind::Pooled | HostKind::ReadOnlyPooled => {
@@ -167,7 +162,7 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     let answer = reply.json()?;
     if answer.pointer("/status/disabled") == Some(&Value::Bool(true)) {
         return Err(reply
-            .error(Kind::Platform, "the endpoint is disabled")
+            .platform_error("the endpoint is disabled")
             .with_hint("A connection cannot wake it: enable it in the workspace"));
     }
     let host = |field: &str| text_at(&answer, &format!("/status/hosts/{field}"));
@@ -179,15 +174,12 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     };
     let own = host("host");
     // That of a read replica is for readers.
-    let replicas = own.filter(|_| kind == HostKind::ReadOnly && is(&answer, "READ_ONLY"));
+    let replicas = own.filter(|_| kind == HostKind::ReadOnly && has_type(&answer, "READ_ONLY"));
     match host(field).or(replicas) {
         Some(host) => checked(host, reply),
         // A fresh endpoint has none yet.
         None if own.is_none() => Err(reply
-            .error(
-                Kind::Platform,
-                "the endpoint has no host yet (`status.hosts.host`)",
-            )
+            .platform_error("the endpoint has no host yet (`status.hosts.host`)")
             .with_hint("Wait until it has started, or set PGHOST")
             .with_transient(true)),
         None if kind.is_read_only() => Err(no_host(reply, field)
@@ -200,16 +192,10 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
 fn checked(host: &str, reply: &Reply) -> Result<String, Error> {
     match is_host_name(host) {
         true => Ok(host.to_owned()),
-        false => Err(reply.error(
-            Kind::Platform,
-            "the workspace names a host that is no host name",
-        )),
+        false => Err(reply.platform_error("the workspace names a host that is no host name")),
     }
 }
 
 fn no_host(reply: &Reply, field: &str) -> Error {
-    reply.error(
-        Kind::Platform,
-        format!("the workspace names no such host (`{field}`)"),
-    )
+    reply.platform_error(format!("the workspace names no such host (`{field}`)"))
 }

@@ -13,7 +13,7 @@ use crate::config::endpoint::Compute;
 use crate::credential::Credential;
 use crate::credential::provider::CredentialProvider;
 use crate::credential::refresh::Validity;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::http::timestamp;
 use crate::sign_in::is_header_safe;
 
@@ -70,8 +70,7 @@ impl WorkspaceProvider {
         })?;
         let answer = reply.json()?;
         let unusable = |field: &str, what: &str| {
-            reply
-                .error(Kind::Platform, format!("the credential reply is unusable: `{field}` {what}"))
+            reply.platform_error(format!("the credential reply is unusable: `{field}` {what}"))
                 .with_hint("Report this to Databricks with the request id; a proxy in between may also have changed the reply")
         };
         let token = match answer.get("token") {
