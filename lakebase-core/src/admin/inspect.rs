@@ -22,8 +22,6 @@ pub struct ComputeStatus {
     pub state: Option<String>,
     /// Whether it is disabled or stopped. A login cannot change that.
     pub is_disabled: bool,
-    /// Its direct host for reading and writing.
-    pub host: Option<String>,
     /// How far this machine's clock is ahead of the workspace's, to the second; negative if it is behind.
     /// Renewals do not depend on it.
     pub clock_ahead_seconds: Option<i64>,
@@ -67,33 +65,29 @@ impl Lakebase {
 impl Workspace {
     async fn status(&self) -> Result<ComputeStatus, Error> {
         let ask = async {
-            let (name, url, [state, disabled, host]) = match &self.compute {
+            let (name, url, state, disabled) = match &self.compute {
                 Compute::Instance(name) => (
                     name.clone(),
                     instance_url(name),
-                    ["/state", "/effective_stopped", "/read_write_dns"],
+                    "/state",
+                    "/effective_stopped",
                 ),
                 Compute::Endpoint(_) | Compute::Branch(_) => {
                     let path = self.endpoint().await?;
                     (
                         path.to_string(),
                         endpoint_url(&path),
-                        [
-                            "/status/current_state",
-                            "/status/disabled",
-                            "/status/hosts/host",
-                        ],
+                        "/status/current_state",
+                        "/status/disabled",
                     )
                 }
             };
             let reply = self.client.get(&url).await?;
             let answer = reply.json()?;
-            let text = |pointer| text_at(&answer, pointer).map(clean_text);
             Ok(ComputeStatus {
                 name,
-                state: text(state),
+                state: text_at(&answer, state).map(clean_text),
                 is_disabled: answer.pointer(disabled) == Some(&Value::Bool(true)),
-                host: text(host),
                 clock_ahead_seconds: clock_ahead(&reply),
             })
         };

@@ -80,51 +80,46 @@ impl Plan {
     /// Creates the role of an identity of the workspace, which logs in with tokens: `databricks_create_role`, and
     /// the extension it comes from. An existing role is left unchanged, even one made with plain `CREATE ROLE`, which
     /// cannot log in with tokens.
-    pub fn create_role(self, identity: &str, kind: IdentityKind) -> Self {
-        let literal = escape_literal(identity);
-        self.roles([identity])
-            .add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
+    pub fn create_role(mut self, identity: &str, kind: IdentityKind) -> Self {
+        self.roles.push(identity.to_owned());
+        let (identity, kind) = (escape_literal(identity), kind.keyword());
+        self.add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
             .add(format!(
-                "SELECT databricks_create_role({literal}, '{}') \
-                 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal})",
-                kind.keyword()
+                "SELECT databricks_create_role({identity}, '{kind}') \
+                 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {identity})"
             ))
     }
 
     /// Creates a schema that belongs to the role that applies the plan, or to `owner`, of which that role must be a
     /// member.
-    pub fn create_schema(self, schema: &str, owner: Option<&str>) -> Self {
-        let mut sql = format!("CREATE SCHEMA IF NOT EXISTS {}", escape_identifier(schema));
+    pub fn create_schema(mut self, schema: &str, owner: Option<&str>) -> Self {
+        let mut sql = format!("CREATE SCHEMA IF NOT EXISTS {}", self.object(schema));
         if let Some(owner) = owner {
-            sql.push_str(&format!(" AUTHORIZATION {}", escape_identifier(owner)));
+            sql.push_str(&format!(" AUTHORIZATION {}", self.role(owner)));
         }
-        self.objects([schema]).roles(owner).add(sql)
+        self.add(sql)
     }
 
     /// Grants privileges on existing objects. An empty list adds nothing.
-    pub fn grant(self, privileges: &[Privilege], object: &Object, grantee: &str) -> Self {
+    pub fn grant(mut self, privileges: &[Privilege], object: &Object, grantee: &str) -> Self {
         if privileges.is_empty() {
             return self;
         }
-        let statement = Statement {
-            sql: format!(
-                "GRANT {} ON {} TO {}",
-                privilege::list(privileges),
-                object.to_sql(),
-                escape_identifier(grantee)
-            ),
+        let names = object.names().into_iter().map(str::to_owned);
+        self.objects.extend(names);
+        let (privileges, object_sql) = (privilege::list(privileges), object.to_sql());
+        let grantee = self.role(grantee);
+        self.add_statement(Statement {
+            sql: format!("GRANT {privileges} ON {object_sql} TO {grantee}"),
             foreign_sql: object.foreign_sql(),
-        };
-        self.objects(object.names())
-            .roles([grantee])
-            .add_statement(statement)
+        })
     }
 
     /// Grants privileges on objects that `made_by` will create in a schema (the role that applies the plan must be a
     /// member of it); without it, on objects that the role that applies the plan will create. They do not apply to
     /// objects created by other roles, a common mistake.
     pub fn grant_future(
-        self,
+        mut self,
         privileges: &[Privilege],
         objects: ObjectKind,
         schema: &str,
@@ -134,40 +129,29 @@ impl Plan {
         if privileges.is_empty() {
             return self;
         }
-        let maker = made_by.map(|maker| format!("FOR ROLE {} ", escape_identifier(maker)));
-        let sql = format!(
-            "ALTER DEFAULT PRIVILEGES {}IN SCHEMA {} GRANT {} ON {} TO {}",
-            maker.unwrap_or_default(),
-            escape_identifier(schema),
-            privilege::list(privileges),
-            objects.keyword(),
-            escape_identifier(grantee)
-        );
-        self.objects([schema])
-            .roles([grantee])
-            .roles(made_by)
-            .add(sql)
+        let maker = made_by.map(|maker| format!("FOR ROLE {} ", self.role(maker)));
+        let maker = maker.unwrap_or_default();
+        let (schema, grantee) = (self.object(schema), self.role(grantee));
+        let (privileges, objects) = (privilege::list(privileges), objects.keyword());
+        self.add(format!(
+            "ALTER DEFAULT PRIVILEGES {maker}IN SCHEMA {schema} \
+             GRANT {privileges} ON {objects} TO {grantee}"
+        ))
     }
 
     /// Makes `member` a member of `role`: a common owner of schemas, for example.
-    pub fn grant_role(self, role: &str, member: &str) -> Self {
-        self.roles([role, member]).add(format!(
-            "GRANT {} TO {}",
-            escape_identifier(role),
-            escape_identifier(member)
-        ))
+    pub fn grant_role(mut self, role: &str, member: &str) -> Self {
+        let (role, member) = (self.role(role), self.role(member));
+        self.add(format!("GRANT {role} TO {member}"))
     }
 
     /// Grants everything that a kind of use needs, on existing objects of a schema and on those that `made_by` will
     /// create: see [`grant_future`](Self::grant_future).
     pub fn allow(self, access: Access, schema: &str, made_by: Option<&str>, grantee: &str) -> Self {
+        let whole = Object::Schema(schema.to_owned());
         let mut plan = self
             .grant_on_database(&[Privilege::Connect], grantee)
-            .grant(
-                access.on_schema(),
-                &Object::Schema(schema.to_owned()),
-                grantee,
-            );
+            .grant(access.on_schema(), &whole, grantee);
         for &(kind, privileges) in access.on_objects() {
             let existing = Object::All(kind, schema.to_owned());
             plan = plan
@@ -184,31 +168,29 @@ impl Plan {
 
     /// Puts a schema first on the search path of a role in this database, for pooled hosts, which accept no other.
     /// Sessions that the pooler has open keep their path until it replaces them.
-    pub fn set_search_path(self, schema: &str, role: &str) -> Self {
+    pub fn set_search_path(mut self, schema: &str, role: &str) -> Self {
+        self.objects.push(schema.to_owned());
+        self.roles.push(role.to_owned());
         let sql = set_search_path(role, &self.database, schema);
-        self.objects([schema]).roles([role]).add(sql)
+        self.add(sql)
     }
 
     /// Grants privileges unless the role has all of them, by itself or as everybody: only the owner of the database
     /// may grant them, and CONNECT is there by default.
-    fn grant_on_database(self, privileges: &[Privilege], grantee: &str) -> Self {
+    fn grant_on_database(mut self, privileges: &[Privilege], grantee: &str) -> Self {
         let (database, role) = (escape_literal(&self.database), escape_literal(grantee));
-        let has: Vec<String> = privileges
-            .iter()
-            .map(|privilege| format!("has_database_privilege({role}, {database}, '{privilege}')"))
-            .collect();
+        let has = |privilege| format!("has_database_privilege({role}, {database}, '{privilege}')");
+        let has: Vec<String> = privileges.iter().map(has).collect();
+        let (has, privileges) = (has.join(" AND "), privilege::list(privileges));
+        let database = escape_identifier(&self.database);
+        let grantee = self.role(grantee);
         let body = format!(
-            "BEGIN IF NOT ({}) THEN GRANT {} ON {} TO {}; END IF; END",
-            has.join(" AND "),
-            privilege::list(privileges),
-            Object::Database(self.database.clone()).to_sql(),
-            escape_identifier(grantee)
+            "BEGIN IF NOT ({has}) THEN GRANT {privileges} ON DATABASE {database} TO {grantee}; END IF; END"
         );
-        let body = match body.contains("$$") {
-            true => escape_literal(&body),
-            false => format!("$$ {body} $$"),
-        };
-        self.roles([grantee]).add(format!("DO {body}"))
+        self.add(match body.contains("$$") {
+            true => format!("DO {}", escape_literal(&body)),
+            false => format!("DO $$ {body} $$"),
+        })
     }
 
     /// The statements, in order, without semicolons.
@@ -237,14 +219,16 @@ impl Plan {
         objects.try_for_each(|name| check_name("object", name))
     }
 
-    fn roles<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        self.roles.extend(names.into_iter().map(str::to_owned));
-        self
+    /// The name of a role as it stands in SQL; [`check`](Self::check) looks at it.
+    fn role(&mut self, name: &str) -> String {
+        self.roles.push(name.to_owned());
+        escape_identifier(name)
     }
 
-    fn objects<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        self.objects.extend(names.into_iter().map(str::to_owned));
-        self
+    /// The same for a name of a schema.
+    fn object(&mut self, name: &str) -> String {
+        self.objects.push(name.to_owned());
+        escape_identifier(name)
     }
 
     fn add(self, sql: impl Into<String>) -> Self {

@@ -61,13 +61,6 @@ pub struct Login {
     pub credential: Credential,
 }
 
-impl Login {
-    /// A login to `target` with `credential`.
-    pub fn new(target: Arc<Target>, credential: Credential) -> Self {
-        Self { target, credential }
-    }
-}
-
 /// How an attempt failed, in the words of whatever driver made it.
 pub struct LoginFailure {
     kind: FailureKind,
@@ -110,11 +103,6 @@ impl LoginFailure {
     /// Anything that trying again cannot change.
     pub fn permanent(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(FailureKind::Permanent, source)
-    }
-
-    /// The driver's own error.
-    pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
-        self.source
     }
 }
 
@@ -188,7 +176,10 @@ impl Lakebase {
         progress.waiting_for = &WORKSPACE;
         let (target, credential) = tokio::try_join!(self.target(), self.credential())?;
         progress.waiting_for = &POSTGRES;
-        let login = Login::new(Arc::clone(&target), credential.clone());
+        let login = Login {
+            target: Arc::clone(&target),
+            credential: credential.clone(),
+        };
         let until = Instant::now() + ATTEMPT_LIMIT;
         let whole = async {
             self.check_pooled_schema(&login).await?;
