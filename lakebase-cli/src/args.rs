@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use lakebase_core::admin::{Access, IdentityKind};
 use lakebase_core::{Config, Error, Lakebase};
@@ -201,12 +202,12 @@ pub(crate) struct Grant {
     pub(crate) grantee: String,
 
     /// Make the role first, for an identity of this kind
-    #[arg(long, value_name = "KIND", value_parser = IdentityKind::WORDS.to_vec())]
-    create: Option<String>,
+    #[arg(long, value_name = "KIND", value_parser = identity_kind())]
+    pub(crate) create: Option<IdentityKind>,
 
     /// What it may do in the schema (--schema): read rows, write them, or everything that can be granted
-    #[arg(long, value_name = "WHAT", value_parser = Access::WORDS.to_vec())]
-    access: Option<String>,
+    #[arg(long, value_name = "WHAT", value_parser = access())]
+    pub(crate) access: Option<Access>,
 
     /// Who makes the tables from now on, if that is not you; you must be a member of it. Rights on future
     /// objects count for one maker
@@ -231,14 +232,22 @@ pub(crate) struct Grant {
     pub(crate) dry_run: bool,
 }
 
-impl Grant {
-    pub(crate) fn create(&self) -> Result<Option<IdentityKind>, Error> {
-        self.create.as_deref().map(str::parse).transpose()
-    }
+fn identity_kind() -> impl TypedValueParser<Value = IdentityKind> {
+    let words = PossibleValuesParser::new(["user", "service-principal", "group"]);
+    words.map(|word| match word.as_str() {
+        "user" => IdentityKind::User,
+        "group" => IdentityKind::Group,
+        _ => IdentityKind::ServicePrincipal,
+    })
+}
 
-    pub(crate) fn access(&self) -> Result<Option<Access>, Error> {
-        self.access.as_deref().map(str::parse).transpose()
-    }
+fn access() -> impl TypedValueParser<Value = Access> {
+    let words = PossibleValuesParser::new(["read", "write", "all"]);
+    words.map(|word| match word.as_str() {
+        "all" => Access::All,
+        "write" => Access::Write,
+        _ => Access::Read,
+    })
 }
 
 /// What a configuration says of a setting.

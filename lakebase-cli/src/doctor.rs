@@ -25,7 +25,7 @@ pub(crate) async fn examine(target: &Target) -> Report {
     let knows = |name| args::setting(&config, name).is_some();
     let (knows_host, knows_user) = (knows("host"), knows("user"));
     let auth_type = config.auth_type();
-    let lakebase = match Lakebase::new(config) {
+    let lakebase = match Lakebase::new(config.clone()) {
         Ok(lakebase) => lakebase,
         Err(error) => {
             report.add(Check::SignIn, Finding::failed(&error));
@@ -33,7 +33,7 @@ pub(crate) async fn examine(target: &Target) -> Report {
             return report;
         }
     };
-    let mut patient = Patient::new(lakebase, auth_type, knows_host, knows_user);
+    let mut patient = Patient::new(config, lakebase, auth_type, knows_host, knows_user);
     for check in Check::AFTER_CONFIGURATION {
         let finding = patient.examine(check).await;
         report.add(check, finding);

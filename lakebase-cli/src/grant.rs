@@ -25,7 +25,7 @@ pub(crate) async fn run(target: &Target, grant: &Grant) -> Result<(), Box<dyn Er
 fn plan(lakebase: &Lakebase, grant: &Grant) -> Result<Plan, Box<dyn Error>> {
     let grantee = &grant.grantee;
     let mut plan = Plan::new(lakebase.database());
-    if let Some(kind) = grant.create()? {
+    if let Some(kind) = grant.create {
         plan = plan.create_role(grantee, kind);
     }
     if grant.deploy {
@@ -37,7 +37,7 @@ fn plan(lakebase: &Lakebase, grant: &Grant) -> Result<Plan, Box<dyn Error>> {
             lakebase_core::Error::config(text)
         })
     };
-    if let Some(access) = grant.access()? {
+    if let Some(access) = grant.access {
         let schema = schema("--access")?;
         plan = plan.allow(access, schema, grant.made_by.as_deref(), grantee);
     }

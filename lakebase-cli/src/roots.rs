@@ -1,4 +1,4 @@
-//! The roots to trust as a file: libpq knows no other way, and sqlx no system store.
+//! The roots to trust, and a file of them: libpq knows no other way, and sqlx no system store.
 
 use std::error::Error;
 use std::fs;
@@ -6,19 +6,25 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lakebase_core::{Config, Target};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use crate::args;
 
 /// The file that the configuration names; else one with the system's and Mozilla's, in the user's cache, under
-/// a name made of its content, so that it can stay there. Nothing secret.
+/// a name made of their content, so that it can stay there. Nothing secret.
 pub(crate) fn file(config: &Config, target: &Target) -> Result<Option<String>, Box<dyn Error>> {
-    let Some(pem) = target.roots_pem() else {
+    if !target.uses_tls() {
         return Ok(None);
-    };
-    if let Some(path) = args::setting(config, "sslrootcert").filter(|path| path != "system") {
+    }
+    if let Some(path) = configured(config) {
         return text(&std::path::absolute(path)?).map(Some);
     }
+    let pem: Vec<u8> = default_roots().iter().flat_map(to_pem).collect();
     let mut hasher = DefaultHasher::new();
     pem.hash(&mut hasher);
     let folder = cache()?;
@@ -37,6 +43,54 @@ pub(crate) fn file(config: &Config, target: &Target) -> Result<Option<String>, B
         file.persist(&path).map_err(|error| failed(&error))?;
     }
     text(&path).map(Some)
+}
+
+/// The certificates to trust: those of the file that the configuration names; else the system's and Mozilla's.
+pub(crate) fn certificates(
+    config: &Config,
+) -> Result<Vec<CertificateDer<'static>>, Box<dyn Error>> {
+    match configured(config) {
+        Some(path) => Ok(CertificateDer::pem_file_iter(path)?.collect::<Result<_, _>>()?),
+        None => Ok(default_roots()),
+    }
+}
+
+fn configured(config: &Config) -> Option<String> {
+    args::setting(config, "sslrootcert").filter(|path| path != "system")
+}
+
+/// Without those that Mozilla trusts for some names only: a certificate does not say so.
+fn default_roots() -> Vec<CertificateDer<'static>> {
+    let bundled = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned();
+    let mut roots: Vec<_> = bundled
+        .chain(rustls_native_certs::load_native_certs().certs)
+        .filter(|root| {
+            let mut store = RootCertStore::empty();
+            let is_limited = |anchor: &TrustAnchor<'_>| {
+                let mut limited = webpki_roots::TLS_SERVER_ROOTS
+                    .iter()
+                    .filter(|known| known.name_constraints.is_some());
+                limited.any(|known| {
+                    known.subject == anchor.subject
+                        && known.subject_public_key_info == anchor.subject_public_key_info
+                })
+            };
+            store.add(root.clone()).is_ok() && !store.roots.iter().any(is_limited)
+        })
+        .collect();
+    roots.sort_by(|one, other| one.as_ref().cmp(other.as_ref()));
+    roots.dedup();
+    roots
+}
+
+fn to_pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
+    let mut pem = b"-----BEGIN CERTIFICATE-----\n".to_vec();
+    for line in STANDARD.encode(certificate).as_bytes().chunks(64) {
+        pem.extend_from_slice(line);
+        pem.push(b'\n');
+    }
+    pem.extend_from_slice(b"-----END CERTIFICATE-----\n");
+    pem
 }
 
 fn text(path: &Path) -> Result<String, Box<dyn Error>> {

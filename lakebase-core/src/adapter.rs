@@ -46,12 +46,12 @@ pub mod pool;
 use std::time::Duration;
 
 pub use crate::credential::clock::{Clock, SystemClock};
+pub use crate::error::chain::find_cause;
 pub use crate::error::foreign::clean_text;
 pub use crate::error::says_transient;
 #[cfg(feature = "migrations")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};
-pub use crate::postgres::transaction::find_cause;
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
 /// The session that migrates, for all ORMs: lock, schema, settings and time limits, and why it failed.

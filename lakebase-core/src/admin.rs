@@ -1,7 +1,7 @@
-//! For tools and for setting up: roles and privileges, who we are in the workspace, what state the compute is in.
+//! For tools and for setting up: roles and privileges, the identity in the workspace, the state of the compute.
 
 mod inspect;
 mod roles;
 
 pub use inspect::ComputeStatus;
-pub use roles::{Access, FutureObjects, IdentityKind, Object, Plan, Privilege};
+pub use roles::{Access, IdentityKind, Object, ObjectKind, Plan, Privilege};

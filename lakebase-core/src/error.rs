@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+pub(crate) mod chain;
 #[cfg(any(feature = "diesel", feature = "sea-orm"))]
 mod convert;
 pub(crate) mod foreign;
@@ -188,11 +189,6 @@ impl Error {
             inner.identity.get_or_insert_with(|| identity.to_owned());
             inner.sign_in.get_or_insert(sign_in);
         })
-    }
-
-    /// It is about the identity, whatever the reply looked like.
-    pub(crate) fn about_sign_in(self) -> Self {
-        self.edit(|inner| inner.kind = Kind::SignIn)
     }
 
     /// Names the variable or field that a value came from.

@@ -5,14 +5,15 @@ mod proxy;
 mod reply;
 mod user_agent;
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use reqwest::{Request, RequestBuilder, redirect};
+use reqwest::{Proxy, Request, RequestBuilder, redirect};
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -23,11 +24,11 @@ use self::pace::Pace;
 use self::proxy::Proxies;
 use crate::credential::clock::{Now, Watch};
 use crate::credential::remembered::Remembered;
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::chain::find_cause;
+use crate::error::{Error, Kind};
 use crate::settings::attributes::Vars;
 use crate::settings::host_name::is_loopback;
-use crate::tls::{self, Roots};
+use crate::tls::Roots;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -37,11 +38,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// No answer of these calls comes near it; a proxy's error page might.
 const LARGEST_BODY: usize = 256 * 1024;
 
-#[derive(Clone)]
 pub(crate) struct Http {
     agent: String,
-    proxies: Proxies,
-    client: Arc<Remembered<reqwest::Client>>,
+    proxies: Arc<Proxies>,
+    client: Remembered<reqwest::Client>,
     clock: Arc<Watch>,
     pace: Pace,
 }
@@ -51,8 +51,8 @@ impl Http {
     pub(crate) fn new(agent: &UserAgent, vars: &Vars, clock: Arc<Watch>) -> Result<Self, Error> {
         Ok(Self {
             agent: agent.to_string(),
-            proxies: Proxies::from_vars(vars)?,
-            client: Arc::default(),
+            proxies: Arc::new(Proxies::from_vars(vars)?),
+            client: Remembered::default(),
             clock,
             pace: Pace::default(),
         })
@@ -61,14 +61,15 @@ impl Http {
     async fn client(&self) -> Result<reqwest::Client, Error> {
         let make = async {
             let roots = Roots::system().await?;
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            let json = HeaderValue::from_static("application/json");
+            let proxies = Arc::clone(&self.proxies);
+            let proxy = Proxy::custom(move |url| Some(proxies.of(url)?.url.clone()));
             reqwest::Client::builder()
                 // No proxy but those of `vars`.
                 .no_proxy()
-                .proxy(self.proxies.clone().into_reqwest())
+                .proxy(proxy)
                 .tls_backend_preconfigured(roots.client_config()?)
-                .default_headers(headers)
+                .default_headers(HeaderMap::from_iter([(ACCEPT, json)]))
                 .user_agent(&self.agent)
                 // A redirect leads to a login page; following it would only hide that.
                 .redirect(redirect::Policy::none())
@@ -145,21 +146,13 @@ impl Http {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > LARGEST_BODY {
-                return Err(Error::new(
-                    Kind::Platform,
-                    format!("{to} answered with more than {LARGEST_BODY} bytes"),
-                ));
+                let text = format!("{to} answered with more than {LARGEST_BODY} bytes");
+                return Err(Error::new(Kind::Platform, text));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply::new(
-            to,
-            response.status().as_u16(),
-            response.headers(),
-            body,
-            sent,
-            self.now(),
-        ))
+        let (status, headers) = (response.status().as_u16(), response.headers());
+        Ok(Reply::new(to, status, headers, body, sent, self.now()))
     }
 }
 
@@ -168,27 +161,18 @@ async fn first<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let numbered = |number| {
-        let attempt = attempt();
-        async move { (number, attempt.await) }
-    };
-    let mut under_way = FuturesUnordered::from_iter([numbered(0)]);
-    let mut next = 1;
+    let mut under_way = FuturesUnordered::new();
+    let mut number = 0;
     loop {
-        let landed = async {
-            loop {
-                match under_way.next().await {
-                    Some((1.., Err(_))) => {}
-                    Some((_, outcome)) => return outcome,
-                    None => std::future::pending().await,
-                }
-            }
-        };
-        match timeout(SILENCE, landed).await {
-            Ok(outcome) => return outcome,
-            Err(_) => under_way.push(numbered(next)),
+        let attempt = attempt();
+        under_way.push(async move { (number, attempt.await) });
+        let answers = under_way
+            .by_ref()
+            .filter(|(number, outcome)| ready(*number == 0 || outcome.is_ok()));
+        if let Ok(Some((_, outcome))) = timeout(SILENCE, pin!(answers).next()).await {
+            return outcome;
         }
-        next += 1;
+        number += 1;
     }
 }
 
@@ -197,7 +181,7 @@ fn unreachable(to: &str, error: reqwest::Error) -> Error {
     if error.is_builder() {
         return Error::config(format!("cannot build a request for {to}")).caused_by(&error, &[]);
     }
-    if tls::find_failure(&error).is_some() {
+    if find_cause::<rustls::Error>(&error).is_some() {
         return Error::new(Kind::Network, format!("no trusted TLS connection to {to}"))
             .with_hint("The certificate is checked against the bundled and the system roots; a proxy that inspects TLS needs its root in the system store")
             .with_transient(false)

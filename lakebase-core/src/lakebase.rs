@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::config::LoginKind;
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
-#[cfg(feature = "tokio-postgres")]
 use crate::credential::remembered::Remembered;
 use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
 use crate::error::Error;
@@ -21,7 +20,7 @@ use crate::error::foreign::has_harmful;
 use crate::settings::host_name::is_pooled_host;
 use crate::settings::name::check_name;
 use crate::target::Target;
-use crate::workspace::retry::{Retry, retrying};
+use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
 /// Beyond it, arithmetic with points in time may overflow.
@@ -57,7 +56,6 @@ struct Inner {
     /// As it was resolved last.
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
-    #[cfg(feature = "tokio-postgres")]
     path_of_role: Remembered<()>,
 }
 
@@ -104,7 +102,7 @@ impl Lakebase {
                     ttl: config.token_ttl,
                     claims: config.claims.clone(),
                 };
-                Source::Minted(cache(Arc::new(Retry(provider))))
+                Source::Minted(cache(Arc::new(provider)))
             }
             (LoginKind::Minted, None) => {
                 return Err(Error::config("LAKEBASE_ENDPOINT is not set"));
@@ -123,7 +121,6 @@ impl Lakebase {
                 source,
                 target: Mutex::default(),
                 transport_failures: AtomicU32::new(0),
-                #[cfg(feature = "tokio-postgres")]
                 path_of_role: Remembered::default(),
             }),
         })
@@ -343,7 +340,6 @@ impl Lakebase {
         own.unwrap_or(&self.inner.config.database)
     }
 
-    #[cfg(feature = "tokio-postgres")]
     pub(crate) fn path_of_role_is_set(&self) -> &Remembered<()> {
         &self.inner.path_of_role
     }

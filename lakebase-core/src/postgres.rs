@@ -9,6 +9,8 @@ pub(crate) mod login;
 #[cfg(feature = "migrations")]
 pub(crate) mod migration;
 pub(crate) mod pooled_schema;
+#[cfg(feature = "tokio-postgres")]
+mod search_path;
 #[cfg(any(feature = "proxy", feature = "tokio-postgres"))]
 pub(crate) mod tcp;
 pub(crate) mod transaction;

@@ -21,12 +21,7 @@ pub struct Target {
     pub(crate) user: String,
     pub(crate) application_name: String,
     pub(crate) schema: Option<String>,
-    pub(crate) tls: Option<Arc<Tls>>,
-}
-
-pub(crate) struct Tls {
-    pub(crate) client_config: Arc<ClientConfig>,
-    pub(crate) roots: Roots,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Target {
@@ -45,10 +40,7 @@ impl Target {
                 Some(roots) => roots.clone(),
                 None => Roots::system().await?,
             };
-            Some(Arc::new(Tls {
-                client_config: Arc::new(roots.client_config()?),
-                roots,
-            }))
+            Some(Arc::new(roots.client_config()?))
         };
         Ok(Self {
             host,
@@ -141,14 +133,9 @@ impl Target {
         self.tls.is_some()
     }
 
-    /// Every root to trust, in PEM, for drivers that bring none. Long.
-    pub fn roots_pem(&self) -> Option<Vec<u8>> {
-        Some(self.tls.as_ref()?.roots.pem())
-    }
-
     /// The TLS configuration: verifies chain and name, on a crypto provider of its own.
     pub fn tls_config(&self) -> Option<&ClientConfig> {
-        Some(&self.tls.as_ref()?.client_config)
+        self.tls.as_deref()
     }
 }
 

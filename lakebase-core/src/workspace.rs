@@ -13,20 +13,14 @@ use serde_json::Value;
 
 pub(crate) use client::Client;
 use hosts::Endpoints;
+#[cfg(feature = "admin")]
+pub(crate) use hosts::{endpoint_url, instance_url};
+pub(crate) use mint::WorkspaceProvider;
 
-use crate::config::claim::Claim;
 use crate::config::endpoint::Compute;
-use crate::credential::Credential;
-use crate::credential::provider::CredentialProvider;
 use crate::credential::single_flight::{Found, SingleFlight};
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::foreign::has_harmful;
-
-/// Goes into a connection and into messages as it is; Postgres keeps 63 bytes.
-fn is_role_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 63 && !has_harmful(name)
-}
 
 /// One look-up takes no longer.
 pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
@@ -36,28 +30,6 @@ pub(crate) struct Workspace {
     pub(crate) client: Arc<Client>,
     pub(crate) compute: Compute,
     endpoints: SingleFlight<Found<Endpoints>>,
-}
-
-/// Mints credentials for one compute.
-pub(crate) struct WorkspaceProvider {
-    pub(crate) workspace: Arc<Workspace>,
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) claims: Vec<Claim>,
-}
-
-impl CredentialProvider for WorkspaceProvider {
-    async fn credential(&self) -> Result<Credential, Error> {
-        let minted = self.workspace.mint(self.ttl, &self.claims).await;
-        minted.map_err(|error| self.workspace.name(error))
-    }
-}
-
-impl fmt::Debug for WorkspaceProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkspaceProvider")
-            .field("workspace", &self.workspace)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Workspace {
@@ -80,23 +52,20 @@ impl Workspace {
 
     /// The user name behind the sign-in, which is the Postgres user.
     pub(crate) async fn user_name(&self) -> Result<String, Error> {
-        let ask = async || {
+        let ask = async {
             let reply = self.client.get("/api/2.0/preview/scim/v2/Me").await?;
-            match reply.json()?.get("userName") {
-                Some(Value::String(name)) if is_role_name(name) => Ok(name.clone()),
-                Some(Value::String(name)) if !name.is_empty() => Err(reply.error(
-                    Kind::Platform,
+            match text_at(&reply.json()?, "/userName") {
+                // It goes into a connection and into messages as it is; Postgres keeps 63 bytes.
+                Some(name) if name.len() <= 63 && !has_harmful(name) => Ok(name.to_owned()),
+                Some(_) => Err(reply.platform_error(
                     "the workspace's name for us (`userName`) cannot be a Postgres role",
                 )),
-                _ => Err(reply
-                    .error(
-                        Kind::Platform,
-                        "the workspace did not say who we are (`userName`)",
-                    )
+                None => Err(reply
+                    .platform_error("the workspace did not say who we are (`userName`)")
                     .with_hint("Set PGUSER to the Postgres role")),
             }
         };
-        ask().await.map_err(|error| self.client.name(error))
+        ask.await.map_err(|error| self.client.name(error))
     }
 }
 
@@ -107,4 +76,10 @@ impl fmt::Debug for Workspace {
             .field("compute", &self.compute)
             .finish_non_exhaustive()
     }
+}
+
+/// The text at a JSON pointer, unless it is empty.
+pub(crate) fn text_at<'a>(answer: &'a Value, pointer: &str) -> Option<&'a str> {
+    let text = answer.pointer(pointer)?.as_str()?;
+    (!text.is_empty()).then_some(text)
 }

@@ -1,6 +1,6 @@
 //! Roles and rights, as the platform has them.
 
-use lakebase_core::admin::{Access, FutureObjects, IdentityKind, Object, Plan, Privilege};
+use lakebase_core::admin::{Access, IdentityKind, Object, ObjectKind, Plan, Privilege};
 use lakebase_core::{Config, Error, Lakebase};
 use lakebase_local::{LocalLakebase, SignIn};
 use lakebase_tests::{lakebase_with, local, soon};
@@ -238,7 +238,7 @@ async fn single_objects_and_memberships_can_be_granted() {
         )
         .grant(
             &[Privilege::Execute],
-            &Object::AllFunctions("app".into()),
+            &Object::All(ObjectKind::Functions, "app".into()),
             &id,
         )
         .grant(
@@ -251,13 +251,7 @@ async fn single_objects_and_memberships_can_be_granted() {
             &Object::Routine("app".into(), "twice".into()),
             "app_owner",
         )
-        .grant_future(
-            &[Privilege::Select],
-            FutureObjects::Tables,
-            "app",
-            None,
-            &id,
-        )
+        .grant_future(&[Privilege::Select], ObjectKind::Tables, "app", None, &id)
         .grant_role("app_owner", &id)
         .apply(&owner)
         .await

@@ -38,6 +38,7 @@ pub(super) fn configuration(config: &Config) -> Finding {
 
 /// What is examined, with what is known of it so far.
 pub(super) struct Patient {
+    config: Config,
     lakebase: Lakebase,
     auth_type: Option<&'static str>,
     status: Option<ComputeStatus>,
@@ -54,12 +55,14 @@ pub(super) struct Patient {
 
 impl Patient {
     pub(super) fn new(
+        config: Config,
         lakebase: Lakebase,
         auth_type: Option<&'static str>,
         knows_host: bool,
         knows_user: bool,
     ) -> Self {
         Self {
+            config,
             lakebase,
             auth_type,
             status: None,
@@ -162,9 +165,12 @@ impl Patient {
         let Some(status) = status else {
             return Ok(Finding::skipped("the workspace cannot be asked"));
         };
-        let name = status.name().to_owned();
-        let state = status.state().unwrap_or("of unknown state").to_owned();
-        let is_disabled = status.is_disabled();
+        let name = status.name.clone();
+        let state = status
+            .state
+            .clone()
+            .unwrap_or("of unknown state".to_owned());
+        let is_disabled = status.is_disabled;
         self.status = Some(status);
         Ok(match state.as_str() {
             _ if is_disabled => Finding::problem(
@@ -181,11 +187,8 @@ impl Patient {
     }
 
     fn clock(&self) -> Finding {
-        let ahead = self
-            .status
-            .as_ref()
-            .and_then(ComputeStatus::clock_ahead_seconds);
-        let Some(seconds) = ahead else {
+        let status = self.status.as_ref();
+        let Some(seconds) = status.and_then(|status| status.clock_ahead_seconds) else {
             return Finding::skipped("the workspace did not tell the time");
         };
         let side = if seconds > 0 { "ahead of" } else { "behind" };
@@ -281,7 +284,7 @@ impl Patient {
             return Finding::skipped("there is no connection");
         };
         match target.uses_tls() {
-            true => tls::examine(socket, target).await,
+            true => tls::examine(socket, &self.config, target).await,
             false => Finding::skipped("plaintext, on this machine only"),
         }
     }

@@ -2,10 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lakebase_core::Target;
+use lakebase_core::{Config, Target};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -16,13 +15,14 @@ use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::report::Finding;
+use crate::roots;
 
 /// Postgres's way to ask for TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 /// A certificate that ends sooner is worth a word.
 const SOON_DAYS: i64 = 14;
 
-pub(super) async fn examine(mut socket: TcpStream, target: &Target) -> Finding {
+pub(super) async fn examine(mut socket: TcpStream, config: &Config, target: &Target) -> Finding {
     match ask(&mut socket).await {
         Ok(true) => {}
         Ok(false) => {
@@ -38,7 +38,7 @@ pub(super) async fn examine(mut socket: TcpStream, target: &Target) -> Finding {
             );
         }
     }
-    match shake_hands(socket, target).await {
+    match shake_hands(socket, config, target).await {
         Ok(finding) => finding,
         Err(text) => Finding::problem(text, "Check PGHOST and PGSSLROOTCERT"),
     }
@@ -55,15 +55,19 @@ async fn ask(socket: &mut TcpStream) -> std::io::Result<bool> {
     }
 }
 
-async fn shake_hands(socket: TcpStream, target: &Target) -> Result<Finding, String> {
+async fn shake_hands(
+    socket: TcpStream,
+    config: &Config,
+    target: &Target,
+) -> Result<Finding, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(&target.roots_pem().unwrap_or_default()) {
-        let _ = roots.add(root.map_err(|error| error.to_string())?);
-    }
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
-        .build()
-        .map_err(|error| error.to_string())?;
+    let mut trusted = RootCertStore::empty();
+    trusted
+        .add_parsable_certificates(roots::certificates(config).map_err(|error| error.to_string())?);
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(trusted.into(), Arc::clone(&provider))
+            .build()
+            .map_err(|error| error.to_string())?;
     let witness = Arc::new(Witness {
         verifier,
         seen: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Roles and rights: what to run once per database, so that an application may use it.
+//! Roles and privileges: what to run once per database, so that an application may use it.
 //!
 //! A [`Plan`] collects statements; [`apply`](Plan::apply) runs them in one transaction, all or nothing, and
 //! its `Display` is the script for those who would rather read it first. Applying it again changes nothing.
@@ -20,37 +20,40 @@
 //! # }
 //! ```
 //!
-//! Who may do what, by the platform's rules: roles are made by an identity that is logged in with a token
-//! and may create roles; rights are given by the owner of the object. Whoever made a table owns it, and
-//! nobody else may change it, so let the application's service principal deploy first.
+//! The platform's rules: an identity that is logged in with a token and may create roles creates roles; the owner of
+//! an object grants privileges on it. The role that created a table owns it, and no other role may change it, so let
+//! the application's service principal deploy first.
 
 mod apply;
 mod privilege;
 
 use std::fmt;
 
-pub use privilege::{Access, FutureObjects, IdentityKind, Object, Privilege};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+pub use privilege::{Access, IdentityKind, Object, ObjectKind, Privilege};
 
 use crate::error::Error;
 use crate::postgres::pooled_schema::set_search_path;
 use crate::settings::name::check_name;
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-/// Statements that make roles and give rights, in one database.
+/// Statements that create roles and grant privileges, in one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a plan does nothing before it is applied"]
 pub struct Plan {
     database: String,
     statements: Vec<Statement>,
-    /// Every name, and whether it is a role's.
-    names: Vec<(String, bool)>,
+    roles: Vec<String>,
+    /// Databases, schemas and what is in them.
+    objects: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Statement {
     sql: String,
-    /// What is in a schema: objects of an extension are among it, which belong to nobody here.
-    whole: Option<(FutureObjects, String)>,
+    /// Asks whether a warning that something was not granted matters. It does not for objects of an extension, which
+    /// belong to no role of ours.
+    foreign_sql: Option<String>,
 }
 
 /// What every transaction of a plan begins with. Extensions go where everybody finds them, and nobody waits
@@ -67,61 +70,58 @@ impl Plan {
     pub fn new(database: impl Into<String>) -> Self {
         let database = database.into();
         Self {
-            names: vec![(database.clone(), false)],
+            objects: vec![database.clone()],
             database,
             statements: Vec::new(),
+            roles: Vec::new(),
         }
     }
 
-    /// The role of an identity of the workspace, which logs in with tokens: `databricks_create_role`, and
-    /// the extension it comes from. A role of that name that is there already stays as it is, also one
-    /// that was made by plain `CREATE ROLE` and takes no tokens.
-    pub fn create_role(self, identity: &str, kind: IdentityKind) -> Self {
-        let literal = escape_literal(identity);
-        self.roles([identity])
-            .add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
+    /// Creates the role of an identity of the workspace, which logs in with tokens: `databricks_create_role`, and
+    /// the extension it comes from. An existing role is left unchanged, even one made with plain `CREATE ROLE`, which
+    /// cannot log in with tokens.
+    pub fn create_role(mut self, identity: &str, kind: IdentityKind) -> Self {
+        self.roles.push(identity.to_owned());
+        let (identity, kind) = (escape_literal(identity), kind.keyword());
+        self.add("CREATE EXTENSION IF NOT EXISTS databricks_auth")
             .add(format!(
-                "SELECT databricks_create_role({literal}, '{}') \
-                 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal})",
-                kind.keyword()
+                "SELECT databricks_create_role({identity}, '{kind}') \
+                 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {identity})"
             ))
     }
 
-    /// A schema, of the one who applies the plan or of `owner` (whom one must be a member of).
-    pub fn create_schema(self, schema: &str, owner: Option<&str>) -> Self {
-        let authorization =
-            owner.map(|owner| format!(" AUTHORIZATION {}", escape_identifier(owner)));
-        self.named([schema]).roles(owner).add(format!(
-            "CREATE SCHEMA IF NOT EXISTS {}{}",
-            escape_identifier(schema),
-            authorization.unwrap_or_default()
-        ))
+    /// Creates a schema that belongs to the role that applies the plan, or to `owner`, of which that role must be a
+    /// member.
+    pub fn create_schema(mut self, schema: &str, owner: Option<&str>) -> Self {
+        let mut sql = format!("CREATE SCHEMA IF NOT EXISTS {}", self.object(schema));
+        if let Some(owner) = owner {
+            sql.push_str(&format!(" AUTHORIZATION {}", self.role(owner)));
+        }
+        self.add(sql)
     }
 
-    /// Rights on what is there. Nothing is added for an empty list.
-    pub fn grant(self, privileges: &[Privilege], object: &Object, grantee: &str) -> Self {
+    /// Grants privileges on existing objects. An empty list adds nothing.
+    pub fn grant(mut self, privileges: &[Privilege], object: &Object, grantee: &str) -> Self {
         if privileges.is_empty() {
             return self;
         }
-        let sql = format!(
-            "GRANT {} ON {} TO {}",
-            privilege::list(privileges),
-            object.to_sql(),
-            escape_identifier(grantee)
-        );
-        let names = object.names();
-        self.named(names)
-            .roles([grantee])
-            .add_statement(sql, object.whole())
+        let names = object.names().into_iter().map(str::to_owned);
+        self.objects.extend(names);
+        let (privileges, object_sql) = (privilege::list(privileges), object.to_sql());
+        let grantee = self.role(grantee);
+        self.add_statement(Statement {
+            sql: format!("GRANT {privileges} ON {object_sql} TO {grantee}"),
+            foreign_sql: object.foreign_sql(),
+        })
     }
 
-    /// Rights on what `made_by` will make in a schema (one must be a member of it); without it, on what the one
-    /// who applies the plan will make. For objects that somebody else makes they do not count, which is the
-    /// usual trap.
+    /// Grants privileges on objects that `made_by` will create in a schema (the role that applies the plan must be a
+    /// member of it); without it, on objects that the role that applies the plan will create. They do not apply to
+    /// objects created by other roles, a common mistake.
     pub fn grant_future(
-        self,
+        mut self,
         privileges: &[Privilege],
-        objects: FutureObjects,
+        objects: ObjectKind,
         schema: &str,
         made_by: Option<&str>,
         grantee: &str,
@@ -129,74 +129,68 @@ impl Plan {
         if privileges.is_empty() {
             return self;
         }
-        let named = self.named([schema]).roles([grantee]).roles(made_by);
-        let maker = made_by.map(|maker| format!("FOR ROLE {} ", escape_identifier(maker)));
-        named.add(format!(
-            "ALTER DEFAULT PRIVILEGES {}IN SCHEMA {} GRANT {} ON {} TO {}",
-            maker.unwrap_or_default(),
-            escape_identifier(schema),
-            privilege::list(privileges),
-            objects.keyword(),
-            escape_identifier(grantee)
+        let maker = made_by.map(|maker| format!("FOR ROLE {} ", self.role(maker)));
+        let maker = maker.unwrap_or_default();
+        let (schema, grantee) = (self.object(schema), self.role(grantee));
+        let (privileges, objects) = (privilege::list(privileges), objects.keyword());
+        self.add(format!(
+            "ALTER DEFAULT PRIVILEGES {maker}IN SCHEMA {schema} \
+             GRANT {privileges} ON {objects} TO {grantee}"
         ))
     }
 
     /// Makes `member` a member of `role`: a common owner of schemas, for example.
-    pub fn grant_role(self, role: &str, member: &str) -> Self {
-        self.roles([role, member]).add(format!(
-            "GRANT {} TO {}",
-            escape_identifier(role),
-            escape_identifier(member)
-        ))
+    pub fn grant_role(mut self, role: &str, member: &str) -> Self {
+        let (role, member) = (self.role(role), self.role(member));
+        self.add(format!("GRANT {role} TO {member}"))
     }
 
-    /// Everything that a kind of use needs, on what is there in a schema and on what `made_by` will make.
+    /// Grants everything that a kind of use needs, on existing objects of a schema and on those that `made_by` will
+    /// create: see [`grant_future`](Self::grant_future).
     pub fn allow(self, access: Access, schema: &str, made_by: Option<&str>, grantee: &str) -> Self {
-        let schema_object = Object::Schema(schema.to_owned());
+        let whole = Object::Schema(schema.to_owned());
         let mut plan = self
-            .ensure_on_database(access.on_database(), grantee)
-            .grant(access.on_schema(), &schema_object, grantee);
-        for (objects, privileges) in access.on_objects() {
+            .grant_on_database(&[Privilege::Connect], grantee)
+            .grant(access.on_schema(), &whole, grantee);
+        for &(kind, privileges) in access.on_objects() {
+            let existing = Object::All(kind, schema.to_owned());
             plan = plan
-                .grant(privileges, &objects.all_in(schema), grantee)
-                .grant_future(privileges, *objects, schema, made_by, grantee);
+                .grant(privileges, &existing, grantee)
+                .grant_future(privileges, kind, schema, made_by, grantee);
         }
         plan
     }
 
-    /// What a role needs that runs migrations: to connect, and to create schemas of its own.
+    /// Grants what a role needs that runs migrations: to connect, and to create schemas of its own.
     pub fn allow_to_deploy(self, grantee: &str) -> Self {
-        self.ensure_on_database(&[Privilege::Connect, Privilege::Create], grantee)
+        self.grant_on_database(&[Privilege::Connect, Privilege::Create], grantee)
     }
 
-    /// Puts a schema first on the search path of a role in this database, for pooled hosts, which take no other.
+    /// Puts a schema first on the search path of a role in this database, for pooled hosts, which accept no other.
     /// Sessions that the pooler has open keep their path until it replaces them.
-    pub fn set_search_path(self, schema: &str, role: &str) -> Self {
+    pub fn set_search_path(mut self, schema: &str, role: &str) -> Self {
+        self.objects.push(schema.to_owned());
+        self.roles.push(role.to_owned());
         let sql = set_search_path(role, &self.database, schema);
-        self.named([schema]).roles([role]).add(sql)
+        self.add(sql)
     }
 
-    /// Grants what the role does not have already, by itself or as everybody: only the owner of the database may grant
-    /// that, and CONNECT is there by default.
-    fn ensure_on_database(self, privileges: &[Privilege], grantee: &str) -> Self {
+    /// Grants privileges unless the role has all of them, by itself or as everybody: only the owner of the database
+    /// may grant them, and CONNECT is there by default.
+    fn grant_on_database(mut self, privileges: &[Privilege], grantee: &str) -> Self {
         let (database, role) = (escape_literal(&self.database), escape_literal(grantee));
-        let has = privileges
-            .iter()
-            .map(|privilege| format!("has_database_privilege({role}, {database}, '{privilege}')"));
-        let has: Vec<String> = has.collect();
-        let object = Object::Database(self.database.clone());
+        let has = |privilege| format!("has_database_privilege({role}, {database}, '{privilege}')");
+        let has: Vec<String> = privileges.iter().map(has).collect();
+        let (has, privileges) = (has.join(" AND "), privilege::list(privileges));
+        let database = escape_identifier(&self.database);
+        let grantee = self.role(grantee);
         let body = format!(
-            "BEGIN IF NOT ({}) THEN GRANT {} ON {} TO {}; END IF; END",
-            has.join(" AND "),
-            privilege::list(privileges),
-            object.to_sql(),
-            escape_identifier(grantee)
+            "BEGIN IF NOT ({has}) THEN GRANT {privileges} ON DATABASE {database} TO {grantee}; END IF; END"
         );
-        let body = match body.contains("$$") {
-            true => escape_literal(&body),
-            false => format!("$$ {body} $$"),
-        };
-        self.roles([grantee]).add(format!("DO {body}"))
+        self.add(match body.contains("$$") {
+            true => format!("DO {}", escape_literal(&body)),
+            false => format!("DO $$ {body} $$"),
+        })
     }
 
     /// The statements, in order, without semicolons.
@@ -213,35 +207,38 @@ impl Plan {
     ///
     /// [`Error::is_config`], with the name.
     pub fn check(&self) -> Result<(), Error> {
-        for (name, is_role) in &self.names {
-            if *is_role && name == "public" {
+        for role in &self.roles {
+            if role == "public" {
                 return Err(Error::config("role: \"public\" means every role of the database").with_hint(
                     "Grant to a role or a group; if everybody is meant, run GRANT .. TO PUBLIC in SQL",
                 ));
             }
-            check_name(if *is_role { "role" } else { "object" }, name)?;
+            check_name("role", role)?;
         }
-        Ok(())
+        let mut objects = self.objects.iter();
+        objects.try_for_each(|name| check_name("object", name))
     }
 
-    fn named<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let names = names.into_iter().map(|name| (name.to_owned(), false));
-        self.names.extend(names);
-        self
+    /// The name of a role as it stands in SQL; [`check`](Self::check) looks at it.
+    fn role(&mut self, name: &str) -> String {
+        self.roles.push(name.to_owned());
+        escape_identifier(name)
     }
 
-    fn roles<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let names = names.into_iter().map(|name| (name.to_owned(), true));
-        self.names.extend(names);
-        self
+    /// The same for a name of a schema.
+    fn object(&mut self, name: &str) -> String {
+        self.objects.push(name.to_owned());
+        escape_identifier(name)
     }
 
     fn add(self, sql: impl Into<String>) -> Self {
-        self.add_statement(sql.into(), None)
+        self.add_statement(Statement {
+            sql: sql.into(),
+            foreign_sql: None,
+        })
     }
 
-    fn add_statement(mut self, sql: String, whole: Option<(FutureObjects, String)>) -> Self {
-        let statement = Statement { sql, whole };
+    fn add_statement(mut self, statement: Statement) -> Self {
         if !self.statements.contains(&statement) {
             self.statements.push(statement);
         }
@@ -275,7 +272,7 @@ mod tests {
             )
             .grant_future(
                 &[Privilege::Execute],
-                FutureObjects::Functions,
+                ObjectKind::Functions,
                 "a",
                 Some("m\""),
                 "g",

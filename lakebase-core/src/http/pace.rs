@@ -1,7 +1,7 @@
 //! Requests to a host that fails begin a while apart, whoever makes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,43 +11,39 @@ use tokio::time::{Instant, sleep_until};
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// When the last request began, of each host that fails.
-#[derive(Clone, Default)]
-pub(super) struct Pace(Arc<Shared>);
-
 #[derive(Default)]
-struct Shared {
+pub(super) struct Pace {
     failing: Mutex<HashMap<String, Instant>>,
     /// A host answers again.
     recovered: Notify,
 }
 
 impl Pace {
-    /// Waits for the next turn, or until the host answers again. Cancel safe: an abandoned turn is given
-    /// back.
+    /// Waits for the next turn, or until the host answers again. Cancel safe: a turn is taken only when it has come.
     pub(super) async fn turn(&self, origin: &str) {
-        let recovered = self.0.recovered.notified();
-        let turn = {
-            let mut failing = self.failing();
-            let Some(last) = failing.get_mut(origin) else {
-                return;
+        loop {
+            let recovered = self.recovered.notified();
+            let next = {
+                let mut failing = self.failing();
+                let Some(last) = failing.get_mut(origin) else {
+                    return;
+                };
+                let (now, next) = (Instant::now(), *last + INTERVAL);
+                if next <= now {
+                    *last = now;
+                    return;
+                }
+                next
             };
-            *last = Instant::now().max(*last + INTERVAL);
-            *last
-        };
-        let mut waiting = Waiting {
-            pace: self,
-            origin,
-            is_over: false,
-        };
-        tokio::select! {
-            () = sleep_until(turn) => {}
-            () = recovered => {}
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = recovered => {}
+            }
         }
-        waiting.is_over = true;
     }
 
     fn failing(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        let failing = self.0.failing.lock();
+        let failing = self.failing.lock();
         failing.unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,25 +53,7 @@ impl Pace {
         if has_failed {
             failing.entry(origin.to_owned()).or_insert(began);
         } else if failing.remove(origin).is_some() {
-            self.0.recovered.notify_waiters();
-        }
-    }
-}
-
-/// A reserved turn.
-struct Waiting<'a> {
-    pace: &'a Pace,
-    origin: &'a str,
-    is_over: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        if let Some(last) = self.pace.failing().get_mut(self.origin) {
-            *last = last.checked_sub(INTERVAL).unwrap_or(*last);
+            self.recovered.notify_waiters();
         }
     }
 }

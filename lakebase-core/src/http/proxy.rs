@@ -2,13 +2,12 @@
 //! spaces separate them as well.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
-use reqwest::Proxy;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use url::{Host, Url};
@@ -23,84 +22,74 @@ const METADATA_SERVICE: &str = "169.254.169.254";
 const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(2);
 
 /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in lower case, too.
-#[derive(Clone)]
-pub(super) struct Proxies(Arc<Inner>);
-
-struct Inner {
-    https: Option<Named>,
-    http: Option<Named>,
+pub(super) struct Proxies {
+    https: Option<Proxy>,
+    http: Option<Proxy>,
     exceptions: Vec<Exception>,
 }
 
 /// A proxy, and the variable that names it.
-#[derive(Clone)]
-pub(super) struct Named {
+pub(super) struct Proxy {
     variable: String,
-    url: Url,
+    pub(super) url: Url,
 }
 
 impl Proxies {
     pub(super) fn from_vars(vars: &Vars) -> Result<Self, Error> {
         let find = |name: &str| {
-            [name.to_owned(), name.to_lowercase()]
-                .into_iter()
-                .find_map(|name| {
-                    let value = vars.get(&name).filter(|value| !value.trim().is_empty())?;
-                    Some((name, value.trim().to_owned()))
-                })
+            let mut names = [name.to_owned(), name.to_lowercase()].into_iter();
+            names.find_map(|name| {
+                let value = vars.get(&name)?.trim();
+                (!value.is_empty()).then(|| (name, value.to_owned()))
+            })
         };
-        let named = |name: &str| find(name).map(Named::parse).transpose();
-        // Asked for only where it counts: desktops set it to a SOCKS proxy beside the others.
-        let or_all = |name: &str| match named(name)? {
+        let proxy = |name: &str| find(name).map(Proxy::parse).transpose();
+        // Read only where it counts: desktops set it to a SOCKS proxy beside the others.
+        let or_all = |name: &str| match proxy(name)? {
             Some(proxy) => Ok(Some(proxy)),
-            None => named("ALL_PROXY"),
+            None => proxy("ALL_PROXY"),
         };
-        let exceptions = find("NO_PROXY").map(|(_, list)| list).unwrap_or_default();
-        Ok(Self(Arc::new(Inner {
+        let (_, exceptions) = find("NO_PROXY").unwrap_or_default();
+        Ok(Self {
             https: or_all("HTTPS_PROXY")?,
             http: or_all("HTTP_PROXY")?,
             exceptions: exceptions
                 .split([',', ' '])
+                .map(str::trim)
                 .filter_map(Exception::parse)
                 .collect(),
-        })))
+        })
     }
 
     /// The proxy for a URL, if there is one.
-    pub(super) fn of(&self, url: &Url) -> Option<&Named> {
-        let host = url.host_str()?.trim_matches(['[', ']']);
-        let port = url.port_or_known_default()?;
+    pub(super) fn of(&self, url: &Url) -> Option<&Proxy> {
+        let name = url.host_str()?;
+        let (host, port) = (url.host()?, url.port_or_known_default()?);
         let proxy = match url.scheme() {
-            "https" => self.0.https.as_ref(),
-            _ => self.0.http.as_ref(),
+            "https" => self.https.as_ref(),
+            _ => self.http.as_ref(),
         };
-        let is_local = is_loopback(host) || host == METADATA_SERVICE;
-        proxy.filter(|_| !is_local && !self.0.exceptions.iter().any(|e| e.covers(host, port)))
-    }
-
-    pub(super) fn into_reqwest(self) -> Proxy {
-        Proxy::custom(move |url| self.of(url).map(|proxy| proxy.url.clone()))
+        let is_local = is_loopback(name) || name == METADATA_SERVICE;
+        proxy.filter(|_| !is_local && !self.exceptions.iter().any(|e| e.covers(&host, port)))
     }
 }
 
-impl Named {
+impl Proxy {
     /// The text may hold a password, so that no error repeats it.
     fn parse((variable, text): (String, String)) -> Result<Self, Error> {
         let with_scheme = match text.contains("://") {
             true => text,
             false => format!("http://{text}"),
         };
-        Url::parse(&with_scheme)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .map(|url| Self {
-                variable: variable.clone(),
-                url,
-            })
-            .ok_or_else(|| {
+        match Url::parse(&with_scheme) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+                Ok(Self { variable, url })
+            }
+            _ => Err(
                 Error::config(format!("{variable} is not the URL of an HTTP proxy"))
-                    .with_hint("Write it as http://host:port; SOCKS is not supported")
-            })
+                    .with_hint("Write it as http://host:port; SOCKS is not supported"),
+            ),
+        }
     }
 
     /// Adds to a failure that the proxy may be the reason, and with which status it refused.
@@ -126,10 +115,9 @@ impl Named {
         let to = format!("{}:{}", to.host_str()?, to.port_or_known_default()?);
         let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n");
         if !self.url.username().is_empty() {
-            let decode = |text| percent_decode_str(text).decode_utf8().ok();
-            let user = decode(self.url.username())?;
-            let password = decode(self.url.password().unwrap_or_default())?;
-            let basic = STANDARD.encode(format!("{user}:{password}"));
+            let password = self.url.password().unwrap_or_default();
+            let secret = format!("{}:{password}", self.url.username());
+            let basic = STANDARD.encode(percent_decode_str(&secret).collect::<Vec<u8>>());
             request.push_str(&format!("Proxy-Authorization: Basic {basic}\r\n"));
         }
         request.push_str("\r\n");
@@ -143,85 +131,75 @@ impl Named {
 }
 
 /// One entry of `NO_PROXY`.
-#[derive(Debug)]
-enum Exception {
+struct Exception {
+    hosts: Hosts,
+    port: Option<u16>,
+}
+
+enum Hosts {
     All,
-    Network(IpAddr, u32),
-    Address(IpAddr, Option<u16>),
-    /// The name itself, and everything below it.
-    Name(String, Option<u16>),
-    /// Only what is below it.
-    Below(String, Option<u16>),
+    Network(IpNet),
+    /// What is below a name, and perhaps the name itself.
+    Domain {
+        name: String,
+        has_itself: bool,
+    },
 }
 
 impl Exception {
     fn parse(entry: &str) -> Option<Self> {
-        let entry = entry.trim().to_lowercase();
+        let address = |text: &str| text.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let any_port = |hosts| Some(Self { hosts, port: None });
         if entry == "*" {
-            return Some(Self::All);
+            return any_port(Hosts::All);
         }
-        if let Some((address, bits)) = entry.split_once('/') {
-            let (network, bits): (IpAddr, u32) = (address.parse().ok()?, bits.parse().ok()?);
-            let width = if network.is_ipv4() { 32 } else { 128 };
-            return (bits <= width).then_some(Self::Network(network, bits));
+        if let Some(network) = entry.parse().ok().or_else(|| Some(address(entry)?.into())) {
+            return any_port(Hosts::Network(network));
         }
-        if let Ok(address) = entry.trim_matches(['[', ']']).parse() {
-            return Some(Self::Address(address, None));
-        }
-        let (name, port) = match entry.rsplit_once(':') {
-            Some((name, "")) => (name, None),
-            Some((name, port)) => (name, Some(port.parse().ok()?)),
-            None => (entry.as_str(), None),
+        let (host, port) = match entry.rsplit_once(':') {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.parse().ok()?)),
+            None => (entry, None),
         };
-        if let Ok(address) = name.trim_matches(['[', ']']).parse() {
-            return Some(Self::Address(address, port));
-        }
-        let name = name
-            .strip_prefix('*')
-            .filter(|rest| rest.starts_with('.'))
-            .unwrap_or(name);
-        match name.strip_prefix('.') {
-            _ if name.is_empty() => None,
-            Some(parent) => Some(Self::Below(ascii(parent)?, port)),
-            None => Some(Self::Name(ascii(name)?, port)),
-        }
-    }
-
-    fn covers(&self, host: &str, port: u16) -> bool {
-        let host = host.trim_end_matches('.').to_lowercase();
-        let is_port = |only: &Option<u16>| only.is_none_or(|only| only == port);
-        let is_below = |parent: &str| {
-            host.strip_suffix(parent)
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        let hosts = match address(host) {
+            Some(address) => Hosts::Network(address.into()),
+            None => {
+                let name = match host.strip_prefix('*') {
+                    Some(below) if below.starts_with('.') => below,
+                    _ => host,
+                };
+                let parent = name.strip_prefix('.');
+                // As URLs have it.
+                let Ok(Host::Domain(name)) = Host::parse(parent.unwrap_or(name)) else {
+                    return None;
+                };
+                let has_itself = parent.is_none();
+                Hosts::Domain { name, has_itself }
+            }
         };
-        match self {
-            Self::All => true,
-            Self::Network(network, bits) => host
-                .parse()
-                .is_ok_and(|address| is_within(address, *network, *bits)),
-            Self::Address(address, only) => host.parse() == Ok(*address) && is_port(only),
-            Self::Name(name, only) => (host == *name || is_below(name)) && is_port(only),
-            Self::Below(parent, only) => is_below(parent) && is_port(only),
-        }
+        Some(Self { hosts, port })
     }
-}
 
-/// A name as URLs have it.
-fn ascii(name: &str) -> Option<String> {
-    match Host::parse(name).ok()? {
-        Host::Domain(name) => Some(name),
-        Host::Ipv4(_) | Host::Ipv6(_) => None,
+    fn covers(&self, host: &Host<&str>, port: u16) -> bool {
+        let has_host = match (&self.hosts, host) {
+            (Hosts::All, _) => true,
+            (Hosts::Network(network), Host::Ipv4(address)) => {
+                network.contains(&IpAddr::V4(*address))
+            }
+            (Hosts::Network(network), Host::Ipv6(address)) => {
+                network.contains(&IpAddr::V6(*address))
+            }
+            (Hosts::Domain { name, has_itself }, Host::Domain(host)) => {
+                match host.trim_end_matches('.').strip_suffix(name.as_str()) {
+                    Some("") => *has_itself,
+                    Some(below) => below.len() > 1 && below.ends_with('.'),
+                    None => false,
+                }
+            }
+            _ => false,
+        };
+        has_host && self.port.is_none_or(|only| only == port)
     }
-}
-
-fn is_within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
-    let (address, network, width) = match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(n)) => (u128::from(a.to_bits()), u128::from(n.to_bits()), 32),
-        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits(), n.to_bits(), 128),
-        _ => return false,
-    };
-    let ignored = width - bits.min(width);
-    ignored == 128 || address >> ignored == network >> ignored
 }
 
 #[cfg(test)]

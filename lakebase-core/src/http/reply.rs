@@ -9,9 +9,8 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use crate::credential::clock::Now;
-use crate::error::Error;
-use crate::error::Kind;
 use crate::error::foreign;
+use crate::error::{Error, Kind};
 
 /// One answer does not lock us out for longer, whatever it asks for: the official clients give up after
 /// as long.
@@ -27,13 +26,13 @@ pub(crate) struct Reply {
     pub(crate) date: Option<SystemTime>,
     pub(crate) sent: Now,
     pub(crate) received: Now,
-    retry_after: Option<Duration>,
-    request_id: Option<String>,
-    location: Option<String>,
-    is_html: bool,
+    headers: HeaderMap,
     body: Vec<u8>,
     secrets: Vec<SecretString>,
 }
+
+/// Error code, text for people and request id.
+type Explanation = (Option<String>, String, Option<String>);
 
 impl Reply {
     pub(crate) fn new(
@@ -44,24 +43,18 @@ impl Reply {
         sent: Now,
         received: Now,
     ) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let date = text(DATE.as_str()).and_then(http_date);
-        let retry_after = text(RETRY_AFTER.as_str())
-            .and_then(|value| retry_after(value, date.unwrap_or(received.wall)))
-            .map(|wait| wait.min(LONGEST_RETRY_AFTER));
-        Self {
+        let mut reply = Self {
             base: base.to_owned(),
             status,
-            date,
+            date: None,
             sent,
             received,
-            retry_after,
-            request_id: text("x-request-id").map(str::to_owned),
-            location: text(LOCATION.as_str()).map(str::to_owned),
-            is_html: text(CONTENT_TYPE.as_str()).is_some_and(|kind| kind.contains("html")),
+            headers: headers.clone(),
             body,
             secrets: Vec::new(),
-        }
+        };
+        reply.date = reply.header(DATE.as_str()).and_then(http_date);
+        reply
     }
 
     /// What this request carried is masked wherever the reply repeats it.
@@ -75,8 +68,25 @@ impl Reply {
             })
             .map(SecretString::from)
             .collect();
-        self.request_id = self.request_id.as_ref().map(|id| self.quote(id));
         self
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Where a redirect leads.
+    pub(crate) fn location(&self) -> Option<&str> {
+        self.header(LOCATION.as_str())
+    }
+
+    fn request_id(&self) -> Option<String> {
+        Some(self.quote(self.header("x-request-id")?))
+    }
+
+    fn is_html(&self) -> bool {
+        let kind = self.header(CONTENT_TYPE.as_str());
+        kind.is_some_and(|kind| kind.contains("html"))
     }
 
     /// The workspace, or what is in front of it, is down.
@@ -91,58 +101,63 @@ impl Reply {
     /// The body as JSON. The error never quotes it: it may hold a token.
     pub(crate) fn json(&self) -> Result<Value, Error> {
         serde_json::from_slice(&self.body).map_err(|_| {
-            let what = if self.is_html || self.body.trim_ascii_start().starts_with(b"<") {
+            let what = if self.is_html() || self.body.trim_ascii_start().starts_with(b"<") {
                 "an HTML page"
             } else if self.body.is_empty() {
                 "nothing"
             } else {
                 "malformed JSON"
             };
-            self.error(
-                Kind::Platform,
-                format!("{} answered {what} where JSON was expected", self.base),
-            )
-            .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces")
+            self.platform_error(format!("{} answered {what} where JSON was expected", self.base))
+                .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces")
         })
     }
 
     /// An error about this reply.
     pub(crate) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
-        Error::new(kind, message).with_response(self.status, None, self.request_id.clone())
+        Error::new(kind, message).with_response(self.status, None, self.request_id())
+    }
+
+    /// An error about what the platform says in this reply.
+    pub(crate) fn platform_error(&self, message: impl Into<String>) -> Error {
+        self.error(Kind::Platform, message)
     }
 
     /// The error that a reply without success stands for.
     pub(crate) fn failure(&self, what: &str) -> Error {
         let (code, detail, body_request_id) = self.explain();
-        let request_id = self.request_id.clone().or(body_request_id);
-        let rate_limited = self.status == 429
+        let request_id = self.request_id().or(body_request_id);
+        let message = match detail.as_str() {
+            "" => what.to_owned(),
+            _ => format!("{what}: {detail}"),
+        };
+        if self.is_private_link_page() {
+            return Error::new(Kind::SignIn, message)
+                .with_response(403, Some("PRIVATE_LINK_VALIDATION_ERROR".to_owned()), request_id)
+                .with_hint("The workspace takes calls through its private network only (AWS PrivateLink, Azure Private Link, Private Service Connect), and this network is not part of it");
+        }
+        let is_rate_limit = self.status == 429
             || matches!(
                 code.as_deref(),
                 Some("RESOURCE_EXHAUSTED" | "REQUEST_LIMIT_EXCEEDED")
             );
-        let transient =
-            rate_limited || self.is_outage() || PASSING.iter().any(|text| detail.contains(text));
-        let usual = rate_limited.then_some(USUAL_RETRY_AFTER);
+        let is_transient =
+            is_rate_limit || self.is_outage() || PASSING.iter().any(|text| detail.contains(text));
+        let retry_after = self.retry_after().filter(|_| is_transient);
+        // RFC 6749 codes that mean "not you", whatever status they come with.
+        let is_not_you = matches!(
+            code.as_deref(),
+            Some("invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied")
+        );
         let kind = match self.status {
             401 | 403 => Kind::SignIn,
-            _ if is_oauth_refusal(code.as_deref()) => Kind::SignIn,
+            _ if is_not_you => Kind::SignIn,
             _ => Kind::Platform,
         };
-        let mut message = what.to_owned();
-        if !detail.is_empty() {
-            message.push_str(": ");
-            message.push_str(&detail);
-        }
         let error = Error::new(kind, message)
             .with_response(self.status, code, request_id)
-            .with_retry_after(self.retry_after.filter(|_| transient).or(usual))
-            .with_transient(transient);
-        if self.is_private_link_page() {
-            return error
-                .with_response(403, Some("PRIVATE_LINK_VALIDATION_ERROR".to_owned()), self.request_id.clone())
-                .about_sign_in()
-                .with_hint("The workspace takes calls through its private network only (AWS PrivateLink, Azure Private Link, Private Service Connect), and this network is not part of it");
-        }
+            .with_retry_after(retry_after.or(is_rate_limit.then_some(USUAL_RETRY_AFTER)))
+            .with_transient(is_transient);
         match self.status {
             300..=399 => error.with_hint("Redirects are not followed: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces"),
             403 => error.with_hint("Check that the identity has the workspace-access entitlement and may use the project, and that no IP access list or Private Link rule blocks this network"),
@@ -150,88 +165,88 @@ impl Reply {
         }
     }
 
-    /// Where a redirect leads.
-    pub(crate) fn location(&self) -> Option<&str> {
-        self.location.as_deref()
+    /// How long it asks to wait, within reason.
+    fn retry_after(&self) -> Option<Duration> {
+        let server_now = self.date.unwrap_or(self.received.wall);
+        let wait = retry_after(self.header(RETRY_AFTER.as_str())?, server_now)?;
+        Some(wait.min(LONGEST_RETRY_AFTER))
     }
 
     /// Redirects are not followed; the first one tells.
     fn is_private_link_page(&self) -> bool {
-        let Some((path, query)) = self.location().and_then(|to| to.split_once('?')) else {
-            return false;
-        };
-        path.ends_with("/login.html") && query.contains("error=private-link-validation-error")
+        let page = self.location().and_then(|to| to.split_once('?'));
+        page.is_some_and(|(path, query)| {
+            path.ends_with("/login.html") && query.contains("error=private-link-validation-error")
+        })
     }
 
-    /// Error code, text for people and request id, from any of the documented shapes.
-    fn explain(&self) -> (Option<String>, String, Option<String>) {
-        if let Some(location) = self
-            .location
-            .as_ref()
-            .filter(|_| (300..=399).contains(&self.status))
-        {
+    /// Reads any of the documented shapes of an error.
+    fn explain(&self) -> Explanation {
+        let is_redirect = (300..=399).contains(&self.status);
+        if let Some(location) = self.location().filter(|_| is_redirect) {
             let target = location.split(['?', '#']).next().unwrap_or_default();
             return (None, format!("redirected to {}", self.quote(target)), None);
         }
-        if let Ok(Value::Object(body)) = serde_json::from_slice(&self.body) {
-            let text = |keys: &[&str]| {
-                keys.iter().find_map(|key| match body.get(*key)? {
-                    Value::String(text) => Some(self.quote(text)),
-                    Value::Number(number) => Some(number.to_string()),
-                    _ => None,
-                })
-            };
-            let is_oauth = body.contains_key("error_description");
-            let code = text(&["error_code", "errorCode", "scimType"])
-                .or_else(|| text(&["error"]).filter(|_| is_oauth));
-            let detail = text(&["message", "detail", "error_description", "errorSummary"])
-                .or_else(|| text(&["error"]))
-                .unwrap_or_default();
-            // Azure Resource Manager has both one level down.
-            let nested = |field: &str| match body.get("error")?.get(field)? {
-                Value::String(text) => Some(self.quote(text)),
-                _ => None,
-            };
-            let (code, detail) = match (code, detail.as_str()) {
-                (None, "") => (nested("code"), nested("message").unwrap_or_default()),
-                (code, _) => (code, detail),
-            };
-            let request_id = body
-                .get("details")
-                .and_then(Value::as_array)
-                .and_then(|details| {
-                    details
-                        .iter()
-                        .find_map(|detail| detail.get("request_id")?.as_str())
-                });
-            return (code, detail, request_id.map(|id| self.quote(id)));
-        }
-        // Broken JSON may hold half a token.
-        if self.body.trim_ascii_start().starts_with(b"{") || self.body.starts_with(b"[") {
-            return (None, "malformed JSON".to_owned(), None);
-        }
-        let text = String::from_utf8_lossy(&self.body);
-        let reason = StatusCode::from_u16(self.status)
-            .ok()
-            .and_then(|status| status.canonical_reason());
-        if let Some(inner) =
-            between(&text, "<pre>", "</pre>").or_else(|| between(&text, "<title>", "</title>"))
-        {
-            let code = reason.map(|reason| reason.to_uppercase().replace([' ', '-'], "_"));
-            return (code, self.quote(inner), None);
-        }
-        if text.trim().is_empty() {
-            return (None, reason.unwrap_or_default().to_owned(), None);
-        }
-        match text.split_once(": ") {
-            Some((code, detail))
-                if !code.is_empty()
-                    && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') =>
-            {
-                (Some(code.to_owned()), self.quote(detail), None)
+        match serde_json::from_slice(&self.body) {
+            Ok(body @ Value::Object(_)) => self.explain_json(&body),
+            _ => {
+                let (code, detail) = self.explain_text(&String::from_utf8_lossy(&self.body));
+                (code, detail, None)
             }
-            _ if self.is_html => (None, "an HTML page".to_owned(), None),
-            _ => (None, self.quote(&text), None),
+        }
+    }
+
+    fn explain_json(&self, body: &Value) -> Explanation {
+        let first = |pointers: &[&str]| {
+            let mut values = pointers.iter().filter_map(|pointer| body.pointer(pointer));
+            values.find_map(|value| match value {
+                Value::String(text) => Some(self.quote(text)),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+        };
+        // OAuth has its code where old calls have their message and Azure Resource Manager has an object with both.
+        let last_code = match body.get("error_description") {
+            Some(_) => "/error",
+            None => "/error/code",
+        };
+        let code = first(&["/error_code", "/errorCode", "/scimType", last_code]);
+        let detail = first(&[
+            "/message",
+            "/detail",
+            "/error_description",
+            "/errorSummary",
+            "/error",
+            "/error/message",
+        ]);
+        let details = body["details"].as_array().into_iter().flatten();
+        let mut ids = details.filter_map(|detail| detail["request_id"].as_str());
+        let request_id = ids.next().map(|id| self.quote(id));
+        (code, detail.unwrap_or_default(), request_id)
+    }
+
+    /// Code and text of what is no JSON object.
+    fn explain_text(&self, text: &str) -> (Option<String>, String) {
+        // Broken JSON may hold half a token.
+        if text.trim_start().starts_with(['{', '[']) {
+            return (None, "malformed JSON".to_owned());
+        }
+        let reason = StatusCode::from_u16(self.status).ok();
+        let reason = reason.and_then(|status| status.canonical_reason());
+        let title =
+            between(text, "<pre>", "</pre>").or_else(|| between(text, "<title>", "</title>"));
+        if let Some(title) = title {
+            let code = reason.map(|reason| reason.to_uppercase().replace([' ', '-'], "_"));
+            return (code, self.quote(title));
+        }
+        let is_code = |code: &str| {
+            !code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+        };
+        match text.split_once(": ") {
+            _ if text.trim().is_empty() => (None, reason.unwrap_or_default().to_owned()),
+            Some((code, detail)) if is_code(code) => (Some(code.to_owned()), self.quote(detail)),
+            _ if self.is_html() => (None, "an HTML page".to_owned()),
+            _ => (None, self.quote(text)),
         }
     }
 
@@ -252,14 +267,6 @@ const PASSING: &[&str] = &[
     "RPC token bucket limit has been exceeded",
 ];
 
-/// RFC 6749 codes that mean "not you", whatever status they come with.
-fn is_oauth_refusal(code: Option<&str>) -> bool {
-    matches!(
-        code,
-        Some("invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied")
-    )
-}
-
 fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(start)?;
     Some(rest.split_once(end)?.0)
@@ -279,14 +286,11 @@ fn http_date(text: &str) -> Option<SystemTime> {
 
 /// `Retry-After` in seconds or as a date, relative to the server's own clock.
 fn retry_after(value: &str, server_now: SystemTime) -> Option<Duration> {
-    match value.trim().parse::<u64>() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Some(
-            http_date(value)?
-                .duration_since(server_now)
-                .unwrap_or_default(),
-        ),
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
     }
+    let until = http_date(value)?.duration_since(server_now);
+    Some(until.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -328,11 +332,6 @@ mod tests {
 
     #[test]
     fn every_documented_shape_of_an_error_body_is_explained() {
-        let now = Now {
-            wall: at(0),
-            monotonic: tokio::time::Instant::now().into_std(),
-            passed: Duration::ZERO,
-        };
         for (body, code, detail) in [
             (
                 r#"{"error_code":"NOT_FOUND","message":"endpoint id not found"}"#,
@@ -372,8 +371,7 @@ mod tests {
             ("{\"token\":\"eyJr", None, "malformed JSON"),
             (r#"{"message":"you sent hush-hush"}"#, None, "you sent ***"),
         ] {
-            let reply = Reply::new("https://w", 400, &HeaderMap::new(), body.into(), now, now)
-                .scrubbed(&["hush-hush"]);
+            let reply = reply(400, body.into()).scrubbed(&["hush-hush"]);
             let (got_code, got_detail, _) = reply.explain();
             assert_eq!(
                 (got_code.as_deref(), got_detail.as_str()),

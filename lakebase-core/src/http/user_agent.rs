@@ -1,36 +1,30 @@
 //! Who we say we are, in the form that Databricks asks of its clients.
 
+use std::env::consts::OS;
 use std::fmt;
 
 use crate::error::Error;
 use crate::settings::attributes::Vars;
 
-/// `key/value` pairs, the application's own first.
+/// Words of the form `key/value`, the application's own first.
 #[derive(Clone, Debug)]
-pub(crate) struct UserAgent {
-    pairs: Vec<(String, String)>,
-}
+pub(crate) struct UserAgent(Vec<String>);
 
-/// Build services, by the variables that tell them. The first that fits counts.
-const CI: &[(&str, &[(&str, &str)])] = &[
-    ("aws-code-build", &[("CODEBUILD_BUILD_ARN", "")]),
-    ("azure-devops", &[("TF_BUILD", "True")]),
-    ("bitbucket", &[("BITBUCKET_BUILD_NUMBER", "")]),
-    ("circle", &[("CIRCLECI", "true")]),
-    ("github", &[("GITHUB_ACTIONS", "true")]),
-    ("gitlab", &[("GITLAB_CI", "true")]),
+/// Build services, by the variables that tell them: set, or set to this. The first that fits counts.
+const CI: &[(&str, &[&str])] = &[
+    ("aws-code-build", &["CODEBUILD_BUILD_ARN"]),
+    ("azure-devops", &["TF_BUILD=True"]),
+    ("bitbucket", &["BITBUCKET_BUILD_NUMBER"]),
+    ("circle", &["CIRCLECI=true"]),
+    ("github", &["GITHUB_ACTIONS=true"]),
+    ("gitlab", &["GITLAB_CI=true"]),
     (
         "google-cloud-build",
-        &[
-            ("PROJECT_ID", ""),
-            ("BUILD_ID", ""),
-            ("PROJECT_NUMBER", ""),
-            ("LOCATION", ""),
-        ],
+        &["PROJECT_ID", "BUILD_ID", "PROJECT_NUMBER", "LOCATION"],
     ),
-    ("jenkins", &[("JENKINS_URL", "")]),
-    ("tf-cloud", &[("TFC_RUN_ID", "")]),
-    ("travis", &[("TRAVIS", "true")]),
+    ("jenkins", &["JENKINS_URL"]),
+    ("tf-cloud", &["TFC_RUN_ID"]),
+    ("travis", &["TRAVIS=true"]),
 ];
 
 impl UserAgent {
@@ -40,11 +34,7 @@ impl UserAgent {
         extras: &[(String, String)],
         vars: &Vars,
     ) -> Result<Self, Error> {
-        let ours = (
-            "lakebase-core".to_owned(),
-            env!("CARGO_PKG_VERSION").to_owned(),
-        );
-        let mut pairs = Vec::new();
+        let mut words = Vec::new();
         if let Some((name, version)) = product {
             if !is_word(name) {
                 return Err(Error::config(format!(
@@ -56,60 +46,57 @@ impl UserAgent {
                     "product: {version:?} is not a version such as 1.2.3"
                 )));
             }
-            pairs.push((name.clone(), version.clone()));
+            words.push(format!("{name}/{version}"));
         }
-        pairs.push(ours);
-        let rust = env!("CARGO_PKG_RUST_VERSION");
-        pairs.push(("rust".to_owned(), rust.to_owned()));
-        pairs.push(("os".to_owned(), std::env::consts::OS.to_owned()));
+        words.push(concat!("lakebase-core/", env!("CARGO_PKG_VERSION")).to_owned());
+        words.push(concat!("rust/", env!("CARGO_PKG_RUST_VERSION")).to_owned());
+        words.push(format!("os/{OS}"));
         for (key, value) in extras {
             if !is_word(key) || !is_word(value) {
                 return Err(Error::config(format!(
                     "user_agent_extra: {key:?}/{value:?} may hold letters, digits and _.+- only"
                 )));
             }
-            let pair = (key.clone(), value.clone());
-            if !pairs.contains(&pair) {
-                pairs.push(pair);
+            let word = format!("{key}/{value}");
+            if !words.contains(&word) {
+                words.push(word);
             }
         }
-        pairs.extend(from_vars(vars));
-        Ok(Self { pairs })
+        words.extend(from_vars(vars));
+        Ok(Self(words))
     }
 
     /// With the sign-in in use.
-    pub(crate) fn with_auth(&self, auth_type: &str) -> Self {
-        let mut agent = self.clone();
-        let at = agent
-            .pairs
-            .iter()
-            .position(|(key, _)| key == "os")
-            .map_or(agent.pairs.len(), |os| os + 1);
-        agent
-            .pairs
-            .insert(at, ("auth".to_owned(), auth_type.to_owned()));
-        agent
+    pub(crate) fn with_auth(&self, auth_type: &str) -> String {
+        let mut words = self.0.clone();
+        let os = words.iter().position(|word| word.starts_with("os/"));
+        words.insert(
+            os.map_or(words.len(), |os| os + 1),
+            format!("auth/{auth_type}"),
+        );
+        words.join(" ")
     }
 }
 
-fn from_vars(vars: &Vars) -> Vec<(String, String)> {
+fn from_vars(vars: &Vars) -> Vec<String> {
     let find = |name: &str| vars.get(name).filter(|value| !value.is_empty());
-    let mut pairs = Vec::new();
+    let mut words = Vec::new();
     let upstream = find("DATABRICKS_SDK_UPSTREAM").zip(find("DATABRICKS_SDK_UPSTREAM_VERSION"));
     if let Some((name, version)) = upstream {
-        pairs.push(("upstream".to_owned(), word(name)));
-        pairs.push(("upstream-version".to_owned(), word(version)));
+        words.push(format!("upstream/{}", to_word(name)));
+        words.push(format!("upstream-version/{}", to_word(version)));
     }
     if let Some(version) = find("DATABRICKS_RUNTIME_VERSION") {
-        pairs.push(("runtime".to_owned(), word(version)));
+        words.push(format!("runtime/{}", to_word(version)));
     }
-    let fits = |(name, expected): &(&str, &str)| {
-        find(name).is_some_and(|value| expected.is_empty() || value == expected)
+    let is_there = |sign: &&str| match sign.split_once('=') {
+        Some((name, expected)) => find(name).is_some_and(|value| value == expected),
+        None => find(sign).is_some(),
     };
-    if let Some((name, _)) = CI.iter().find(|(_, signs)| signs.iter().all(fits)) {
-        pairs.push(("cicd".to_owned(), (*name).to_owned()));
+    if let Some((name, _)) = CI.iter().find(|(_, signs)| signs.iter().all(is_there)) {
+        words.push(format!("cicd/{name}"));
     }
-    pairs
+    words
 }
 
 fn is_word(text: &str) -> bool {
@@ -121,9 +108,8 @@ fn is_word_char(c: char) -> bool {
 }
 
 /// Foreign text made into one word.
-fn word(text: &str) -> String {
-    let replaced = |c| if is_word_char(c) { c } else { '-' };
-    text.chars().map(replaced).collect()
+fn to_word(text: &str) -> String {
+    text.replace(|c: char| !is_word_char(c), "-")
 }
 
 /// Numbers with dots, and whatever semantic versions have behind them.
@@ -135,10 +121,6 @@ fn is_version(text: &str) -> bool {
 
 impl fmt::Display for UserAgent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (key, value)) in self.pairs.iter().enumerate() {
-            let space = if index == 0 { "" } else { " " };
-            write!(f, "{space}{key}/{value}")?;
-        }
-        Ok(())
+        f.write_str(&self.0.join(" "))
     }
 }

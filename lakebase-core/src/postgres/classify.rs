@@ -26,36 +26,34 @@ const REJECTIONS: &[&str] = &[
     "security label",
 ];
 
+/// SQLSTATEs, or their classes, that pass: out of connections, memory or disk; shutting down, crashed, starting up;
+/// lost contact. `XX000` and `58000` are a gateway's own trouble: the compute cannot be reached, or not yet.
+const TRANSIENT: &[&str] = &["08", "53", "57P01", "57P02", "57P03", "58000", "XX000"];
+
 /// The platform documents no SQLSTATEs for errors of its gateway, so class 28 or one of the known
 /// texts counts as a refusal.
 pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
     let message = message.to_lowercase();
-    if message.contains("external authorization failed") {
-        return Verdict::Unready;
-    }
-    if sqlstate.starts_with("28") || REJECTIONS.iter().any(|text| message.contains(text)) {
-        return Verdict::Rejected;
-    }
+    let has = |text: &str| message.contains(text);
     // A role that is not there, in whatever code a gateway may wrap it.
-    if message.contains("role ") && message.contains("does not exist") {
-        return Verdict::Rejected;
-    }
-    // What gateways answer to a startup without TLS, and poolers to one with settings.
-    if message.contains("invalid protocol version") || message.contains("unsupported startup") {
-        return Verdict::Permanent;
-    }
-    match sqlstate {
-        // Shutting down, crashed, starting up; out of connections, memory or disk; lost contact.
-        "57P01" | "57P02" | "57P03" => Verdict::Transient,
-        _ if sqlstate.starts_with("53") || sqlstate.starts_with("08") => Verdict::Transient,
-        // A gateway's own trouble: the compute cannot be reached, or not yet.
-        "XX000" | "58000" => Verdict::Transient,
-        _ => Verdict::Permanent,
+    let lacks_role = has("role ") && has("does not exist");
+    if has("external authorization failed") {
+        Verdict::Unready
+    } else if sqlstate.starts_with("28") || lacks_role || REJECTIONS.iter().any(|text| has(text)) {
+        Verdict::Rejected
+    } else if has("invalid protocol version") || has("unsupported startup") {
+        // What gateways answer to a startup without TLS, and poolers to one with settings.
+        Verdict::Permanent
+    } else if TRANSIENT.iter().any(|code| sqlstate.starts_with(code)) {
+        Verdict::Transient
+    } else {
+        Verdict::Permanent
     }
 }
 
 /// What to do next, for the person who reads the error.
 pub(super) fn hint(
+    verdict: Verdict,
     sqlstate: &str,
     message: &str,
     target: &Target,
@@ -79,7 +77,7 @@ pub(super) fn hint(
         _ if message.contains("invalid protocol version") => {
             "The server demands TLS: set PGSSLMODE (in a URL, sslmode) to require".to_owned()
         }
-        _ if classify(sqlstate, &message) == Verdict::Unready => {
+        _ if verdict == Verdict::Unready => {
             "A fresh branch rejects logins for some seconds; if this one is not fresh, check the identity's right to use it"
                 .to_owned()
         }
@@ -89,7 +87,7 @@ pub(super) fn hint(
         _ if message.contains("security label") || message.contains("identity") => format!(
             "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"
         ),
-        _ if classify(sqlstate, &message) != Verdict::Rejected => return None,
+        _ if verdict != Verdict::Rejected => return None,
         _ if uses_tokens => {
             let role = format!(
                 "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"
@@ -113,79 +111,54 @@ mod tests {
 
     #[test]
     fn refusals_are_told_by_class_28_or_by_text_and_the_rest_by_what_can_change() {
-        for (sqlstate, message, verdict) in [
+        for (verdict, errors) in [
             (
-                "28P01",
-                "password authentication failed for user \"x\"",
                 Verdict::Rejected,
-            ),
-            ("28000", "role \"x\" does not exist", Verdict::Rejected),
-            (
-                "XX000",
-                "password authentication failed for user 'x'",
-                Verdict::Rejected,
-            ),
-            (
-                "XX000",
-                "Provided authentication token is not a valid JWT encoding",
-                Verdict::Rejected,
+                &[
+                    "28P01 password authentication failed for user \"x\"",
+                    "28000 role \"x\" does not exist",
+                    "XX000 password authentication failed for user 'x'",
+                    "XX000 Provided authentication token is not a valid JWT encoding",
+                    "XX000 Invalid authorization for databricks identity login",
+                    "XX000 JWT token has expired (exp=1)",
+                    "XX000 Failed to decode token for role",
+                    "28P01 token's identity did not match the security label configured for role x",
+                    "XX000 role \"x\" does not exist",
+                ][..],
             ),
             (
-                "XX000",
-                "Invalid authorization for databricks identity login",
-                Verdict::Rejected,
-            ),
-            ("XX000", "JWT token has expired (exp=1)", Verdict::Rejected),
-            (
-                "XX000",
-                "Failed to decode token for role",
-                Verdict::Rejected,
+                Verdict::Unready,
+                &[
+                    "28000 External authorization failed",
+                    "28P01 external authorization failed",
+                    "XX000 External authorization failed",
+                ][..],
             ),
             (
-                "28P01",
-                "token's identity did not match the security label configured for role x",
-                Verdict::Rejected,
-            ),
-            ("28000", "External authorization failed", Verdict::Unready),
-            ("28P01", "external authorization failed", Verdict::Unready),
-            ("XX000", "External authorization failed", Verdict::Unready),
-            ("XX000", "Control plane request failed", Verdict::Transient),
-            (
-                "57P03",
-                "the database system is starting up",
                 Verdict::Transient,
+                &[
+                    "XX000 Control plane request failed",
+                    "57P03 the database system is starting up",
+                    "57P01 terminating connection due to administrator command",
+                    "53300 sorry, too many clients already",
+                    "08006 connection failure",
+                ][..],
             ),
             (
-                "57P01",
-                "terminating connection due to administrator command",
-                Verdict::Transient,
-            ),
-            (
-                "53300",
-                "sorry, too many clients already",
-                Verdict::Transient,
-            ),
-            ("08006", "connection failure", Verdict::Transient),
-            (
-                "42501",
-                "permission denied for database \"x\"",
                 Verdict::Permanent,
-            ),
-            ("3D000", "database \"x\" does not exist", Verdict::Permanent),
-            ("0A000", "unsupported frontend protocol", Verdict::Permanent),
-            ("XX000", "role \"x\" does not exist", Verdict::Rejected),
-            (
-                "08P01",
-                "Invalid protocol version: 196608",
-                Verdict::Permanent,
-            ),
-            (
-                "08P01",
-                "unsupported startup parameter: options",
-                Verdict::Permanent,
+                &[
+                    "42501 permission denied for database \"x\"",
+                    "3D000 database \"x\" does not exist",
+                    "0A000 unsupported frontend protocol",
+                    "08P01 Invalid protocol version: 196608",
+                    "08P01 unsupported startup parameter: options",
+                ][..],
             ),
         ] {
-            assert_eq!(classify(sqlstate, message), verdict, "{sqlstate} {message}");
+            for error in errors {
+                let (sqlstate, message) = error.split_once(' ').expect("a SQLSTATE");
+                assert_eq!(classify(sqlstate, message), verdict, "{error}");
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Error;
+use crate::error::chain::find_cause;
 use crate::lakebase::Lakebase;
 use crate::postgres::login::{Login, LoginFailure};
 use crate::postgres::tcp::{
@@ -40,7 +41,7 @@ impl Lakebase {
     ///
     /// # Cancel safety
     ///
-    /// Safe.
+    /// Safe: dropping the future closes the connection that it was opening.
     pub async fn connect(&self) -> Result<(Client, Connection), Error> {
         self.login(|login| async move { login.open().await }).await
     }
@@ -102,13 +103,7 @@ fn judge(error: tokio_postgres::Error) -> LoginFailure {
         let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
         return LoginFailure::postgres(code, message, error);
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut io = None;
-    while let Some(error) = cause {
-        io = io.or(error.downcast_ref::<io::Error>());
-        cause = error.source();
-    }
-    match io {
+    match find_cause::<io::Error>(&error) {
         _ if error.is_closed() => LoginFailure::closed(error),
         Some(io) if io.to_string().contains("close_notify") => LoginFailure::closed(error),
         Some(_) => LoginFailure::transport(error),

@@ -6,35 +6,50 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
-
-use secrecy::SecretString;
 
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, Rejection};
 use crate::credential::refresh::MAX_ASKED_WAIT;
 use crate::credential::single_flight::no_runtime;
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::chain::find_cause;
 use crate::error::foreign::clean_text;
+use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
 use crate::postgres::classify::{Verdict, classify, hint};
 use crate::target::Target;
-use crate::tls;
 
 /// One attempt is cut off here, so that a server that accepts and stays silent costs one attempt
 /// and not the whole budget.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a login waits for, and the shortest and longest pause before it is attempted again.
+struct Obstacle {
+    name: &'static str,
+    pauses: [Duration; 2],
+}
+
 /// Asking for a credential again costs nothing, as callers share a failure for half a second. So a login
 /// that waits for the workspace is there within a second after it is back.
-const LONGEST_PAUSE_FOR_WORKSPACE: Duration = Duration::from_millis(250);
-
+const WORKSPACE: Obstacle = Obstacle {
+    name: "the workspace",
+    pauses: [Duration::from_millis(50), Duration::from_millis(250)],
+};
+const POSTGRES: Obstacle = Obstacle {
+    name: "Postgres",
+    pauses: [Duration::from_millis(50), Duration::from_secs(1)],
+};
 /// A fresh branch rejects good credentials for seconds, seldom for a minute.
-const FIRST_PAUSE_FOR_BRANCH: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE_FOR_BRANCH: Duration = Duration::from_secs(4);
+const BRANCH: Obstacle = Obstacle {
+    name: "the branch, which still rejects logins",
+    pauses: [Duration::from_millis(500), Duration::from_secs(4)],
+};
+
+/// A platform that does not take native passwords closes the connection without a word. So may a compute
+/// that wakes, but not that often in a row.
+const MOST_CLOSED: u32 = 3;
 
 /// The target and the credential of one attempt to log in.
 ///
@@ -45,7 +60,7 @@ const LONGEST_PAUSE_FOR_BRANCH: Duration = Duration::from_secs(4);
 /// | host, address, port | [`Target::host`], [`Target::hostaddr`] if there is one, [`Target::port`] |
 /// | database, user, application name | [`Target::database`], [`Target::user`], [`Target::application_name`] |
 /// | password | [`Credential::expose`] |
-/// | TLS | [`Target::tls_config`] for rustls, else [`Target::roots_pem`] with the host name verified; none unless [`Target::uses_tls`] |
+/// | TLS | [`Target::tls_config`] for rustls, which verifies chain and name; none unless [`Target::uses_tls`] |
 /// | search path | [`Target::search_path`], or as `options` [`Target::startup_options`] |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -54,13 +69,6 @@ pub struct Login {
     pub target: Arc<Target>,
     /// The password: a token, or a native password.
     pub credential: Credential,
-}
-
-impl Login {
-    /// A login to `target` with `credential`.
-    pub fn new(target: Arc<Target>, credential: Credential) -> Self {
-        Self { target, credential }
-    }
 }
 
 /// How an attempt failed. The constructor decides whether [`adapter::login`](crate::adapter::login) retries; `source` is
@@ -78,6 +86,11 @@ enum FailureKind {
 }
 
 impl LoginFailure {
+    fn new(kind: FailureKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let source = source.into();
+        Self { kind, source }
+    }
+
     /// Postgres, or the gateway in front of it, answered with an error. The SQLSTATE decides: a rejected credential is
     /// renewed once, a compute that is not ready is retried, and anything else ends the login.
     pub fn postgres(
@@ -85,59 +98,32 @@ impl LoginFailure {
         message: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self {
-            kind: FailureKind::Postgres {
-                sqlstate: sqlstate.into(),
-                message: message.into(),
-            },
-            source: source.into(),
-        }
+        let (sqlstate, message) = (sqlstate.into(), message.into());
+        Self::new(FailureKind::Postgres { sqlstate, message }, source)
     }
 
     /// The connection failed: refused, reset, no TLS. Retried.
     pub fn transport(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self {
-            kind: FailureKind::Transport,
-            source: source.into(),
-        }
+        Self::new(FailureKind::Transport, source)
     }
 
     /// The server closed the connection during the login, after the TLS handshake, without an error. Retried; with a native
     /// password, the error after three in a row names the likely cause.
     pub fn closed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self {
-            kind: FailureKind::Closed,
-            source: source.into(),
-        }
-    }
-
-    /// The driver's own error.
-    pub fn into_source(self) -> Box<dyn StdError + Send + Sync> {
-        self.source
+        Self::new(FailureKind::Closed, source)
     }
 
     /// Any failure that a retry cannot fix, such as a setting that the driver does not support. Ends the login.
     pub fn permanent(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self {
-            kind: FailureKind::Permanent,
-            source: source.into(),
-        }
+        Self::new(FailureKind::Permanent, source)
     }
 }
 
-/// A platform that does not take native passwords closes the connection without a word. So may a compute
-/// that wakes, but not that often in a row.
-const MOST_CLOSED: u32 = 3;
-
-const WORKSPACE: &str = "the workspace";
-const BRANCH: &str = "the branch, which still rejects logins";
-
 /// How far a login has come.
-#[derive(Default)]
 struct Progress {
     renewed: bool,
     closed: u32,
-    waiting_for: &'static str,
+    waiting_for: &'static Obstacle,
 }
 
 impl Lakebase {
@@ -150,8 +136,12 @@ impl Lakebase {
         Handle::try_current().map_err(|_| no_runtime())?;
         let budget = self.connect_timeout();
         let deadline = Instant::now() + budget;
-        let mut pause = FIRST_PAUSE;
-        let mut progress = Progress::default();
+        let mut pause = Duration::ZERO;
+        let mut progress = Progress {
+            renewed: false,
+            closed: 0,
+            waiting_for: &WORKSPACE,
+        };
         let mut last = None;
         loop {
             let step = self.step(&mut attempt, &mut progress);
@@ -168,20 +158,12 @@ impl Lakebase {
             if !failure.is_transient() || progress.closed == MOST_CLOSED {
                 return Err(failure);
             }
-            let [shortest, longest] = match progress.waiting_for {
-                WORKSPACE => [FIRST_PAUSE, LONGEST_PAUSE_FOR_WORKSPACE],
-                BRANCH => [FIRST_PAUSE_FOR_BRANCH, LONGEST_PAUSE_FOR_BRANCH],
-                _ => [FIRST_PAUSE, LONGEST_PAUSE],
-            };
+            let [shortest, longest] = progress.waiting_for.pauses;
+            pause = pause.clamp(shortest, longest);
+            let asked = failure.retry_after().unwrap_or_default();
             let wait = pause
-                .clamp(shortest, longest)
                 .mul_f64(0.5 + fastrand::f64())
-                .max(
-                    failure
-                        .retry_after()
-                        .unwrap_or_default()
-                        .min(MAX_ASKED_WAIT),
-                );
+                .max(asked.min(MAX_ASKED_WAIT));
             match last {
                 None => tracing::warn!(error = %failure.chain(), "login failed, tries again"),
                 Some(_) => tracing::debug!(error = %failure, ?wait, "login failed again"),
@@ -191,7 +173,7 @@ impl Lakebase {
                 return Err(self.out_of_time(progress.waiting_for, last));
             }
             sleep(wait).await;
-            pause = (pause.max(shortest) * 2).min(longest);
+            pause = (pause * 2).min(longest);
         }
     }
 
@@ -204,10 +186,13 @@ impl Lakebase {
     where
         F: Future<Output = Result<T, LoginFailure>>,
     {
-        progress.waiting_for = WORKSPACE;
+        progress.waiting_for = &WORKSPACE;
         let (target, credential) = tokio::try_join!(self.target(), self.credential())?;
-        progress.waiting_for = "Postgres";
-        let login = Login::new(Arc::clone(&target), credential.clone());
+        progress.waiting_for = &POSTGRES;
+        let login = Login {
+            target: Arc::clone(&target),
+            credential: credential.clone(),
+        };
         let until = Instant::now() + ATTEMPT_LIMIT;
         let whole = async {
             self.check_pooled_schema(&login).await?;
@@ -237,7 +222,7 @@ impl Lakebase {
         match self.reject_because(&credential, cause) {
             // A new credential cannot be minted: that is what has to be waited for.
             Rejection::Stuck(why) => {
-                progress.waiting_for = WORKSPACE;
+                progress.waiting_for = &WORKSPACE;
                 Err(why.with_setting("Postgres rejected the token, and a new one cannot be minted"))
             }
             // A last resort does not count: a new one has arrived while it was tried.
@@ -250,7 +235,7 @@ impl Lakebase {
                 Ok(None)
             }
             _ if verdict == Verdict::Unready => {
-                progress.waiting_for = BRANCH;
+                progress.waiting_for = &BRANCH;
                 Err(error)
             }
             _ => Err(error),
@@ -265,6 +250,8 @@ impl Lakebase {
         secrets: &[SecretString],
     ) -> (Verdict, Error) {
         let compute = self.config().compute.as_ref().map(ToString::to_string);
+        let network = |text: String, hint: &str| Error::new(Kind::Network, text).with_hint(hint);
+        let is_untrusted = find_cause::<rustls::Error>(&*failure.source).is_some();
         let (verdict, error) = match &failure.kind {
             FailureKind::Postgres { sqlstate, message } => {
                 let verdict = classify(sqlstate, message);
@@ -277,29 +264,34 @@ impl Lakebase {
                 let error = Error::new(kind, format!("Postgres {what} as {target}"))
                     .with_sqlstate(Some(&clean_text(sqlstate)))
                     .with_transient(matches!(verdict, Verdict::Transient | Verdict::Unready));
-                match hint(sqlstate, message, target, self.uses_tokens()) {
+                match hint(verdict, sqlstate, message, target, self.uses_tokens()) {
                     Some(hint) => (verdict, error.with_hint(hint)),
                     None => (verdict, error),
                 }
             }
-            FailureKind::Transport if tls::find_failure(&*failure.source).is_some() => {
-                let error = Error::new(Kind::Network, format!("no trusted TLS connection to {target}"))
-                    .with_hint("The certificate must match the host name and chain to a trusted root: check PGHOST and PGSSLROOTCERT")
-                    .with_transient(false);
-                (Verdict::Permanent, error)
+            FailureKind::Transport if is_untrusted => {
+                let error = network(
+                    format!("no trusted TLS connection to {target}"),
+                    "The certificate must match the host name and chain to a trusted root: check PGHOST and PGSSLROOTCERT",
+                );
+                (Verdict::Permanent, error.with_transient(false))
             }
-            FailureKind::Closed if !self.uses_tokens() => (
-                Verdict::Transient,
-                Error::new(Kind::Network, format!("the server closed the connection in the middle of the login to {target}")).with_hint(
+            FailureKind::Closed if !self.uses_tokens() => {
+                let error = network(
+                    format!(
+                        "the server closed the connection in the middle of the login to {target}"
+                    ),
                     "Native login may be off for the endpoint: it is by default (enable_pg_native_login)",
-                ),
-            ),
-            FailureKind::Transport | FailureKind::Closed => (
-                Verdict::Transient,
-                Error::new(Kind::Network, format!("no connection to {target}")).with_hint(
+                );
+                (Verdict::Transient, error)
+            }
+            FailureKind::Transport | FailureKind::Closed => {
+                let error = network(
+                    format!("no connection to {target}"),
                     "Check PGHOST, PGPORT and the network, unless the compute is just waking up",
-                ),
-            ),
+                );
+                (Verdict::Transient, error)
+            }
             FailureKind::Permanent => {
                 if let Some(own) = failure.source.downcast_ref::<Error>() {
                     return (Verdict::Permanent, own.clone().with_compute(compute));
@@ -308,23 +300,19 @@ impl Lakebase {
                 (Verdict::Permanent, error)
             }
         };
-        (
-            verdict,
-            error
-                .with_compute(compute)
-                .caused_by(&*failure.source, secrets),
-        )
+        let error = error.with_compute(compute);
+        (verdict, error.caused_by(&*failure.source, secrets))
     }
 
-    fn out_of_time(&self, waiting_for: &str, last: Option<Error>) -> Error {
+    fn out_of_time(&self, waiting_for: &Obstacle, last: Option<Error>) -> Error {
         let budget = self.connect_timeout().as_secs_f64();
         let what = format!("no login within {budget} s");
         let error = match last {
             Some(last) => last.given_up(&what),
-            None => Error::new(
-                Kind::Timeout,
-                format!("{what}, still waiting for {waiting_for}"),
-            ),
+            None => {
+                let text = format!("{what}, still waiting for {}", waiting_for.name);
+                Error::new(Kind::Timeout, text)
+            }
         };
         self.set_last_failure(Some(error.clone()));
         error

@@ -1,6 +1,5 @@
 //! When a transaction is run again.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 /// How often the adapters' `transaction_with_retry` runs a transaction again, and after which pauses.
@@ -76,18 +75,6 @@ impl Retry {
         let pause = self.first_pause.saturating_mul(doubled).min(LONGEST_PAUSE);
         Some(pause.mul_f64(0.5 + fastrand::f64()))
     }
-}
-
-/// The first error of type `E` among an error and its sources.
-pub fn find_cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }
 
 #[cfg(test)]

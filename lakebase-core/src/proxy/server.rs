@@ -96,7 +96,7 @@ pub(super) async fn connect(
         Err(error) => return Err(LoginFailure::transport(error)),
     }
     let name = ServerName::try_from(target.host().to_owned()).map_err(LoginFailure::permanent)?;
-    let connector = TlsConnector::from(Arc::clone(&tls.client_config));
+    let connector = TlsConnector::from(Arc::clone(tls));
     let stream = connector.connect(name, tcp).await;
     Ok((Box::new(stream.map_err(LoginFailure::transport)?), address))
 }

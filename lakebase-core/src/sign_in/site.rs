@@ -77,7 +77,7 @@ impl Site {
         Ok(())
     }
 
-    pub(super) fn url(&self, path: &str) -> Result<Url, Error> {
+    pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {
         let host = self.host()?;
         host.join(path).map_err(|error| {
             Error::config(format!("cannot build a URL below {host}")).with_source(error)

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use reqwest::header::{HeaderName, HeaderValue, USER_AGENT};
-use reqwest::{Method, RequestBuilder};
+use reqwest::RequestBuilder;
+use reqwest::header::{HeaderValue, USER_AGENT};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use url::Url;
 
 use crate::credential::clock::Watch;
 use crate::error::Error;
@@ -62,64 +61,52 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {
-        self.call(Method::GET, path, None).await
+        self.call(path, None).await
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Reply, Error> {
-        self.call(Method::POST, path, Some(body)).await
+        self.call(path, Some(body)).await
     }
 
     /// One authenticated call; a token that the workspace does not take is replaced once.
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
+    async fn call(&self, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
         let mut refused: Option<Held> = None;
         loop {
             // Finds the host, too, if it is not configured.
             let held = self.tokens.get(refused.as_ref()).await?;
-            let host = self.site.host()?;
-            let url = host.join(path).map_err(|error| {
-                Error::config(format!("cannot build a URL below {host}")).with_source(error)
-            })?;
-            let (request, secrets) = self.signed(&method, &url, body, &held).await?;
+            let (request, secrets) = self.signed(path, body, &held).await?;
             let reply = self.site.http.send(request, &secrets).await?;
-            if reply.is_success() {
-                return Ok(reply);
-            }
-            if reply.status == 401 {
-                if refused.is_none() && self.sign_in.can_renew() {
+            return match reply.status {
+                200..=299 => Ok(reply),
+                401 if refused.is_none() && self.sign_in.can_renew() => {
                     refused = Some(held);
                     continue;
                 }
-                let error = reply.failure("the workspace refused the sign-in");
-                return Err(error.with_hint(self.sign_in.advice()));
-            }
-            let error = reply.failure("the workspace refused the request");
-            return Err(match reply.status {
-                404 => error.with_hint(
+                401 => Err(reply
+                    .failure("the workspace refused the sign-in")
+                    .with_hint(self.sign_in.advice())),
+                404 => Err(reply.failure("the workspace refused the request").with_hint(
                     "Does it exist in this workspace? Check LAKEBASE_ENDPOINT (or LAKEBASE_INSTANCE_NAME) and the workspace",
-                ),
-                _ => error,
-            });
+                )),
+                _ => Err(reply.failure("the workspace refused the request")),
+            };
         }
     }
 
     /// The request with all that the sign-in adds, and what must not show up in errors.
     async fn signed<'h>(
         &self,
-        method: &Method,
-        url: &Url,
+        path: &str,
         body: Option<&Value>,
         held: &'h Held,
     ) -> Result<(RequestBuilder, Vec<&'h str>), Error> {
-        let http = &self.site.http;
-        let mut request = match *method {
-            Method::POST => http.post(url.clone()).await?,
-            _ => http.get(url.clone()).await?,
-        };
-        if let Some(body) = body {
-            request = request.json(body);
+        let (http, url) = (&self.site.http, self.site.url(path)?);
+        let agent = self.agent.with_auth(self.sign_in.name());
+        let mut request = match body {
+            Some(body) => http.post(url).await?.json(body),
+            None => http.get(url).await?,
         }
-        let agent = self.agent.with_auth(self.sign_in.name()).to_string();
-        request = request.header(USER_AGENT, agent);
+        .header(USER_AGENT, agent);
         if let Some(id) = self.site.workspace_id() {
             let id = HeaderValue::from_str(&id).map_err(|_| {
                 Error::config("DATABRICKS_WORKSPACE_ID holds characters that no id has")
@@ -133,7 +120,7 @@ impl Client {
                 Error::config("the sign-in made a header of characters that no header has")
             })?;
             header.set_sensitive(true);
-            request = request.header(HeaderName::from_static(name), header);
+            request = request.header(*name, header);
             // `Bearer x`: the word may be anywhere, the rest must not.
             let secret = text.split_once(' ').map_or(text, |(_, secret)| secret);
             if *name != "x-databricks-azure-workspace-resource-id" {
@@ -147,7 +134,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("host", &self.site.known_host().map(Url::as_str))
+            .field("host", &self.site.known_host().map(url::Url::as_str))
             .field("sign_in", &self.sign_in)
             .finish_non_exhaustive()
     }

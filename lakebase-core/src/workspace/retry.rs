@@ -4,11 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-
 use tokio::time::Instant;
 
-use crate::credential::Credential;
-use crate::credential::provider::CredentialProvider;
 use crate::credential::refresh::spread;
 use crate::error::Error;
 
@@ -21,16 +18,6 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// No further attempt begins later than this after the first one: whoever waits is told the cause.
 const LATEST_RETRY: Duration = Duration::from_secs(15);
-
-/// A provider around a provider.
-#[derive(Debug)]
-pub(crate) struct Retry<P>(pub(crate) P);
-
-impl<P: CredentialProvider> CredentialProvider for Retry<P> {
-    async fn credential(&self) -> Result<Credential, Error> {
-        retrying(|| self.0.credential()).await
-    }
-}
 
 /// Runs `call` until it succeeds, fails for good, or has been tried often enough.
 pub(crate) async fn retrying<T, F>(call: impl FnMut() -> F) -> Result<T, Error>

@@ -1,15 +1,16 @@
 //! Runs a plan.
 
-use std::future::poll_fn;
+use std::future::ready;
 
+use futures_util::stream::{TryStreamExt as _, poll_fn};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::{PREAMBLE, Plan, Statement};
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
+use crate::postgres::transient::is_transient;
 
 /// Two who grant on the same object at once fail each other; so one waits. Until the transaction ends.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
@@ -56,42 +57,29 @@ impl Plan {
         }
         let (client, mut connection) = lakebase.connect().await?;
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let listen = async move {
-            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-                match message {
-                    Ok(AsyncMessage::Notice(notice)) => {
-                        let _ = tell.send(notice);
-                    }
-                    Ok(_) => {}
-                    Err(error) => return Some(error),
-                }
+        let listen = poll_fn(move |cx| connection.poll_message(cx)).try_for_each(move |message| {
+            if let AsyncMessage::Notice(notice) = message {
+                let _ = tell.send(notice);
             }
-            None
-        };
+            ready(Ok(()))
+        });
         let work = async move {
-            let run = |sql| run(&client, sql);
-            for statement in PREAMBLE {
-                run(statement).await?;
+            for statement in PREAMBLE.into_iter().chain([ONE_AT_A_TIME]) {
+                run(&client, statement).await?;
             }
-            run(ONE_AT_A_TIME).await?;
-            for Statement { sql, whole } in &self.statements {
-                run(sql).await?;
+            for Statement { sql, foreign_sql } in &self.statements {
+                run(&client, sql).await?;
                 while let Ok(notice) = told.try_recv() {
                     // Some or all of it was not done.
-                    if *notice.code() != SqlState::WARNING_PRIVILEGE_NOT_GRANTED {
-                        continue;
-                    }
-                    let is_ours = match whole {
-                        // What an extension has brought is everybody's as it is.
-                        Some((objects, schema)) => {
-                            !ask(&client, &objects.foreign_sql(schema)).await?
-                        }
-                        None => false,
+                    let is_refusal = *notice.code() == SqlState::WARNING_PRIVILEGE_NOT_GRANTED;
+                    let matters = match foreign_sql {
+                        Some(question) if is_refusal => ask(&client, question).await?,
+                        _ => is_refusal,
                     };
-                    if !is_ours {
+                    if matters {
                         return Err(Error::new(Kind::Database, refused_text(sql))
                             .with_sqlstate(Some("42501"))
-                            .with_hint("Only the owner, or who has it WITH GRANT OPTION, may give a right on")
+                            .with_hint("Only the owner, or a role that has it WITH GRANT OPTION, may grant a privilege")
                             .caused_by(&notice, &[]));
                     }
                 }
@@ -102,13 +90,12 @@ impl Plan {
                     "the end of the plan was lost: apply it again, to be sure",
                 );
                 lost.with_sqlstate(error.code().map(SqlState::code))
-                    .with_transient(crate::postgres::transient::is_transient(&error))
+                    .with_transient(is_transient(&error))
                     .caused_by(&error, &[])
             })
         };
-        let (outcome, lost) = tokio::join!(work, listen);
-        match (outcome, lost) {
-            (Err(error), Some(lost)) if error.sqlstate().is_none() => {
+        match tokio::join!(work, listen) {
+            (Err(error), Err(lost)) if error.sqlstate().is_none() => {
                 let text = format!("lost the connection to {}", lakebase.target().await?);
                 Err(Error::new(Kind::Network, text).caused_by(&lost, &[]))
             }

@@ -1,9 +1,7 @@
 //! The words of GRANT.
 
 use std::fmt;
-use std::str::FromStr;
 
-use crate::error::Error;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 /// What an identity of the workspace is.
@@ -18,7 +16,7 @@ pub enum IdentityKind {
     Group,
 }
 
-/// A right. Which ones an object takes is Postgres's to say.
+/// A privilege. Which ones an object takes is Postgres's to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // Postgres's own words
@@ -40,7 +38,7 @@ pub enum Privilege {
     Usage,
 }
 
-/// What rights are given on.
+/// What privileges are granted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Object {
@@ -54,33 +52,25 @@ pub enum Object {
     Sequence(String, String),
     /// A function or procedure, the only one of its name: schema and name.
     Routine(String, String),
-    /// Every table and view of a schema.
-    AllTables(String),
-    /// Every sequence of a schema. Columns that count by themselves need them.
-    AllSequences(String),
-    /// Every function of a schema, aggregates included.
-    AllFunctions(String),
-    /// Every procedure of a schema.
-    AllProcedures(String),
-    /// Every function and procedure of a schema.
-    AllRoutines(String),
+    /// Everything of a kind that a schema has.
+    All(ObjectKind, String),
 }
 
-/// What will be made in a schema.
+/// A kind of objects in a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FutureObjects {
+pub enum ObjectKind {
     /// Tables and views.
     Tables,
-    /// Sequences.
+    /// Sequences. Columns that count by themselves need them.
     Sequences,
-    /// Functions; to Postgres these are all routines.
+    /// Functions, aggregates included. As objects of the future, these are all routines to Postgres.
     Functions,
     /// Functions and procedures.
     Routines,
 }
 
-/// A kind of use that [`Plan::allow`](super::Plan::allow) gives all rights for.
+/// A kind of use that [`Plan::allow`](super::Plan::allow) grants all privileges for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
@@ -104,25 +94,16 @@ impl IdentityKind {
     }
 }
 
+/// In Postgres's words.
 impl fmt::Display for Privilege {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::All => "ALL",
-            Self::Connect => "CONNECT",
-            Self::Create => "CREATE",
-            Self::Delete => "DELETE",
-            Self::Execute => "EXECUTE",
-            Self::Insert => "INSERT",
-            Self::Maintain => "MAINTAIN",
-            Self::References => "REFERENCES",
-            Self::Select => "SELECT",
-            Self::Temporary => "TEMPORARY",
-            Self::Trigger => "TRIGGER",
-            Self::Truncate => "TRUNCATE",
-            Self::Update => "UPDATE",
-            Self::Usage => "USAGE",
-        })
+        f.write_str(&capitals(self))
     }
+}
+
+/// The name of a variant in capitals, which is Postgres's word for it.
+fn capitals(variant: &impl fmt::Debug) -> String {
+    format!("{variant:?}").to_uppercase()
 }
 
 pub(super) fn list(privileges: &[Privilege]) -> String {
@@ -133,101 +114,58 @@ pub(super) fn list(privileges: &[Privilege]) -> String {
 impl Object {
     pub(super) fn names(&self) -> Vec<&str> {
         match self {
-            Self::Database(name)
-            | Self::Schema(name)
-            | Self::AllTables(name)
-            | Self::AllSequences(name)
-            | Self::AllFunctions(name)
-            | Self::AllProcedures(name)
-            | Self::AllRoutines(name) => vec![name],
+            Self::Database(name) | Self::Schema(name) | Self::All(_, name) => vec![name],
             Self::Table(schema, name)
             | Self::Sequence(schema, name)
             | Self::Routine(schema, name) => vec![schema, name],
         }
     }
 
-    /// Everything of a kind in a schema, if that is what it is.
-    pub(super) fn whole(&self) -> Option<(FutureObjects, String)> {
-        Some(match self {
-            Self::AllTables(schema) => (FutureObjects::Tables, schema.clone()),
-            Self::AllSequences(schema) => (FutureObjects::Sequences, schema.clone()),
-            Self::AllFunctions(schema)
-            | Self::AllProcedures(schema)
-            | Self::AllRoutines(schema) => (FutureObjects::Routines, schema.clone()),
-            _ => return None,
-        })
-    }
-
     pub(super) fn to_sql(&self) -> String {
-        let inside = |schema: &str, name: &str| {
-            format!("{}.{}", escape_identifier(schema), escape_identifier(name))
+        let what = match self {
+            Self::Database(_) => "DATABASE",
+            Self::Schema(_) => "SCHEMA",
+            Self::Table(..) => "TABLE",
+            Self::Sequence(..) => "SEQUENCE",
+            Self::Routine(..) => "ROUTINE",
+            Self::All(kind, _) => &format!("ALL {} IN SCHEMA", kind.keyword()),
         };
-        let all = |what: &str, schema: &str| {
-            format!("ALL {what} IN SCHEMA {}", escape_identifier(schema))
-        };
-        match self {
-            Self::Database(name) => format!("DATABASE {}", escape_identifier(name)),
-            Self::Schema(name) => format!("SCHEMA {}", escape_identifier(name)),
-            Self::Table(schema, name) => format!("TABLE {}", inside(schema, name)),
-            Self::Sequence(schema, name) => format!("SEQUENCE {}", inside(schema, name)),
-            Self::Routine(schema, name) => format!("ROUTINE {}", inside(schema, name)),
-            Self::AllTables(schema) => all("TABLES", schema),
-            Self::AllSequences(schema) => all("SEQUENCES", schema),
-            Self::AllFunctions(schema) => all("FUNCTIONS", schema),
-            Self::AllProcedures(schema) => all("PROCEDURES", schema),
-            Self::AllRoutines(schema) => all("ROUTINES", schema),
-        }
-    }
-}
-
-impl FutureObjects {
-    pub(super) fn keyword(self) -> &'static str {
-        match self {
-            Self::Tables => "TABLES",
-            Self::Sequences => "SEQUENCES",
-            Self::Functions => "FUNCTIONS",
-            Self::Routines => "ROUTINES",
-        }
+        let names: Vec<String> = self.names().into_iter().map(escape_identifier).collect();
+        format!("{what} {}", names.join("."))
     }
 
-    /// Asks whether there are any in a schema that belong neither to us nor to an extension.
-    pub(super) fn foreign_sql(self, schema: &str) -> String {
-        let (catalog, short, kinds) = match self {
-            Self::Tables => (
+    /// Asks whether there are any of a kind in a schema that belong neither to us nor to an extension.
+    pub(super) fn foreign_sql(&self) -> Option<String> {
+        let Self::All(kind, schema) = self else {
+            return None;
+        };
+        let (catalog, short, kinds) = match kind {
+            ObjectKind::Tables => (
                 "pg_class",
                 "rel",
                 "AND relkind IN ('r', 'p', 'v', 'm', 'f')",
             ),
-            Self::Sequences => ("pg_class", "rel", "AND relkind = 'S'"),
-            Self::Functions | Self::Routines => ("pg_proc", "pro", ""),
+            ObjectKind::Sequences => ("pg_class", "rel", "AND relkind = 'S'"),
+            ObjectKind::Functions | ObjectKind::Routines => ("pg_proc", "pro", ""),
         };
-        format!(
+        Some(format!(
             "SELECT EXISTS (SELECT FROM {catalog} AS o \
              JOIN pg_namespace AS n ON n.oid = o.{short}namespace AND nspname = {} \
              WHERE NOT pg_has_role(o.{short}owner, 'USAGE') {kinds} \
              AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = '{catalog}'::regclass \
                  AND objid = o.oid AND deptype = 'e'))",
             escape_literal(schema)
-        )
+        ))
     }
+}
 
-    /// Those that are there.
-    pub(super) fn all_in(self, schema: &str) -> Object {
-        let schema = schema.to_owned();
-        match self {
-            Self::Tables => Object::AllTables(schema),
-            Self::Sequences => Object::AllSequences(schema),
-            Self::Functions => Object::AllFunctions(schema),
-            Self::Routines => Object::AllRoutines(schema),
-        }
+impl ObjectKind {
+    pub(super) fn keyword(self) -> String {
+        capitals(&self)
     }
 }
 
 impl Access {
-    pub(super) fn on_database(self) -> &'static [Privilege] {
-        &[Privilege::Connect]
-    }
-
     pub(super) fn on_schema(self) -> &'static [Privilege] {
         match self {
             Self::Read | Self::Write => &[Privilege::Usage],
@@ -235,8 +173,8 @@ impl Access {
         }
     }
 
-    pub(super) fn on_objects(self) -> &'static [(FutureObjects, &'static [Privilege])] {
-        use FutureObjects::{Routines, Sequences, Tables};
+    pub(super) fn on_objects(self) -> &'static [(ObjectKind, &'static [Privilege])] {
+        use ObjectKind::{Routines, Sequences, Tables};
         use Privilege::{All, Delete, Execute, Insert, Select, Update, Usage};
 
         match self {
@@ -254,29 +192,3 @@ impl Access {
         }
     }
 }
-
-macro_rules! words {
-    ($type:ident: $($word:literal => $variant:ident),*) => {
-        impl $type {
-            /// The words that [`FromStr`] takes.
-            pub const WORDS: &[&str] = &[$($word),*];
-        }
-
-        impl FromStr for $type {
-            type Err = Error;
-
-            fn from_str(word: &str) -> Result<Self, Error> {
-                match word {
-                    $($word => Ok(Self::$variant),)*
-                    _ => Err(Error::config(format!(
-                        "{word:?} is none of {}",
-                        Self::WORDS.join(", ")
-                    ))),
-                }
-            }
-        }
-    };
-}
-
-words!(IdentityKind: "user" => User, "service-principal" => ServicePrincipal, "group" => Group);
-words!(Access: "read" => Read, "write" => Write, "all" => All);
