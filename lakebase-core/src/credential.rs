@@ -4,7 +4,6 @@ pub(crate) mod cache;
 pub(crate) mod clock;
 pub(crate) mod provider;
 pub(crate) mod refresh;
-pub(crate) mod remembered;
 pub(crate) mod single_flight;
 
 use std::fmt;

@@ -234,7 +234,7 @@ impl Error {
         self.0.kind == Kind::Network
     }
 
-    /// A time limit ran out; the source is the last failure before that.
+    /// A time limit ran out; the source is that of the last failure before, if there was one.
     pub fn is_timeout(&self) -> bool {
         self.0.kind == Kind::Timeout
     }
@@ -274,7 +274,7 @@ impl Error {
         self.0.request_id.as_deref()
     }
 
-    /// SQLSTATE of the refused login, if Postgres (or its gateway) sent one.
+    /// SQLSTATE of the failed login or statement, if Postgres (or its gateway) sent one.
     pub fn sqlstate(&self) -> Option<&str> {
         self.0.sqlstate.as_deref()
     }

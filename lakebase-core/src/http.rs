@@ -7,7 +7,7 @@ mod user_agent;
 
 use std::future::{Future, ready};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -23,7 +23,6 @@ pub(crate) use user_agent::UserAgent;
 use self::pace::Pace;
 use self::proxy::Proxies;
 use crate::credential::clock::{Now, Watch};
-use crate::credential::remembered::Remembered;
 use crate::error::chain::find_cause;
 use crate::error::{Error, Kind};
 use crate::settings::attributes::Vars;
@@ -41,7 +40,7 @@ const LARGEST_BODY: usize = 256 * 1024;
 pub(crate) struct Http {
     agent: String,
     proxies: Arc<Proxies>,
-    client: Remembered<reqwest::Client>,
+    client: OnceLock<reqwest::Client>,
     clock: Arc<Watch>,
     pace: Pace,
 }
@@ -52,36 +51,37 @@ impl Http {
         Ok(Self {
             agent: agent.to_string(),
             proxies: Arc::new(Proxies::from_vars(vars)?),
-            client: Remembered::default(),
+            client: OnceLock::new(),
             clock,
             pace: Pace::default(),
         })
     }
 
-    async fn client(&self) -> Result<reqwest::Client, Error> {
-        let make = async {
-            let roots = Roots::system().await?;
-            let json = HeaderValue::from_static("application/json");
-            let proxies = Arc::clone(&self.proxies);
-            let proxy = Proxy::custom(move |url| Some(proxies.of(url)?.url.clone()));
-            reqwest::Client::builder()
-                // No proxy but those of `vars`.
-                .no_proxy()
-                .proxy(proxy)
-                .tls_backend_preconfigured(roots.client_config()?)
-                .default_headers(HeaderMap::from_iter([(ACCEPT, json)]))
-                .user_agent(&self.agent)
-                // A redirect leads to a login page; following it would only hide that.
-                .redirect(redirect::Policy::none())
-                .connect_timeout(CONNECT_LIMIT)
-                .timeout(REQUEST_LIMIT)
-                // Calls are three quarters of an hour apart, and a kept connection would belong to
-                // a runtime that may be gone by then.
-                .pool_max_idle_per_host(0)
-                .build()
-                .map_err(|error| Error::config("cannot set up HTTP").with_source(error))
-        };
-        self.client.get_or_find(make).await
+    async fn client(&self) -> Result<&reqwest::Client, Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let roots = Roots::system().await?;
+        let json = HeaderValue::from_static("application/json");
+        let proxies = Arc::clone(&self.proxies);
+        let proxy = Proxy::custom(move |url| Some(proxies.of(url)?.url.clone()));
+        let client = reqwest::Client::builder()
+            // No proxy but those of `vars`.
+            .no_proxy()
+            .proxy(proxy)
+            .tls_backend_preconfigured(roots.client_config()?)
+            .default_headers(HeaderMap::from_iter([(ACCEPT, json)]))
+            .user_agent(&self.agent)
+            // A redirect leads to a login page; following it would only hide that.
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(REQUEST_LIMIT)
+            // Calls are three quarters of an hour apart, and a kept connection would belong to
+            // a runtime that may be gone by then.
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(|error| Error::config("cannot set up HTTP").with_source(error))?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     pub(crate) async fn get(&self, url: Url) -> Result<RequestBuilder, Error> {
@@ -120,7 +120,7 @@ impl Http {
             // No body here is a stream, which could not be copied.
             let copy = request.try_clone();
             let copy = copy.ok_or_else(|| Error::config("cannot repeat a request"))?;
-            self.ask(&client, &origin, copy).await
+            self.ask(client, &origin, copy).await
         };
         let outcome = first(attempt).await.map(|reply| reply.scrubbed(secrets));
         let has_failed = match &outcome {

@@ -1,7 +1,7 @@
 //! The handle.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::config::LoginKind;
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
-use crate::credential::remembered::Remembered;
 use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
 use crate::error::Error;
 use crate::error::Kind;
@@ -43,8 +42,15 @@ pub struct Lakebase {
     past_pooler: bool,
     /// Instead of the configuration's.
     database: Option<Arc<str>>,
-    /// Of logins to this database.
-    last_failure: Arc<Mutex<Option<(Instant, Error)>>>,
+    logins: Arc<Logins>,
+}
+
+/// What is known of logins to one database.
+#[derive(Default)]
+struct Logins {
+    last_failure: Mutex<Option<(Instant, Error)>>,
+    /// Sessions behind the pooler begin in the configured schema.
+    has_path_of_role: AtomicBool,
 }
 
 struct Inner {
@@ -56,7 +62,6 @@ struct Inner {
     /// As it was resolved last.
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
-    path_of_role: Remembered<()>,
 }
 
 /// Where passwords come from.
@@ -112,7 +117,7 @@ impl Lakebase {
             connect_timeout: config.connect_timeout,
             past_pooler: false,
             database: None,
-            last_failure: Arc::default(),
+            logins: Arc::default(),
             inner: Arc::new(Inner {
                 host: SingleFlight::new("host of the endpoint", clock(), LOOKUP_LIMIT),
                 user: SingleFlight::new("user name", clock(), LOOKUP_LIMIT),
@@ -121,7 +126,6 @@ impl Lakebase {
                 source,
                 target: Mutex::default(),
                 transport_failures: AtomicU32::new(0),
-                path_of_role: Remembered::default(),
             }),
         })
     }
@@ -282,7 +286,7 @@ impl Lakebase {
     }
 
     fn last_failure_slot(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
-        let slot = self.last_failure.lock();
+        let slot = self.logins.last_failure.lock();
         slot.unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -324,7 +328,7 @@ impl Lakebase {
         check_name("database", name)?;
         Ok(Self {
             database: Some(name.into()),
-            last_failure: Arc::default(),
+            logins: Arc::default(),
             ..self.clone()
         })
     }
@@ -340,8 +344,12 @@ impl Lakebase {
         own.unwrap_or(&self.inner.config.database)
     }
 
-    pub(crate) fn path_of_role_is_set(&self) -> &Remembered<()> {
-        &self.inner.path_of_role
+    pub(crate) fn has_path_of_role(&self) -> bool {
+        self.logins.has_path_of_role.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_path_of_role(&self) {
+        self.logins.has_path_of_role.store(true, Ordering::Relaxed);
     }
 
     /// Logs in with minted tokens, not with a native password.

@@ -22,8 +22,6 @@ pub use config::Config;
 pub use credential::{Credential, CredentialProvider, Refresh};
 pub use error::Error;
 pub use lakebase::Lakebase;
-#[cfg(feature = "tokio-postgres")]
-pub use postgres::connect::Connection;
 pub use postgres::transaction::Retry;
 #[cfg(feature = "tokio-postgres")]
 pub use postgres::transient::is_transient;

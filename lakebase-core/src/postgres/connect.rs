@@ -3,8 +3,8 @@
 use std::io;
 
 use tokio_postgres::config::{ChannelBinding, SslMode};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Socket};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Error;
@@ -17,12 +17,9 @@ use crate::postgres::tcp::{
 use crate::target::Target;
 use crate::tls::Roots;
 
-/// The other half of a [`Client`]: drives the socket, has to be spawned.
-pub type Connection =
-    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
-
 impl Lakebase {
-    /// Opens one connection: verified TLS, a current token, one renewal if it is refused.
+    /// Opens one connection: verified TLS, a current token, one renewal if it is rejected. The second part drives the
+    /// socket and has to be spawned.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,23 +34,32 @@ impl Lakebase {
     ///
     /// # Errors
     ///
-    /// The cause, with a hint. [`Error::is_timeout`] if the time ran out; its source is the last cause.
+    /// The cause, with a hint. [`Error::is_timeout`] if the time ran out; its source is that of the last failure, if there was
+    /// one.
     ///
     /// # Cancel safety
     ///
-    /// Safe: dropping the future closes the connection that it was opening.
-    pub async fn connect(&self) -> Result<(Client, Connection), Error> {
+    /// Dropping the future closes the connection that it was opening.
+    pub async fn connect(
+        &self,
+    ) -> Result<(Client, Connection<Socket, impl TlsStream + Send + use<>>), Error> {
         self.login(|login| async move { login.open().await }).await
     }
 }
 
 impl Login {
-    /// Makes the attempt with tokio-postgres.
+    /// Opens the connection with tokio-postgres.
     ///
     /// # Errors
     ///
-    /// What the driver says, sorted for the login loop.
-    pub async fn open(&self) -> Result<(Client, Connection), LoginFailure> {
+    /// The driver's error, classified for [`adapter::login`](crate::adapter::login).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection that it was opening.
+    pub async fn open(
+        &self,
+    ) -> Result<(Client, Connection<Socket, impl TlsStream + Send + use<>>), LoginFailure> {
         let tls = match self.target.tls_config() {
             Some(tls) => tls.clone(),
             // Never used: the mode below is `Disable`.
@@ -64,7 +70,7 @@ impl Login {
         driver_config(&self.target, self.credential.expose())
             .connect(MakeRustlsConnect::new(tls))
             .await
-            .map_err(judge)
+            .map_err(classify)
     }
 }
 
@@ -98,7 +104,7 @@ fn driver_config(target: &Target, password: &str) -> tokio_postgres::Config {
     config
 }
 
-fn judge(error: tokio_postgres::Error) -> LoginFailure {
+fn classify(error: tokio_postgres::Error) -> LoginFailure {
     if let Some(db) = error.as_db_error() {
         let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
         return LoginFailure::postgres(code, message, error);

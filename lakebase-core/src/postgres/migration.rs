@@ -7,14 +7,14 @@ use std::time::Duration;
 use postgres_protocol::escape::escape_identifier;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_postgres::Client;
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, Socket};
 
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::foreign::clean_text;
 use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
-use crate::postgres::connect::Connection;
 use crate::settings::name::check_schema;
 
 pub use error::{MigrationError, Position};
@@ -169,7 +169,9 @@ impl MigrationSession {
     /// # Cancel safety
     ///
     /// As [`Lakebase::connect`].
-    pub async fn connect(&self) -> Result<(Client, Connection), Error> {
+    pub async fn connect(
+        &self,
+    ) -> Result<(Client, Connection<Socket, impl TlsStream + Send + use<>>), Error> {
         if let Some(schema) = &self.schema {
             check_schema("schema", schema)?;
         }

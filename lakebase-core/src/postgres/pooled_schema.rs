@@ -16,9 +16,10 @@ impl Lakebase {
     /// nothing.
     pub(crate) async fn check_pooled_schema(&self, login: &Login) -> Result<(), LoginFailure> {
         match self.schema() {
-            Some(schema) if login.target.is_pooled() => {
-                let done = self.path_of_role_is_set();
-                done.get_or_find(check(schema, login)).await
+            Some(schema) if login.target.is_pooled() && !self.has_path_of_role() => {
+                check(schema, login).await?;
+                self.note_path_of_role();
+                Ok(())
             }
             _ => Ok(()),
         }
