@@ -6,9 +6,11 @@
 //!
 //! A minor version may change what is in this module; an application's names change with a major version only.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
-pub use crate::credential::clock::{Clock, SystemClock};
+pub use crate::credential::clock::{Clock, SystemClock, Watch};
 pub use crate::error::foreign::clean_text;
 #[cfg(feature = "migrations")]
 pub use crate::postgres::advice::advice;
@@ -78,6 +80,11 @@ pub fn reject(lakebase: &Lakebase, credential: &Credential) -> bool {
 /// so by itself.
 pub fn accept(credential: &Credential) {
     credential.mark_accepted();
+}
+
+/// Returns the clocks of the configuration, for the ages of connections.
+pub fn watch(lakebase: &Lakebase) -> Arc<Watch> {
+    Arc::clone(&lakebase.config().clock)
 }
 
 /// Why the last login, or the mint before it, failed; `None` since the last success, and if that was before `moment`.

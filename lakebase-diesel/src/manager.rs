@@ -9,7 +9,7 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::Lakebase;
-use lakebase_core::adapter::clean_text;
+use lakebase_core::adapter::{Watch, clean_text, watch};
 
 use crate::activity::Activity;
 use crate::connect::connect;
@@ -40,6 +40,7 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 /// bb8 itself hides why a connection could not be made behind a `TimedOut`; the pool of
 /// [`bb8`](crate::bb8) tells, and causes are logged through `tracing` in any case.
 pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
+    let watch = watch(lakebase);
     let lakebase = lakebase.clone();
     let mut config = ManagerConfig::default();
     config.custom_setup = Box::new(move |_| {
@@ -53,24 +54,28 @@ pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConne
     });
     let suspicion = Arc::new(Suspicion::default());
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
-        let suspicion = Arc::clone(&suspicion);
-        Box::pin(async move { check(&suspicion, connection).await })
+        let (suspicion, watch) = (Arc::clone(&suspicion), Arc::clone(&watch));
+        Box::pin(async move { check(&suspicion, &watch, connection).await })
     }));
     AsyncDieselConnectionManager::new_with_config("lakebase", config)
 }
 
 /// Whether an idle connection may be handed out.
-async fn check(suspicion: &Suspicion, connection: &mut AsyncPgConnection) -> QueryResult<()> {
+async fn check(
+    suspicion: &Suspicion,
+    watch: &Watch,
+    connection: &mut AsyncPgConnection,
+) -> QueryResult<()> {
     if connection.is_broken() {
         return Err(closed("the server closed the connection"));
     }
     // Unknown (the application has its own instrumentation) counts as long ago.
     let last = Activity::last_of(connection.instrumentation());
     if let Some(last) = last {
-        if last.elapsed() < PING_AFTER {
+        if watch.passed().saturating_sub(last) < PING_AFTER {
             return Ok(());
         }
-        suspicion.check(&last)?;
+        suspicion.check(last)?;
     }
     match ping(connection).await {
         Ok(Ok(_)) => Ok(()),

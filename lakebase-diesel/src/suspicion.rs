@@ -1,23 +1,22 @@
 //! What one idle connection that went silent says about the others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error};
-
-use crate::activity::Moment;
 
 /// What is known of idle connections that went silent.
 #[derive(Default)]
 pub(crate) struct Suspicion {
     /// What has not been heard from after that is not worth waiting for.
-    silent_since: Mutex<Option<Moment>>,
+    silent_since: Mutex<Option<Duration>>,
 }
 
 impl Suspicion {
     /// Refuses a connection that was last heard from then, if it is as silent as one that is dead.
-    pub(crate) fn check(&self, last: &Moment) -> Result<(), Error> {
+    pub(crate) fn check(&self, last: Duration) -> Result<(), Error> {
         match *self.slot() {
-            Some(silent) if !last.is_after(&silent) => {
+            Some(silent) if last <= silent => {
                 Err(closed("the connection is as silent as one that is dead"))
             }
             _ => Ok(()),
@@ -25,14 +24,14 @@ impl Suspicion {
     }
 
     /// A connection that has been silent since then does not answer.
-    pub(crate) fn note(&self, since: Moment) {
+    pub(crate) fn note(&self, since: Duration) {
         let mut silent = self.slot();
-        if silent.is_none_or(|silent| since.is_after(&silent)) {
+        if silent.is_none_or(|silent| since > silent) {
             *silent = Some(since);
         }
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Moment>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Duration>> {
         self.silent_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

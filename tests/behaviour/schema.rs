@@ -130,7 +130,7 @@ async fn a_role_that_has_another_path_keeps_it_and_the_login_says_so() {
     for word in ["schema", "\"native\"", "other, public", "role of its own"] {
         assert!(error.to_string().contains(word), "{word}: {error}");
     }
-    // Its own choice is nobody's harm if it says the same.
+    // The same path, set by the role itself, does no harm.
     local
         .sql("ALTER ROLE native SET search_path = \"Shop One\"")
         .await

@@ -5,7 +5,10 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{Adapter, every_adapter_in_time, local_with_tokens_of, minted, soon, vars};
+use lakebase_tests::{
+    Adapter, every_adapter_in_time, local_with_tokens_of, minted, no_expired_token_was_used, soon,
+    vars,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -57,7 +60,7 @@ impl Puppet {
 }
 
 #[tokio::test]
-async fn after_it_goes_on_no_login_uses_the_dead_token() {
+async fn after_sigcont_no_login_uses_the_expired_token() {
     every_adapter_in_time(async |adapter| {
         let local = local_with_tokens_of(LIFETIME).await;
         let mut puppet = Puppet::start(adapter, &local).await;
@@ -69,13 +72,13 @@ async fn after_it_goes_on_no_login_uses_the_dead_token() {
             puppet.order().await;
             let dies_at = minted(&local.events()).last().expect("a token").expires_at;
             let left = dies_at.duration_since(SystemTime::now());
-            let margin = Duration::from_millis(50);
+            // The token's end has to pass, and the time within which a slow login could be told from this.
+            let margin = Duration::from_millis(600);
             tokio::time::sleep(left.unwrap_or_default() + margin).await;
             puppet.signal(Signal::SIGCONT);
             assert_eq!(puppet.answer().await, "ok", "{adapter:?}");
         }
-        let counters = local.counters();
-        assert_eq!(counters.refused, 0, "{adapter:?}: {counters:?}");
+        no_expired_token_was_used(&local)
     })
     .await;
 }

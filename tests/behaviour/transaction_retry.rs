@@ -81,7 +81,7 @@ async fn a_session_that_ends_in_the_middle_is_no_error_with_diesel() {
 }
 
 #[tokio::test]
-async fn transactions_that_are_in_each_others_way_all_happen() {
+async fn conflicting_transactions_all_commit() {
     const TOGETHER: i32 = 6;
     let local = platform().await;
     let db = seaorm(&local).await;

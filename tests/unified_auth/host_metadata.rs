@@ -215,7 +215,7 @@ fn the_cloud_is_told_by_resource_id_by_word_or_by_name() {
 }
 
 #[tokio::test]
-async fn a_sign_in_that_does_not_need_it_does_not_ask() {
+async fn a_strategy_that_does_not_need_the_metadata_does_not_request_it() {
     let stub = described(r#"{"workspace_id": "77"}"#).await;
     signed_in(&stub, &[("token", "dapi")]).await;
     signed_in(&stub, &[("username", "u"), ("password", "p")]).await;

@@ -162,7 +162,7 @@ fn what_cannot_be_asked_for_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn the_user_is_explicit_or_the_variable_or_the_service_principal_or_who_the_workspace_says() {
+async fn the_user_is_explicit_or_from_the_variable_or_the_service_principal_or_the_workspace() {
     let local = local().await;
     let user = async |builder: ConfigBuilder| {
         let target = lakebase(builder.endpoint(local.endpoint())).target().await;
@@ -179,7 +179,7 @@ async fn the_user_is_explicit_or_the_variable_or_the_service_principal_or_who_th
     );
     assert_eq!(user(unnamed().vars([("PGUSER", "x")])).await, "x");
     assert_eq!(user(unnamed()).await, local.client_id());
-    // A client id that does not sign in is nobody's name.
+    // A client id that does not authenticate is not the user.
     let vars = [
         ("DATABRICKS_TOKEN", local.user_token()),
         ("DATABRICKS_AUTH_TYPE", "pat"),

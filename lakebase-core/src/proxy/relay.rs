@@ -123,7 +123,7 @@ impl Checks {
 
     /// On a clock that goes on while the machine is suspended.
     fn now(&self) -> Duration {
-        self.clock.now().passed
+        self.clock.passed()
     }
 
     fn lost(&self) -> MutexGuard<'_, Option<Duration>> {
