@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{
     Adapter, App, PATIENCE, TestClock, TooSlow, all_idle, in_time, lakebase, lakebase_on,
-    lakebase_with, local, local_with_tokens_of, minted, no_expired_token_was_used, soon,
+    lakebase_with, local, local_with_tokens_of, logged_in, minted, no_expired_token_was_used, soon,
     too_slow_unless,
 };
 
@@ -72,7 +72,7 @@ async fn ride_out(adapter: Adapter, outage: Outage) -> Result<(), TooSlow> {
     let starting = Instant::now();
     let patient = lakebase.with_connect_timeout(PATIENCE);
     patient.credential().await.expect("the API answers");
-    let app = App::start(adapter, &lakebase).await.expect("started");
+    let app = logged_in(&local, App::start(adapter, &lakebase).await)?;
     let from_cold = starting.elapsed();
     // As after the hour that it lives: then the way to the credential is long.
     local.expire_workspace_tokens();
@@ -87,6 +87,7 @@ async fn ride_out(adapter: Adapter, outage: Outage) -> Result<(), TooSlow> {
         }
     })
     .await;
+    no_expired_token_was_used(&local)?;
     if SystemTime::now() < newest() - LIFETIME / 10 - Duration::from_millis(100) {
         let is_about_the_login = took >= BUDGET && !failure.text.contains("the workspace");
         too_slow_unless(!is_about_the_login, || format!("{took:?}: {failure}"))?;

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use lakebase_local::{Call, Event, EventKind, Fault, LocalLakebase};
 use lakebase_tests::{
     Adapter, App, PATIENCE, TooSlow, in_time_blocking, lakebase, local, local_with_tokens_of,
-    minted, no_expired_token_was_used, soon, through_every_adapter,
+    logged_in, minted, no_expired_token_was_used, proxy_threads, soon, through_every_adapter,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -83,6 +83,7 @@ fn survives_its_runtime(
     servers: &Runtime,
     local: &LocalLakebase,
 ) -> Result<(), TooSlow> {
+    let threads = proxy_threads();
     let lakebase = lakebase(local);
     let start = || {
         let lakebase = lakebase.clone();
@@ -109,25 +110,30 @@ fn survives_its_runtime(
     assert!(!minting.is_finished() && !waiting.is_finished());
     local.heal(Call::Credential);
     first.shutdown_timeout(PATIENCE);
-    let waited = waiting.join().expect("no panic");
-    waited.unwrap_or_else(|error| panic!("{adapter:?}: {error}"));
+    logged_in(local, waiting.join().expect("no panic"))?;
 
     let second = runtime();
     second.block_on(async {
-        let app = soon(App::start(adapter, &lakebase)).await;
-        let app = app.unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+        let app = logged_in(local, soon(App::start(adapter, &lakebase)).await)?;
         soon(app.ask()).await.expect("an answer");
-    });
+        Ok(())
+    })?;
     second.shutdown_timeout(PATIENCE);
 
-    // The one that renewed is gone as well; tokens are renewed all the same.
+    // The pool of r2d2 has a runtime of its own, which ends a moment after it.
+    servers.block_on(soon(async {
+        while proxy_threads() > threads {
+            tokio::task::yield_now().await;
+        }
+    }));
+    // The one that renewed has ended as well; tokens are renewed all the same.
     let before = local.counters().minted;
     let third = runtime();
     third.block_on(async {
-        let app = soon(App::start(adapter, &lakebase)).await.expect("started");
+        let app = logged_in(local, soon(App::start(adapter, &lakebase)).await)?;
         soon(local.wait_until(|events| minted(events).len() as u64 > before)).await;
-        soon(app.log_in()).await.expect("a login");
-    });
+        logged_in(local, soon(app.log_in()).await)
+    })?;
     third.shutdown_timeout(PATIENCE);
     no_expired_token_was_used(local)
 }

@@ -110,11 +110,12 @@ async fn a_hundred_logins_look_everything_up_once() {
         ("PGUSER", ""),
         ("LAKEBASE_ENDPOINT", &branch),
     ];
-    // Documents (OAuth and host), token, mint, endpoint or endpoints of the branch, user.
+    // Documents (OAuth and host), token, mint, endpoints, user.
     for (lakebase, expected) in [
         (lakebase(&local), [2, 1, 1, 0, 0]),
         (bare_service_principal(&local), [2, 1, 1, 1, 0]),
-        (lakebase_with(&local, &of_branch), [2, 1, 1, 1, 0]),
+        // The list of its endpoints has two pages.
+        (lakebase_with(&local, &of_branch), [2, 1, 1, 3, 0]),
         (bare(&local), [0, 0, 1, 1, 1]),
     ] {
         let made = || ALL_CALLS.map(|call| calls(&local, &[call]));

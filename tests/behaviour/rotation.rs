@@ -6,7 +6,7 @@ use diesel_async::RunQueryDsl as _;
 use lakebase_core::Lakebase;
 use lakebase_local::{Event, LocalLakebase};
 use lakebase_tests::{
-    TooSlow, forget_idle, in_time, lakebase, local_with_tokens_of, logins, minted,
+    TooSlow, forget_idle, in_time, lakebase, local_with_tokens_of, logged_in, logins, minted,
     no_expired_token_was_used, soon, too_slow_unless,
 };
 use sea_orm::ConnectionTrait as _;
@@ -24,12 +24,12 @@ fn has_rotated(events: &[Event]) -> bool {
 async fn keep_logging_in(
     local: &LocalLakebase,
     lakebase: &Lakebase,
-    open: impl AsyncFn(),
+    open: impl AsyncFn() -> Result<(), TooSlow>,
 ) -> Result<(), TooSlow> {
     soon(async {
         while !has_rotated(&local.events()) {
             assert_no_caller_waits(local, lakebase)?;
-            open().await;
+            open().await?;
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -87,11 +87,10 @@ async fn every_diesel_login_uses_the_current_token_across_rotations() {
             .await
             .expect("a pool");
         keep_logging_in(&local, &lakebase, async || {
-            let mut fresh = pool.dedicated_connection().await.expect("a new connection");
-            diesel::sql_query("SELECT 1")
-                .execute(&mut fresh)
-                .await
-                .expect("an answer");
+            let mut fresh = logged_in(&local, pool.dedicated_connection().await)?;
+            let answer = diesel::sql_query("SELECT 1").execute(&mut fresh).await;
+            answer.expect("an answer");
+            Ok(())
         })
         .await
     })
@@ -109,7 +108,7 @@ async fn every_seaorm_login_uses_the_current_token_across_rotations() {
         keep_logging_in(&local, &lakebase, async || {
             // Closing what is idle makes the next statement log in.
             forget_idle(&db).await;
-            db.execute_unprepared("SELECT 1").await.expect("an answer");
+            logged_in(&local, db.execute_unprepared("SELECT 1").await).map(drop)
         })
         .await
     })
@@ -123,11 +122,12 @@ async fn every_tokio_postgres_login_uses_the_current_token_across_rotations() {
         let lakebase = lakebase(&local);
         lakebase.credential().await.expect("a first credential");
         keep_logging_in(&local, &lakebase, async || {
-            let (client, connection) = lakebase.connect().await.expect("a connection");
+            let (client, connection) = logged_in(&local, lakebase.connect().await)?;
             let session = tokio::spawn(connection);
             client.simple_query("SELECT 1").await.expect("an answer");
             drop(client);
             session.await.expect("no panic").expect("a clean end");
+            Ok(())
         })
         .await
     })

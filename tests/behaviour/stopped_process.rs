@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
-    Adapter, every_adapter_in_time, local_with_tokens_of, minted, no_expired_token_was_used, soon,
-    vars,
+    Adapter, TooSlow, every_adapter_in_time, local_with_tokens_of, logged_in, minted,
+    no_expired_token_was_used, soon, vars,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,7 +23,7 @@ struct Puppet {
 }
 
 impl Puppet {
-    async fn start(adapter: Adapter, local: &LocalLakebase) -> Self {
+    async fn start(adapter: Adapter, local: &LocalLakebase) -> Result<Self, TooSlow> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_puppet"))
             .arg(adapter.name())
             .env_clear()
@@ -40,13 +40,15 @@ impl Puppet {
             orders,
             answers,
         };
-        assert_eq!(puppet.answer().await, "ready");
-        puppet
+        logged_in(local, puppet.answers("ready").await)?;
+        Ok(puppet)
     }
 
-    async fn answer(&mut self) -> String {
+    /// An error if it is another one.
+    async fn answers(&mut self, expected: &str) -> Result<(), String> {
         let line = soon(self.answers.next_line()).await.expect("readable");
-        line.expect("an answer")
+        let line = line.expect("an answer");
+        (line == expected).then_some(()).ok_or(line)
     }
 
     async fn order(&mut self) {
@@ -63,10 +65,10 @@ impl Puppet {
 async fn after_sigcont_no_login_uses_the_expired_token() {
     every_adapter_in_time(async |adapter| {
         let local = local_with_tokens_of(LIFETIME).await;
-        let mut puppet = Puppet::start(adapter, &local).await;
+        let mut puppet = Puppet::start(adapter, &local).await?;
         for _ in 0..3 {
             puppet.order().await;
-            assert_eq!(puppet.answer().await, "ok", "{adapter:?}");
+            logged_in(&local, puppet.answers("ok").await)?;
             puppet.signal(Signal::SIGSTOP);
             // It finds the order at the moment it wakes, before any timer of its own.
             puppet.order().await;
@@ -76,7 +78,7 @@ async fn after_sigcont_no_login_uses_the_expired_token() {
             let margin = Duration::from_millis(600);
             tokio::time::sleep(left.unwrap_or_default() + margin).await;
             puppet.signal(Signal::SIGCONT);
-            assert_eq!(puppet.answer().await, "ok", "{adapter:?}");
+            logged_in(&local, puppet.answers("ok").await)?;
         }
         no_expired_token_was_used(&local)
     })

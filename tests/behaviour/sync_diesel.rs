@@ -11,8 +11,8 @@ use lakebase_core::{Config, Lakebase};
 use lakebase_diesel::r2d2::{connect, connect_with, establish};
 use lakebase_local::{Cut, LocalLakebase, Wake};
 use lakebase_tests::{
-    PATIENCE, in_time_blocking, lakebase, lakebase_with, local_with_tokens_of, minted,
-    no_expired_token_was_used,
+    PATIENCE, in_time_blocking, lakebase, lakebase_with, local_with_tokens_of, logged_in, minted,
+    no_expired_token_was_used, proxy_threads,
 };
 use tokio::runtime::Runtime;
 
@@ -71,11 +71,13 @@ fn a_pool_that_cannot_log_in_returns_the_typed_cause() {
 fn tokens_are_renewed_without_a_runtime_and_every_login_uses_the_current_one() {
     in_time_blocking(|| {
         let (_runtime, local) = platform();
-        let pool = connect_with(&lakebase(&local), Pool::builder().max_size(1)).expect("a pool");
+        let lakebase = lakebase(&local);
+        let pool = connect_with(&lakebase, Pool::builder().max_size(1));
+        let pool = logged_in(&local, pool)?;
         let began = Instant::now();
         while minted(&local.events()).len() < 4 {
             assert!(began.elapsed() < PATIENCE, "tokens are not renewed");
-            ask(&mut establish(&lakebase(&local)).expect("a login"));
+            ask(&mut logged_in(&local, establish(&lakebase))?);
             ask(&mut pool.get().expect("a connection"));
         }
         no_expired_token_was_used(&local)
@@ -195,25 +197,18 @@ fn while_it_logs_in(runtime: &Runtime, local: &LocalLakebase) -> BTreeSet<String
 
 #[test]
 fn a_pool_may_be_dropped_by_async_code_and_ends_its_thread() {
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
-        tasks
-            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-            .filter(|name| name.trim() == "lakebase")
-            .count()
-    };
     let (_runtime, local) = platform();
-    let before = threads();
+    let before = proxy_threads();
     let pool = connect(&lakebase(&local)).expect("a pool");
     let mut alone = establish(&lakebase(&local)).expect("a login");
-    assert_eq!(threads(), before + 2);
+    assert_eq!(proxy_threads(), before + 2);
     // The connection keeps its own thread.
     ask(&mut alone);
     ask(&mut pool.get().expect("a connection"));
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async move { drop((pool, alone)) });
     let began = Instant::now();
-    while threads() > before {
+    while proxy_threads() > before {
         assert!(began.elapsed() < PATIENCE, "it stays");
         std::thread::yield_now();
     }

@@ -6,7 +6,7 @@ use lakebase_core::Lakebase;
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{
     Adapter, App, TestClock, TooSlow, in_time, lakebase, lakebase_on, local, local_with_tokens_of,
-    minted, no_expired_token_was_used, soon, through_every_adapter,
+    logged_in, minted, no_expired_token_was_used, soon, through_every_adapter,
 };
 
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -21,7 +21,7 @@ async fn logs_in_across_renewals(
     lakebase: &Lakebase,
     mut midway: impl FnMut(),
 ) -> Result<(), TooSlow> {
-    let app = App::start(adapter, lakebase).await.expect("started");
+    let app = logged_in(local, App::start(adapter, lakebase).await)?;
     let mut done = false;
     soon(async {
         loop {
@@ -30,14 +30,12 @@ async fn logs_in_across_renewals(
                 midway();
             }
             if tokens >= 4 {
-                return;
+                return Ok(());
             }
-            app.log_in()
-                .await
-                .unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
+            logged_in(local, app.log_in().await)?;
         }
     })
-    .await;
+    .await?;
     let counters = local.counters();
     assert!(counters.minted <= MOST_MINTS, "{adapter:?}: {counters:?}");
     no_expired_token_was_used(local)

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 
 pub use app::{ADAPTERS, Adapter, App, Failure, every_adapter_in_time, through_every_adapter};
 pub use clock::TestClock;
-pub use pace::{TooSlow, in_time, in_time_blocking, no_expired_token_was_used, too_slow_unless};
+pub use pace::{
+    TooSlow, in_time, in_time_blocking, logged_in, no_expired_token_was_used, too_slow_unless,
+};
 
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};
@@ -192,6 +194,18 @@ pub async fn statements_run(local: &LocalLakebase, pattern: &str, count: usize) 
          LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
     );
     soon(local.sql(&sql)).await.expect("they run");
+}
+
+/// Counts the threads of this process that serve proxies of synchronous pools.
+///
+/// # Panics
+///
+/// If the system does not tell.
+pub fn proxy_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "lakebase").count()
 }
 
 /// A minted token as the log knows it.

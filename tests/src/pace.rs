@@ -1,5 +1,6 @@
 //! Proofs that depend on how fast the machine is.
 
+use std::fmt;
 use std::time::Duration;
 
 use lakebase_local::{EventKind, LocalLakebase};
@@ -88,6 +89,24 @@ pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
         })?;
     }
     Ok(())
+}
+
+/// Unwraps a login with a token of a few seconds.
+///
+/// # Errors
+///
+/// [`TooSlow`] if it failed because the token expired while it was under way.
+pub fn logged_in<T>(
+    local: &LocalLakebase,
+    outcome: Result<T, impl fmt::Display>,
+) -> Result<T, TooSlow> {
+    match outcome {
+        Ok(value) => Ok(value),
+        Err(failure) => {
+            no_expired_token_was_used(local)?;
+            panic!("{failure}");
+        }
+    }
 }
 
 #[cfg(test)]
