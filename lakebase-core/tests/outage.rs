@@ -124,7 +124,7 @@ async fn a_token_that_was_rejected_by_mistake_serves_again_while_none_can_be_min
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mistaken_rejection_that_is_over_does_not_count_against_the_next_token() {
+async fn an_earlier_mistaken_rejection_does_not_count_against_the_next_token() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");

@@ -176,7 +176,7 @@ async fn lazily_a_failed_renewal_still_answers_with_the_valid_credential() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_returns_expired_credentials_is_told_so_and_not_asked_in_a_loop() {
+async fn a_provider_of_expired_credentials_gets_an_error_and_is_not_called_in_a_loop() {
     let mut provider = Provider::new(&TestClock::new());
     provider.lifetime = Duration::ZERO;
     let lakebase = lakebase(&provider);

@@ -280,7 +280,7 @@ async fn refusal(plan: Plan, lakebase: &Lakebase) -> Error {
 }
 
 #[tokio::test]
-async fn what_is_refused_names_the_statement_and_says_what_to_do() {
+async fn a_rejected_statement_is_named_with_the_next_step() {
     let local = local().await;
     let owner = owner(&local);
     let app = lakebase_with(&local, &[]);
@@ -454,7 +454,7 @@ async fn objects_of_extensions_do_not_need_grants() {
 }
 
 #[tokio::test]
-async fn the_extension_goes_where_everybody_finds_it() {
+async fn the_extension_is_created_in_a_schema_on_the_default_path() {
     let local = local().await;
     let (id, _) = newcomer(&local);
     let changes = [("LAKEBASE_SCHEMA", "app")];
@@ -471,7 +471,7 @@ async fn the_extension_goes_where_everybody_finds_it() {
 }
 
 #[tokio::test]
-async fn other_databases_have_it_as_well() {
+async fn a_plan_also_works_in_other_databases() {
     let local = local().await;
     let scratch = local.scratch_database().await.expect("a database");
     let boss = connect(&owner(&local)).await;

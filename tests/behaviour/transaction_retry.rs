@@ -152,7 +152,7 @@ async fn a_commit_that_was_not_answered_is_repeated_for_idempotent_transactions_
 }
 
 #[tokio::test]
-async fn mistakes_and_missing_connections_are_errors_at_once() {
+async fn mistakes_and_failed_connections_are_errors_at_once() {
     #[derive(Debug)]
     struct Own(DbErr);
     impl std::fmt::Display for Own {

@@ -59,7 +59,7 @@ async fn outcome(explicit: Pairs<'_>, vars: Pairs<'_>) -> Result<String, String>
 }
 
 #[tokio::test]
-async fn it_is_asked_as_its_version_understands() {
+async fn the_cli_is_called_with_the_arguments_of_its_version() {
     let stub = Stub::workspace().await;
     let host = ("host", stub.url.as_str());
     let profile = ("profile", "my-profile");

@@ -73,7 +73,7 @@ async fn a_role_of_a_group_and_authorization_details_go_into_the_form() {
 }
 
 #[tokio::test]
-async fn a_refused_secret_is_told_at_first_use_in_the_words_of_the_server() {
+async fn a_rejected_secret_is_reported_at_first_use_with_the_servers_message() {
     let refusal =
         r#"{"error":"invalid_client","error_description":"Client authentication failed"}"#;
     let stub = Stub::start(move |seen| {
