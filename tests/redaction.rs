@@ -234,7 +234,7 @@ async fn a_server_that_repeats_a_token_is_not_quoted_and_does_not_control_the_te
     let mut shown = String::new();
     for sqlstate in ["28P01", "XX000", "42501"] {
         let local = captured().await;
-        let hasty = lakebase(&local).with_connect_timeout(Duration::from_secs(1));
+        let hasty = lakebase(&local).with_connect_timeout(Duration::from_millis(500));
         let token = hasty.credential().await.expect("a credential");
         let message = format!("\u{1b}[2Jno: {}\r\n", token.expose());
         local.fail_logins(1000, LoginFault::refuse(sqlstate, &message));
