@@ -3,13 +3,14 @@
 //! Without the test harness, whose threads would not survive the fork.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 const LIFETIME: Duration = Duration::from_secs(2);
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug, Default)]
 struct Provider {
-    mints: Arc<AtomicUsize>,
+    mints: Arc<watch::Sender<usize>>,
     hangs: Arc<AtomicBool>,
 }
 
@@ -26,11 +27,9 @@ impl CredentialProvider for Provider {
         if self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        let number = self.mints.fetch_add(1, Ordering::SeqCst);
-        Ok(Credential::new(
-            number.to_string(),
-            SystemTime::now() + LIFETIME,
-        ))
+        self.mints.send_modify(|mints| *mints += 1);
+        let number = self.mints.borrow().to_string();
+        Ok(Credential::new(number, SystemTime::now() + LIFETIME))
     }
 }
 
@@ -53,7 +52,8 @@ fn main() {
         lakebase.credential().await.expect("a credential");
         // A renewal is under way when the process forks.
         provider.hangs.store(true, Ordering::SeqCst);
-        let _ = timeout(LIFETIME, std::future::pending::<()>()).await;
+        // The token's lifetime has to pass.
+        tokio::time::sleep(LIFETIME).await;
         let hanging = timeout(Duration::from_millis(50), lakebase.credential());
         hanging.await.expect_err("the mint hangs");
     });
@@ -79,11 +79,7 @@ fn main() {
 async fn renews(provider: &Provider, lakebase: &Lakebase) -> bool {
     provider.hangs.store(false, Ordering::SeqCst);
     let first = timeout(LIMIT, lakebase.credential()).await;
-    let before = provider.mints.load(Ordering::SeqCst);
-    let renewed = timeout(LIMIT, async {
-        while provider.mints.load(Ordering::SeqCst) == before {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    matches!(first, Ok(Ok(_))) && renewed.await.is_ok()
+    let mut mints = provider.mints.subscribe();
+    let renewed = timeout(LIMIT, mints.changed());
+    matches!(first, Ok(Ok(_))) && matches!(renewed.await, Ok(Ok(())))
 }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl as _;
 use lakebase_core::{Config, Error};
-use lakebase_local::{Call, Fault, LoginFault};
+use lakebase_local::{Call, Fault, LocalLakebase, LoginFault};
 use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, vars};
 use sea_orm::ConnectionTrait as _;
 use tracing_subscriber::fmt::MakeWriter;
@@ -55,20 +55,49 @@ fn all_forms(error: &Error) -> String {
     text
 }
 
-#[tokio::test]
-async fn no_secret_appears_anywhere() {
+/// Of the whole process, which is why these tests have a program of their own; with the records of crates that
+/// use `log`.
+static CAPTURE: LazyLock<Capture> = LazyLock::new(|| {
     let capture = Capture::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
         .with_writer(capture.clone())
         .finish();
-    // For the whole process, which is why this test has a program of its own; with the records of
-    // crates that use `log`.
     tracing_subscriber::util::SubscriberInitExt::init(subscriber);
-    let mut shown = String::new();
+    capture
+});
 
-    let local = local().await;
+async fn captured() -> LocalLakebase {
+    LazyLock::force(&CAPTURE);
+    local().await
+}
+
+/// Asserts that no secret is in what was shown, or in any trace.
+fn assert_hidden(shown: &str, secrets: Vec<String>) {
+    let traced = CAPTURE.text();
+    assert!(traced.contains("database credential"), "the capture works");
+    for secret in secrets {
+        assert!(!shown.contains(&secret), "a secret is shown");
+        // The local Lakebase logs the text that it is configured to answer.
+        let ours = |line: &&str| line.contains(&secret) && !line.contains("lakebase_local::events");
+        let line = traced.lines().find(ours);
+        assert!(line.is_none(), "a secret is traced: {line:?}");
+    }
+}
+
+/// The client secret of the service principal.
+fn client_secret(local: &LocalLakebase) -> String {
+    let secrets = local.secrets();
+    let mut secrets = secrets.into_iter();
+    let secret = secrets.find(|secret| secret.starts_with("dose"));
+    secret.expect("a secret")
+}
+
+#[tokio::test]
+async fn both_orms_at_work_show_no_secret() {
+    let local = captured().await;
+    let mut shown = String::new();
     let good = lakebase(&local);
     let config = Config::from_vars(local.env()).expect("a configuration");
     let _ = write!(shown, "{config:?} {config:#?} {good:?} {good:#?} ");
@@ -90,8 +119,18 @@ async fn no_secret_appears_anywhere() {
         db.execute_unprepared("SELECT 1").await.expect("an answer");
         local.revoke_tokens();
     }
+    assert_hidden(&shown, local.secrets());
+    let traced = CAPTURE.text();
+    let lines = traced.lines().count();
+    assert!(lines > 500, "at every level: {lines} lines");
+    assert!(traced.contains("tokio_postgres"), "so is the `log` crate");
+}
 
-    // A native role, made and used.
+#[tokio::test]
+async fn a_native_password_is_not_shown() {
+    let local = captured().await;
+    // For the capture.
+    lakebase(&local).credential().await.expect("a credential");
     let password = "a-native-password";
     local
         .create_native_role("native", password)
@@ -103,7 +142,7 @@ async fn no_secret_appears_anywhere() {
         ("LAKEBASE_ENDPOINT", ""),
     ];
     let native = lakebase_with(&local, &changes);
-    let _ = write!(shown, "{native:?} ");
+    let shown = format!("{native:?} {native:#?}");
     lakebase_diesel::bb8::connect(&native)
         .await
         .expect("a pool");
@@ -113,15 +152,20 @@ async fn no_secret_appears_anywhere() {
         .ping()
         .await
         .expect("an answer");
+    assert_hidden(&shown, vec![password.to_owned()]);
+}
 
-    // Everything that can go wrong, with replies that repeat what they were sent.
+#[tokio::test]
+async fn a_workspace_that_repeats_a_secret_is_not_quoted() {
+    let local = captured().await;
+    let good = lakebase(&local);
+    let mut shown = String::new();
     let token = good
         .credential()
         .await
         .expect("a credential")
         .expose()
         .to_owned();
-    let secret = local.secrets();
     for fault in [
         Fault::json(&format!("{{\"token\":\"{token}\",\"expire_time\":17}}")),
         Fault::json(&format!(
@@ -136,10 +180,7 @@ async fn no_secret_appears_anywhere() {
         shown.push_str(&all_forms(&error));
     }
     local.heal(Call::Credential);
-    let client_secret = secret
-        .iter()
-        .find(|secret| secret.starts_with("dose"))
-        .expect("a secret");
+    let client_secret = client_secret(&local);
     local.fail(
         Call::Token,
         Fault::status(400, "BAD", &format!("you sent {client_secret}")),
@@ -147,6 +188,14 @@ async fn no_secret_appears_anywhere() {
     let error = lakebase(&local).credential().await.expect_err("a fault");
     shown.push_str(&all_forms(&error));
     local.heal(Call::Token);
+    assert_hidden(&shown, local.secrets());
+}
+
+#[tokio::test]
+async fn errors_of_logins_and_of_settings_show_no_secret() {
+    let local = captured().await;
+    let client_secret = client_secret(&local);
+    let mut shown = String::new();
     for changes in [
         &[("PGUSER", "nobody-we-know")][..],
         &[("PGUSER", local.user())],
@@ -155,7 +204,7 @@ async fn no_secret_appears_anywhere() {
         &[("PGSSLROOTCERT", "system")],
         &[
             ("PGUSER", "x"),
-            ("PGPASSWORD", client_secret),
+            ("PGPASSWORD", &client_secret),
             ("LAKEBASE_ENDPOINT", ""),
         ],
     ] {
@@ -174,11 +223,18 @@ async fn no_secret_appears_anywhere() {
             .expect_err("nor here");
         shown.push_str(&all_forms(&error));
     }
-    // A server that repeats the token it was sent, with cursor movements beside it.
-    let mut secrets = local.secrets();
+    let both = vars(&local, &[("PGPASSWORD", &client_secret)]);
+    shown.push_str(&all_forms(&Config::from_vars(both).expect_err("both")));
+    assert_hidden(&shown, local.secrets());
+}
+
+/// With cursor movements beside the token.
+#[tokio::test]
+async fn a_server_that_repeats_a_token_is_not_quoted_and_does_not_control_the_terminal() {
+    let mut shown = String::new();
     for sqlstate in ["28P01", "XX000", "42501"] {
-        let local = lakebase_tests::local().await;
-        let hasty = lakebase(&local).with_connect_timeout(Duration::from_millis(300));
+        let local = captured().await;
+        let hasty = lakebase(&local).with_connect_timeout(Duration::from_millis(500));
         let token = hasty.credential().await.expect("a credential");
         let message = format!("\u{1b}[2Jno: {}\r\n", token.expose());
         local.fail_logins(1000, LoginFault::refuse(sqlstate, &message));
@@ -197,29 +253,7 @@ async fn no_secret_appears_anywhere() {
         );
         let error = lakebase_seaorm::connect(&hasty).await.map(drop);
         shown.push_str(&all_forms(&error.expect_err("refused")));
-        secrets.extend(local.secrets());
+        assert_hidden(&shown, local.secrets());
     }
     assert!(!shown.contains('\u{1b}'), "a terminal is controlled");
-
-    let both = vars(&local, &[("PGPASSWORD", client_secret)]);
-    shown.push_str(&all_forms(&Config::from_vars(both).expect_err("both")));
-
-    let traced = capture.text();
-    assert!(traced.contains("database credential"), "the capture works");
-    assert!(
-        traced.lines().count() > 500,
-        "at every level: {} lines",
-        traced.lines().count()
-    );
-    assert!(
-        traced.contains("tokio_postgres"),
-        "the `log` crate is captured as well"
-    );
-    for secret in secrets.into_iter().chain([password.to_owned()]) {
-        assert!(!shown.contains(&secret), "a secret is shown");
-        // The local Lakebase logs the text that it is configured to answer.
-        let ours = |line: &&str| line.contains(&secret) && !line.contains("lakebase_local::events");
-        let line = traced.lines().find(ours);
-        assert!(line.is_none(), "a secret is traced: {line:?}");
-    }
 }

@@ -43,9 +43,10 @@
 
 pub mod pool;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::credential::clock::{Clock, SystemClock};
+pub use crate::credential::clock::{Clock, SystemClock, Watch};
 pub use crate::error::chain::find_cause;
 pub use crate::error::foreign::clean_text;
 pub use crate::error::says_transient;
@@ -126,8 +127,13 @@ pub fn accept(credential: &Credential) {
 /// succeeded since.
 ///
 /// Call it after a pool's own timeout, with the time that the caller has waited as `age`: an older failure is not the cause
-/// of this timeout. All clones of a [`Lakebase`] share the last failure, also those of
-/// [`with_database`](Lakebase::with_database). [`Lakebase::last_failure`] has no limit of age.
+/// of this timeout. All clones of a [`Lakebase`] share the last failure; [`with_database`](Lakebase::with_database) returns
+/// a handle with its own. [`Lakebase::last_failure`] has no limit of age.
 pub fn last_failure_within(lakebase: &Lakebase, age: Duration) -> Option<Error> {
     lakebase.last_failure_within(age)
+}
+
+/// Returns the clocks of the configuration, to measure for how long a connection was idle.
+pub fn watch(lakebase: &Lakebase) -> Arc<Watch> {
+    Arc::clone(&lakebase.config().clock)
 }

@@ -17,7 +17,7 @@ async fn a_clock_that_is_set_back_after_a_suspend_revives_no_token() {
     let provider = Provider::new(&clock);
     let lakebase = lakebase_with(&provider, Refresh::Lazy);
     let held = lakebase.credential().await.expect("a credential");
-    // Half an hour of suspend, seen by somebody; then the wall clock is set back by as much.
+    // Half an hour of suspend, noticed; then the wall clock is set back by as much.
     clock.step_wall(30 * MINUTE);
     assert!(lakebase_core::adapter::is_valid(&lakebase, &held));
     clock.step_wall(-30 * MINUTE);
@@ -37,7 +37,7 @@ async fn a_clock_that_is_set_back_after_a_suspend_revives_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_goes_forth_and_back_counts_each_time_forth_once() {
+async fn every_forward_step_of_the_wall_clock_counts_once() {
     let clock = TestClock::new();
     let provider = Provider::new(&clock);
     let lakebase = lakebase_with(&provider, Refresh::Lazy);

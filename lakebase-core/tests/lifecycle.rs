@@ -30,7 +30,7 @@ fn a_handle_is_made_without_a_runtime_and_may_live_in_a_static() {
 }
 
 #[test]
-fn asking_without_a_runtime_is_a_clear_error() {
+fn a_credential_without_a_runtime_is_a_clear_error() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     let error = futures_util::future::FutureExt::now_or_never(lakebase.credential())

@@ -21,7 +21,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// An answer that does not come is given up by the HTTP client.
 const HTTP_LIMIT: Duration = Duration::from_secs(10);
-/// Attempts to mint within any minute, with callers that ask all the time and nobody who answers: two a
+/// Attempts to mint within any minute, with callers that ask all the time and no answer: two a
 /// second, because callers share a failure for half a second, and what the renewals add.
 const MOST_ATTEMPTS_A_MINUTE: usize = 150;
 /// A burst, and one a second.
@@ -297,7 +297,7 @@ async fn call(lakebase: Lakebase, world: World, mut random: Random) {
         };
         let outcome = log_in(&lakebase, &world).await;
         let mut state = world.lock();
-        // An outage of the workspace is nobody's while a token is good.
+        // An outage of the workspace affects no caller while a token is valid.
         let took = state.now() - before;
         if good && state.disturbances == disturbances {
             match &outcome {
@@ -406,7 +406,7 @@ async fn disturb(lakebase: &Lakebase, world: &World, random: &mut Random) {
     let recovered = timeout(allowed, async {
         while let Err(error) = log_in(lakebase, world).await {
             last = Some(error);
-            // Time stands still while nobody sleeps.
+            // Paused time stands still while no task sleeps.
             sleep(Duration::from_millis(10)).await;
         }
     });
@@ -470,10 +470,7 @@ fn play(seed: u64, length: Duration, pause: Duration) {
             "LAKEBASE_MODEL_SEED={seed}: {} mints within a minute",
             state.most_mints
         );
-        assert!(
-            state.logins > days,
-            "LAKEBASE_MODEL_SEED={seed}: nobody logged in"
-        );
+        assert!(state.logins > days, "LAKEBASE_MODEL_SEED={seed}: no login");
     })
 }
 
@@ -483,7 +480,7 @@ fn asked(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn no_month_of_faults_leads_to_a_dead_token_a_storm_or_a_standstill() {
+fn a_month_of_random_faults_leads_to_no_expired_token_no_storm_and_no_standstill() {
     let seeds = match asked("LAKEBASE_MODEL_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..4,
@@ -494,7 +491,7 @@ fn no_month_of_faults_leads_to_a_dead_token_a_storm_or_a_standstill() {
 }
 
 #[test]
-fn nor_does_any_of_a_thousand_bad_mornings() {
+fn no_login_fails_in_a_thousand_random_outages() {
     let seeds = match asked("LAKEBASE_MODEL_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..asked("LAKEBASE_MODEL_SCHEDULES").unwrap_or(1000),

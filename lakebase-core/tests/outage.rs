@@ -77,7 +77,7 @@ async fn no_login_fails_or_waits_until_two_seconds_before_the_end_of_the_token()
 }
 
 #[tokio::test(start_paused = true)]
-async fn nor_does_one_while_the_workspace_does_not_answer() {
+async fn no_login_fails_while_the_workspace_does_not_answer_and_the_token_is_valid() {
     let provider = Provider::gated(&TestClock::new());
     provider.open();
     let lakebase = lakebase(&provider);
@@ -124,7 +124,7 @@ async fn a_token_that_was_rejected_by_mistake_serves_again_while_none_can_be_min
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mistaken_rejection_that_is_over_does_not_count_against_the_next_token() {
+async fn an_earlier_mistaken_rejection_does_not_count_against_the_next_token() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
@@ -186,7 +186,7 @@ async fn a_token_that_arrives_while_the_last_resort_is_tried_is_used() {
         let (provider, lakebase) = (provider.clone(), lakebase.clone());
         async move {
             if number == 1 {
-                // The workspace is back, and somebody else gets a token.
+                // The workspace is back, and another caller gets a token.
                 provider.play(Script::Mint);
                 sleep(SECOND).await;
                 while lakebase.credential().await.is_err() {}
@@ -413,7 +413,7 @@ fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_
             .build()
             .expect("a runtime")
     };
-    // Its first mint hangs, and then nobody drives the runtime.
+    // Its first mint hangs, and then the runtime is not driven.
     let abandoned = runtime();
     let first = {
         let lakebase = lakebase.clone();
@@ -430,7 +430,7 @@ fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_
         provider.open();
         lakebase.credential().await.expect("minted here")
     });
-    // The abandoned one goes on: its caller gets what everybody has.
+    // The abandoned one goes on: its caller gets the same credential.
     let late = abandoned
         .block_on(first)
         .expect("no panic")

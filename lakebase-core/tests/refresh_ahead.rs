@@ -31,7 +31,10 @@ async fn over_a_day_the_first_caller_is_the_only_one_that_waits() {
     lakebase.credential().await.expect("the first");
     for _ in 0..24 * 60 {
         sleep(MINUTE).await;
-        let credential = lakebase.credential().now_or_never().expect("nobody waits");
+        let credential = lakebase
+            .credential()
+            .now_or_never()
+            .expect("no caller waits");
         assert!(lakebase_core::adapter::is_current(
             &lakebase,
             &credential.expect("a credential")
@@ -62,7 +65,7 @@ async fn an_outage_of_ten_hours_is_no_storm_and_the_first_caller_after_it_succee
     let lakebase = lakebase(&provider);
     lakebase.credential().await.expect("the first");
     provider.play(outage());
-    // Nobody asks: the refresh task alone, a pause of up to 30 s (37 with jitter) between attempts.
+    // No caller asks: the refresh task alone, a pause of up to 30 s (37 with jitter) between attempts.
     sleep(10 * HOUR).await;
     let calls = provider.calls();
     assert!((500..=1700).contains(&calls), "{calls} attempts in 9 hours");
@@ -155,7 +158,7 @@ async fn lazily_nothing_happens_until_a_caller_comes_after_three_quarters_of_the
     sleep(41 * MINUTE).await;
     assert_eq!(at_hand(&lakebase), "token-1");
     sleep(8 * MINUTE).await;
-    assert_eq!(provider.calls(), 1, "nobody asked");
+    assert_eq!(provider.calls(), 1, "no caller asked");
     assert_eq!(
         lakebase.credential().await.expect("renewed").expose(),
         "token-2"
@@ -176,7 +179,7 @@ async fn lazily_a_failed_renewal_still_answers_with_the_valid_credential() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_returns_expired_credentials_is_told_so_and_not_asked_in_a_loop() {
+async fn a_provider_of_expired_credentials_gets_an_error_and_is_not_called_in_a_loop() {
     let mut provider = Provider::new(&TestClock::new());
     provider.lifetime = Duration::ZERO;
     let lakebase = lakebase(&provider);

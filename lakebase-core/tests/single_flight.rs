@@ -1,4 +1,4 @@
-//! One mint serves everybody who waits; nobody can spoil it for the others.
+//! One mint serves all waiting callers, and none of them can spoil it for the others.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -68,7 +68,7 @@ async fn a_failed_mint_is_shared_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_goes_away_neither_cancels_nor_repeats_the_mint() {
+async fn a_caller_that_gives_up_neither_cancels_nor_repeats_the_mint() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let impatient = tokio::time::timeout(Duration::from_millis(10), lakebase.credential());
@@ -91,7 +91,7 @@ async fn a_provider_that_panics_is_an_error_and_not_a_hang() {
 }
 
 #[test]
-fn a_runtime_that_dies_in_the_middle_of_a_mint_does_not_hang_those_on_another() {
+fn a_runtime_that_ends_during_a_mint_does_not_block_callers_on_another() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let (first, second) = (runtime(), runtime());
@@ -136,7 +136,7 @@ fn a_handle_moves_from_runtime_to_runtime() {
 }
 
 #[test]
-fn a_mint_on_a_runtime_that_nobody_drives_any_more_is_given_up() {
+fn a_mint_on_a_runtime_that_is_no_longer_driven_is_given_up() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let abandoned = Builder::new_current_thread()

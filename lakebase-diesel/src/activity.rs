@@ -1,44 +1,20 @@
 //! When a connection was used last.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel::result::Error;
 use lakebase_core::Target;
-use lakebase_core::adapter::{Clock as _, SystemClock};
+use lakebase_core::adapter::Watch;
 
 use crate::is_transient;
 
-/// A moment on both clocks: the monotonic one stands still while a machine is suspended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
-    monotonic: Instant,
-    wall: SystemTime,
-}
-
-impl Moment {
-    pub(crate) fn now() -> Self {
-        Self {
-            monotonic: SystemClock.monotonic(),
-            wall: SystemClock.wall(),
-        }
-    }
-
-    /// Time since then, by whichever clock says more.
-    pub(crate) fn elapsed(&self) -> Duration {
-        let now = Self::now();
-        let monotonic = now.monotonic.saturating_duration_since(self.monotonic);
-        monotonic.max(now.wall.duration_since(self.wall).unwrap_or_default())
-    }
-
-    pub(crate) fn is_after(&self, other: &Self) -> bool {
-        self.monotonic > other.monotonic
-    }
-}
-
 /// Sits on every connection and passes all events on to what the application set as default.
 pub(crate) struct Activity {
-    last: Moment,
+    watch: Arc<Watch>,
+    /// By the watch.
+    last: Duration,
     /// The last statement failed in a way that may have taken the connection along, though nothing on
     /// this side has noticed yet.
     doubtful: bool,
@@ -48,10 +24,11 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    pub(crate) fn new(target: &Target) -> Self {
+    pub(crate) fn new(target: &Target, watch: Arc<Watch>) -> Self {
         let path = target.search_path();
         Self {
-            last: Moment::now(),
+            last: watch.passed(),
+            watch,
             doubtful: false,
             schema: path.and_then(|path| Some(path.strip_suffix(",public")?.to_owned())),
             default: get_default_instrumentation(),
@@ -60,7 +37,7 @@ impl Activity {
 
     /// When a connection was used last; `None` if that says nothing, or if the application
     /// replaced our instrumentation by its own.
-    pub(crate) fn last_of(instrumentation: &mut dyn Instrumentation) -> Option<Moment> {
+    pub(crate) fn last_of(instrumentation: &mut dyn Instrumentation) -> Option<Duration> {
         let own = instrumentation.downcast_ref::<Self>()?;
         (!own.doubtful).then_some(own.last)
     }
@@ -85,7 +62,7 @@ impl Instrumentation for Activity {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         match event {
             InstrumentationEvent::FinishQuery { error: None, .. } => {
-                self.last = Moment::now();
+                self.last = self.watch.passed();
                 self.doubtful = false;
             }
             InstrumentationEvent::FinishQuery {

@@ -1,26 +1,34 @@
 //! Whether an idle connection may be handed out.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
-use lakebase_core::adapter::clean_text;
 use lakebase_core::adapter::pool::{CHECK_AFTER, CHECK_LIMIT};
+use lakebase_core::adapter::{Watch, clean_text};
 use tokio::time::timeout;
 
-use crate::activity::{Activity, Moment};
+use crate::activity::Activity;
 
 /// The checks of one pool. When a network dies, its connections die together: after one that did not answer, those that
 /// have been idle for longer are closed without another wait.
-#[derive(Default)]
 pub(crate) struct Checks {
+    watch: Arc<Watch>,
     /// When the connection that did not answer was used last.
-    unanswered_since: Mutex<Option<Moment>>,
+    unanswered_since: Mutex<Option<Duration>>,
 }
 
 impl Checks {
+    pub(crate) fn new(watch: Arc<Watch>) -> Self {
+        Self {
+            watch,
+            unanswered_since: Mutex::default(),
+        }
+    }
+
     pub(crate) async fn check(&self, connection: &mut AsyncPgConnection) -> QueryResult<()> {
         if connection.is_broken() {
             return Err(closed("the server closed the connection"));
@@ -28,10 +36,10 @@ impl Checks {
         // Unknown (the application has its own instrumentation) counts as long ago.
         let last = Activity::last_of(connection.instrumentation());
         if let Some(last) = last {
-            if last.elapsed() < CHECK_AFTER {
+            if self.watch.passed().saturating_sub(last) < CHECK_AFTER {
                 return Ok(());
             }
-            if self.is_older_than_unanswered(&last) {
+            if self.is_older_than_unanswered(last) {
                 return Err(closed("closed because another idle connection timed out"));
             }
         }
@@ -40,7 +48,7 @@ impl Checks {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(closed(&clean_text(&error.to_string()))),
             Err(_) => {
-                if let Some(last) = last.filter(|last| !self.is_older_than_unanswered(last)) {
+                if let Some(last) = last.filter(|last| !self.is_older_than_unanswered(*last)) {
                     *self.slot() = Some(last);
                 }
                 Err(closed("the connection does not answer"))
@@ -48,11 +56,11 @@ impl Checks {
         }
     }
 
-    fn is_older_than_unanswered(&self, last: &Moment) -> bool {
-        self.slot().is_some_and(|since| !last.is_after(&since))
+    fn is_older_than_unanswered(&self, last: Duration) -> bool {
+        self.slot().is_some_and(|since| last <= since)
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Moment>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Duration>> {
         let slot = self.unanswered_since.lock();
         slot.unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 
 use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use lakebase_core::adapter::LoginFailure;
+use lakebase_core::adapter::{LoginFailure, login, watch};
 use lakebase_core::{Error, Lakebase};
 
 use crate::activity::Activity;
@@ -18,7 +18,7 @@ use crate::activity::Activity;
 ///
 /// Dropping the future closes what it has opened.
 pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
-    lakebase_core::adapter::login(lakebase, |login| async move {
+    login(lakebase, |login| async move {
         let (client, connection) = login.open().await?;
         let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
             .await
@@ -26,7 +26,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
         if login.target.is_pooled() {
             connection.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        connection.set_instrumentation(Activity::new(&login.target));
+        connection.set_instrumentation(Activity::new(&login.target, watch(lakebase)));
         Ok(connection)
     })
     .await

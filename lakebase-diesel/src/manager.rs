@@ -8,6 +8,7 @@ use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
 use lakebase_core::Lakebase;
+use lakebase_core::adapter::watch;
 
 use crate::check::Checks;
 use crate::connect::connect;
@@ -32,6 +33,7 @@ use crate::connect::connect;
 /// bb8 itself answers a failed login with `TimedOut`; the pool of [`bb8`](crate::bb8) returns the cause. Causes are
 /// logged through `tracing` in any case.
 pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
+    let checks = Arc::new(Checks::new(watch(lakebase)));
     let lakebase = lakebase.clone();
     let mut config = ManagerConfig::default();
     config.custom_setup = Box::new(move |_| {
@@ -43,7 +45,6 @@ pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConne
             })
         })
     });
-    let checks = Arc::new(Checks::default());
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
         let checks = Arc::clone(&checks);
         Box::pin(async move { checks.check(connection).await })

@@ -1,6 +1,7 @@
 //! The proxy authenticates at a real Postgres with TLS as libpq does: in clear, with MD5, with SCRAM, and bound to
 //! the certificate.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ const PASSWORD: &str = "p@ss wörd";
 
 /// A Postgres with TLS of its own.
 struct Server {
-    child: Child,
+    _server: Running,
     folder: tempfile::TempDir,
     port: u16,
     certificate: rcgen::CertifiedKey<rcgen::KeyPair>,
@@ -80,37 +81,32 @@ impl Server {
             let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
             let free = free.and_then(|free| free.local_addr());
             let port = free.expect("a port").port();
-            let mut child = run("postgres")
+            let child = run("postgres")
                 .args(["-F", "-c", "ssl=on", "-c", "listen_addresses=127.0.0.1"])
                 .args(["-c", &format!("port={port}"), "-k"])
                 .arg(&path)
                 .arg("-D")
                 .arg(&data)
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("postgres runs");
+                .stderr(Stdio::piped())
+                .spawn();
+            let mut server = Running(child.expect("postgres runs"));
+            // It logs that it is ready, or ends.
+            let log = server.0.stderr.take().expect("a log");
+            let mut log = BufReader::new(log).lines().map_while(Result::ok);
+            if !log.any(|line| line.contains("ready to accept connections")) {
+                continue;
+            }
             let mut admin = tokio_postgres::Config::new();
             admin.host_path(&path).port(port).user("postgres");
-            let connected = soon(async {
-                while child.try_wait().expect("a child").is_none() {
-                    if let Ok((client, connection)) = admin.connect(NoTls).await {
-                        tokio::spawn(connection);
-                        return Some(client);
-                    }
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-                None
-            });
-            let Some(client) = connected.await else {
-                continue;
-            };
+            let (client, connection) = admin.connect(NoTls).await.expect("a login");
+            tokio::spawn(connection);
             let roles = format!(
                 "CREATE ROLE scram LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE clear LOGIN PASSWORD '{PASSWORD}'; \
                  SET password_encryption = 'md5'; CREATE ROLE md5 LOGIN PASSWORD '{PASSWORD}'"
             );
             client.batch_execute(&roles).await.expect("roles");
             return Self {
-                child,
+                _server: server,
                 folder,
                 port,
                 certificate,
@@ -139,10 +135,13 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+/// Ends with its handle.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -219,7 +218,7 @@ async fn middleman(server: &Server) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_scram_login_is_bound_to_the_certificate_and_fails_through_a_middleman() {
+async fn a_scram_login_is_bound_to_the_certificate_and_fails_through_another_server() {
     let server = Server::start().await;
     let (port, certificate) = middleman(&server).await;
     // Without SCRAM there is nothing to bind: so it does pass on everything.

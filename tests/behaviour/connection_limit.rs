@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use lakebase_core::Lakebase;
 use lakebase_local::{EventKind, LocalLakebase};
-use lakebase_tests::{App, every_adapter_in_time, lakebase, local, soon, through_every_adapter};
+use lakebase_tests::{App, lakebase, local, soon, through_every_adapter};
 
-/// One connection is allowed, and somebody has it.
+/// One connection is allowed, and it is in use.
 async fn full() -> (LocalLakebase, tokio_postgres::Client, Lakebase) {
     let local = local().await;
     let lakebase = lakebase(&local);
@@ -17,7 +17,7 @@ async fn full() -> (LocalLakebase, tokio_postgres::Client, Lakebase) {
     (local, client, lakebase)
 }
 
-/// Gives the place back once somebody was turned away for want of it.
+/// Closes it once another login was rejected for it.
 async fn give_way(local: &LocalLakebase, client: tokio_postgres::Client) {
     let turned_away = |event: &lakebase_local::Event| matches!(&event.kind, EventKind::Refused { sqlstate, .. } if sqlstate == "53300");
     soon(local.wait_until(|events| events.iter().any(turned_away))).await;
@@ -25,8 +25,8 @@ async fn give_way(local: &LocalLakebase, client: tokio_postgres::Client) {
 }
 
 #[tokio::test]
-async fn every_adapter_names_it_when_the_budget_is_over() {
-    every_adapter_in_time(async |adapter| {
+async fn every_adapter_names_the_connection_limit_when_the_budget_is_over() {
+    through_every_adapter(async |adapter| {
         let (local, _holder, lakebase) = full().await;
         let before = local.counters().minted;
         let hasty = lakebase.with_connect_timeout(Duration::from_secs(4));
@@ -43,7 +43,7 @@ async fn every_adapter_names_it_when_the_budget_is_over() {
 }
 
 #[tokio::test]
-async fn every_adapter_waits_for_a_place() {
+async fn every_adapter_waits_until_a_connection_is_allowed() {
     through_every_adapter(async |adapter| {
         let (local, holder, lakebase) = full().await;
         let starting = App::start(adapter, &lakebase);

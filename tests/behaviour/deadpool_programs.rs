@@ -19,7 +19,7 @@ async fn the_stock_pool_type_takes_our_manager() {
 }
 
 #[tokio::test]
-async fn an_exhausted_pool_is_transient() {
+async fn the_error_of_an_exhausted_pool_is_transient() {
     let local = local().await;
     let builder = Builder::new().max_size(1);
     let builder = builder.wait_timeout(Duration::from_millis(200));
@@ -33,7 +33,7 @@ async fn an_exhausted_pool_is_transient() {
 }
 
 #[tokio::test]
-async fn what_rests_for_too_long_is_closed_without_anybody_asking() {
+async fn an_idle_connection_is_closed_after_the_idle_timeout_without_a_checkout() {
     let local = local().await;
     let builder = Builder::new().idle_timeout(Duration::from_millis(200));
     let pool = builder.build(&lakebase(&local)).await.expect("a pool");
@@ -44,12 +44,13 @@ async fn what_rests_for_too_long_is_closed_without_anybody_asking() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_is_not_handed_out_again() {
+async fn a_connection_older_than_the_maximum_lifetime_is_not_handed_out_again() {
     let local = local().await;
     let builder = Builder::new().max_lifetime(Duration::from_millis(100));
     let pool = builder.build(&lakebase(&local)).await.expect("a pool");
     let held = pool.get().await.expect("a connection");
-    tokio::time::sleep(Duration::from_millis(120)).await; // its age
+    // Its age has to pass: deadpool has no other clock than the machine's.
+    tokio::time::sleep(Duration::from_millis(120)).await;
     drop(held);
     let before = local.counters().logins;
     drop(soon(pool.get()).await.expect("another connection"));

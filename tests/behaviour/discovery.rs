@@ -4,7 +4,7 @@ use lakebase_local::{Call, EventKind, Fault};
 use lakebase_tests::{lakebase, lakebase_with, local, soon};
 
 #[tokio::test]
-async fn the_host_is_looked_up_once_when_it_is_not_given() {
+async fn an_unset_host_is_looked_up_once() {
     let local = local().await;
     let lakebase = lakebase_with(&local, &[("PGHOST", "")]);
     for _ in 0..3 {
@@ -46,7 +46,7 @@ async fn a_given_host_is_not_looked_up() {
 }
 
 #[tokio::test]
-async fn with_a_personal_access_token_the_user_is_who_the_workspace_says() {
+async fn with_a_personal_access_token_the_user_name_comes_from_the_workspace() {
     let local = local().await;
     let lakebase = lakebase_with(
         &local,
@@ -72,7 +72,7 @@ async fn with_a_personal_access_token_the_user_is_who_the_workspace_says() {
 }
 
 #[tokio::test]
-async fn endpoints_that_cannot_be_connected_to_say_why() {
+async fn the_error_of_an_unusable_endpoint_names_the_reason() {
     let local = local().await;
     for (body, expected, transient) in [
         (
@@ -97,7 +97,7 @@ async fn endpoints_that_cannot_be_connected_to_say_why() {
 }
 
 #[tokio::test]
-async fn the_oauth_document_may_be_missing() {
+async fn without_an_oauth_document_the_default_token_endpoint_is_used() {
     let local = local().await;
     local.fail(
         Call::Discovery,
@@ -109,7 +109,7 @@ async fn the_oauth_document_may_be_missing() {
 }
 
 #[tokio::test]
-async fn a_token_endpoint_in_clear_is_refused_before_the_secret_is_sent() {
+async fn a_token_endpoint_without_tls_is_rejected_before_the_secret_is_sent() {
     let local = local().await;
     local.fail(
         Call::Discovery,
@@ -143,7 +143,7 @@ async fn a_host_that_cannot_be_reached_is_looked_up_again() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_no_host_name_is_rejected() {
+async fn an_invalid_host_name_from_the_workspace_is_rejected() {
     let local = local().await;
     local.fail(
         Call::Endpoint,

@@ -4,27 +4,21 @@
 use std::sync::Arc;
 
 use lakebase_local::{Cut, LocalLakebase};
-use lakebase_tests::{Adapter, App, lakebase, local, soon};
+use lakebase_tests::{Adapter, App, lakebase, local, soon, statements_run};
 use tokio::sync::Barrier;
 
 const BUSY: usize = 50;
 const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
 
 /// Long enough that all of them are in it when the server goes; none of them ends by itself. Not the same
-/// one twice: Postgres takes a while to notice that somebody was cut off.
+/// one twice: Postgres takes a while to notice that a client is gone.
 fn statement(cut: Cut) -> String {
     format!("SELECT pg_sleep(100) /* {cut:?} */")
 }
 
 /// Cuts once every task is in its statement.
 async fn cut_when_busy(local: &LocalLakebase, cut: Cut) {
-    let statement = statement(cut);
-    let busy = format!(
-        "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity \
-         WHERE query = '{statement}' AND state = 'active') < {BUSY} \
-         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
-    );
-    soon(local.sql(&busy)).await.expect("all are busy");
+    statements_run(local, &statement(cut), BUSY).await;
     local.cut_sessions(cut).await.expect("cut");
 }
 

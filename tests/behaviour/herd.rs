@@ -1,11 +1,12 @@
 //! A cold start of many callers signs in once and mints once.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lakebase_core::Lakebase;
+use lakebase_core::{Error, Lakebase};
 use lakebase_local::{Call, EventKind, Fault, LocalLakebase};
-use lakebase_tests::{in_time, lakebase, lakebase_with, local, soon};
+use lakebase_tests::{lakebase, lakebase_with, local, soon};
 
 const ALL_CALLS: [Call; 5] = [
     Call::Discovery,
@@ -32,16 +33,21 @@ fn bare_service_principal(local: &LocalLakebase) -> Lakebase {
     lakebase_with(local, &[("PGHOST", ""), ("PGUSER", "")])
 }
 
-async fn log_in_a_hundred_times(lakebase: &Lakebase) -> Vec<Result<(), lakebase_core::Error>> {
-    let connecting = (0..100).map(|_| {
-        let lakebase = lakebase.clone();
-        tokio::spawn(async move { lakebase.connect().await.map(drop) })
-    });
-    let answers = soon(join_all(connecting)).await;
-    answers
-        .into_iter()
-        .map(|answer| answer.expect("no panic"))
-        .collect()
+/// What a hundred tasks get that run at the same time.
+async fn a_hundred<T: Send + 'static, F>(lakebase: &Lakebase, run: impl Fn(Lakebase) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    let tasks = (0..100).map(|_| tokio::spawn(run(lakebase.clone())));
+    let answers = soon(join_all(tasks)).await.into_iter();
+    answers.map(|answer| answer.expect("no panic")).collect()
+}
+
+async fn log_in_a_hundred_times(lakebase: &Lakebase) -> Vec<Result<(), Error>> {
+    a_hundred(lakebase, async |lakebase| {
+        lakebase.connect().await.map(drop)
+    })
+    .await
 }
 
 fn calls(local: &LocalLakebase, wanted: &[Call]) -> usize {
@@ -52,105 +58,79 @@ fn calls(local: &LocalLakebase, wanted: &[Call]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_tasks_on_a_cold_handle_cause_one_workspace_token_and_one_mint() {
-    in_time(async || {
-        let local = local().await;
-        let lakebase = lakebase(&local);
-        let asking = (0..100).map(|_| {
-            let lakebase = lakebase.clone();
-            tokio::spawn(async move { lakebase.credential().await })
-        });
-        let answers = soon(join_all(asking)).await;
-        let tokens: Vec<_> = answers
-            .into_iter()
-            .map(|answer| {
-                answer
-                    .expect("no panic")
-                    .expect("a credential")
-                    .expose()
-                    .to_owned()
-            })
-            .collect();
-        assert!(tokens.iter().all(|token| token == &tokens[0]));
-        let counters = local.counters();
-        assert_eq!(
-            (counters.workspace_tokens, counters.minted),
-            (1, 1),
-            "{counters:?}"
-        );
-        assert_eq!(
-            (counters.token_calls, counters.credential_calls),
-            (1, 1),
-            "{counters:?}"
-        );
+async fn a_hundred_tasks_share_one_workspace_token_and_one_mint() {
+    let local = local().await;
+    let answers = a_hundred(&lakebase(&local), async |lakebase| {
+        lakebase.credential().await
     })
     .await;
+    let tokens = answers
+        .into_iter()
+        .map(|answer| answer.expect("a credential"));
+    let tokens: BTreeSet<_> = tokens.map(|token| token.expose().to_owned()).collect();
+    assert_eq!(tokens.len(), 1);
+    let counters = local.counters();
+    assert_eq!(
+        (counters.workspace_tokens, counters.minted),
+        (1, 1),
+        "{counters:?}"
+    );
+    assert_eq!(
+        (counters.token_calls, counters.credential_calls),
+        (1, 1),
+        "{counters:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_tasks_share_a_failed_mint() {
-    in_time(async || {
-        let local = local().await;
-        local.fail(
-            Call::Credential,
-            Fault::status(403, "PERMISSION_DENIED", "not you"),
-        );
-        let lakebase = lakebase(&local);
-        let asking = (0..100).map(|_| {
-            let lakebase = lakebase.clone();
-            tokio::spawn(async move { lakebase.credential().await })
-        });
-        for answer in soon(join_all(asking)).await {
-            let error = answer.expect("no panic").expect_err("refused");
-            assert_eq!(error.error_code(), Some("PERMISSION_DENIED"), "{error}");
-        }
-        assert_eq!(
-            local.counters().credential_calls,
-            1,
-            "{:?}",
-            local.counters()
-        );
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_logins_on_a_cold_handle_share_one_token() {
-    in_time(async || {
-        let local = local().await;
-        let lakebase = lakebase(&local);
-        let connecting = (0..100).map(|_| {
-            let lakebase = lakebase.clone();
-            tokio::spawn(async move { lakebase.connect().await.map(drop) })
-        });
-        for answer in soon(join_all(connecting)).await {
-            answer.expect("no panic").expect("a connection");
-        }
-        let counters = local.counters();
-        assert_eq!(
-            (counters.minted, counters.logins, counters.refused),
-            (1, 100, 0),
-            "{counters:?}"
-        );
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_cold_logins_with_only_an_endpoint_look_everything_up_once() {
     let local = local().await;
-    for (lakebase, tokens, me) in [(bare_service_principal(&local), 1, 0), (bare(&local), 0, 1)] {
-        let before = ALL_CALLS.map(|call| calls(&local, &[call]));
+    local.fail(
+        Call::Credential,
+        Fault::status(403, "PERMISSION_DENIED", "not you"),
+    );
+    let answers = a_hundred(&lakebase(&local), async |lakebase| {
+        lakebase.credential().await
+    })
+    .await;
+    for answer in answers {
+        let error = answer.expect_err("refused");
+        assert_eq!(error.error_code(), Some("PERMISSION_DENIED"), "{error}");
+    }
+    let counters = local.counters();
+    assert_eq!(counters.credential_calls, 1, "{counters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_logins_look_everything_up_once() {
+    let local = local().await;
+    let branch = local.branch();
+    let of_branch = [
+        ("PGHOST", ""),
+        ("PGUSER", ""),
+        ("LAKEBASE_ENDPOINT", &branch),
+    ];
+    // Documents (OAuth and host), token, mint, endpoints, user.
+    for (lakebase, expected) in [
+        (lakebase(&local), [2, 1, 1, 0, 0]),
+        (bare_service_principal(&local), [2, 1, 1, 1, 0]),
+        // The list of its endpoints has two pages.
+        (lakebase_with(&local, &of_branch), [2, 1, 1, 3, 0]),
+        (bare(&local), [0, 0, 1, 1, 1]),
+    ] {
+        let made = || ALL_CALLS.map(|call| calls(&local, &[call]));
+        let (before, logins) = (made(), local.counters().logins);
         for answer in log_in_a_hundred_times(&lakebase).await {
             answer.expect("a connection");
         }
-        let made: Vec<usize> = ALL_CALLS
+        let counters = local.counters();
+        assert_eq!((counters.logins - logins, counters.refused), (100, 0));
+        let made: Vec<_> = made()
             .iter()
             .zip(before)
-            .map(|(call, before)| calls(&local, &[*call]) - before)
+            .map(|(all, before)| all - before)
             .collect();
-        // Token, mint, endpoint, user.
-        assert_eq!(made[1..], [tokens, 1, 1, me], "{:?}", local.counters());
+        assert_eq!(made, expected, "{lakebase:?}");
     }
 }
 
@@ -207,7 +187,7 @@ async fn logins_in_a_loop_repeat_a_rejected_look_up_twice_a_second() {
 }
 
 #[tokio::test]
-async fn callers_that_are_told_to_wait_all_wait_and_nobody_asks_meanwhile() {
+async fn a_wait_that_the_workspace_asks_for_holds_for_all_callers() {
     let local = local().await;
     local.fail(Call::Endpoint, Fault::rate_limited("60"));
     let lakebase = bare_service_principal(&local).with_connect_timeout(Duration::from_secs(2));

@@ -62,7 +62,7 @@ async fn a_url_that_names_roots_means_tls() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_once_and_at_once() {
+async fn a_wrong_password_fails_at_once_after_one_login() {
     let local = local().await;
     local
         .create_native_role("native", PASSWORD)

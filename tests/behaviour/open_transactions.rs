@@ -183,7 +183,7 @@ async fn seaorm_tells_a_lost_transaction_and_a_deadlock_from_a_mistake() {
 }
 
 #[tokio::test]
-async fn a_pool_tells_whether_a_connection_may_be_had_later() {
+async fn is_transient_reports_whether_a_retried_checkout_can_succeed() {
     let local = local().await;
     let patient = lakebase_diesel::bb8::connect(&lakebase(&local))
         .await
@@ -206,8 +206,8 @@ async fn a_pool_tells_whether_a_connection_may_be_had_later() {
     assert!(error.is_transient(), "{error:?}");
     local.set_api_down(false);
 
-    let nobody = lakebase_tests::lakebase_with(&local, &[("PGUSER", "nobody")]);
-    let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&nobody);
+    let unknown = lakebase_tests::lakebase_with(&local, &[("PGUSER", "nobody")]);
+    let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&unknown);
     let error = soon(pool.get()).await.map(drop).expect_err("no such role");
     assert!(!lakebase_diesel::bb8::is_transient(&error), "{error:?}");
 }

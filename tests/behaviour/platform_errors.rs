@@ -178,7 +178,7 @@ async fn a_login_page_behind_a_redirect_is_named() {
 }
 
 #[tokio::test]
-async fn passing_trouble_is_tried_again_and_the_first_success_counts() {
+async fn a_transient_failure_is_retried_until_the_first_success() {
     let local = local().await;
     for fault in [
         Fault::status(503, "TEMPORARILY_UNAVAILABLE", "later"),

@@ -116,9 +116,9 @@ fn a_seaorm_connection_leaves_no_task_dropped_or_closed() {
     }
 }
 
-/// bb8 keeps count of connections that it was opening, and nobody takes them off the count.
+/// bb8 counts the connections that it was opening, and never subtracts those whose runtime has ended.
 #[test]
-fn a_bb8_pool_whose_runtime_ended_while_it_opened_a_connection_says_so() {
+fn a_bb8_pool_reports_that_its_runtime_ended_while_it_opened_a_connection() {
     let (servers, first, second) = (runtime(), runtime(), runtime());
     let local = servers.block_on(local());
     let changes = [("PGCONNECT_TIMEOUT", "2")];
@@ -140,7 +140,7 @@ fn a_bb8_pool_whose_runtime_ended_while_it_opened_a_connection_says_so() {
     let error = second
         .block_on(pool.get())
         .map(drop)
-        .expect_err("nobody opens it");
+        .expect_err("no task opens it");
     let text = error.to_string();
     assert!(text.contains("runtime that has ended"), "{text}");
     assert!(!lakebase_diesel::bb8::is_transient(&error), "{text}");

@@ -7,12 +7,13 @@ use futures_util::{SinkExt as _, TryStreamExt as _};
 use lakebase_core::Lakebase;
 use lakebase_core::proxy::{Builder, Clients, Proxy};
 use lakebase_local::{Cut, LocalLakebase};
-use lakebase_tests::{lakebase, lakebase_with, local, local_with_schema, logins, soon};
+use lakebase_tests::{
+    TestClock, lakebase, lakebase_on, lakebase_with, local, local_with_schema, logins, soon,
+    statements_run,
+};
 use sqlx::postgres::{PgConnection, PgListener};
 use sqlx::{Connection as _, Executor as _};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-
-use super::wrong_clock::{WrongClock, with_clock};
 
 async fn proxy_of(local: &LocalLakebase) -> Proxy {
     lakebase(local).proxy().await.expect("a proxy")
@@ -160,7 +161,7 @@ async fn on_tcp_the_url_has_a_password_that_strangers_do_not_know() {
     }
     assert_eq!(local.counters().logins, 1);
     let busy = client(&proxy).await;
-    cancels(&busy).await;
+    cancels(&local, &busy).await;
 }
 
 #[tokio::test]
@@ -179,25 +180,17 @@ async fn a_password_of_ones_own_is_encoded_in_the_url_and_never_empty() {
     assert_eq!(ask(&client(&proxy).await, "SELECT 1").await, "1");
 }
 
-async fn cancels(client: &Client) {
-    let began = Instant::now();
-    let sleeping = client.batch_execute("SELECT pg_sleep(60)");
+async fn cancels(local: &LocalLakebase, client: &Client) {
     let token = client.cancel_token();
     let cancelling = async {
-        // Until it is under way, a request is none to anybody.
-        while began.elapsed() < Duration::from_secs(30) {
-            token.cancel_query(NoTls).await.expect("passed on");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        statements_run(local, "SELECT pg_sleep(60)", 1).await;
+        token.cancel_query(NoTls).await.expect("passed on");
     };
-    tokio::select! {
-        outcome = sleeping => {
-            let error = outcome.expect_err("cancelled");
-            let code = error.code().map(tokio_postgres::error::SqlState::code);
-            assert_eq!(code, Some("57014"), "{error}");
-        }
-        () = cancelling => panic!("it was not cancelled"),
-    }
+    let sleeping = client.batch_execute("SELECT pg_sleep(60)");
+    let (outcome, ()) = tokio::join!(sleeping, cancelling);
+    let error = outcome.expect_err("cancelled");
+    let code = error.code().map(tokio_postgres::error::SqlState::code);
+    assert_eq!(code, Some("57014"), "{error}");
     assert_eq!(ask(client, "SELECT 2").await, "2");
 }
 
@@ -206,7 +199,7 @@ async fn a_statement_is_cancelled_and_its_session_goes_on() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let (busy, idle) = (client(&proxy).await, client(&proxy).await);
-    cancels(&busy).await;
+    cancels(&local, &busy).await;
     assert_eq!(ask(&idle, "SELECT 3").await, "3");
 }
 
@@ -528,14 +521,14 @@ async fn a_check_costs_no_round_trip_while_the_server_was_heard_lately() {
 #[tokio::test]
 async fn after_the_machine_was_suspended_a_check_goes_to_the_server() {
     let local = local().await;
-    let clock = WrongClock::default();
-    let proxy = with_clock(&local, &clock).proxy().await.expect("a proxy");
+    let clock = TestClock::default();
+    let proxy = lakebase_on(&local, &clock).proxy().await.expect("a proxy");
     let mut connection = PgConnection::connect(proxy.url()).await.expect("a login");
     connection.execute("SELECT 1").await.expect("an answer");
     local.cut_sessions(Cut::Vanish).await.expect("cut");
     connection.ping().await.expect("an answer of the proxy");
     // The monotonic clock stands still meanwhile.
-    clock.set(60 * 60 * 1000);
+    clock.set_ahead_millis(60 * 60 * 1000);
     soon(connection.ping()).await.expect_err("nobody answers");
 }
 

@@ -3,8 +3,7 @@
 
 use lakebase_local::{LocalLakebase, LoginFault};
 use lakebase_tests::{
-    Adapter, App, every_adapter_in_time, in_time, lakebase, lakebase_with, local,
-    local_with_schema, soon,
+    Adapter, App, lakebase, lakebase_with, local, local_with_schema, soon, through_every_adapter,
 };
 use sea_orm::ConnectionTrait as _;
 
@@ -62,8 +61,8 @@ async fn logs_in_after(app: &App, local: &LocalLakebase, fault: LoginFault, mint
 }
 
 #[tokio::test]
-async fn a_refusal_in_whatever_words_is_answered_with_another_token() {
-    every_adapter_in_time(async |adapter| {
+async fn every_known_rejection_is_answered_with_a_new_token() {
+    through_every_adapter(async |adapter| {
         for severity in ["FATAL", "ERROR"] {
             // A handle each: more rejections in a row than these would be slowed down.
             let (local, app) = started(adapter).await;
@@ -81,8 +80,8 @@ async fn a_refusal_in_whatever_words_is_answered_with_another_token() {
 }
 
 #[tokio::test]
-async fn passing_trouble_is_waited_out_with_the_same_token() {
-    every_adapter_in_time(async |adapter| {
+async fn a_transient_failure_is_retried_with_the_same_token() {
+    through_every_adapter(async |adapter| {
         let (local, app) = started(adapter).await;
         for &(sqlstate, message) in PASSING {
             logs_in_after(&app, &local, LoginFault::refuse(sqlstate, message), 0).await;
@@ -92,8 +91,8 @@ async fn passing_trouble_is_waited_out_with_the_same_token() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_closed_in_the_middle_of_the_login_is_opened_again() {
-    every_adapter_in_time(async |adapter| {
+async fn a_login_whose_connection_is_closed_is_retried() {
+    through_every_adapter(async |adapter| {
         let (local, app) = started(adapter).await;
         logs_in_after(&app, &local, LoginFault::Close, 0).await;
     })
@@ -101,27 +100,24 @@ async fn a_connection_that_is_closed_in_the_middle_of_the_login_is_opened_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements_that_fail_together_recover_together() {
-    in_time(async || {
-        let local = local().await;
-        let db = lakebase_seaorm::connect(&lakebase(&local))
-            .await
-            .expect("a connection");
-        local.revoke_tokens();
-        let before = local.counters();
-        let asking = (0..50).map(|_| {
-            let db = db.clone();
-            tokio::spawn(async move { db.execute_unprepared("SELECT 1").await })
-        });
-        for answer in soon(futures_util::future::join_all(asking)).await {
-            answer.expect("no panic").expect("an answer");
-        }
-        let after = local.counters();
-        assert_eq!(after.minted - before.minted, 1, "{after:?}");
-        // The pool's ten connections, the probe, and what was refused before.
-        assert!(after.logins - before.logins <= 12, "{after:?}");
-    })
-    .await;
+async fn statements_that_meet_a_revoked_token_together_share_one_mint() {
+    let local = local().await;
+    let db = lakebase_seaorm::connect(&lakebase(&local))
+        .await
+        .expect("a connection");
+    local.revoke_tokens();
+    let before = local.counters();
+    let asking = (0..50).map(|_| {
+        let db = db.clone();
+        tokio::spawn(async move { db.execute_unprepared("SELECT 1").await })
+    });
+    for answer in soon(futures_util::future::join_all(asking)).await {
+        answer.expect("no panic").expect("an answer");
+    }
+    let after = local.counters();
+    assert_eq!(after.minted - before.minted, 1, "{after:?}");
+    // The pool's ten connections, the probe, and what was refused before.
+    assert!(after.logins - before.logins <= 12, "{after:?}");
 }
 
 #[tokio::test]

@@ -1,15 +1,15 @@
 //! An unexpired token that Postgres refuses, because it was taken back or the signing key changed, is
-//! replaced before the application notices, by one mint for everybody.
+//! replaced before the application notices, by one mint for all logins.
 
 use futures_util::future::join_all;
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{App, every_adapter_in_time, lakebase, local, soon};
+use lakebase_tests::{App, lakebase, local, soon, through_every_adapter};
 
 const TASKS: usize = 20;
 /// What the platform may send with a refusal; it documents nothing.
 const VARIANTS: &[(&str, &str)] = &[("28P01", "FATAL"), ("28000", "ERROR"), ("XX000", "ERROR")];
 
-/// Everybody logs in after `spoil`.
+/// All tasks log in after `spoil`.
 async fn one_mint_for_all(app: &App, local: &LocalLakebase, spoil: impl Fn(&LocalLakebase)) {
     for (sqlstate, severity) in VARIANTS {
         let what = format!("{app:?} {sqlstate} {severity}");
@@ -27,8 +27,8 @@ async fn one_mint_for_all(app: &App, local: &LocalLakebase, spoil: impl Fn(&Loca
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_invisible_every_adapter_in_time() {
-    every_adapter_in_time(async |adapter| {
+async fn a_revoked_token_is_replaced_before_any_adapter_fails() {
+    through_every_adapter(async |adapter| {
         let local = local().await;
         let app = App::start(adapter, &lakebase(&local))
             .await
@@ -39,8 +39,8 @@ async fn a_revoked_token_is_invisible_every_adapter_in_time() {
 }
 
 #[tokio::test]
-async fn a_changed_signing_key_is_invisible_every_adapter_in_time() {
-    every_adapter_in_time(async |adapter| {
+async fn a_changed_signing_key_is_replaced_before_any_adapter_fails() {
+    through_every_adapter(async |adapter| {
         let local = local().await;
         let app = App::start(adapter, &lakebase(&local))
             .await

@@ -148,7 +148,7 @@ async fn applying_it_again_changes_nothing_and_many_may_at_once() {
 }
 
 #[tokio::test]
-async fn who_may_write_may_write_what_is_there_and_what_will_be_and_nothing_else() {
+async fn write_access_covers_existing_and_future_objects_and_nothing_else() {
     let local = local().await;
     let owner = owner(&local);
     let boss = connect(&owner).await;
@@ -183,7 +183,7 @@ async fn who_may_write_may_write_what_is_there_and_what_will_be_and_nothing_else
 }
 
 #[tokio::test]
-async fn who_may_read_reads_only_and_a_developer_may_have_all() {
+async fn read_access_is_read_only_and_a_developer_may_have_everything() {
     let local = local().await;
     let owner = owner(&local);
     deploy(&connect(&owner).await).await;
@@ -274,7 +274,7 @@ async fn refusal(plan: Plan, lakebase: &Lakebase) -> Error {
 }
 
 #[tokio::test]
-async fn what_is_refused_names_the_statement_and_says_what_to_do() {
+async fn a_rejected_statement_is_named_with_the_next_step() {
     let local = local().await;
     let owner = owner(&local);
     let app = lakebase_with(&local, &[]);
@@ -410,7 +410,7 @@ async fn a_plan_for_another_database_is_not_run_here() {
 
 /// Those objects belong to no role of ours, so Postgres warns about them.
 #[tokio::test]
-async fn what_an_extension_has_brought_is_in_nobodys_way() {
+async fn objects_of_extensions_do_not_need_grants() {
     let local = local().await;
     let owner = owner(&local);
     let boss = connect(&owner).await;
@@ -437,7 +437,7 @@ async fn what_an_extension_has_brought_is_in_nobodys_way() {
     app.batch_execute("SELECT app.twice(1)")
         .await
         .expect("granted");
-    // Somebody else's own function is.
+    // A function of another owner is.
     local
         .sql("CREATE FUNCTION app.foreign() RETURNS INT LANGUAGE sql AS 'SELECT 1'")
         .await
@@ -448,7 +448,7 @@ async fn what_an_extension_has_brought_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn the_extension_goes_where_everybody_finds_it() {
+async fn the_extension_is_created_in_a_schema_on_the_default_path() {
     let local = local().await;
     let (id, _) = newcomer(&local);
     let changes = [("LAKEBASE_SCHEMA", "app")];
@@ -465,7 +465,7 @@ async fn the_extension_goes_where_everybody_finds_it() {
 }
 
 #[tokio::test]
-async fn other_databases_have_it_as_well() {
+async fn a_plan_also_works_in_other_databases() {
     let local = local().await;
     let scratch = local.scratch_database().await.expect("a database");
     let boss = connect(&owner(&local)).await;

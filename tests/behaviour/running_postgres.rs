@@ -79,7 +79,7 @@ async fn a_running_server_is_borrowed_and_left_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_url_that_cannot_be_used_is_told_without_its_password() {
+async fn the_error_of_an_unusable_url_does_not_show_its_password() {
     for (url, expected) in [
         (
             "postgresql://u:hush-hush@db.example.com/postgres",

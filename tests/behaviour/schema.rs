@@ -50,7 +50,7 @@ fn pooled(local: &LocalLakebase, schema: &str) -> Lakebase {
 }
 
 #[tokio::test]
-async fn it_leads_the_search_path_of_every_connection() {
+async fn the_schema_comes_first_on_the_search_path_of_every_connection() {
     let local = with_schema().await;
     through_every_adapter(|adapter| {
         let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", "Shop One")]);
@@ -115,7 +115,7 @@ async fn a_plan_gives_the_role_the_path_that_a_pooled_host_needs() {
 }
 
 #[tokio::test]
-async fn a_role_that_has_another_path_keeps_it_and_the_login_says_so() {
+async fn a_role_with_another_search_path_keeps_it_and_the_login_warns() {
     let local = with_schema().await;
     local
         .sql("ALTER ROLE native SET search_path = other, public")
@@ -130,7 +130,7 @@ async fn a_role_that_has_another_path_keeps_it_and_the_login_says_so() {
     for word in ["schema", "\"native\"", "other, public", "role of its own"] {
         assert!(error.to_string().contains(word), "{word}: {error}");
     }
-    // Its own choice is nobody's harm if it says the same.
+    // The same path, set by the role itself, does no harm.
     local
         .sql("ALTER ROLE native SET search_path = \"Shop One\"")
         .await
@@ -235,7 +235,7 @@ impl PgBouncer {
 }
 
 #[tokio::test]
-async fn behind_a_real_pgbouncer_sessions_from_before_are_told_and_do_not_lead_elsewhere() {
+async fn behind_a_real_pgbouncer_an_older_session_with_another_path_is_reported() {
     let local = with_schema().await;
     let Some(bouncer) = PgBouncer::start(&local).await else {
         return;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use lakebase_seaorm::{connect, connect_with, options};
 use lakebase_tests::{
-    forget_idle, in_time, lakebase, local, local_with_schema, local_with_tokens_of, logins, minted,
-    soon,
+    forget_idle, in_time, lakebase, local, local_with_schema, local_with_tokens_of, logged_in,
+    logins, minted, no_expired_token_was_used, soon,
 };
 use sea_orm::ActiveValue::Set;
 use sea_orm::{
@@ -220,20 +220,17 @@ async fn a_lazy_connection_logs_in_with_its_first_statement() {
 }
 
 #[tokio::test]
-async fn a_pool_taken_out_of_the_connection_logs_in_as_long_as_it_lives() {
+async fn a_pool_taken_out_of_the_connection_goes_on_with_current_tokens() {
     in_time(async || {
         let local = local_with_tokens_of(Duration::from_secs(2)).await;
-        let db = connect(&lakebase(&local)).await.expect("a connection");
+        let db = logged_in(&local, connect(&lakebase(&local)).await)?;
         let pool = db.get_postgres_connection_pool().clone();
         drop(db);
         soon(local.wait_until(|events| minted(events).len() >= 3)).await;
         let again = DatabaseConnection::from(pool);
         forget_idle(&again).await;
-        again
-            .execute_unprepared("SELECT 1")
-            .await
-            .expect("a new login with a current token");
-        assert_eq!(local.counters().refused, 0);
+        logged_in(&local, again.execute_unprepared("SELECT 1").await)?;
+        no_expired_token_was_used(&local)
     })
     .await;
 }
@@ -257,7 +254,7 @@ async fn a_dropped_or_closed_connection_leaves_no_task_behind() {
         }
         soon(async {
             while metrics.num_alive_tasks() > before {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::task::yield_now().await;
             }
         })
         .await;

@@ -13,7 +13,9 @@ use diesel_async::pooled_connection::bb8::Pool;
 use lakebase_core::Lakebase;
 use lakebase_examples::shop::{with_diesel, with_seaorm};
 use lakebase_local::{Cut, Event, EventKind, LocalLakebase, Wake};
-use lakebase_tests::{in_time, lakebase, local, local_with_tokens_of, logins, soon};
+use lakebase_tests::{
+    TooSlow, in_time, lakebase, local, local_with_tokens_of, logins, soon, too_slow_unless,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -32,15 +34,6 @@ where
     F: Future<Output = ()>,
 {
     futures_util::future::join_all([Orm::Diesel, Orm::SeaOrm].map(prove)).await;
-}
-
-/// The same for what depends on the machine's pace.
-async fn with_both_orms_in_time<F>(prove: impl Fn(Orm) -> F)
-where
-    F: Future<Output = ()>,
-{
-    let prove = &prove;
-    with_both_orms(|orm| in_time(async move || prove(orm).await)).await;
 }
 
 /// The shop, open on a port of its own until dropped.
@@ -295,7 +288,7 @@ async fn make_mistakes(shop: &Shop) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_swapped_shop_serves_without_rights_on_public() {
+async fn the_swapped_shop_serves_without_privileges_on_public() {
     with_both_orms(async |orm| {
         let local = local().await;
         close_public(&local).await;
@@ -341,13 +334,13 @@ async fn replicas_of_both_orms_open_one_shop_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shop_without_a_connection_says_503_and_recovers() {
+async fn a_shop_without_a_connection_answers_503_and_recovers() {
     const NEVER: Duration = Duration::from_secs(3600);
 
-    with_both_orms_in_time(async |orm| {
+    with_both_orms(async |orm| {
         let local = local().await;
         let settings = Settings {
-            patience: Some(Duration::from_secs(2)),
+            patience: Some(Duration::from_secs(4)),
             ..Settings::default()
         };
         let shop = Shop::open_with(orm, &lakebase(&local), settings).await;
@@ -357,8 +350,6 @@ async fn a_shop_without_a_connection_says_503_and_recovers() {
         soon(local.wait_until(|events| open_sessions(events) == 0)).await;
         // A round trip of our own: by then this side has heard of it, too.
         local.sql("SELECT 1").await.expect("an answer");
-        // SeaORM's pool trusts what was used that recently.
-        tokio::time::sleep(Duration::from_millis(15)).await;
 
         let order = json!({ "user_id": user, "item": "tea", "cents": 1 });
         let (status, answer) = shop.post("/api/orders", &order).await;
@@ -369,7 +360,7 @@ async fn a_shop_without_a_connection_says_503_and_recovers() {
 
         let woken = local.suspend(Cut::Close, Duration::ZERO, Wake::SlowAccept);
         woken.await.expect("suspended");
-        // Those who wait already do not knock again; somebody else does.
+        // Waiting logins do not connect again at once; another client does.
         drop(soon(lakebase(&local).connect()).await.expect("awake"));
         soon(async {
             while shop.post("/api/orders", &order).await.0 != 201 {
@@ -392,14 +383,14 @@ fn open_sessions(events: &[Event]) -> i32 {
 }
 
 const CUSTOMERS: usize = 8;
-/// Between two requests of a customer, so that other tests have a share of the machine.
+/// Between two requests of a customer, because customers pause: without it they would take the whole machine.
 const BREATH: Duration = Duration::from_millis(3);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
 /// Connections are replaced often, so that every token has logins to serve.
 const CONNECTION_LIFETIME: Duration = Duration::from_millis(500);
 const WAKE_DELAY: Duration = Duration::from_secs(1);
-/// After the sessions have ended on the gateway's side: until everybody has heard of it. Far less than
-/// the compute takes to wake, so that a request that waited for it and failed is found out.
+/// Until the end of its sessions on the gateway's side has reached the shop. Far less than the compute takes to
+/// wake, so that a request that waited for it and failed is found out.
 const NEWS_TRAVELS: Duration = Duration::from_millis(400);
 /// From the moment the compute is awake.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -501,7 +492,7 @@ fn outages(events: &[Event]) -> Vec<Outage> {
     outages.collect()
 }
 
-async fn shop_under_load(orm: Orm) {
+async fn shop_under_load(orm: Orm) -> Result<(), TooSlow> {
     let local = local_with_tokens_of(TOKEN_LIFETIME).await;
     let lakebase = lakebase(&local);
     let settings = Settings {
@@ -535,6 +526,7 @@ async fn shop_under_load(orm: Orm) {
     let attempts = soon(customers.join_all()).await;
     let attempts: Vec<_> = attempts.into_iter().flatten().collect();
 
+    assert_orders_are_stored(&lakebase, &attempts).await;
     let outages = outages(&local.events());
     assert_eq!(outages.len(), suspends.len());
     for attempt in &attempts {
@@ -542,14 +534,15 @@ async fn shop_under_load(orm: Orm) {
             continue;
         }
         assert!(attempt.status.is_server_error(), "{orm:?}: {attempt:?}");
-        let lost = outages.iter().any(|outage| {
-            attempt.ended >= outage.from && attempt.ended <= outage.until + NEWS_TRAVELS
+        let outage = outages.iter().find(|outage| {
+            attempt.ended >= outage.from && attempt.began <= outage.until + NEWS_TRAVELS
         });
-        assert!(
-            lost,
-            "{orm:?}: failed by itself: {attempt:?} {}",
-            attempt.text
-        );
+        let text = &attempt.text;
+        let outage = outage.unwrap_or_else(|| panic!("{orm:?}: failed: {attempt:?} {text}"));
+        let is_in_time = attempt.ended <= outage.until + NEWS_TRAVELS;
+        too_slow_unless(is_in_time, || {
+            format!("{orm:?}: failed late: {attempt:?} {text}")
+        })?;
     }
     for outage in &outages {
         let served = attempts.iter().any(|attempt| {
@@ -557,9 +550,11 @@ async fn shop_under_load(orm: Orm) {
                 && attempt.began > outage.until
                 && attempt.ended <= outage.awake + AT_ONCE
         });
-        assert!(served, "{orm:?}: not served at once after the compute woke");
+        too_slow_unless(served, || {
+            format!("{orm:?}: served late after the compute woke")
+        })?;
     }
-    assert_orders_are_stored(&lakebase, &attempts).await;
+    Ok(())
 }
 
 /// Once if it was answered 201; else at most once, since an answer may have been lost.
@@ -581,17 +576,17 @@ async fn assert_orders_are_stored(lakebase: &Lakebase, attempts: &[Attempt]) {
             assert!(times <= 1, "stored {times} times: {attempt:?}");
         }
     }
-    assert!(stored.is_empty(), "nobody ordered {stored:?}");
+    assert!(stored.is_empty(), "not ordered: {stored:?}");
     assert!(created >= 4 * CUSTOMERS, "only {created} orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_order_is_lost_on_diesel_while_tokens_rotate_and_the_compute_sleeps() {
+async fn no_order_is_lost_on_diesel_while_tokens_rotate_and_the_compute_is_suspended() {
     in_time(async || shop_under_load(Orm::Diesel).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_order_is_lost_on_seaorm_while_tokens_rotate_and_the_compute_sleeps() {
+async fn no_order_is_lost_on_seaorm_while_tokens_rotate_and_the_compute_is_suspended() {
     in_time(async || shop_under_load(Orm::SeaOrm).await).await;
 }
 

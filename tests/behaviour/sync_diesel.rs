@@ -10,7 +10,10 @@ use diesel::{Connection as _, PgConnection, RunQueryDsl as _};
 use lakebase_core::{Config, Lakebase};
 use lakebase_diesel::r2d2::{connect, connect_with, establish};
 use lakebase_local::{Cut, LocalLakebase, Wake};
-use lakebase_tests::{in_time_blocking, lakebase, lakebase_with, local_with_tokens_of, minted};
+use lakebase_tests::{
+    PATIENCE, in_time_blocking, lakebase, lakebase_with, local_with_tokens_of, logged_in, minted,
+    no_expired_token_was_used, proxy_threads,
+};
 use tokio::runtime::Runtime;
 
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -28,7 +31,7 @@ fn ask(connection: &mut PgConnection) {
 }
 
 #[test]
-fn a_pool_is_diesels_own_and_needs_no_runtime() {
+fn the_pool_is_diesels_own_type_and_needs_no_runtime() {
     let (_runtime, local) = platform();
     let builder = Pool::builder().max_size(2);
     let pool: Pool<ConnectionManager<PgConnection>> =
@@ -56,7 +59,7 @@ fn a_pool_is_diesels_own_and_needs_no_runtime() {
 }
 
 #[test]
-fn a_pool_that_cannot_log_in_says_why_at_once_and_typed() {
+fn a_pool_that_cannot_log_in_returns_the_typed_cause() {
     let (_runtime, local) = platform();
     let no_role = lakebase_with(&local, &[("PGUSER", "nobody-we-know")]);
     let error = connect(&no_role).map(drop).expect_err("no role");
@@ -68,14 +71,16 @@ fn a_pool_that_cannot_log_in_says_why_at_once_and_typed() {
 fn tokens_are_renewed_without_a_runtime_and_every_login_uses_the_current_one() {
     in_time_blocking(|| {
         let (_runtime, local) = platform();
-        let pool = connect_with(&lakebase(&local), Pool::builder().max_size(1)).expect("a pool");
+        let lakebase = lakebase(&local);
+        let pool = connect_with(&lakebase, Pool::builder().max_size(1));
+        let pool = logged_in(&local, pool)?;
         let began = Instant::now();
         while minted(&local.events()).len() < 4 {
-            assert!(began.elapsed() < LIFETIME * 5, "tokens are not renewed");
-            ask(&mut establish(&lakebase(&local)).expect("a login"));
+            assert!(began.elapsed() < PATIENCE, "tokens are not renewed");
+            ask(&mut logged_in(&local, establish(&lakebase))?);
             ask(&mut pool.get().expect("a connection"));
         }
-        assert_eq!(local.counters().refused, 0);
+        no_expired_token_was_used(&local)
     });
 }
 
@@ -144,7 +149,7 @@ fn files_of_ours() -> Vec<String> {
 }
 
 #[test]
-fn the_token_is_seen_neither_by_instrumentation_nor_by_children_nor_on_disk() {
+fn the_token_is_not_visible_to_instrumentation_or_children_or_on_disk() {
     let (runtime, local) = platform();
     set_default_instrumentation(report).expect("set");
     let pool = connect(&lakebase(&local)).expect("a pool");
@@ -192,26 +197,19 @@ fn while_it_logs_in(runtime: &Runtime, local: &LocalLakebase) -> BTreeSet<String
 
 #[test]
 fn a_pool_may_be_dropped_by_async_code_and_ends_its_thread() {
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
-        tasks
-            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-            .filter(|name| name.trim() == "lakebase")
-            .count()
-    };
     let (_runtime, local) = platform();
-    let before = threads();
+    let before = proxy_threads();
     let pool = connect(&lakebase(&local)).expect("a pool");
     let mut alone = establish(&lakebase(&local)).expect("a login");
-    assert_eq!(threads(), before + 2);
+    assert_eq!(proxy_threads(), before + 2);
     // The connection keeps its own thread.
     ask(&mut alone);
     ask(&mut pool.get().expect("a connection"));
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async move { drop((pool, alone)) });
     let began = Instant::now();
-    while threads() > before {
-        assert!(began.elapsed() < lakebase_tests::PATIENCE, "it stays");
+    while proxy_threads() > before {
+        assert!(began.elapsed() < PATIENCE, "it stays");
         std::thread::yield_now();
     }
 }

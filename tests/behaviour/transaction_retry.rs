@@ -81,7 +81,7 @@ async fn a_session_that_ends_in_the_middle_is_no_error_with_diesel() {
 }
 
 #[tokio::test]
-async fn transactions_that_are_in_each_others_way_all_happen() {
+async fn conflicting_transactions_all_commit() {
     const TOGETHER: i32 = 6;
     let local = platform().await;
     let db = seaorm(&local).await;
@@ -152,7 +152,7 @@ async fn a_commit_that_was_not_answered_is_repeated_for_idempotent_transactions_
 }
 
 #[tokio::test]
-async fn mistakes_and_missing_connections_are_errors_at_once() {
+async fn mistakes_and_failed_connections_are_errors_at_once() {
     #[derive(Debug)]
     struct Own(DbErr);
     impl std::fmt::Display for Own {

@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Mutex;
 
-use crate::{forget_idle, in_time};
+use crate::{TooSlow, forget_idle, in_time};
 
 /// What an application connects through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ where
 /// The same for a promise that depends on the machine's pace, see [`in_time`].
 pub async fn every_adapter_in_time<F>(prove: impl Fn(Adapter) -> F)
 where
-    F: Future<Output = ()>,
+    F: Future<Output = Result<(), TooSlow>>,
 {
     let prove = &prove;
     through_every_adapter(|adapter| in_time(async move || prove(adapter).await)).await;
@@ -314,7 +314,7 @@ impl App {
             Kind::SeaOrm1(db, _) => {
                 let pool = db.get_postgres_connection_pool();
                 while pool.num_idle() < pool.size() as usize {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::task::yield_now().await;
                 }
                 while let Some(idle) = pool.try_acquire() {
                     drop(idle.detach());

@@ -1,13 +1,17 @@
 //! What the behaviour tests share: a started local Lakebase and handles on it.
 
 mod app;
+mod clock;
 mod pace;
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 pub use app::{ADAPTERS, Adapter, App, Failure, every_adapter_in_time, through_every_adapter};
-pub use pace::{in_time, in_time_blocking};
+pub use clock::TestClock;
+pub use pace::{
+    TooSlow, in_time, in_time_blocking, logged_in, no_expired_token_was_used, too_slow_unless,
+};
 
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};
@@ -79,6 +83,16 @@ pub fn lakebase_with(local: &LocalLakebase, changes: &[(&str, &str)]) -> Lakebas
     Lakebase::new(config).expect("a handle")
 }
 
+/// The same as [`lakebase`] on a clock that can be moved.
+///
+/// # Panics
+///
+/// If the variables do not make a configuration.
+pub fn lakebase_on(local: &LocalLakebase, clock: &TestClock) -> Lakebase {
+    let config = Config::builder().vars(local.env()).clock(clock.clone());
+    Lakebase::new(config.build().expect("a configuration")).expect("a handle")
+}
+
 /// The variables of a local Lakebase with some changed.
 pub fn vars(local: &LocalLakebase, changes: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut vars = local.env();
@@ -136,7 +150,7 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Tells whoever runs the tests. What goes through `eprintln` is kept from them when a test passes.
+/// Writes to the terminal, where the output of a passing test through `eprintln` does not go.
 pub fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -168,15 +182,51 @@ pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
     }
 }
 
+/// Waits until Postgres runs `count` statements whose text is like `pattern`.
+///
+/// # Panics
+///
+/// If they do not run.
+pub async fn statements_run(local: &LocalLakebase, pattern: &str, count: usize) {
+    let sql = format!(
+        "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+         AND query LIKE '{pattern}' AND pid <> pg_backend_pid()) < {count} \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
+    );
+    soon(local.sql(&sql)).await.expect("they run");
+}
+
+/// Counts the threads of this process that serve proxies of synchronous pools.
+///
+/// # Panics
+///
+/// If the system does not tell.
+pub fn proxy_threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "lakebase").count()
+}
+
 /// A minted token as the log knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Minted {
     /// Serial number.
     pub token: u64,
+    /// By this machine's clock.
+    pub minted_at: SystemTime,
     /// By the platform's clock.
     pub issued_at: SystemTime,
     /// By the platform's clock.
     pub expires_at: SystemTime,
+}
+
+impl Minted {
+    /// How long it is valid.
+    pub fn lifetime(&self) -> Duration {
+        let lifetime = self.expires_at.duration_since(self.issued_at);
+        lifetime.unwrap_or_default()
+    }
 }
 
 /// The tokens minted so far.
@@ -189,6 +239,7 @@ pub fn minted(events: &[Event]) -> Vec<Minted> {
             ..
         } => Some(Minted {
             token,
+            minted_at: event.at,
             issued_at,
             expires_at,
         }),

@@ -1,128 +1,152 @@
 //! Proofs that depend on how fast the machine is.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::fmt;
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use lakebase_local::{EventKind, LocalLakebase};
 use tokio::sync::RwLock;
 
-/// How often something may be too slow without any sign that the machine was.
-const CHANCES: usize = 3;
-/// And in all.
-const MOST_CHANCES: usize = 12;
-/// A thread that slept for a moment and woke up that much too late: the machine stood still.
-const STALL: Duration = Duration::from_millis(150);
+use crate::{minted, tell};
 
-/// Proves something that has to be quick, or done while a token of a few seconds lives. A machine that is
-/// busy with something else can be too slow for that, so it gets another chance, from the start; what is
-/// wrong by itself is wrong every time. The last chance shares the machine with no other such proof; so one
-/// must not stand inside of another.
-pub async fn in_time(prove: impl AsyncFn()) {
-    let mut chances = Chances::new();
-    while chances.is_not_the_last() {
+/// How often a proof may be too slow.
+const CHANCES: usize = 5;
+
+/// The machine was too slow for a proof, which therefore proves nothing.
+#[derive(Debug)]
+pub struct TooSlow(String);
+
+/// Returns [`TooSlow`] unless `is_in_time`. Only for what a faster machine does in time: wrong results are
+/// assertions.
+///
+/// # Errors
+///
+/// [`TooSlow`].
+pub fn too_slow_unless(is_in_time: bool, what: impl FnOnce() -> String) -> Result<(), TooSlow> {
+    match is_in_time {
+        true => Ok(()),
+        false => Err(TooSlow(what())),
+    }
+}
+
+/// Runs a proof that has to be quick, or done while a token of a few seconds lives. It is repeated while it is
+/// too slow; a panic fails at once. The last attempt shares the machine with no other such proof of this
+/// process, so proofs must not be nested.
+///
+/// # Panics
+///
+/// If every attempt is too slow.
+pub async fn in_time(prove: impl AsyncFn() -> Result<(), TooSlow>) {
+    static MACHINE: RwLock<()> = RwLock::const_new(());
+
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    for attempt in 1..CHANCES {
         let _shared = MACHINE.read().await;
         // Boxed: futures of tests are large.
-        let proof = Box::pin(prove());
-        if AssertUnwindSafe(proof).catch_unwind().await.is_ok() {
-            return;
+        match Box::pin(prove()).await {
+            Ok(()) => return,
+            Err(TooSlow(what)) => tell(&format!("{test}: attempt {attempt} was too slow: {what}")),
         }
-        chances.failed();
     }
     let _alone = MACHINE.write().await;
-    Box::pin(prove()).await;
-}
-
-/// The same for a test without a runtime.
-pub fn in_time_blocking(prove: impl Fn()) {
-    let mut chances = Chances::new();
-    while chances.is_not_the_last() {
-        let _shared = MACHINE.blocking_read();
-        if catch_unwind(AssertUnwindSafe(&prove)).is_ok() {
-            return;
-        }
-        chances.failed();
-    }
-    let _alone = MACHINE.blocking_write();
-    prove();
-}
-
-static MACHINE: RwLock<()> = RwLock::const_new(());
-
-struct Chances {
-    left: usize,
-    in_all: usize,
-    stalls: usize,
-}
-
-impl Chances {
-    fn new() -> Self {
-        Self {
-            left: CHANCES,
-            in_all: MOST_CHANCES,
-            stalls: stalls(),
-        }
-    }
-
-    fn is_not_the_last(&self) -> bool {
-        self.left > 1 && self.in_all > 1
-    }
-
-    fn failed(&mut self) {
-        let stalls = stalls();
-        if stalls == std::mem::replace(&mut self.stalls, stalls) {
-            self.left -= 1;
-        }
-        self.in_all -= 1;
+    if let Err(TooSlow(what)) = Box::pin(prove()).await {
+        panic!("too slow {CHANCES} times: {what}");
     }
 }
 
-/// How often the machine has stood still since somebody asked for the first time.
-fn stalls() -> usize {
-    static SEEN: AtomicUsize = AtomicUsize::new(0);
-    static WATCHING: Once = Once::new();
-    WATCHING.call_once(|| {
-        std::thread::spawn(|| {
-            loop {
-                let began = Instant::now();
-                std::thread::sleep(Duration::from_millis(10));
-                if began.elapsed() > STALL {
-                    SEEN.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+/// The same for a proof without a runtime.
+pub fn in_time_blocking(prove: impl Fn() -> Result<(), TooSlow> + Sync) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(in_time(async || {
+        let thread = std::thread::scope(|scope| scope.spawn(&prove).join());
+        thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }));
+}
+
+/// Asserts that no login used an expired token.
+///
+/// # Errors
+///
+/// [`TooSlow`] if a token expired within the last half a second, so while its login was under way.
+pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
+    let events = local.events();
+    let tokens = minted(&events);
+    for event in &events {
+        let EventKind::Refused { login, message, .. } = &event.kind else {
+            continue;
+        };
+        let token = tokens
+            .iter()
+            .find(|minted| Some(minted.token) == login.token);
+        let late = token.and_then(|token| {
+            let age = event.at.duration_since(token.minted_at).unwrap_or_default();
+            // The platform takes the time a moment before it logs it.
+            (age + Duration::from_millis(50)).checked_sub(token.lifetime())
         });
-    });
-    SEEN.load(Ordering::Relaxed)
+        let is_under_way = late.is_some_and(|late| late < Duration::from_millis(500));
+        assert!(is_under_way, "{late:?} late: {login:?}: {message}");
+        let what = format!("{login:?} took until its token had expired");
+        return Err(TooSlow(what));
+    }
+    Ok(())
+}
+
+/// Unwraps a login with a token of a few seconds.
+///
+/// # Errors
+///
+/// [`TooSlow`] if it failed because the token expired while it was under way.
+pub fn logged_in<T>(
+    local: &LocalLakebase,
+    outcome: Result<T, impl fmt::Display>,
+) -> Result<T, TooSlow> {
+    match outcome {
+        Ok(value) => Ok(value),
+        Err(failure) => {
+            no_expired_token_was_used(local)?;
+            panic!("{failure}");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
 
     #[tokio::test]
-    async fn what_is_too_slow_now_and_then_gets_another_chance() {
-        let tries = Cell::new(0);
+    async fn a_proof_that_is_too_slow_is_repeated() {
+        let attempts = Cell::new(0);
         in_time(async || {
-            tries.set(tries.get() + 1);
-            assert!(tries.get() == CHANCES, "too slow");
+            attempts.set(attempts.get() + 1);
+            too_slow_unless(attempts.get() == CHANCES, || "not yet".to_owned())
         })
         .await;
-        assert_eq!(tries.get(), CHANCES);
+        assert_eq!(attempts.get(), CHANCES);
     }
 
-    #[test]
-    fn what_is_wrong_by_itself_fails() {
-        let tries = Cell::new(0);
+    /// Attempts that were made until `prove` failed.
+    fn failed_after(prove: impl Fn() -> Result<(), TooSlow> + Sync) -> usize {
+        let attempts = std::sync::Mutex::new(0);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             in_time_blocking(|| {
-                tries.set(tries.get() + 1);
-                panic!("wrong");
+                *attempts.lock().expect("not poisoned") += 1;
+                prove()
             });
         }));
         assert!(outcome.is_err());
-        assert!((CHANCES..=MOST_CHANCES).contains(&tries.get()));
+        attempts.into_inner().expect("not poisoned")
+    }
+
+    #[test]
+    fn a_proof_that_is_always_too_slow_fails() {
+        let prove = || too_slow_unless(false, || "never".to_owned());
+        assert_eq!(failed_after(prove), CHANCES);
+    }
+
+    #[test]
+    fn a_wrong_result_fails_at_once() {
+        assert_eq!(failed_after(|| panic!("wrong")), 1);
     }
 }

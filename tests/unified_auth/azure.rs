@@ -62,7 +62,7 @@ fn lakebase(stub: &Stub, explicit: Pairs<'_>) -> Lakebase {
 }
 
 #[tokio::test]
-async fn the_tenant_is_the_one_whose_login_page_the_workspace_names() {
+async fn the_tenant_comes_from_the_login_page_that_the_workspace_names() {
     for (number, location, status, tenant) in [
         (86, None, 404, None),
         (86, None, 302, None),
@@ -246,8 +246,8 @@ async fn the_azure_cli_signs_in_people_and_service_principals() {
 }
 
 #[tokio::test]
-async fn the_azure_cli_goes_on_as_it_began() {
-    // Both forms work at first; then the one that was used fails. The other might be somebody else.
+async fn the_azure_cli_is_called_in_the_form_that_worked_first() {
+    // Both forms work at first; then the one that was used fails. The other might be another identity.
     let stub = Stub::start(|seen| {
         (seen.path == CREDENTIALS && seen.count == 2).then(|| Answer::new(401, ""))
     })
@@ -347,7 +347,7 @@ async fn vector_92_the_environment_names_the_cloud_where_no_host_does() {
 }
 
 #[tokio::test]
-async fn vector_95_an_answer_that_cannot_be_read_is_an_error_and_no_reason_to_be_somebody_else() {
+async fn vector_95_an_unreadable_answer_is_an_error_and_no_other_identity_is_tried() {
     for (answer, expected) in [
         ("{accessToken: ..corrupt", "cannot unmarshal CLI result"),
         (

@@ -59,7 +59,7 @@ async fn outcome(explicit: Pairs<'_>, vars: Pairs<'_>) -> Result<String, String>
 }
 
 #[tokio::test]
-async fn it_is_asked_as_its_version_understands() {
+async fn the_cli_is_called_with_the_arguments_of_its_version() {
     let stub = Stub::workspace().await;
     let host = ("host", stub.url.as_str());
     let profile = ("profile", "my-profile");
@@ -102,7 +102,7 @@ async fn it_is_asked_as_its_version_understands() {
 }
 
 #[tokio::test]
-async fn vector_103_it_needs_to_know_where() {
+async fn vector_103_the_cli_needs_a_host() {
     let error = outcome(&[("auth_type", "databricks-cli")], &[])
         .await
         .expect_err("nowhere");
@@ -228,7 +228,7 @@ async fn the_login_must_have_been_made_for_the_configured_scopes() {
 }
 
 #[tokio::test]
-async fn nobody_logged_in_is_declined_and_a_broken_login_is_an_error() {
+async fn a_missing_login_declines_and_a_broken_login_is_an_error() {
     let stub = Stub::workspace().await;
     let host = ("host", stub.url.as_str());
     let nobody = "Error: cache: databricks OAuth is not configured for this host. no cached credentials; run `databricks auth login` to sign in";
@@ -259,7 +259,7 @@ async fn nobody_logged_in_is_declined_and_a_broken_login_is_an_error() {
 }
 
 #[tokio::test]
-async fn somebody_who_was_signed_in_once_is_not_replaced_by_somebody_else() {
+async fn an_identity_that_has_authenticated_once_is_not_replaced_by_another() {
     // The Databricks CLI's login is used, then it is gone; the Azure CLI's must not step in.
     let stub = Stub::start(|seen| {
         (seen.path == crate::stub::CREDENTIALS && seen.count == 2)
@@ -305,7 +305,7 @@ async fn a_tool_that_hangs_is_killed_with_all_it_has_started() {
     let pids = home.read("pids");
     let alive = |pid: &str| {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A zombie has ended; whoever adopted it has not looked yet.
+        // A zombie has ended; its parent has not waited for it yet.
         !state.is_empty() && !state.contains(") Z ")
     };
     assert!(pids.split_whitespace().all(alive), "{pids}");

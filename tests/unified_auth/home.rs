@@ -38,7 +38,7 @@ impl Home {
         std::fs::create_dir_all(&folder).expect("a folder");
         let path = folder.join(name);
         // Written by a child: another test's child may inherit what this process has open, and a
-        // script that somebody has open for writing cannot be run.
+        // script that is open for writing cannot be run.
         let mut child = Command::new("/bin/sh")
             .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
             .arg(&path)

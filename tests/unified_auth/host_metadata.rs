@@ -34,7 +34,7 @@ async fn signed_in(stub: &Stub, explicit: Pairs<'_>) {
 }
 
 #[tokio::test]
-async fn it_tells_the_oauth_document_and_the_workspace() {
+async fn host_metadata_names_the_oauth_document_and_the_workspace() {
     let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/acct/", "account_id": "acct", "workspace_id": "77", "cloud": "AWS"}"#;
     let stub = described(text).await;
     signed_in(&stub, M2M).await;
@@ -51,7 +51,7 @@ async fn it_tells_the_oauth_document_and_the_workspace() {
 }
 
 #[tokio::test]
-async fn it_may_have_a_place_for_the_account() {
+async fn the_host_metadata_may_contain_a_placeholder_for_the_account() {
     let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/{account_id}", "workspace_id": "77"}"#;
     let stub = described(text).await;
     let mut explicit = M2M.to_vec();
@@ -110,7 +110,7 @@ async fn a_description_that_was_missed_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn it_may_say_nothing_or_fail_or_be_no_json() {
+async fn host_metadata_may_be_empty_or_missing_or_invalid() {
     for (number, answer) in [
         (62, Answer::json("{\"workspace_id\": \"77\"}")),
         (63, Answer::new(500, "oops")),
@@ -127,7 +127,7 @@ async fn it_may_say_nothing_or_fail_or_be_no_json() {
 }
 
 #[tokio::test]
-async fn no_token_is_sent_to_a_place_in_clear_that_it_names() {
+async fn no_token_is_sent_to_an_endpoint_without_tls() {
     let stub = described(r#"{"oidc_endpoint": "http://example.com/oidc"}"#).await;
     signed_in(&stub, M2M).await;
     stub.last(TOKEN);
@@ -147,7 +147,7 @@ async fn audience(stub: &Stub, explicit: Pairs<'_>) -> String {
 }
 
 #[tokio::test]
-async fn the_audience_of_identity_tokens_is_configured_told_or_the_account_or_the_token_endpoint() {
+async fn the_audience_of_identity_tokens_has_a_fixed_order_of_sources() {
     let account: Pairs<'_> = &[("account_id", "acct")];
     let own = |stub: &Stub| format!("{}{TOKEN}", stub.url);
 
@@ -185,7 +185,7 @@ async fn the_audience_of_identity_tokens_is_configured_told_or_the_account_or_th
 }
 
 #[test]
-fn the_cloud_is_told_by_resource_id_by_word_or_by_name() {
+fn the_cloud_follows_from_the_resource_id_the_setting_or_the_host_name() {
     let msi = |explicit: Pairs<'_>| {
         let mut all = vec![("auth_type", "azure-msi"), ("azure_use_msi", "true")];
         all.extend(explicit);
@@ -215,7 +215,7 @@ fn the_cloud_is_told_by_resource_id_by_word_or_by_name() {
 }
 
 #[tokio::test]
-async fn a_sign_in_that_does_not_need_it_does_not_ask() {
+async fn a_strategy_that_does_not_need_the_metadata_does_not_request_it() {
     let stub = described(r#"{"workspace_id": "77"}"#).await;
     signed_in(&stub, &[("token", "dapi")]).await;
     signed_in(&stub, &[("username", "u"), ("password", "p")]).await;

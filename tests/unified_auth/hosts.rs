@@ -8,123 +8,110 @@ use crate::{Pairs, configured, handle, setting};
 
 pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[42..=48, 50..=56];
 
+/// Asserts what becomes of each host, and of the settings with it, and names every row that is wrong.
+fn assert_resolved(rows: &[(u16, &str, Pairs<'_>, &str, Pairs<'_>)]) {
+    let wrong = rows
+        .iter()
+        .filter_map(|(number, host, explicit, expected, settings)| {
+            let vars = [("DATABRICKS_HOST", *host), ("DATABRICKS_TOKEN", "t")];
+            let config = match configured(explicit, &vars) {
+                Ok(config) => config,
+                Err(error) => return Some(format!("{number}: {host}: {error}")),
+            };
+            let expected = [("host", *expected)]
+                .into_iter()
+                .chain(settings.iter().copied());
+            let mut found =
+                expected.map(|(name, value)| (setting(&config, name).unwrap_or_default(), value));
+            let (found, value) = found.find(|(found, value)| found != value)?;
+            Some(format!("{number}: {host}: {found:?} instead of {value:?}"))
+        });
+    let wrong: Vec<_> = wrong.collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
-fn hosts_are_normalised_and_their_queries_fill_what_is_unset() {
-    let cases: &[(u16, &str, Pairs<'_>, &str, Pairs<'_>)] = &[
-        (42, "https://abc.def.ghi", &[], "https://abc.def.ghi", &[]),
-        (42, "https://abc.def.ghi/", &[], "https://abc.def.ghi", &[]),
-        (42, "abc.def.ghi", &[], "https://abc.def.ghi", &[]),
-        (42, "abc.def.ghi/", &[], "https://abc.def.ghi", &[]),
-        (
-            42,
-            "https://abc.def.ghi:443",
-            &[],
-            "https://abc.def.ghi",
-            &[],
-        ),
-        (42, "abc.def.ghi:443", &[], "https://abc.def.ghi", &[]),
-        (
-            42,
-            "https://abc.def:8443/",
-            &[],
-            "https://abc.def:8443",
-            &[],
-        ),
-        (
-            42,
-            "http://localhost:8080/",
-            &[],
-            "http://localhost:8080",
-            &[],
-        ),
-        (
-            42,
-            "https://abc.def/some/path/",
-            &[],
-            "https://abc.def",
-            &[],
-        ),
+fn hosts_are_normalised() {
+    let rows = [
+        ("https://abc.def.ghi", "https://abc.def.ghi"),
+        ("https://abc.def.ghi/", "https://abc.def.ghi"),
+        ("abc.def.ghi", "https://abc.def.ghi"),
+        ("abc.def.ghi/", "https://abc.def.ghi"),
+        ("https://abc.def.ghi:443", "https://abc.def.ghi"),
+        ("abc.def.ghi:443", "https://abc.def.ghi"),
+        ("https://abc.def:8443/", "https://abc.def:8443"),
+        ("http://localhost:8080/", "http://localhost:8080"),
+        ("https://abc.def/some/path/", "https://abc.def"),
+    ];
+    assert_resolved(&rows.map(|(host, expected)| (42, host, &[][..], expected, &[][..])));
+}
+
+#[test]
+fn the_query_of_a_host_sets_the_ids_that_are_unset() {
+    let (host, guid) = ("https://a.net", "7a99b43c-b46c-432b-b0a7-814217701909");
+    let by_guid = format!("https://a.net/?w={guid}");
+    assert_resolved(&[
         (
             43,
             "https://a.net/?o=12345",
             &[],
-            "https://a.net",
+            host,
             &[("workspace_id", "12345")],
         ),
         (
             44,
             "https://a.net/?workspace_id=12345",
             &[],
-            "https://a.net",
+            host,
             &[("workspace_id", "12345")],
         ),
         (
             44,
             "https://a.net/?a=abc",
             &[],
-            "https://a.net",
+            host,
             &[("account_id", "abc")],
         ),
         (
             44,
             "https://a.net/?account_id=abc",
             &[],
-            "https://a.net",
+            host,
             &[("account_id", "abc")],
         ),
         (
             44,
             "https://a.net/?o=12345&a=abc",
             &[],
-            "https://a.net",
+            host,
             &[("workspace_id", "12345"), ("account_id", "abc")],
-        ),
-        (
-            45,
-            "https://a.net/?o=12345",
-            &[("workspace_id", "99999")],
-            "https://a.net",
-            &[("workspace_id", "99999")],
         ),
         (
             46,
             "https://a.net/?o=notanumber",
             &[],
-            "https://a.net",
+            host,
             &[("workspace_id", "")],
         ),
-        (
-            47,
-            "https://a.net/?w=7a99b43c-b46c-432b-b0a7-814217701909",
-            &[],
-            "https://a.net",
-            &[("workspace_id", "7a99b43c-b46c-432b-b0a7-814217701909")],
-        ),
+        (47, &by_guid, &[], host, &[("workspace_id", guid)]),
         (
             47,
             "https://a.net/?w=12345&o=99999",
             &[],
-            "https://a.net",
+            host,
             &[("workspace_id", "12345")],
         ),
-    ];
-    for (number, host, explicit, expected, settings) in cases {
-        let vars = [("DATABRICKS_HOST", *host), ("DATABRICKS_TOKEN", "t")];
-        let config = configured(explicit, &vars).unwrap_or_else(|error| panic!("{host}: {error}"));
-        assert_eq!(
-            setting(&config, "host").as_deref(),
-            Some(*expected),
-            "{number}"
-        );
-        for (name, value) in *settings {
-            let found = setting(&config, name).unwrap_or_default();
-            assert_eq!(found, *value, "{number}: {host}");
-        }
-    }
+    ]);
 }
 
 #[test]
-fn a_host_that_cannot_be_one_is_refused() {
+fn an_explicit_id_overrides_that_of_the_query() {
+    let id = &[("workspace_id", "99999")];
+    assert_resolved(&[(45, "https://a.net/?o=12345", id, "https://a.net", id)]);
+}
+
+#[test]
+fn an_invalid_host_is_rejected() {
     for (host, expected) in [
         ("https://:443", "no host configured"),
         ("https://accounts.cloud.databricks.com", "account console"),
@@ -145,7 +132,7 @@ fn a_host_that_cannot_be_one_is_refused() {
 }
 
 #[test]
-fn none_is_no_workspace_id() {
+fn the_workspace_id_none_counts_as_unset() {
     let vars = [
         ("DATABRICKS_HOST", "https://x"),
         ("DATABRICKS_TOKEN", "t"),
@@ -156,7 +143,7 @@ fn none_is_no_workspace_id() {
 }
 
 #[tokio::test]
-async fn scopes_are_sorted_once_each_and_all_of_the_api_by_default() {
+async fn scopes_are_sorted_without_duplicates_and_default_to_all_apis() {
     let stub = Stub::workspace().await;
     for (number, scopes, expected) in [
         (50, "jobs,clusters,mlflow", "clusters jobs mlflow"),

@@ -25,7 +25,7 @@ async fn outcome(stub: &Stub) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn what_passes_is_asked_again() {
+async fn a_transient_failure_is_retried() {
     let cluster = r#"{"error_code":"INVALID_STATE","message":"ClusterNotReadyException: wait"}"#;
     for (number, answer) in [
         (122, Answer::new(429, "{}")),
@@ -124,7 +124,7 @@ async fn a_wait_that_ends_within_the_budget_of_a_login_is_waited_out() {
 }
 
 #[tokio::test]
-async fn every_shape_of_an_error_is_told_with_its_code() {
+async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
     let json = "application/json";
     let html = "text/html";
     for (number, status, kind, body, code, detail) in [
@@ -241,7 +241,7 @@ async fn a_token_that_could_not_be_sent_to_postgres_is_rejected_where_it_is_mint
 }
 
 #[tokio::test]
-async fn vector_135_a_private_network_is_told_from_its_page() {
+async fn vector_135_a_private_network_is_recognised_by_its_page() {
     let page = "/login.html?error=private-link-validation-error&x=1";
     let stub = answering(9, Answer::new(302, "").with("location", page)).await;
     let error = outcome(&stub).await.expect_err("an error");

@@ -1,5 +1,5 @@
-//! The three likeliest mistakes with each sign-in: something is missing, it is refused, nobody answers.
-//! Each error names the strategy, where its settings came from, and the next step; never a secret.
+//! The three likeliest mistakes with each way to authenticate: a setting is missing, the server rejects it, no server
+//! answers. Each error names the strategy, where its settings came from, and the next step; never a secret.
 
 use lakebase_core::{Config, Error, Lakebase};
 use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
@@ -27,38 +27,58 @@ async fn failure(local: &LocalLakebase, vars: Vars, changes: &[(&str, &str)]) ->
         .expect_err("a mistake")
 }
 
-fn check(local: &LocalLakebase, error: &Error, way: SignIn, parts: &[&str]) {
+type Rows<'a> = &'a [(SignIn, &'a [(&'a str, &'a str)], &'a [&'a str])];
+
+/// Signs in with each of these changes; an empty value removes the variable. Names every error that lacks a part of its text, shows a secret, or is of
+/// another kind.
+async fn assert_each(local: &LocalLakebase, is_right_kind: fn(&Error) -> bool, rows: Rows<'_>) {
+    let mut wrong = Vec::new();
+    for (way, changes, parts) in rows {
+        let mut vars = local.env_for(*way);
+        vars.retain(|(name, _)| !changes.contains(&(name.as_str(), "")));
+        let set: Vec<_> = changes
+            .iter()
+            .copied()
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        let error = failure(local, vars, &set).await;
+        if !is_right(local, &error, *way, parts) || !is_right_kind(&error) {
+            wrong.push(format!("{way}: {error:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn is_right(local: &LocalLakebase, error: &Error, way: SignIn, parts: &[&str]) -> bool {
     let text = format!("{error} {error:?} {}", error.chain());
-    for part in parts.iter().chain(&[way.name()]) {
-        assert!(text.contains(part), "{way}: {part:?} is not in {error}");
-    }
-    for secret in local.secrets() {
-        assert!(!text.contains(&secret), "{way}: a secret is in {error}");
-    }
+    let secrets = local.secrets();
+    parts.iter().all(|part| text.contains(part))
+        && text.contains(way.name())
+        && !secrets.iter().any(|secret| text.contains(secret))
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named() {
-    let local = local().await;
-    for (way, without, parts) in [
+async fn a_missing_setting_is_named() {
+    let is_right_kind = |error: &Error| error.is_config() && !error.is_transient();
+    let rows: Rows<'_> = &[
         (
             SignIn::Pat,
-            "DATABRICKS_HOST",
-            &["DATABRICKS_HOST is not set", "Env: DATABRICKS_TOKEN"][..],
+            &[("DATABRICKS_HOST", "")],
+            &["DATABRICKS_HOST is not set", "Env: DATABRICKS_TOKEN"],
         ),
         (
             SignIn::Basic,
-            "DATABRICKS_PASSWORD",
+            &[("DATABRICKS_PASSWORD", "")],
             &["DATABRICKS_PASSWORD is not set"],
         ),
         (
             SignIn::OauthM2m,
-            "DATABRICKS_CLIENT_SECRET",
+            &[("DATABRICKS_CLIENT_SECRET", "")],
             &["DATABRICKS_CLIENT_SECRET is not set"],
         ),
         (
             SignIn::EnvOidc,
-            "DATABRICKS_OIDC_TOKEN",
+            &[("DATABRICKS_OIDC_TOKEN", "")],
             &[
                 "DATABRICKS_OIDC_TOKEN is not set",
                 "DATABRICKS_AUTH_TYPE asks",
@@ -66,12 +86,12 @@ async fn what_is_missing_is_named() {
         ),
         (
             SignIn::FileOidc,
-            "DATABRICKS_OIDC_TOKEN_FILEPATH",
+            &[("DATABRICKS_OIDC_TOKEN_FILEPATH", "")],
             &["DATABRICKS_OIDC_TOKEN_FILEPATH is not set"],
         ),
         (
             SignIn::GithubOidc,
-            "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+            &[("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")],
             &[
                 "ACTIONS_ID_TOKEN_REQUEST_TOKEN is not set",
                 "id-token: write",
@@ -79,22 +99,30 @@ async fn what_is_missing_is_named() {
         ),
         (
             SignIn::AzureClientSecret,
-            "ARM_CLIENT_SECRET",
+            &[("ARM_CLIENT_SECRET", "")],
             &["ARM_CLIENT_SECRET is not set"],
         ),
         (
             SignIn::AzureMsi,
-            "DATABRICKS_AZURE_RESOURCE_ID",
+            &[("DATABRICKS_AZURE_RESOURCE_ID", "")],
             &["is not known to be a workspace on Azure"],
         ),
         (
             SignIn::MetadataService,
-            "DATABRICKS_HOST",
+            &[("DATABRICKS_HOST", "")],
             &["DATABRICKS_HOST is not set"],
         ),
+    ];
+    assert_each(&local().await, is_right_kind, rows).await;
+}
+
+#[tokio::test]
+async fn a_missing_command_line_tool_is_named() {
+    let is_right_kind = |error: &Error| error.is_config() && !error.is_transient();
+    let rows: Rows<'_> = &[
         (
             SignIn::DatabricksCli,
-            "PATH",
+            &[("PATH", "")],
             &[
                 "the Databricks CLI is not installed",
                 "databricks auth login",
@@ -102,41 +130,33 @@ async fn what_is_missing_is_named() {
         ),
         (
             SignIn::AzureCli,
-            "PATH",
+            &[("PATH", "")],
             &[
                 "the Azure CLI is not installed",
                 "DATABRICKS_AUTH_TYPE asks",
             ],
         ),
-    ] {
-        let mut vars = local.env_for(way);
-        vars.retain(|(name, _)| name != without);
-        let error = failure(&local, vars, &[]).await;
-        check(&local, &error, way, parts);
-        assert!(error.is_config() && !error.is_transient(), "{way}: {error}");
-    }
+    ];
+    assert_each(&local().await, is_right_kind, rows).await;
+}
+
+fn is_rejection(error: &Error) -> bool {
+    !error.is_config() && !error.is_transient()
 }
 
 #[tokio::test]
-async fn what_is_refused_says_by_whom_and_what_to_do() {
+async fn a_rejected_secret_is_reported_with_its_source_and_the_next_step() {
     let local = local().await;
     let key = format!("{}/metadata-service/wrong", local.workspace_url());
-    let folder = local
-        .ca_file()
-        .parent()
-        .expect("a folder")
-        .join("other-token");
-    std::fs::write(&folder, "e30.e30.x").expect("a file");
-    let file = folder.to_str().expect("UTF-8");
-    for (way, changes, parts) in [
+    let rows: Rows<'_> = &[
         (
             SignIn::Pat,
-            &[("DATABRICKS_TOKEN", "dapi-wrong")][..],
+            &[("DATABRICKS_TOKEN", "dapi-wrong")],
             &[
                 "expired, revoked",
                 "token from DATABRICKS_TOKEN",
                 "HTTP 401",
-            ][..],
+            ],
         ),
         (
             SignIn::Basic,
@@ -152,6 +172,41 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
                 "Check client id and secret",
             ],
         ),
+        (
+            SignIn::AzureClientSecret,
+            &[("ARM_CLIENT_SECRET", "wrong")],
+            &[
+                "AADSTS7000215",
+                "Check tenant, client id and secret",
+                "azure_client_secret from ARM_CLIENT_SECRET",
+            ],
+        ),
+        (
+            SignIn::AzureMsi,
+            &[("ARM_CLIENT_ID", "another")],
+            &["Identity not found", "azure_client_id from ARM_CLIENT_ID"],
+        ),
+        (
+            SignIn::MetadataService,
+            &[("DATABRICKS_METADATA_SERVICE_URL", &key)],
+            &[
+                "the metadata service refused",
+                "sign in again there",
+                "from DATABRICKS_METADATA_SERVICE_URL",
+            ],
+        ),
+    ];
+    assert_each(&local, is_rejection, rows).await;
+}
+
+#[tokio::test]
+async fn a_rejected_identity_token_is_reported_with_its_source_and_the_next_step() {
+    let local = local().await;
+    let folder = local.ca_file().parent().expect("a folder");
+    let file = folder.join("other-token");
+    std::fs::write(&file, "e30.e30.x").expect("a file");
+    let file = file.to_str().expect("UTF-8");
+    let rows: Rows<'_> = &[
         (
             SignIn::EnvOidc,
             &[("DATABRICKS_OIDC_TOKEN", "e30.e30.x")],
@@ -177,63 +232,37 @@ async fn what_is_refused_says_by_whom_and_what_to_do() {
                 "from ACTIONS_ID_TOKEN_REQUEST_URL",
             ],
         ),
-        (
-            SignIn::AzureClientSecret,
-            &[("ARM_CLIENT_SECRET", "wrong")],
-            &[
-                "AADSTS7000215",
-                "Check tenant, client id and secret",
-                "azure_client_secret from ARM_CLIENT_SECRET",
-            ],
-        ),
-        (
-            SignIn::AzureMsi,
-            &[("ARM_CLIENT_ID", "another")],
-            &["Identity not found", "azure_client_id from ARM_CLIENT_ID"],
-        ),
-        (
-            SignIn::MetadataService,
-            &[("DATABRICKS_METADATA_SERVICE_URL", key.as_str())],
-            &[
-                "the metadata service refused",
-                "sign in again there",
-                "from DATABRICKS_METADATA_SERVICE_URL",
-            ],
-        ),
-    ] {
-        let error = failure(&local, local.env_for(way), changes).await;
-        check(&local, &error, way, parts);
-        assert!(
-            !error.is_config() && !error.is_transient(),
-            "{way}: {error:?}"
-        );
-    }
-    for (way, parts) in [
+    ];
+    assert_each(&local, is_rejection, rows).await;
+}
+
+#[tokio::test]
+async fn a_command_line_tool_that_is_not_logged_in_is_reported_with_the_command_to_log_in() {
+    let local = local().await;
+    local.fail(Call::Cli, Fault::status(400, "E", "no such login"));
+    let rows: Rows<'_> = &[
         (
             SignIn::DatabricksCli,
+            &[],
             &[
                 "cannot get access token",
                 "no such login",
                 "databricks auth login",
-            ][..],
+            ],
         ),
         (
             SignIn::AzureCli,
+            &[],
             &["cannot get access token", "no such login", "az login"],
         ),
-    ] {
-        local.fail(Call::Cli, Fault::status(400, "E", "no such login"));
-        let error = failure(&local, local.env_for(way), &[]).await;
-        check(&local, &error, way, parts);
-        assert!(error.is_sign_in(), "{way}: {error:?}");
-        local.heal(Call::Cli);
-    }
+    ];
+    assert_each(&local, Error::is_sign_in, rows).await;
 }
 
 #[tokio::test]
-async fn nobody_answering_is_told_apart_and_trying_again_can_help() {
+async fn a_server_that_cannot_be_reached_is_named_and_the_error_is_transient() {
     let local = local().await;
-    // A port that is ours, and that nobody listens on.
+    // A port that is ours and that no process listens on.
     let reserved = tokio::net::TcpSocket::new_v4().expect("a socket");
     reserved
         .bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -241,59 +270,56 @@ async fn nobody_answering_is_told_apart_and_trying_again_can_help() {
     let free = reserved.local_addr().expect("an address");
     let gone = format!("http://{free}");
     let (service, tokens) = (format!("{gone}/key-hush"), format!("{gone}/token?x=1"));
-    for (way, changes) in [
-        (SignIn::Pat, &[("DATABRICKS_HOST", gone.as_str())][..]),
-        (SignIn::Basic, &[("DATABRICKS_HOST", &gone)]),
-        (SignIn::OauthM2m, &[("DATABRICKS_HOST", &gone)]),
-        (SignIn::EnvOidc, &[("DATABRICKS_HOST", &gone)]),
-        (SignIn::FileOidc, &[("DATABRICKS_HOST", &gone)]),
+    let reached = format!("cannot reach {gone}");
+    let parts = &[reached.as_str(), "host from DATABRICKS_HOST"][..];
+    let host = &[("DATABRICKS_HOST", gone.as_str())][..];
+    let is_right_kind = |error: &Error| {
+        error.is_transient() && !error.is_sign_in() && !error.to_string().contains("hush")
+    };
+    let rows: Rows<'_> = &[
+        (SignIn::Pat, host, parts),
+        (SignIn::Basic, host, parts),
+        (SignIn::OauthM2m, host, parts),
+        (SignIn::EnvOidc, host, parts),
+        (SignIn::FileOidc, host, parts),
         (
             SignIn::GithubOidc,
             &[("ACTIONS_ID_TOKEN_REQUEST_URL", &tokens)],
+            parts,
         ),
         (
             SignIn::MetadataService,
             &[("DATABRICKS_METADATA_SERVICE_URL", &service)],
+            parts,
         ),
-    ] {
-        let error = failure(&local, local.env_for(way), changes).await;
-        let reached = format!("cannot reach {gone}");
-        check(
-            &local,
-            &error,
-            way,
-            &[reached.as_str(), "host from DATABRICKS_HOST"],
-        );
-        assert!(!error.to_string().contains("hush"), "{error}");
-        assert!(
-            error.is_transient() && !error.is_sign_in(),
-            "{way}: {error}"
-        );
-    }
-    for way in [SignIn::AzureClientSecret, SignIn::AzureMsi] {
-        local.fail(Call::Entra, Fault::Reset);
-        let error = failure(
-            &local,
-            local.env_for(way),
-            &[("ARM_TENANT_ID", "local-tenant")],
-        )
-        .await;
-        check(
-            &local,
-            &error,
-            way,
-            &["cannot reach", "host from DATABRICKS_HOST"],
-        );
-        assert!(error.is_transient(), "{way}: {error}");
-        local.heal(Call::Entra);
-    }
-    // The tools are there, but what they ask is not.
-    for way in [SignIn::DatabricksCli, SignIn::AzureCli] {
-        local.fail(Call::Cli, Fault::Reset);
-        let error = failure(&local, local.env_for(way), &[]).await;
-        check(&local, &error, way, &["cannot get access token"]);
-        local.heal(Call::Cli);
-    }
+    ];
+    assert_each(&local, is_right_kind, rows).await;
+}
+
+#[tokio::test]
+async fn entra_id_that_cannot_be_reached_is_a_transient_error() {
+    let local = local().await;
+    local.fail(Call::Entra, Fault::Reset);
+    let tenant = &[("ARM_TENANT_ID", "local-tenant")][..];
+    let parts = &["cannot reach", "host from DATABRICKS_HOST"][..];
+    let rows: Rows<'_> = &[
+        (SignIn::AzureClientSecret, tenant, parts),
+        (SignIn::AzureMsi, tenant, parts),
+    ];
+    assert_each(&local, Error::is_transient, rows).await;
+}
+
+/// The tools are there, but the servers that they call are not.
+#[tokio::test]
+async fn a_command_line_tool_without_a_network_is_named() {
+    let local = local().await;
+    local.fail(Call::Cli, Fault::Reset);
+    let parts = &["cannot get access token"][..];
+    let rows: Rows<'_> = &[
+        (SignIn::DatabricksCli, &[], parts),
+        (SignIn::AzureCli, &[], parts),
+    ];
+    assert_each(&local, |_| true, rows).await;
 }
 
 #[tokio::test]
@@ -309,7 +335,8 @@ async fn a_profile_is_named_with_its_file() {
     ];
     let error = failure(&local, vars, &[("DATABRICKS_CONFIG_PROFILE", "dev")]).await;
     let source = format!("token from profile dev in {} (token)", home.profile_file());
-    check(&local, &error, SignIn::Pat, &[source.as_str(), "HTTP 401"]);
+    let parts = [source.as_str(), "HTTP 401"];
+    assert!(is_right(&local, &error, SignIn::Pat, &parts), "{error:?}");
     let text = error.to_string();
     assert!(
         !text.contains("dapi-wrong") && !text.contains("DATABRICKS_TOKEN"),

@@ -73,7 +73,7 @@ async fn a_role_of_a_group_and_authorization_details_go_into_the_form() {
 }
 
 #[tokio::test]
-async fn a_refused_secret_is_told_at_first_use_in_the_words_of_the_server() {
+async fn a_rejected_secret_is_reported_at_first_use_with_the_servers_message() {
     let refusal =
         r#"{"error":"invalid_client","error_description":"Client authentication failed"}"#;
     let stub = Stub::start(move |seen| {
@@ -95,7 +95,7 @@ async fn a_refused_secret_is_told_at_first_use_in_the_words_of_the_server() {
 }
 
 #[tokio::test]
-async fn an_identity_token_goes_alone() {
+async fn an_identity_token_is_sent_without_other_credentials() {
     let stub = Stub::workspace().await;
     let vars = [("DATABRICKS_OIDC_TOKEN", "id-token-42")];
     let forced = ("auth_type", "env-oidc");
@@ -188,7 +188,7 @@ async fn vector_79_an_identity_token_that_is_not_there_is_an_error() {
 }
 
 #[test]
-fn what_is_ambiguous_is_refused_unless_one_is_named() {
+fn an_ambiguous_configuration_is_rejected_unless_the_auth_type_is_set() {
     let host = ("DATABRICKS_HOST", "https://x");
     let (id, secret) = (
         ("DATABRICKS_CLIENT_ID", "c"),

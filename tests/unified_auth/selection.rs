@@ -324,10 +324,7 @@ async fn vector_24_an_azure_cli_that_fails_declines() {
     let path = home.program("az", AZ);
     let vars = [("HOME", home.as_str()), ("PATH", &path), ("FAIL", "yes")];
     let lakebase = crate::handle(&[RESOURCE], &vars);
-    let error = lakebase
-        .credential()
-        .await
-        .expect_err("nobody is logged in");
+    let error = lakebase.credential().await.expect_err("not logged in");
     let text = error.to_string();
     let expected = format!("{E0}. Config: azure_workspace_resource_id=/sub/rg/ws");
     assert!(text.contains(&expected), "{text}");
@@ -350,7 +347,7 @@ fn vector_30_a_profile_that_is_asked_for_must_be_there() {
 }
 
 #[test]
-fn what_is_configured_but_incomplete_never_falls_through_to_somebody_elses_login() {
+fn an_incomplete_configuration_never_falls_through_to_another_login() {
     let home = Home::new();
     let path = home.program("databricks", "exit 0");
     for (vars, expected) in [
@@ -424,7 +421,7 @@ fn what_is_configured_but_incomplete_never_falls_through_to_somebody_elses_login
 }
 
 #[test]
-fn booleans_are_words_and_false_is_not_true() {
+fn booleans_are_read_as_words() {
     for (value, is_msi) in [
         ("true", true),
         ("1", true),

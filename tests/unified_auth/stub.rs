@@ -144,7 +144,7 @@ impl Stub {
     /// The last request of a path.
     pub(crate) fn last(&self, path: &str) -> Seen {
         let seen = self.seen(path).pop();
-        seen.unwrap_or_else(|| panic!("nobody asked for {path}: {:?}", self.paths()))
+        seen.unwrap_or_else(|| panic!("no request for {path}: {:?}", self.paths()))
     }
 
     pub(crate) fn paths(&self) -> Vec<String> {

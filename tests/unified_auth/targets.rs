@@ -102,7 +102,7 @@ async fn the_other_hosts_of_a_compute_are_looked_up() {
 }
 
 #[test]
-fn what_cannot_be_asked_for_is_refused_by_name() {
+fn contradictory_or_unsupported_targets_are_rejected_by_name() {
     let path = crate::ENDPOINT;
     let signed = || Config::builder().workspace_host("https://x").token("t");
     for (builder, expected) in [
@@ -162,7 +162,7 @@ fn what_cannot_be_asked_for_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn the_user_is_explicit_or_the_variable_or_the_service_principal_or_who_the_workspace_says() {
+async fn the_user_is_explicit_or_from_the_variable_or_the_service_principal_or_the_workspace() {
     let local = local().await;
     let user = async |builder: ConfigBuilder| {
         let target = lakebase(builder.endpoint(local.endpoint())).target().await;
@@ -179,7 +179,7 @@ async fn the_user_is_explicit_or_the_variable_or_the_service_principal_or_who_th
     );
     assert_eq!(user(unnamed().vars([("PGUSER", "x")])).await, "x");
     assert_eq!(user(unnamed()).await, local.client_id());
-    // A client id that does not sign in is nobody's name.
+    // A client id that does not authenticate is not the user.
     let vars = [
         ("DATABRICKS_TOKEN", local.user_token()),
         ("DATABRICKS_AUTH_TYPE", "pat"),
@@ -311,7 +311,7 @@ async fn a_branch_without_an_endpoint_and_one_that_never_ends_are_errors() {
 }
 
 #[tokio::test]
-async fn an_instance_that_cannot_be_connected_to_says_why() {
+async fn the_error_of_an_unusable_instance_names_the_reason() {
     for (body, kind, expected, transient) in [
         (
             r#"{"effective_stopped": true}"#,

@@ -124,7 +124,7 @@ async fn vector_116_a_token_is_stale_in_its_second_half_or_its_last_twenty_minut
         assert_eq!(bench.call().await, "workspace-1");
         assert_eq!(bench.asked(), 1, "{lifetime}: fresh");
         bench.clock.advance(4);
-        assert_eq!(bench.call().await, "workspace-1", "nobody waits");
+        assert_eq!(bench.call().await, "workspace-1", "no caller waits");
         bench.until_asked(2).await;
         // It signs from the moment it has arrived.
         soon(async { while bench.call().await != "workspace-2" {} }).await;
@@ -310,7 +310,7 @@ async fn a_refused_token_is_not_used_again_though_the_next_sign_in_fails() {
 }
 
 #[test]
-fn a_sign_in_on_a_runtime_that_stands_still_is_in_nobodys_way() {
+fn an_authentication_on_a_runtime_that_is_not_driven_does_not_block_others() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -340,7 +340,7 @@ fn a_sign_in_on_a_runtime_that_stands_still_is_in_nobodys_way() {
         soon(async {
             while stub.seen(TOKEN).is_empty() {
                 tokio::select! {
-                    _ = &mut asked => panic!("nobody has answered"),
+                    _ = &mut asked => panic!("no answer was sent"),
                     () = tokio::task::yield_now() => {}
                 }
             }
@@ -360,7 +360,7 @@ fn a_sign_in_on_a_runtime_that_stands_still_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_workspace_does_not_take_is_replaced_once_per_call() {
+async fn a_token_that_the_workspace_rejects_is_replaced_once_per_call() {
     for (refusals, expected) in [(1, Ok("workspace-2")), (9, Err("HTTP 401"))] {
         let stub = Stub::start(move |seen| {
             (seen.path == CREDENTIALS && seen.count <= refusals).then(|| Answer::new(401, ""))

@@ -1,4 +1,4 @@
-//! Who we say we are.
+//! The user agent.
 
 use std::ops::RangeInclusive;
 

@@ -45,10 +45,10 @@ const JUMP_MILLIS: i64 = 1000;
 
 /// Reads both clocks and adds up what either says has passed.
 ///
-/// The clocks part when a machine is suspended (the monotonic one stands still) and when somebody sets the
-/// wall clock. Time that the wall clock has gained stays counted, even if it is set back later.
+/// The clocks part when a machine is suspended (the monotonic one stands still) and when the wall clock is set.
+/// Time that the wall clock has gained stays counted, even if it is set back later.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub struct Watch {
     clock: Arc<dyn Clock>,
     wall: SystemTime,
     monotonic: Instant,
@@ -69,6 +69,12 @@ impl Watch {
             gained_millis: AtomicU64::new(0),
             jumping: Mutex::new(()),
         }
+    }
+
+    /// All the time that either clock says has passed since the configuration was built. Ages measured with it go on
+    /// while the machine is suspended.
+    pub fn passed(&self) -> Duration {
+        self.now().passed
     }
 
     /// Takes no lock, unless the clocks have just parted.

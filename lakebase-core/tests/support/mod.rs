@@ -26,7 +26,7 @@ impl TestClock {
         }
     }
 
-    /// Moves the wall clock alone: a suspend, or somebody sets it.
+    /// Moves the wall clock alone: a suspend, or it is set.
     pub fn step_wall(&self, seconds: i64) {
         self.wall_ahead_secs.fetch_add(seconds, Ordering::SeqCst);
     }
