@@ -53,7 +53,7 @@ pub(crate) struct Target {
     #[arg(short, long, global = true, value_name = "NAME")]
     database: Option<String>,
 
-    /// Postgres role [env: PGUSER] [default: whoever is signed in]
+    /// Postgres role [env: PGUSER] [default: the signed-in identity]
     #[arg(short, long, global = true, value_name = "ROLE")]
     user: Option<String>,
 

@@ -7,7 +7,7 @@ mod tls;
 use lakebase_core::Lakebase;
 
 use crate::args::{self, Target};
-use checks::Patient;
+use checks::Subject;
 pub(crate) use report::Report;
 use report::{Check, Finding};
 
@@ -33,9 +33,9 @@ pub(crate) async fn examine(target: &Target) -> Report {
             return report;
         }
     };
-    let mut patient = Patient::new(config, lakebase, auth_type, knows_host, knows_user);
+    let mut subject = Subject::new(config, lakebase, auth_type, knows_host, knows_user);
     for check in Check::AFTER_CONFIGURATION {
-        let finding = patient.examine(check).await;
+        let finding = subject.examine(check).await;
         report.add(check, finding);
     }
     report

@@ -49,7 +49,7 @@ use checks::Checks;
 use session::Sessions;
 use socket::{Listener, Place};
 
-/// A server that was heard from within this time counts as alive.
+/// A server that sent something within this time counts as alive.
 const CHECK_AFTER: Duration = Duration::from_secs(30);
 
 /// A running auth proxy. Cheap to clone.
@@ -73,7 +73,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Clients {
-    /// This process alone, by the process id that the kernel reports. On TCP: whoever knows a password that is made
+    /// This process alone, by the process id that the kernel reports. On TCP: clients that know a password that is made
     /// for this proxy and is part of its [`url`](Proxy::url).
     ThisProcess,
     /// Processes of this user. On TCP as `ThisProcess`.
@@ -165,7 +165,7 @@ impl Builder {
         self
     }
 
-    /// Sets how long a server may be silent before a driver's check whether a session is alive (a lone `Sync`, an empty
+    /// Sets for how long a server may have sent nothing before a driver's check whether a session is alive (a lone `Sync`, an empty
     /// query) is passed on to it: 30 s by default. It then has 2 s to answer. Until then the proxy answers in its place, without
     /// a round trip.
     pub fn check_after(mut self, silence: Duration) -> Self {

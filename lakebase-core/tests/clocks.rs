@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use lakebase_core::Refresh;
+use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase, Refresh};
 use support::{Provider, TestClock, lakebase_with};
 
 const MINUTE: i64 = 60;
@@ -56,4 +56,45 @@ async fn every_forward_step_of_the_wall_clock_counts_once() {
         !lakebase_core::adapter::is_valid(&lakebase, &held),
         "an hour in all"
     );
+}
+
+/// During its first mints, as many as this, the machine is suspended for two hours each.
+#[derive(Debug)]
+struct Suspended(Provider, usize);
+
+impl CredentialProvider for Suspended {
+    async fn credential(&self) -> Result<Credential, Error> {
+        let minted = self.0.credential().await;
+        if self.0.calls() <= self.1 {
+            self.0.clock.step_wall(120 * MINUTE);
+        }
+        minted
+    }
+}
+
+async fn minted_in_suspends(suspends: usize) -> (Result<Credential, Error>, usize) {
+    let provider = Provider::new(&TestClock::new());
+    let config = Config::builder()
+        .host("db.example.com")
+        .user("app")
+        .clock(provider.clock.clone())
+        .credential_provider(Suspended(provider.clone(), suspends))
+        .build();
+    let lakebase = Lakebase::new(config.expect("a configuration")).expect("a handle");
+    (lakebase.credential().await, provider.calls())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_during_a_mint_costs_another_mint_and_no_error() {
+    let (minted, mints) = minted_in_suspends(1).await;
+    assert_eq!(minted.expect("a credential").expose(), "token-2");
+    assert_eq!(mints, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_always_expires_during_its_mint_is_a_transient_error() {
+    let (minted, mints) = minted_in_suspends(usize::MAX).await;
+    let error = minted.expect_err("never in time");
+    assert!(error.is_timeout() && error.is_transient(), "{error}");
+    assert_eq!(mints, 2);
 }

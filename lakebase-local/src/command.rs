@@ -245,7 +245,7 @@ async fn run(name: &str, options: Options) -> Result<u8, Box<dyn std::error::Err
     code
 }
 
-/// Serves until somebody says stop.
+/// Serves until it is stopped.
 async fn alone(name: &str, vars: Vec<(String, String)>) -> Result<u8, Box<dyn std::error::Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -19,7 +19,7 @@ const DIAL_LIMIT: Duration = Duration::from_secs(5);
 /// For each other step.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// A difference that matters to nobody.
+/// A difference that does not matter.
 const SMALL_SKEW_SECONDS: i64 = 30;
 
 /// Everything and where it came from.
@@ -37,7 +37,7 @@ pub(super) fn configuration(config: &Config) -> Finding {
 }
 
 /// What is examined, with what is known of it so far.
-pub(super) struct Patient {
+pub(super) struct Subject {
     config: Config,
     lakebase: Lakebase,
     auth_type: Option<&'static str>,
@@ -53,7 +53,7 @@ pub(super) struct Patient {
     knows_user: bool,
 }
 
-impl Patient {
+impl Subject {
     pub(super) fn new(
         config: Config,
         lakebase: Lakebase,

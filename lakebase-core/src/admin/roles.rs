@@ -56,7 +56,7 @@ struct Statement {
     foreign_sql: Option<String>,
 }
 
-/// What every transaction of a plan begins with. Extensions go where everybody finds them, and nobody waits
+/// What every transaction of a plan begins with. Extensions go where every role finds them, and no plan waits
 /// for ever behind a migration.
 const PREAMBLE: [&str; 3] = [
     "BEGIN",

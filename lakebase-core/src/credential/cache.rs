@@ -212,13 +212,22 @@ impl Minter {
     fn mint(minter: &Arc<Self>) -> Fetch<Credential> {
         let minter = Arc::clone(minter);
         Box::pin(async move {
-            let sent = minter.clock.now();
-            minter.check_rate(sent)?;
-            let minted = minter.provider.mint().await;
-            minted
-                .and_then(|credential| minter.accept(credential, sent))
-                .inspect_err(|_| minter.bucket().give_back())
+            if let Some(credential) = minter.attempt().await? {
+                return Ok(credential);
+            }
+            let again = minter.attempt().await?;
+            again.ok_or_else(|| Error::timeout("credentials expire while they are minted"))
         })
+    }
+
+    /// `None` if the credential has expired since the request was sent, in a suspend say.
+    async fn attempt(&self) -> Result<Option<Credential>, Error> {
+        let sent = self.clock.now();
+        self.check_rate(sent)?;
+        let minted = self.provider.mint().await;
+        minted
+            .and_then(|credential| self.accept(credential, sent))
+            .inspect_err(|_| self.bucket().give_back())
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
@@ -238,7 +247,7 @@ impl Minter {
         }
     }
 
-    fn accept(&self, credential: Credential, sent: Now) -> Result<Credential, Error> {
+    fn accept(&self, credential: Credential, sent: Now) -> Result<Option<Credential>, Error> {
         let now = self.clock.now();
         let unusable = |what: &str| {
             let text = format!("the provider returned a credential {what}");
@@ -250,13 +259,16 @@ impl Minter {
             (None, None) => return Err(unusable("without an expiry")),
         };
         let validity = validity
-            .filter(|validity| validity.is_usable(now))
+            .filter(|validity| validity.is_usable(sent))
             .ok_or_else(|| unusable("that has expired or is about to"))?;
+        if !validity.is_usable(now) {
+            return Ok(None);
+        }
         let millis = u64::try_from(validity.lifetime().as_millis()).unwrap_or(u64::MAX);
         self.last_lifetime_ms.store(millis, Ordering::Relaxed);
         let schedule = Schedule::new(validity, self.refresh, now, fastrand::f64());
         let generation = self.minted.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(credential.held(schedule, generation))
+        Ok(Some(credential.held(schedule, generation)))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// The two clocks the crate reads, so that tests can move them.
 ///
 /// Expiry is judged by both: the wall clock notices that a machine was suspended, the monotonic
-/// clock notices that somebody set the wall clock back.
+/// clock notices that the wall clock was set back.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The wall clock.
     fn wall(&self) -> SystemTime;
@@ -104,7 +104,7 @@ impl Watch {
 
     fn jumped(&self) {
         let _one_at_a_time = self.jumping.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read again: somebody else may have noticed in between.
+        // Read again: another caller may have noticed in between.
         let apart = self.apart(self.clock.wall(), self.clock.monotonic());
         let before = self.apart_millis.load(Ordering::Acquire);
         if !is_jump(apart, before) {

@@ -1,4 +1,4 @@
-//! Requests to a host that fails begin a while apart, whoever makes them.
+//! Requests to a host that fails begin a while apart, for all callers together.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -21,7 +21,7 @@ use crate::lakebase::Lakebase;
 use crate::postgres::classify::{Verdict, classify, hint};
 use crate::target::Target;
 
-/// One attempt is cut off here, so that a server that accepts and stays silent costs one attempt
+/// One attempt is cut off here, so that a server that accepts and does not answer costs one attempt
 /// and not the whole budget.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
 

@@ -1,7 +1,7 @@
 //! The search path behind a pooler.
 //!
-//! The built-in pooler takes no startup options, and a setting of a session would end up with whoever gets
-//! that session next. What it does honour is what Postgres itself knows about the role: each connection of
+//! The built-in pooler takes no startup options, and a setting of a session would stay for the next client of
+//! that session. What it does honour is what Postgres itself knows about the role: each connection of
 //! the pooler begins with it. So the role has to have the path; a login only checks that.
 
 use postgres_protocol::escape::escape_identifier;

@@ -35,7 +35,7 @@ pub(super) async fn check(schema: &str, login: &Login) -> Result<(), LoginFailur
         ),
         Some(path) => (
             format!("the role {role:?} has the search path {} of its own, and a pooled host takes no other", clean_text(&path)),
-            format!("Give each application a role of its own; or, if nobody else uses that path, run: {statement}"),
+            format!("Give each application a role of its own; or, if no other program uses that path, run: {statement}"),
         ),
         None => (
             format!("a pooled host takes no search path, and the role {role:?} has none of its own"),

@@ -7,5 +7,5 @@ pub(crate) const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_PROBES: u32 = 5;
-/// Written data that nobody acknowledges for this long ends the connection.
+/// Written data that is not acknowledged for this long ends the connection.
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! The task of a proxy: accepts drivers, and ends when it is told to or not needed any more.
+//! The task of a proxy: accepts drivers, and ends on request or when it is not needed any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) async fn run(listener: Listener, sessions: Sessions, mut orders: Orde
     }
 }
 
-/// Returns the time that is ordered, or `None` when nobody is left. The listener is gone then: new clients learn it at
+/// Returns the time that is ordered, or `None` when no handle and no session is left. The listener is gone then: new clients learn it at
 /// once.
 async fn accept(
     mut listener: Listener,

@@ -11,7 +11,7 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The rule for the checks of all sessions of a proxy.
 pub(super) struct Checks {
-    /// A server that was heard from within this time counts as alive.
+    /// A server that sent something within this time counts as alive.
     alive_for: Duration,
     /// It goes on while the machine is suspended.
     clock: Arc<Watch>,
@@ -32,7 +32,7 @@ impl Checks {
         self.clock.now().passed
     }
 
-    /// A check of a session whose server was heard from at `heard` needs no answer of that server.
+    /// A check of a session whose server sent something last at `heard` needs no answer of that server.
     pub(super) fn is_alive(&self, heard: Duration) -> bool {
         self.now().saturating_sub(heard) < self.alive_for
     }

@@ -32,7 +32,7 @@ pub(super) trait Wire: Stream {
     /// The digest of the server's certificate that SCRAM binds a login to.
     fn end_point(&self) -> Option<Vec<u8>>;
 
-    /// Whether written data that nobody acknowledges ends the connection. Not while a lot is on its way: Linux counts
+    /// Whether written data that is not acknowledged ends the connection. Not while a lot is on its way: Linux counts
     /// the time in which a busy server takes nothing, too.
     fn set_user_timeout(&self, is_on: bool) {
         #[cfg(any(target_os = "linux", target_os = "android"))]

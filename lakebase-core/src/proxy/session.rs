@@ -140,7 +140,7 @@ impl Sessions {
     }
 }
 
-/// Waits until the proxy is told to end.
+/// Waits until the proxy is to end.
 pub(super) async fn wait_for_drain(drain: &mut watch::Receiver<bool>) {
     let _ = drain.wait_for(|is_draining| *is_draining).await;
 }

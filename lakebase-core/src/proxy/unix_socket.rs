@@ -46,7 +46,7 @@ impl UnixSocket {
         Self::listen(&folder, true).inspect_err(|_| remove_private(&folder))
     }
 
-    /// In a folder that is there. Takes the place of a socket that nobody listens on. Blocks.
+    /// In a folder that is there. Takes the place of a socket without a listener. Blocks.
     pub(super) fn in_folder(folder: &Path) -> io::Result<Self> {
         Self::listen(folder, false)
     }
@@ -151,7 +151,7 @@ fn sweep(temporary: &Path) {
     }
 }
 
-/// A private folder of this user, with a socket that nobody listens on or, for long, with none.
+/// A private folder of this user, with a socket without a listener or, for long, with no socket.
 fn is_left_behind(folder: &fs::DirEntry) -> io::Result<bool> {
     // Of the entry itself, not of what a link points to.
     let found = folder.metadata()?;
@@ -176,7 +176,7 @@ fn remove_private(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// A socket that nobody listens on.
+/// A socket without a listener.
 fn is_dead(socket: &Path) -> bool {
     let connect = || {
         // Not blocking: one whose queue is full is alive.

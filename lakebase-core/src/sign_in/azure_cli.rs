@@ -1,4 +1,4 @@
-//! `azure-cli`: whoever has logged in with `az login`.
+//! `azure-cli`: the login of `az login`.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

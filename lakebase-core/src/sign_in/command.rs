@@ -131,7 +131,7 @@ impl Drop for Running {
         use nix::sys::signal::{Signal, killpg};
         use nix::unistd::Pid;
 
-        // Without an id it has ended and was waited for; the id may be somebody else's by now.
+        // Without an id it has ended and was waited for; another process may have the id by now.
         let id = self.0.id().and_then(|id| i32::try_from(id).ok());
         if let Some(id) = id {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);

@@ -1,4 +1,4 @@
-//! `databricks-cli`: whoever has logged in with `databricks auth login`.
+//! `databricks-cli`: the login of `databricks auth login`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -116,8 +116,8 @@ impl DatabricksCli {
         let started = site.http.now();
         let output = self.program.run(&args, TOKEN_LIMIT).await?;
         if !output.success {
-            let nobody = "databricks OAuth is not";
-            if output.stderr.contains(nobody) || output.stdout.contains(nobody) {
+            let no_login = "databricks OAuth is not";
+            if output.stderr.contains(no_login) || output.stdout.contains(no_login) {
                 return Err(Refusal::Declined(output.no_token()));
             }
             let error = Error::new(Kind::SignIn, output.no_token());

@@ -16,7 +16,7 @@ use crate::settings::attributes::Attribute::{
     AccountId, DiscoveryUrl, Host, TokenAudience, WorkspaceId,
 };
 
-/// The host's description of itself is a convenience; nobody waits long for it.
+/// The host's description of itself is a convenience, not worth a long wait.
 const METADATA_LIMIT: Duration = Duration::from_secs(5);
 const OAUTH_DOCUMENT: &str = ".well-known/oauth-authorization-server";
 /// Where every workspace has it.

@@ -28,7 +28,7 @@ impl Workspace {
                 }
                 Compute::Endpoint(path) => path.clone(),
                 // A read replica of the branch serves readers before its own endpoint does. A list may be
-                // shorter in words than the endpoint itself, so that is asked.
+                // less detailed than the endpoint itself, so that is fetched.
                 Compute::Branch(branch) => {
                     let endpoints = self.endpoints_of(branch).await?;
                     let replica = endpoints.read_only.filter(|_| kind.is_read_only());

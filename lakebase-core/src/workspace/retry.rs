@@ -11,12 +11,12 @@ use crate::error::Error;
 
 /// Attempts beyond the first. The cache and the login loop above come back later on their own.
 const RETRIES: usize = 2;
-/// Doubled once, and up to doubled by jitter: whoever waits is there within a second after it is back.
+/// Doubled once, and up to doubled by jitter: so a waiting caller gets an answer within a second after the workspace is back.
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 /// A longer `Retry-After` is handed up instead of being slept through here.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// No further attempt begins later than this after the first one: whoever waits is told the cause.
+/// No further attempt begins later than this after the first one: waiting callers get the cause.
 const LATEST_RETRY: Duration = Duration::from_secs(15);
 
 /// Runs `call` until it succeeds, fails for good, or has been tried often enough.

@@ -41,7 +41,7 @@ pub(super) struct Session {
     /// Why the SQL of the current migration failed: diesel's errors cannot carry all of it.
     failure: Option<MigrationError>,
     in_transaction: bool,
-    /// Closed once nobody waits for the outcome.
+    /// Closed once no caller waits for the outcome.
     caller: oneshot::Sender<()>,
 }
 

@@ -1,4 +1,4 @@
-//! A server that somebody else runs, named by a URL: we borrow a database and some roles.
+//! A server that runs already, named by a URL: we borrow a database and some roles.
 
 use std::fmt;
 use std::time::Duration;

@@ -50,7 +50,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// The process's template for these programs; it lives as long as somebody uses it.
+    /// The process's template for these programs; it lives as long as it is in use.
     pub(crate) async fn get(bin_dir: &Path) -> Result<Arc<Self>, Error> {
         static CURRENT: Mutex<Weak<Template>> = Mutex::const_new(Weak::new());
         let mut current = CURRENT.lock().await;
