@@ -10,7 +10,7 @@ pub(crate) mod login;
 pub(crate) mod migration;
 pub(crate) mod pooled_schema;
 #[cfg(feature = "tokio-postgres")]
-mod search_path;
+pub(crate) mod search_path;
 #[cfg(any(feature = "proxy", feature = "tokio-postgres"))]
 pub(crate) mod tcp;
 pub(crate) mod transaction;

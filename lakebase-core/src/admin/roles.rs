@@ -34,7 +34,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 pub use privilege::{Access, IdentityKind, Object, ObjectKind, Privilege};
 
 use crate::error::Error;
-use crate::postgres::pooled_schema::set_search_path;
+use crate::postgres::search_path::set_search_path;
 use crate::settings::name::check_name;
 
 /// Statements that create roles and grant privileges, in one database.

@@ -4,8 +4,6 @@
 //! that session. What it does honour is what Postgres itself knows about the role: each connection of
 //! the pooler begins with it. So the role has to have the path; a login only checks that.
 
-use postgres_protocol::escape::escape_identifier;
-
 use crate::lakebase::Lakebase;
 use crate::postgres::login::{Login, LoginFailure};
 #[cfg(feature = "tokio-postgres")]
@@ -26,21 +24,11 @@ impl Lakebase {
     }
 }
 
-/// The statement that puts a schema first on a role's search path.
-pub(crate) fn set_search_path(role: &str, database: &str, schema: &str) -> String {
-    format!(
-        "ALTER ROLE {} IN DATABASE {} SET search_path TO {}, public",
-        escape_identifier(role),
-        escape_identifier(database),
-        escape_identifier(schema)
-    )
-}
-
 /// Without a driver it cannot be checked.
 #[cfg(not(feature = "tokio-postgres"))]
-async fn check(schema: &str, login: &Login) -> Result<(), LoginFailure> {
-    let statement = set_search_path(login.target.user(), login.target.database(), schema);
+async fn check(_: &str, _: &Login) -> Result<(), LoginFailure> {
     let error = crate::error::Error::config("schema: a pooled host takes no search path");
-    let hint = format!("Run {statement}, and leave the schema out here");
-    Err(LoginFailure::permanent(error.with_hint(hint)))
+    Err(LoginFailure::permanent(error.with_hint(
+        "Run ALTER ROLE .. IN DATABASE .. SET search_path (or `lakebase grant ROLE --search-path`), and leave the schema out here",
+    )))
 }

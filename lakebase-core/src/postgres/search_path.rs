@@ -3,12 +3,12 @@
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
+use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::error::Error;
 use crate::error::foreign::clean_text;
 use crate::postgres::login::{Login, LoginFailure};
-use crate::postgres::pooled_schema::set_search_path;
 
 /// The search path that the role has been given, in this database or else in all; and the present one.
 const PATHS: &str = "SELECT ( \
@@ -84,6 +84,16 @@ fn first_of(path: &str) -> Option<String> {
     let marked = quoted.replace("\"\"", "\0");
     let (name, _) = marked.split_once('"')?;
     Some(name.replace('\0', "\""))
+}
+
+/// The statement that puts a schema first on a role's search path.
+pub(crate) fn set_search_path(role: &str, database: &str, schema: &str) -> String {
+    format!(
+        "ALTER ROLE {} IN DATABASE {} SET search_path TO {}, public",
+        escape_identifier(role),
+        escape_identifier(database),
+        escape_identifier(schema)
+    )
 }
 
 #[cfg(test)]
