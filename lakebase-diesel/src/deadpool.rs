@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::manager::manager;
+use lakebase_core::adapter::last_failure_within;
 use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
 
 /// The manager under the pool.
@@ -132,17 +133,18 @@ impl Builder {
     ///
     /// Dropping the future closes what it has opened.
     pub async fn build(self, lakebase: &Lakebase) -> Result<Pool, Error> {
+        let began = tokio::time::Instant::now();
         let pool = self.build_lazy(lakebase)?;
-        match pool.get().await {
-            Ok(_) => Ok(pool),
-            Err(error) => Err(crate::cause(&error).cloned().unwrap_or_else(|| {
-                let text = format!("the pool could not open a connection: {error}");
-                match error {
-                    PoolError::Timeout(_) => Error::timeout(text),
-                    _ => Error::database(text, false),
-                }
-            })),
-        }
+        let Err(error) = pool.get().await else {
+            return Ok(pool);
+        };
+        let text = format!("the pool could not open a connection: {error}");
+        Err(match (crate::cause(&error), &error) {
+            (Some(cause), _) => cause.clone(),
+            (None, PoolError::Timeout(_)) => last_failure_within(lakebase, began.elapsed())
+                .unwrap_or_else(|| Error::timeout(text)),
+            (None, _) => Error::database(text, false),
+        })
     }
 
     /// Makes the pool without opening a connection.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_diesel::deadpool::{Builder, is_transient};
-use lakebase_local::EventKind;
+use lakebase_local::{Call, EventKind, Fault};
 use lakebase_tests::{lakebase, local, soon};
 
 #[tokio::test]
@@ -30,6 +30,17 @@ async fn the_error_of_an_exhausted_pool_is_transient() {
         .map(drop)
         .expect_err("the only one is busy");
     assert!(is_transient(&error), "{error}");
+}
+
+#[tokio::test]
+async fn a_pool_whose_own_limit_ends_the_first_login_names_the_cause() {
+    let local = local().await;
+    local.fail(Call::Credential, Fault::status(503, "UNAVAILABLE", "no"));
+    let limit = Some(Duration::from_secs(3));
+    let builder = Builder::new().configure(move |pool| pool.create_timeout(limit));
+    let pool = soon(builder.build(&lakebase(&local))).await;
+    let error = pool.map(drop).expect_err("the workspace is down");
+    assert_eq!(error.status(), Some(503), "{error}");
 }
 
 #[tokio::test]

@@ -828,3 +828,18 @@ async fn a_fresh_start_drops_nothing_of_another_schema() {
     assert!(!exists(&local, "events").await);
     assert!(exists(&local, "public.events_2024").await);
 }
+
+#[tokio::test]
+async fn a_history_that_is_a_view_counts() {
+    let local = local_with_schema().await;
+    let lakebase = lakebase(&local);
+    up::<Library>(&lakebase).await.expect("migrated");
+    let sql = format!(
+        "ALTER TABLE {SCHEMA}.seaql_migrations RENAME TO kept; \
+         CREATE VIEW {SCHEMA}.seaql_migrations AS SELECT * FROM {SCHEMA}.kept; \
+         GRANT ALL ON {SCHEMA}.seaql_migrations TO PUBLIC"
+    );
+    local.sql(&sql).await.expect("a view");
+    let ran = up::<Library>(&lakebase).await.expect("nothing to do");
+    assert!(ran.is_empty(), "{ran:?}");
+}

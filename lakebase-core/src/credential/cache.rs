@@ -225,9 +225,11 @@ impl Minter {
         let sent = self.clock.now();
         self.check_rate(sent)?;
         let minted = self.provider.mint().await;
-        minted
-            .and_then(|credential| self.accept(credential, sent))
-            .inspect_err(|_| self.bucket().give_back())
+        let accepted = minted.and_then(|credential| self.accept(credential, sent));
+        if !matches!(accepted, Ok(Some(_))) {
+            self.bucket().give_back();
+        }
+        accepted
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {

@@ -153,7 +153,10 @@ impl Exception {
         if entry == "*" {
             return any_port(Hosts::All);
         }
-        if let Some(network) = entry.parse().ok().or_else(|| Some(address(entry)?.into())) {
+        // Unlike std, ipnet takes leading zeros, which Go does not.
+        let is_address = address(entry.split('/').next().unwrap_or_default()).is_some();
+        let network = entry.parse().ok().filter(|_| is_address);
+        if let Some(network) = network.or_else(|| Some(address(entry)?.into())) {
             return any_port(Hosts::Network(network));
         }
         let (host, port) = match entry.rsplit_once(':') {
@@ -227,6 +230,7 @@ mod tests {
             ("10.0.0.0/8", "https://11.9.8.7", true),
             ("0.0.0.0/0", "https://11.9.8.7", false),
             ("10.0.0.0/33", "https://10.0.0.0", true),
+            ("010.0.0.0/8", "https://10.9.8.7", true),
             ("corp.test:", "https://corp.test:8443", false),
             ("bücher.test", "https://www.bücher.test", false),
             ("10.9.8.7", "https://10.9.8.7", false),

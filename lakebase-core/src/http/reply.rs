@@ -200,7 +200,7 @@ impl Reply {
         let first = |pointers: &[&str]| {
             let mut values = pointers.iter().filter_map(|pointer| body.pointer(pointer));
             values.find_map(|value| match value {
-                Value::String(text) => Some(self.quote(text)),
+                Value::String(text) if !text.is_empty() => Some(self.quote(text)),
                 Value::Number(number) => Some(number.to_string()),
                 _ => None,
             })

@@ -13,6 +13,9 @@ use super::socket::Peer;
 
 /// As Postgres and its drivers name it.
 const SOCKET: &str = ".s.PGSQL.5432";
+/// Begins the name of a socket that is not renamed yet, and that of [`SOCKET`]. Not longer: the kernel limits a path to
+/// some hundred bytes.
+const UNNAMED: &str = ".s.";
 /// Folders of ours: this, and twelve hexadecimal digits.
 const PREFIX: &str = "lakebase-proxy-";
 /// A folder without a socket that is older is not about to get one.
@@ -60,7 +63,7 @@ impl UnixSocket {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         // Renamed when it listens: before that, another process would take it for a dead one.
-        let new = folder.join(format!("{SOCKET}.{}", std::process::id()));
+        let new = folder.join(format!("{UNNAMED}{}", std::process::id()));
         let listener = UnixListener::bind(&new)?;
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&new, &socket))
@@ -169,7 +172,7 @@ fn is_left_behind(folder: &fs::DirEntry) -> io::Result<bool> {
 fn remove_private(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(SOCKET.as_bytes()) {
+        if name.as_encoded_bytes().starts_with(UNNAMED.as_bytes()) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -84,7 +84,7 @@ impl EntraPrincipal {
         let request = site.http.post(url).await?.form(&form);
         let what = "Entra ID refused the service principal";
         let reply = site.ask(request, &[secret], what, STRATEGY.advice).await?;
-        AccessToken::from_reply(&reply)
+        AccessToken::from_dated_reply(&reply)
     }
 }
 

@@ -53,7 +53,7 @@ impl ManagedIdentity {
         let request = get.header("Metadata", "true").timeout(LIMIT);
         let what = "the instance metadata service refused";
         let reply = site.ask(request, &[], what, STRATEGY.advice).await;
-        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
+        AccessToken::from_dated_reply(&reply.map_err(|error| match error.status() {
             Some(_) => error,
             None => error.with_hint("Managed identities exist on Azure machines only"),
         })?)

@@ -47,7 +47,7 @@ impl MetadataService {
         let secrets: Vec<&str> = segments.chain(self.0.query()).collect();
         let what = "the metadata service refused";
         let reply = site.ask(request, &secrets, what, STRATEGY.advice).await;
-        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
+        AccessToken::from_dated_reply(&reply.map_err(|error| match error.status() {
             Some(_) => error,
             None => error.with_hint("Is the program that signs in for us still running?"),
         })?)

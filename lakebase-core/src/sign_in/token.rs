@@ -72,15 +72,24 @@ pub(super) struct CliFormat {
 }
 
 impl AccessToken {
-    /// Reads a reply of RFC 6749, whose expiry may also be a time (`expires_on`).
+    /// Reads a reply of RFC 6749.
     pub(super) fn from_reply(reply: &Reply) -> Result<Self, Error> {
+        Self::read_reply(reply, None)
+    }
+
+    /// The same where a time (`expires_on`) outranks the lifetime.
+    pub(super) fn from_dated_reply(reply: &Reply) -> Result<Self, Error> {
+        Self::read_reply(reply, Some("expires_on"))
+    }
+
+    fn read_reply(reply: &Reply, time: Option<&str>) -> Result<Self, Error> {
         let answer = reply.json()?;
         let unusable = |field: &str, what: &str| {
             let text = format!("the sign-in reply is unusable: `{field}` {what}");
             reply.error(Kind::Platform, text)
         };
         let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
-        let validity = match answer.get("expires_on") {
+        let validity = match time.and_then(|field| answer.get(field)) {
             Some(at) => {
                 let at = epoch(at).ok_or_else(|| unusable("expires_on", "is not a time"))?;
                 Validity::measure(at, reply.date, reply.sent, reply.received)

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use lakebase_core::adapter::migration::{
     DISCARD_TEMPORARY, MigrationError, MigrationSession, RESET_SESSION,
 };
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, Statement};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, Statement,
+    TransactionTrait as _,
+};
 use sea_orm_migration::{MigrationStatus, MigrationTrait, MigratorTraitSelf, SchemaManager};
 use sqlx::PgPool;
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
@@ -146,7 +149,8 @@ impl Run<'_> {
     ) -> Result<Vec<String>, MigrationError> {
         let installed = self.install(db).await;
         installed.map_err(|error| failed("cannot create the history table", error))?;
-        let applied = self.get_applied_migrations_read_only(db).await;
+        // The read-only query takes a table that this role may not read for a missing one.
+        let applied = self.get_applied_migrations(db).await;
         let applied = applied.map_err(|error| failed("cannot be listed", error))?;
         let mut migrations = self.migrations();
         migrations.retain(|migration| {
@@ -179,30 +183,27 @@ impl Run<'_> {
         migration: &dyn MigrationTrait,
         direction: Direction,
     ) -> Result<(), DbErr> {
-        let mut manager = SchemaManager::new(db);
-        let in_transaction = migration.use_transaction() != Some(false);
-        if in_transaction {
-            manager = manager.begin().await?;
-            let connection = manager.get_connection();
-            connection.execute_unprepared(DISCARD_TEMPORARY).await?;
-        }
-        let changed = match direction {
-            Direction::Up => migration.up(&manager).await,
-            Direction::Down => migration.down(&manager).await,
+        let change = async |manager: &SchemaManager<'_>| match direction {
+            Direction::Up => migration.up(manager).await,
+            Direction::Down => migration.down(manager).await,
         };
-        if !in_transaction {
+        if migration.use_transaction() == Some(false) {
+            let manager = SchemaManager::new(db);
+            let changed = change(&manager).await;
             // It may have used any session of the pool: none of them is used again.
             close_sessions(db.get_postgres_connection_pool()).await;
             changed?;
             return self.record(&manager, migration, direction).await;
         }
-        changed?;
-        let connection = manager.get_connection();
-        connection.execute_unprepared(RESET_SESSION).await?;
+        let transaction = db.begin().await?;
+        transaction.execute_unprepared(DISCARD_TEMPORARY).await?;
+        let manager = SchemaManager::new(&transaction);
+        change(&manager).await?;
+        transaction.execute_unprepared(RESET_SESSION).await?;
         let setup = self.session.worker_sql();
-        connection.execute_unprepared(&setup).await?;
+        transaction.execute_unprepared(&setup).await?;
         self.record(&manager, migration, direction).await?;
-        manager.commit().await
+        transaction.commit().await
     }
 
     async fn record(
