@@ -182,7 +182,8 @@ impl Migrations {
     /// # Errors
     ///
     /// Names the migration, the SQLSTATE and the place in it, or which of its statements it was. Those before it
-    /// stay.
+    /// stay. If the session that holds the lock ends, the run returns at once, and the migration that runs goes on to its
+    /// end in the background.
     ///
     /// # Cancel safety
     ///
