@@ -47,7 +47,7 @@ const BRANCH: Obstacle = Obstacle {
     pauses: [Duration::from_millis(500), Duration::from_secs(4)],
 };
 
-/// A platform that does not take native passwords closes the connection without a word. So may a compute
+/// A platform that does not take native passwords closes the connection without an error. So may a compute
 /// that wakes, but not that often in a row.
 const MOST_CLOSED: u32 = 3;
 
