@@ -49,6 +49,8 @@ pub(crate) struct Compute {
     state: Mutex<State>,
     awake: watch::Sender<bool>,
     cuts: watch::Sender<Option<Cut>>,
+    /// Each session since the last cut holds a receiver.
+    sessions: Mutex<watch::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl Compute {
             }),
             awake: watch::Sender::new(true),
             cuts: watch::Sender::new(None),
+            sessions: Mutex::new(watch::Sender::new(())),
         }
     }
 
@@ -93,6 +96,19 @@ impl Compute {
     /// Ends open sessions without help of Postgres.
     pub(crate) fn cut(&self, cut: Cut) {
         self.cuts.send_replace(Some(cut));
+    }
+
+    /// A session holds it until its client can hear of its end.
+    pub(crate) fn open_session(&self) -> watch::Receiver<()> {
+        let sessions = self.sessions.lock();
+        sessions.unwrap_or_else(PoisonError::into_inner).subscribe()
+    }
+
+    /// Resolves when every session that is open now has ended.
+    pub(crate) fn sessions_ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = std::mem::replace(&mut *sessions, watch::Sender::new(()));
+        async move { open.closed().await }
     }
 
     /// Resolves when the session that holds it has to be cut.

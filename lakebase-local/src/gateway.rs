@@ -27,6 +27,8 @@ use crate::vanish;
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);
 /// For the last bytes of a session.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+/// For sessions that are cut.
+const CUT_LIMIT: Duration = Duration::from_secs(5);
 /// Connections that have not logged in yet.
 const MOST_STRANGERS: usize = 500;
 
@@ -315,6 +317,7 @@ impl Gateway {
         {
             tracing::warn!("the database does not hear who is in the workspace");
         }
+        let open = self.compute.open_session();
         self.events.record(EventKind::LoggedIn(login));
         let cut = relay(&mut stream, &mut server, signal).await;
         drop((server, place));
@@ -333,6 +336,7 @@ impl Gateway {
         };
         // Whoever waits for this may rely on it that the other side can hear of it.
         let silent = (cut == Some(Cut::Vanish)).then_some(stream);
+        drop(open);
         self.events.record(EventKind::Ended { user });
         if silent.is_some() {
             // Until everything is stopped.
@@ -341,12 +345,19 @@ impl Gateway {
         end
     }
 
-    /// Ends every open session.
+    /// Ends every open session, and returns when its client can hear of it.
     pub(crate) async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
-        if cut != Cut::Message {
-            self.compute.cut(cut);
-            return Ok(());
+        let ended = self.compute.sessions_ended();
+        match cut {
+            Cut::Message => self.terminate_backends().await?,
+            Cut::Close | Cut::Reset | Cut::Vanish => self.compute.cut(cut),
         }
+        // Not for ever: a client that does not read hears nothing.
+        let _ = tokio::time::timeout(CUT_LIMIT, ended).await;
+        Ok(())
+    }
+
+    async fn terminate_backends(&self) -> Result<(), Error> {
         // Postgres itself says 57P01.
         let roles = self.roles.names();
         let roles: Vec<String> = roles.iter().map(|role| quote_literal(role)).collect();

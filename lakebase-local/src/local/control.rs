@@ -246,7 +246,8 @@ impl LocalLakebase {
         self.cut_sessions(cut).await
     }
 
-    /// Ends every open session, as a restart does.
+    /// Ends every open session, as a restart does. Returns when what the clients are told is on its
+    /// way to them, or after 5 seconds if a client does not read.
     ///
     /// # Errors
     ///
