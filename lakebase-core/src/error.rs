@@ -62,7 +62,7 @@ struct Inner {
 /// How the text of a transient error ends.
 const CAN_HELP: &str = " can help]";
 
-/// Who has to act. Private: callers ask questions.
+/// The kind. Private: callers use the questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "proxy", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "proxy", serde(rename_all = "snake_case"))]

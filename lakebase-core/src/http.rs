@@ -1,4 +1,4 @@
-//! Plain HTTP: limits, proxies, who we say we are. Knows no sign-in.
+//! Plain HTTP: limits, proxies, user agent. Knows no authentication.
 
 mod pace;
 mod proxy;

@@ -78,9 +78,9 @@ pub enum Clients {
     ThisProcess,
     /// Processes of this user. On TCP as `ThisProcess`.
     ThisUser,
-    /// Whoever knows this password.
+    /// Clients that send this password.
     Password(SecretString),
-    /// Everybody who can reach the socket. On TCP that is every user of the machine.
+    /// Every process that can reach the socket. On TCP that is every user of the machine.
     Anyone,
 }
 
@@ -268,7 +268,10 @@ impl Proxy {
     /// Dropping the future changes nothing: the proxy ends all the same.
     pub async fn shutdown(&self, grace: Duration) {
         let end = Instant::now() + grace.min(Duration::from_secs(24 * 3600));
-        self.0.end.send_replace(Some(end));
+        // The most urgent order counts.
+        self.0
+            .end
+            .send_modify(|known| *known = Some(known.map_or(end, |known| known.min(end))));
         self.ended().await;
     }
 

@@ -79,7 +79,7 @@ enum Source {
 /// Why there is no token.
 #[derive(Debug)]
 enum Refusal {
-    /// Nobody is logged in there, so another strategy may be used.
+    /// The tool has no login, so another strategy may be used.
     Declined(String),
     Failed(Error),
 }

@@ -1,4 +1,4 @@
-//! The Databricks workspace: mints database credentials, knows endpoints and who we are.
+//! The Databricks workspace: mints database credentials, looks up endpoints and the current user.
 
 mod client;
 mod hosts;
@@ -41,7 +41,7 @@ impl Workspace {
         }
     }
 
-    /// Adds to an error what it was about and who asked.
+    /// Adds endpoint and identity to an error.
     pub(crate) fn name(&self, error: Error) -> Error {
         let endpoint = self.endpoints.inspect(|found, _| {
             found.map(|endpoints| format!("endpoint {}", endpoints.value.read_write))

@@ -154,7 +154,7 @@ impl fmt::Debug for Builder {
 /// A bb8 pool of diesel-async connections to one Lakebase. Cheap to clone.
 ///
 /// It belongs to the tokio runtime on which it opens connections. If that ends while a connection is being opened, bb8
-/// waits for the connection for ever, and a pool that is kept in a `static` may never open another one: make a pool for
+/// waits for the connection forever, and a pool that is kept in a `static` may never open another one: make a pool for
 /// each runtime. [`get`](Self::get)'s error says so.
 ///
 /// Dereferences to diesel-async's own pool type, for functions that take that one.

@@ -91,7 +91,7 @@ fn start(lakebase: &Lakebase) -> Result<Proxy, Error> {
     background::start(|done| async move {
         let proxy = lakebase.proxy().await;
         let ended = proxy.as_ref().ok().map(Proxy::ended);
-        // Whoever wanted it may be gone.
+        // Its caller may be gone.
         let _ = done.send(proxy);
         drop(done);
         if let Some(ended) = ended {

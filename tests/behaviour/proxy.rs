@@ -301,7 +301,8 @@ async fn a_rejected_token_is_renewed_and_a_failed_login_reaches_the_driver_with_
 async fn a_connection_limit_is_waited_out_and_then_told_in_a_code_that_is_not_repeated() {
     let local = local().await;
     local.set_connection_limit(0);
-    let lakebase = lakebase(&local).with_connect_timeout(Duration::from_secs(1));
+    // The last pause, which is 1.5 s at most, must not leave too little.
+    let lakebase = lakebase(&local).with_connect_timeout(Duration::from_secs(2));
     let proxy = lakebase.proxy().await.expect("a proxy");
     let began = Instant::now();
     let pool = sqlx::postgres::PgPoolOptions::new().acquire_timeout(lakebase_tests::PATIENCE);
@@ -489,6 +490,18 @@ async fn a_more_urgent_shutdown_cuts_a_patient_one_short() {
     assert_eq!(ask(&stuck, "SELECT 1").await, "1");
     soon(proxy.shutdown(Duration::ZERO)).await;
     soon(patient).await.expect("no panic");
+    closed(&stuck).await;
+}
+
+#[tokio::test]
+async fn of_shutdowns_at_once_the_most_urgent_counts() {
+    let local = local().await;
+    let proxy = proxy_of(&local).await;
+    let stuck = client(&proxy).await;
+    stuck.batch_execute("BEGIN").await.expect("begun");
+    let urgent = proxy.shutdown(Duration::ZERO);
+    let patient = proxy.shutdown(Duration::from_secs(3600));
+    soon(async { tokio::join!(urgent, patient) }).await;
     closed(&stuck).await;
 }
 

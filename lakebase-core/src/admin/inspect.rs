@@ -17,7 +17,7 @@ use crate::workspace::{Workspace, endpoint_url, instance_url, text_at};
 pub struct ComputeStatus {
     /// Path of the endpoint, or name of the instance.
     pub name: String,
-    /// In the platform's words, for example `ACTIVE`, `IDLE` (suspended: the next login resumes it) or
+    /// As the platform names it, for example `ACTIVE`, `IDLE` (suspended: the next login resumes it) or
     /// `AVAILABLE`.
     pub state: Option<String>,
     /// Whether it is disabled or stopped. A login cannot change that.

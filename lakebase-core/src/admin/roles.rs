@@ -57,7 +57,7 @@ struct Statement {
 }
 
 /// What every transaction of a plan begins with. Extensions go where every role finds them, and no plan waits
-/// for ever behind a migration.
+/// forever behind a migration.
 const PREAMBLE: [&str; 3] = [
     "BEGIN",
     "SET LOCAL search_path TO public",

@@ -231,7 +231,7 @@ impl ConfigBuilder {
         self.given(Field::Sslrootcert, path, "root_certificates")
     }
 
-    /// Allows plaintext to hosts that are not loopback. Whoever can listen reads the token, which
+    /// Allows plaintext to hosts that are not loopback. Anyone on the network path can read the token, which
     /// opens every database of the workspace that the identity may use.
     pub fn dangerously_allow_plaintext(mut self) -> Self {
         self.dangerous_plaintext = true;

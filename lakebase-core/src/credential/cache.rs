@@ -17,7 +17,7 @@ use crate::credential::single_flight::{Aging, Fetch, SingleFlight, no_runtime};
 use crate::error::Error;
 use crate::error::Kind;
 
-/// Upper bound for one mint, so that a provider that never answers cannot block renewal for ever.
+/// Upper bound for one mint, so that a provider that never answers cannot block renewal forever.
 const MINT_LIMIT: Duration = Duration::from_secs(40);
 /// The refresh task reads the clocks at least this often: timers stand still while a machine is
 /// suspended, wall time does not.

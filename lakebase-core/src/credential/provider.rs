@@ -1,4 +1,4 @@
-//! Who mints credentials.
+//! What mints credentials.
 
 use std::fmt;
 use std::future::Future;

@@ -169,7 +169,7 @@ impl Schedule {
         self.validity.is_usable(now)
     }
 
-    /// Lazily, the caller who finds it due waits for a new one.
+    /// With lazy renewal, the caller that finds it due waits for a new one.
     pub(crate) fn age(&self, now: Now) -> Age {
         let is_due = self.until_renewal(now).is_zero();
         if !self.is_usable(now) {

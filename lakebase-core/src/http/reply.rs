@@ -172,7 +172,7 @@ impl Reply {
         Some(wait.min(LONGEST_RETRY_AFTER))
     }
 
-    /// Redirects are not followed; the first one tells.
+    /// Redirects are not followed; the first one identifies a login page.
     fn is_private_link_page(&self) -> bool {
         let page = self.location().and_then(|to| to.split_once('?'));
         page.is_some_and(|(path, query)| {

@@ -1,4 +1,4 @@
-//! Who we say we are, in the form that Databricks asks of its clients.
+//! The user agent, in the form that Databricks requires of its clients.
 
 use std::env::consts::OS;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use crate::error::Error;
 use crate::settings::attributes::Vars;
 
-/// Words of the form `key/value`, the application's own first.
+/// Parts of the form `key/value`, the application's own first.
 #[derive(Clone, Debug)]
 pub(crate) struct UserAgent(Vec<String>);
 

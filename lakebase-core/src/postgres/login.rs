@@ -242,7 +242,7 @@ impl Lakebase {
         }
     }
 
-    /// Judges a failed attempt and puts it into words.
+    /// Classifies a failed attempt and makes an error of it.
     fn explain(
         &self,
         failure: LoginFailure,

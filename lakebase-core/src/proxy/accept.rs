@@ -91,9 +91,7 @@ async fn finish(mut running: JoinSet<()>, mut end: Instant, mut orders: Orders) 
             Some(_) = running.join_next() => {}
             () = sleep_until(end) => running.shutdown().await,
             // Another shutdown may be in more of a hurry.
-            Ok(()) = orders.changed() => {
-                end = orders.borrow().map_or(end, |other| other.min(end));
-            }
+            Ok(()) = orders.changed() => end = orders.borrow().unwrap_or(end),
         }
     }
 }

@@ -64,7 +64,7 @@ impl Sessions {
                 if let Some(running) = running {
                     server::cancel(&running.target, running.address, key).await;
                 }
-                // Its end tells the driver that the request was passed on.
+                // Drivers take the end of the connection as the sign that the request was passed on.
                 return Ok(());
             }
             None => return Ok(()),

@@ -49,7 +49,7 @@ impl Settings {
         attributes.iter().any(|&a| self.get(a).is_some())
     }
 
-    /// Whether a switch is on, in the words that official clients take for yes and no.
+    /// Whether a switch is on, by the values that official clients accept for yes and no.
     pub(crate) fn is_true(&self, attribute: Attribute) -> Result<bool, Error> {
         self.get(attribute).map_or(Ok(false), boolean)
     }

@@ -1,4 +1,4 @@
-//! Runs a command-line tool: never through a shell, never for ever, and with all it has started.
+//! Runs a command-line tool: never through a shell, with a time limit, and ends all processes that it started.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -45,7 +45,7 @@ impl TokenCache {
     /// A token that may sign a call. `rejected` is one that the workspace has just rejected: it is
     /// dropped, for everybody.
     ///
-    /// Cancel safe: authentication runs on a task of its own, and one serves all who wait.
+    /// Cancel safe: authentication runs on a task of its own, and one serves all waiting callers.
     pub(crate) async fn get(&self, rejected: Option<&Held>) -> Result<Held, Error> {
         if let Some(rejected) = rejected {
             rejected.rejected.store(true, Ordering::Relaxed);

@@ -41,7 +41,7 @@ impl Client {
         })
     }
 
-    /// Adds to an error who asked, and how it signed in.
+    /// Adds the identity and its way to authenticate to an error.
     pub(super) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
         let sources = self.site.settings().sources(self.sign_in.attributes());

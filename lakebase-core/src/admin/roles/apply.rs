@@ -12,7 +12,7 @@ use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
 use crate::postgres::transient::is_transient;
 
-/// Two who grant on the same object at once fail each other; so one waits. Until the transaction ends.
+/// Two concurrent grants on one object make each other fail, so one waits until the other's transaction ends.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
 
 /// Another one has changed the same thing since we looked: somewhere else, as the lock is this database's.

@@ -1,4 +1,4 @@
-//! The words of GRANT.
+//! Privileges, as GRANT names them.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum IdentityKind {
 /// A privilege. Which ones an object takes is Postgres's to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)] // Postgres's own words
+#[allow(missing_docs)] // Postgres's own names
 pub enum Privilege {
     All,
     Connect,
@@ -94,7 +94,7 @@ impl IdentityKind {
     }
 }
 
-/// In Postgres's words.
+/// As Postgres names it.
 impl fmt::Display for Privilege {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&capitals(self))

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# A Lakebase branch for each pull request: copied from the base branch, migrated, tested, compared, and deleted when the
+# pull request is closed. Works in any CI system that can run `lakebase`; see branches-in-ci.md.
+set -euo pipefail
+
+usage() {
+    cat >&2 <<'TEXT'
+Usage: branch-per-pull-request.sh up NUMBER | down NUMBER | cleanup
+
+up       creates the branch ci-pr-NUMBER if it does not exist, migrates it, runs the tests, and writes the difference of the
+         schemas to DIFF_FILE as Markdown
+down     deletes it
+cleanup  deletes branches of pull requests that were left behind
+
+Reads LAKEBASE_ENDPOINT (any endpoint or branch of the project) and the variables by which the Databricks SDKs authenticate.
+BASE_BRANCH        Lakebase branch to copy            [default: production]
+BRANCH_TTL         when Lakebase deletes the copy     [default: 4h]
+MIGRATE, TEST      commands, run by sh                [default: none]
+DIFF_FILE          [default: schema-difference.md]
+TEXT
+    exit 2
+}
+
+prefix=ci-pr-
+base=${BASE_BRANCH:-production}
+
+number() {
+    case ${1:-} in
+    '' | *[!0-9]*) usage ;;
+    *) echo "$prefix$1" ;;
+    esac
+}
+
+# Each connection of the command logs in to the branch; no token is in its environment.
+on_branch() { lakebase exec --branch "$1" -- sh -euc "$2"; }
+
+case ${1:-} in
+up)
+    branch=$(number "${2:-}")
+    lakebase branch create "$branch" --from "$base" --ttl "${BRANCH_TTL:-4h}" --if-not-exists
+    if [ -n "${MIGRATE:-}" ]; then on_branch "$branch" "$MIGRATE"; fi
+    if [ -n "${TEST:-}" ]; then on_branch "$branch" "$TEST"; fi
+    lakebase branch diff "$base" "$branch" --markdown >"${DIFF_FILE:-schema-difference.md}"
+    ;;
+down)
+    branch=$(number "${2:-}")
+    lakebase branch delete "$branch" --purge --if-exists
+    ;;
+cleanup)
+    lakebase branch cleanup --prefix "$prefix" --older-than 7d
+    ;;
+*) usage ;;
+esac
