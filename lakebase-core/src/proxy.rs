@@ -57,6 +57,7 @@ const CHECK_AFTER: Duration = Duration::from_secs(30);
 /// It ends when the last clone and the last connection made through it are gone, when
 /// [`shutdown`](Self::shutdown) is called, or with the runtime that it was started on. Then its socket is gone as well.
 #[derive(Clone, Debug)]
+#[must_use = "the proxy ends with its last handle"]
 pub struct Proxy(Arc<Shared>);
 
 #[derive(Debug)]
@@ -121,6 +122,10 @@ impl Lakebase {
     /// # Errors
     ///
     /// If no socket can be made, or no tokio runtime is running.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket and removes it.
     pub async fn proxy(&self) -> Result<Proxy, Error> {
         Builder::new(self).start().await
     }
@@ -178,6 +183,10 @@ impl Builder {
     /// # Errors
     ///
     /// If the socket cannot be made, or no tokio runtime is running.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket and removes it.
     pub async fn start(self) -> Result<Proxy, Error> {
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
         if let Clients::Password(password) = &self.clients

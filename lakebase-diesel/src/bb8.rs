@@ -40,6 +40,10 @@ pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
 /// # Errors
 ///
 /// The cause: see [`Error`]'s questions.
+///
+/// # Cancel safety
+///
+/// As [`Builder::build`].
 pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
     Builder::new().build(lakebase).await
 }
@@ -103,6 +107,10 @@ impl Builder {
     /// # Errors
     ///
     /// The cause of a failed login, not `TimedOut`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the pool. bb8 finishes a login that is running and then closes the connection.
     pub async fn build(self, lakebase: &Lakebase) -> Result<Pool, Error> {
         // bb8's timers panic without one.
         if tokio::runtime::Handle::try_current().is_err() {
@@ -190,6 +198,10 @@ impl Pool {
     /// Like [`get`](Self::get), for tasks that outlive the borrow.
     ///
     /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    ///
+    /// # Cancel safety
     ///
     /// As [`get`](Self::get).
     pub async fn get_owned(

@@ -80,6 +80,7 @@ pub enum Progress<'a> {
     /// Another replica has the lock.
     Waiting,
     /// A migration begins.
+    #[non_exhaustive]
     Running {
         /// Its name.
         migration: &'a str,
@@ -89,6 +90,7 @@ pub enum Progress<'a> {
         of: usize,
     },
     /// A migration has run.
+    #[non_exhaustive]
     Ran {
         /// Its name.
         migration: &'a str,
@@ -96,11 +98,13 @@ pub enum Progress<'a> {
         took: Duration,
     },
     /// A migration is being reverted.
+    #[non_exhaustive]
     Reverting {
         /// Its name.
         migration: &'a str,
     },
     /// A migration is reverted.
+    #[non_exhaustive]
     Reverted {
         /// Its name.
         migration: &'a str,

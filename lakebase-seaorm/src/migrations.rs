@@ -113,6 +113,10 @@ impl Migrations {
     /// # Errors
     ///
     /// As [`up`](Self::up).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`up`](Self::up).
     pub async fn down<M: MigratorTrait>(
         &self,
         steps: Option<u32>,
@@ -125,6 +129,10 @@ impl Migrations {
     /// # Errors
     ///
     /// As [`up`](Self::up).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`up`](Self::up).
     pub async fn fresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
         self.of::<M>().run(Action::Fresh).await.map(drop)
     }
@@ -132,6 +140,10 @@ impl Migrations {
     /// Reverts everything, then runs everything.
     ///
     /// # Errors
+    ///
+    /// As [`up`](Self::up).
+    ///
+    /// # Cancel safety
     ///
     /// As [`up`](Self::up).
     pub async fn refresh<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
@@ -143,6 +155,10 @@ impl Migrations {
     /// # Errors
     ///
     /// As [`up`](Self::up).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`up`](Self::up).
     pub async fn reset<M: MigratorTrait>(&self) -> Result<(), MigrationError> {
         self.of::<M>().run(Action::Reset).await.map(drop)
     }
@@ -152,6 +168,10 @@ impl Migrations {
     /// # Errors
     ///
     /// If there is no connection, or one that was applied is not in `M`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing: it only reads.
     pub async fn status<M: MigratorTrait>(
         &self,
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {

@@ -317,6 +317,7 @@ async fn each_step_is_told() {
                 migration,
                 number,
                 of,
+                ..
             } => format!("{number}/{of} {migration}"),
             Progress::Ran { migration, .. } => format!("ran {migration}"),
             other => format!("{other:?}"),

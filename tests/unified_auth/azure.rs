@@ -16,12 +16,10 @@ pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[86..=93, 95..=95];
 const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
 
 fn endpoints(url: &str) -> AzureEndpoints {
-    AzureEndpoints {
-        login: format!("{url}/login/"),
-        resource_manager: format!("{url}/arm/"),
-        service_management: format!("{url}/sm/"),
-        instance_metadata: format!("{url}/imds/"),
-    }
+    let [login, manager, management] = ["login", "arm", "sm"].map(|path| format!("{url}/{path}/"));
+    let mut endpoints = AzureEndpoints::new(login, manager, management);
+    endpoints.instance_metadata = format!("{url}/imds/");
+    endpoints
 }
 
 /// Entra ID, Resource Manager and the metadata service besides a workspace. The workspace sends

@@ -6,12 +6,13 @@ use lakebase_local::{EventKind, LocalLakebase, SignIn};
 use lakebase_tests::{local, soon};
 
 pub(crate) fn azure(local: &LocalLakebase) -> AzureEndpoints {
-    AzureEndpoints {
-        login: local.azure_login_url(),
-        resource_manager: local.azure_resource_manager_url(),
-        service_management: local.azure_service_management_url(),
-        instance_metadata: local.azure_instance_metadata_url(),
-    }
+    let mut endpoints = AzureEndpoints::new(
+        local.azure_login_url(),
+        local.azure_resource_manager_url(),
+        local.azure_service_management_url(),
+    );
+    endpoints.instance_metadata = local.azure_instance_metadata_url();
+    endpoints
 }
 
 fn lakebase(local: &LocalLakebase, way: SignIn) -> Lakebase {

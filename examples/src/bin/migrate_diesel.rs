@@ -20,8 +20,12 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .create_schema(true)
         .on_progress(|progress| match progress {
             Progress::Waiting => println!("another replica migrates: waits for it"),
-            Progress::Ran { migration, took } => println!("ran {migration} in {took:?}"),
-            Progress::Reverted { migration, took } => println!("reverted {migration} in {took:?}"),
+            Progress::Ran {
+                migration, took, ..
+            } => println!("ran {migration} in {took:?}"),
+            Progress::Reverted {
+                migration, took, ..
+            } => println!("reverted {migration} in {took:?}"),
             _ => {}
         });
     let ran = migrations.run(MIGRATIONS).await?;

@@ -53,6 +53,7 @@ pub const DISCARD_TEMPORARY: &str = "DISCARD TEMP";
 
 /// Where migrations run and how long they wait. For adapters.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct MigrationSession {
     /// Past its pooler, with the connect timeout of migrations.
     pub lakebase: Lakebase,

@@ -2,6 +2,7 @@
 
 /// Addresses of a Microsoft cloud, for other than the known ones, or for stand-ins in tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AzureEndpoints {
     /// Where tokens of Entra ID are issued, for example `https://login.microsoftonline.com/`.
     pub login: String,
@@ -11,4 +12,21 @@ pub struct AzureEndpoints {
     pub service_management: String,
     /// The instance metadata service, `http://169.254.169.254/`.
     pub instance_metadata: String,
+}
+
+impl AzureEndpoints {
+    /// The addresses of a cloud. The instance metadata service has the same one in every cloud: set
+    /// [`instance_metadata`](Self::instance_metadata) for a stand-in.
+    pub fn new(
+        login: impl Into<String>,
+        resource_manager: impl Into<String>,
+        service_management: impl Into<String>,
+    ) -> Self {
+        Self {
+            login: login.into(),
+            resource_manager: resource_manager.into(),
+            service_management: service_management.into(),
+            instance_metadata: "http://169.254.169.254/".to_owned(),
+        }
+    }
 }

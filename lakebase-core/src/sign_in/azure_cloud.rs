@@ -71,12 +71,11 @@ impl Cloud {
         };
         let endpoints = match &settings.azure_endpoints {
             Some(other) => checked(other)?,
-            None => AzureEndpoints {
-                login: known.login.to_owned(),
-                resource_manager: known.resource_manager.to_owned(),
-                service_management: known.service_management.to_owned(),
-                instance_metadata: "http://169.254.169.254/".to_owned(),
-            },
+            None => AzureEndpoints::new(
+                known.login,
+                known.resource_manager,
+                known.service_management,
+            ),
         };
         Ok(Self {
             endpoints,

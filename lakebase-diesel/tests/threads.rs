@@ -1,0 +1,105 @@
+//! What a program shares between threads, or awaits in a task, can be: the compiler checks it.
+
+#![allow(dead_code)] // each feature uses its part
+
+use lakebase_diesel::{Config, Credential, Error, Lakebase, Retry};
+
+fn assert_sent<T: Send + 'static>() {}
+fn assert_shared<T: Send + Sync + 'static>() {}
+fn assert_cloned<T: Clone + Send + Sync + 'static>() {}
+fn assert_spawned(_: impl Future + Send) {}
+
+#[test]
+fn handles_can_be_shared_between_threads() {
+    assert_cloned::<Lakebase>();
+    assert_cloned::<Config>();
+    assert_cloned::<Credential>();
+    assert_cloned::<Error>();
+    assert_cloned::<Retry>();
+}
+
+#[cfg(feature = "bb8")]
+#[test]
+fn the_bb8_pool_can_be_shared_between_threads() {
+    use diesel_async::AsyncPgConnection;
+    use lakebase_diesel::bb8::{self, Builder, Manager, Pool, PooledConnection, RunError};
+
+    assert_cloned::<Pool>();
+    assert_shared::<Manager>();
+    assert_shared::<RunError>();
+    assert_sent::<Builder>();
+    assert_sent::<PooledConnection<'static, AsyncPgConnection>>();
+    let _futures = |lakebase: &Lakebase, pool: &Pool| {
+        assert_spawned(lakebase_diesel::connect(lakebase));
+        assert_spawned(bb8::connect(lakebase));
+        assert_spawned(Builder::new().build(lakebase));
+        assert_spawned(pool.get());
+        assert_spawned(pool.get_owned());
+    };
+}
+
+#[cfg(feature = "bb8")]
+#[test]
+fn a_transaction_with_retry_whose_closures_borrow_nothing_can_be_spawned() {
+    use diesel::result::Error;
+    use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+    use lakebase_diesel::{bb8::Pool, transaction_with_retry};
+
+    let _future = |pool: Pool| {
+        // The compiler does not see that the future of an `async` closure is `Send` if the closure borrows something.
+        let connect = move || {
+            let pool = pool.clone();
+            async move {
+                let connection = pool.get_owned().await;
+                connection.map_err(|error| Error::QueryBuilderError(error.into()))
+            }
+        };
+        let work = async |connection: &mut AsyncPgConnection| {
+            diesel::sql_query("SELECT 1").execute(connection).await
+        };
+        assert_spawned(async move { transaction_with_retry(Retry::new(), connect, work).await });
+    };
+}
+
+#[cfg(feature = "deadpool")]
+#[test]
+fn the_deadpool_pool_can_be_shared_between_threads() {
+    use lakebase_diesel::deadpool::{self, Builder, Object, Pool, PoolError};
+
+    assert_cloned::<Pool>();
+    assert_shared::<PoolError>();
+    assert_sent::<Builder>();
+    assert_sent::<Object>();
+    let _futures = |lakebase: &Lakebase, pool: &Pool| {
+        assert_spawned(deadpool::connect(lakebase));
+        assert_spawned(Builder::new().build(lakebase));
+        let pool = pool.clone();
+        assert_spawned(async move { pool.get().await });
+    };
+}
+
+#[cfg(feature = "r2d2")]
+#[test]
+fn the_r2d2_pool_can_be_shared_between_threads() {
+    assert_cloned::<lakebase_diesel::r2d2::Pool>();
+}
+
+#[cfg(feature = "migrations")]
+#[test]
+fn migrations_can_be_shared_between_threads() {
+    use diesel_migrations::FileBasedMigrations;
+    use lakebase_diesel::migrations::run_pending;
+    use lakebase_diesel::migrations::{Blocking, MigrationError, Migrations, Progress};
+
+    assert_cloned::<Migrations>();
+    assert_cloned::<MigrationError>();
+    assert_cloned::<Progress<'static>>();
+    assert_shared::<Blocking>();
+    let _futures = |lakebase: &Lakebase, run: &Migrations, all: fn() -> FileBasedMigrations| {
+        assert_spawned(run_pending(lakebase, all()));
+        assert_spawned(run.pending(all()));
+        assert_spawned(run.run(all()));
+        assert_spawned(run.revert(all(), 1));
+        assert_spawned(run.redo(all(), 1));
+    };
+}
