@@ -6,7 +6,7 @@ use std::ops::DerefMut;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager as _};
 use lakebase_core::Retry;
-use lakebase_core::adapter::find_cause;
+use lakebase_core::adapter::{AsyncCall, find_cause};
 
 /// Runs `work` in a transaction, and again, on another connection, if a restart or a suspend of the compute, a lost
 /// connection, a serialization failure or a deadlock was in the way and the transaction certainly did not commit.
@@ -41,14 +41,18 @@ use lakebase_core::adapter::find_cause;
 ///
 /// Dropping the future breaks the transaction off, unless its `COMMIT` has been sent: diesel-async's pools do not use such
 /// a connection again.
-pub async fn transaction_with_retry<C, T, E>(
+pub async fn transaction_with_retry<C, T, E, Connect, Connected, Work>(
     retry: Retry,
-    connect: impl AsyncFn() -> Result<C, E>,
-    work: impl AsyncFn(&mut AsyncPgConnection) -> Result<T, E>,
+    connect: Connect,
+    work: Work,
 ) -> Result<T, E>
 where
     C: DerefMut<Target = AsyncPgConnection>,
     E: From<Error> + StdError + 'static,
+    Connect: Fn() -> Connected,
+    Connected: Future<Output = Result<C, E>>,
+    for<'c> Work: AsyncFn(&'c mut AsyncPgConnection) -> Result<T, E>
+        + AsyncCall<&'c mut AsyncPgConnection, Result<T, E>, Future: Send>,
 {
     let mut attempts = 0;
     loop {
@@ -71,10 +75,15 @@ where
 }
 
 /// The error comes with whether the transaction certainly did not commit.
-async fn attempt<T, E: From<Error>>(
+async fn attempt<T, E, Work>(
     connection: &mut AsyncPgConnection,
-    work: &impl AsyncFn(&mut AsyncPgConnection) -> Result<T, E>,
-) -> Result<T, (E, bool)> {
+    work: &Work,
+) -> Result<T, (E, bool)>
+where
+    E: From<Error>,
+    for<'c> Work: AsyncFn(&'c mut AsyncPgConnection) -> Result<T, E>
+        + AsyncCall<&'c mut AsyncPgConnection, Result<T, E>, Future: Send>,
+{
     type Manager = AnsiTransactionManager;
     let begun = Manager::begin_transaction(connection).await;
     begun.map_err(|error| (error.into(), true))?;

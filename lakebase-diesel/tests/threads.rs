@@ -40,25 +40,22 @@ fn the_bb8_pool_can_be_shared_between_threads() {
 
 #[cfg(feature = "bb8")]
 #[test]
-fn a_transaction_with_retry_whose_closures_borrow_nothing_can_be_spawned() {
+fn a_transaction_with_retry_whose_closures_borrow_can_be_spawned() {
     use diesel::result::Error;
-    use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+    use diesel_async::RunQueryDsl as _;
     use lakebase_diesel::{bb8::Pool, transaction_with_retry};
 
-    let _future = |pool: Pool| {
-        // The compiler does not see that the future of an `async` closure is `Send` if the closure borrows something.
-        let connect = move || {
-            let pool = pool.clone();
-            async move {
-                let connection = pool.get_owned().await;
-                connection.map_err(|error| Error::QueryBuilderError(error.into()))
-            }
+    let run = |pool: Pool, statement: String| async move {
+        let connect = async || {
+            let connection = pool.get().await;
+            connection.map_err(|error| Error::QueryBuilderError(error.into()))
         };
-        let work = async |connection: &mut AsyncPgConnection| {
-            diesel::sql_query("SELECT 1").execute(connection).await
-        };
-        assert_spawned(async move { transaction_with_retry(Retry::new(), connect, work).await });
+        transaction_with_retry(Retry::new(), connect, async |connection| {
+            diesel::sql_query(&statement).execute(connection).await
+        })
+        .await
     };
+    let _future = |pool, statement| assert_spawned(run(pool, statement));
 }
 
 #[cfg(feature = "deadpool")]

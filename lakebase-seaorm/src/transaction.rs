@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use lakebase_core::Retry;
-use lakebase_core::adapter::find_cause;
+use lakebase_core::adapter::{AsyncCall, find_cause};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait as _};
 
 use crate::error::driver_error;
@@ -38,13 +38,15 @@ use crate::error::driver_error;
 /// # Cancel safety
 ///
 /// Dropping the future rolls the transaction back, unless its `COMMIT` has been sent.
-pub async fn transaction_with_retry<T, E>(
+pub async fn transaction_with_retry<T, E, Work>(
     db: &DatabaseConnection,
     retry: Retry,
-    work: impl AsyncFn(&DatabaseTransaction) -> Result<T, E>,
+    work: Work,
 ) -> Result<T, E>
 where
     E: From<DbErr> + StdError + 'static,
+    for<'t> Work: AsyncFn(&'t DatabaseTransaction) -> Result<T, E>
+        + AsyncCall<&'t DatabaseTransaction, Result<T, E>, Future: Send>,
 {
     let mut attempts = 0;
     loop {
@@ -70,10 +72,12 @@ where
 }
 
 /// The error comes with whether the transaction certainly did not commit.
-async fn attempt<T, E: From<DbErr>>(
-    db: &DatabaseConnection,
-    work: &impl AsyncFn(&DatabaseTransaction) -> Result<T, E>,
-) -> Result<T, (E, bool)> {
+async fn attempt<T, E, Work>(db: &DatabaseConnection, work: &Work) -> Result<T, (E, bool)>
+where
+    E: From<DbErr>,
+    for<'t> Work: AsyncFn(&'t DatabaseTransaction) -> Result<T, E>
+        + AsyncCall<&'t DatabaseTransaction, Result<T, E>, Future: Send>,
+{
     let transaction = db.begin().await.map_err(|error| (error.into(), true))?;
     match work(&transaction).await {
         Ok(value) => match transaction.commit().await {

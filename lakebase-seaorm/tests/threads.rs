@@ -20,18 +20,18 @@ fn handles_can_be_shared_between_threads() {
 
 #[test]
 fn futures_can_be_spawned() {
-    let _futures = |lakebase: &Lakebase, db: &DatabaseConnection| {
+    let _futures = |lakebase: &Lakebase| {
         assert_spawned(connect(lakebase));
         assert_spawned(connect_with(lakebase, options()));
-        assert_spawned(transaction_with_retry(
-            db,
-            Retry::new(),
-            async |transaction| {
-                transaction.execute_unprepared("SELECT 1").await?;
-                Ok::<_, DbErr>(())
-            },
-        ));
     };
+    let run = |db: DatabaseConnection, statement: String| async move {
+        transaction_with_retry(&db, Retry::new(), async |transaction| {
+            transaction.execute_unprepared(&statement).await?;
+            Ok::<_, DbErr>(())
+        })
+        .await
+    };
+    let _future = |db, statement| assert_spawned(run(db, statement));
 }
 
 #[cfg(feature = "migrations")]

@@ -77,6 +77,21 @@ impl Retry {
     }
 }
 
+/// An `async` closure of one argument that may be called again, and whose future has a name: so adapters can demand that it is
+/// `Send`. Every such closure implements it.
+pub trait AsyncCall<A, R>: AsyncFn(A) -> R + Fn(A) -> <Self as AsyncCall<A, R>>::Future {
+    /// What a call returns.
+    type Future: Future<Output = R>;
+}
+
+impl<F, A, R, Called> AsyncCall<A, R> for F
+where
+    F: AsyncFn(A) -> R + Fn(A) -> Called,
+    Called: Future<Output = R>,
+{
+    type Future = Called;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
