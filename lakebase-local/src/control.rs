@@ -53,7 +53,7 @@ Commands:
   outage off                  ends the outage
   clock ahead SECONDS         sets the platform's clock ahead of this machine's
   clock behind SECONDS        sets it behind
-  clock right                 corrects it
+  clock right                 sets it to this machine's
   fresh-branch SECONDS [CODE] rejects valid tokens for SECONDS, as a new branch does, with SQLSTATE
                               CODE [default: 28000]
 
