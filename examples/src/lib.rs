@@ -1,5 +1,4 @@
-//! Where the examples run: on the Lakebase that the environment names, or on a local one. And the shop,
-//! an application to swap.
+//! The Lakebase of the examples, configured by the environment or local, and the shop, an application to swap.
 
 pub mod shop;
 
@@ -10,21 +9,20 @@ use std::time::Duration;
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
 
-/// The schema that all examples keep their tables in: an app's service principal has no rights on
-/// `public`.
+/// The schema of all tables: an app's service principal has no privileges in `public`.
 pub const SCHEMA: &str = "lakebase_examples";
 
-/// A Lakebase, and the local one behind it if there is one. Keep it as long as you connect.
+/// A handle, and the local Lakebase if there is one. Keep it as long as you connect.
 pub struct Place {
-    /// The handle that every pool is made from.
+    /// The handle for pools and connections.
     pub lakebase: Lakebase,
-    /// Running until dropped.
+    /// Runs until it is dropped.
     pub local: Option<LocalLakebase>,
 }
 
-/// With `LAKEBASE_ENDPOINT` or `PGHOST` set, that Lakebase; with nothing set, a local one.
+/// Returns the Lakebase of `LAKEBASE_ENDPOINT` or `PGHOST`, or starts a local one if neither is set.
 ///
-/// `local_tokens` is the lifetime of the local one's tokens; `ttl` is asked for elsewhere.
+/// `local_tokens` is the lifetime of the local one's tokens, and `ttl` the requested lifetime of others.
 pub async fn place(
     local_tokens: Duration,
     ttl: Option<Duration>,

@@ -1,5 +1,5 @@
-//! An application in SeaORM's style, swapped by one line, on the platform's privileges: a migration crate, service
-//! functions that take the connection, and GraphQL with the connection in its context.
+//! An application in SeaORM's style, swapped by one line, with the platform's privileges: a migration crate, service
+//! functions, and GraphQL with the connection in its context.
 
 use async_graphql::{Context, EmptySubscription, Object, Schema};
 use lakebase_core::{Config, Lakebase};
@@ -25,7 +25,7 @@ mod note {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// As a migration crate has it.
+/// The migration crate.
 mod migration {
     use sea_orm_migration::prelude::*;
 
@@ -50,7 +50,7 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Service functions, as applications have them.
+/// Service functions.
 async fn add(db: &DbConn, text: String) -> Result<note::Model, DbErr> {
     let note = note::ActiveModel {
         text: Set(text),

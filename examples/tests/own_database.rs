@@ -1,4 +1,4 @@
-//! Tests of a diesel application, each with a database of its own and the application's migrations in it.
+//! Tests of a diesel application, each with its own database and the application's migrations.
 
 use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;

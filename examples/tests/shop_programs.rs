@@ -1,4 +1,4 @@
-//! The four programs of the shop: each opens where it is told, takes an order, and closes at Ctrl-C.
+//! The four programs of the shop: each listens on `SHOP_ADDRESS`, accepts an order, and ends at Ctrl-C.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program that runs until it is interrupted, and where its shop is.
+/// A running program and its address.
 struct Open {
     program: Child,
     address: String,
@@ -27,7 +27,7 @@ impl Open {
             .expect("it starts");
         let mut lines = BufReader::new(program.stdout.take().expect("piped")).lines();
         let line = soon(lines.next_line()).await.expect("text");
-        let line = line.expect("it says where it is");
+        let line = line.expect("it prints its address");
         let address = line
             .strip_prefix("the shop is open at http://")
             .and_then(|rest| rest.strip_suffix('/'))
@@ -38,7 +38,7 @@ impl Open {
         }
     }
 
-    /// Status line, headers and body.
+    /// Returns status line, headers and body.
     async fn ask(&self, request: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).await.expect("it listens");
         let length = body.len();
@@ -97,7 +97,7 @@ async fn before_the_swap_they_run_on_a_plain_postgres() {
         env!("CARGO_BIN_EXE_shop_seaorm_before"),
     ] {
         let local = LocalLakebase::start().await.expect("a local Lakebase");
-        // The server inside, without Lakebase around it.
+        // The plain Postgres server inside.
         let host = local.dir().display().to_string().replace('/', "%2F");
         let url = format!("postgresql://lakebase_admin@{host}/postgres");
         takes_an_order(program, vec![("DATABASE_URL".to_owned(), url)]).await;

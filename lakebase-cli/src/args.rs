@@ -11,11 +11,10 @@ use lakebase_core::{Config, Error, Lakebase};
 
 use crate::listen::Listen;
 
-/// A login to Databricks Lakebase for tools that cannot get one themselves, and a look at what is wrong
-/// with yours.
+/// Logs tools in to Databricks Lakebase, and checks a set-up.
 ///
-/// Works wherever the Databricks CLI, an official SDK or Databricks Apps works: the same environment
-/// variables, the same ~/.databrickscfg. On a laptop, `databricks auth login` and LAKEBASE_ENDPOINT are
+/// Works wherever the Databricks CLI, an official SDK or Databricks Apps works, with the same environment
+/// variables and the same ~/.databrickscfg. On a laptop, `databricks auth login` and LAKEBASE_ENDPOINT are
 /// enough.
 #[derive(Debug, Parser)]
 #[command(name = "lakebase", version, max_term_width = 100, after_long_help = ENVIRONMENT)]
@@ -37,7 +36,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Wins over the environment.
+/// Options that take precedence over the environment.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Target {
@@ -53,7 +52,7 @@ pub(crate) struct Target {
     #[arg(short, long, global = true, value_name = "NAME")]
     database: Option<String>,
 
-    /// Postgres role [env: PGUSER] [default: the signed-in identity]
+    /// Postgres role [env: PGUSER] [default: the authenticated identity]
     #[arg(short, long, global = true, value_name = "ROLE")]
     user: Option<String>,
 
@@ -61,7 +60,7 @@ pub(crate) struct Target {
     #[arg(short, long, global = true, value_name = "NAME")]
     schema: Option<String>,
 
-    /// Seconds for one login, a sleeping compute's waking included [env: PGCONNECT_TIMEOUT] [default: 30]
+    /// Seconds for one login, including the resume of a suspended compute [env: PGCONNECT_TIMEOUT] [default: 30]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -70,14 +69,14 @@ pub(crate) struct Target {
 pub(crate) enum Command {
     /// Run a command that logs in through an auth proxy
     ///
-    /// The command finds PGHOST (the folder of a Unix socket), PGPORT, PGDATABASE, PGUSER, PGSSLMODE and DATABASE_URL in its
-    /// environment, and no token: each of its connections logs in with a current one, for as long as it runs. With a
-    /// schema, it comes first on the search path, and the command finds DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a native
-    /// password, a pooled host is replaced by the direct one, which migrations and pg_dump need. Signals are passed on,
-    /// and the exit status is the command's.
+    /// The command gets PGHOST (the folder of a Unix socket), PGPORT, PGDATABASE, PGUSER, PGSSLMODE and DATABASE_URL, and
+    /// no token. Each of its connections logs in with a current token, for as long as the command runs. If a schema is set,
+    /// it comes first in the search path, and the command gets DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a native
+    /// password, the direct host replaces a pooled one, as migrations and pg_dump need it. Signals are forwarded, and the
+    /// exit status is the command's.
     ///
-    /// For drivers that know no Unix sockets: `lakebase proxy --listen 127.0.0.1:0 -- COMMAND`. For a URL to copy
-    /// elsewhere: `lakebase url`.
+    /// For drivers without Unix sockets, use `lakebase proxy --listen 127.0.0.1:0 -- COMMAND`. For a URL, use
+    /// `lakebase url`.
     #[command(after_long_help = EXEC_EXAMPLES)]
     Exec {
         /// The command and its arguments
@@ -92,26 +91,26 @@ pub(crate) enum Command {
 
     /// Run an auth proxy: any program in any language logs in through it
     ///
-    /// Beside an application, or around a command. Programs connect without TLS and without a token; the proxy logs in
-    /// to Lakebase with a current one, over verified TLS. It prints a URL for each listener when it takes connections, and
-    /// ends with SIGTERM or Ctrl-C.
+    /// Runs beside an application or around a command. Programs connect without TLS and without a token; the proxy logs
+    /// in to Lakebase with a current token, over verified TLS. It prints a URL for each listener once it accepts
+    /// connections. SIGTERM or Ctrl-C ends it.
     #[command(after_long_help = PROXY_EXAMPLES)]
     Proxy(ProxyArgs),
 
     /// Print the database's URL
     ///
-    /// With the password masked, unless it is asked for. Then it has everything that psql needs, the roots to
-    /// trust included.
+    /// The password is masked. With --with-password, the URL has everything that psql needs, including the roots to
+    /// trust.
     Url {
-        /// Print the password as well: a fresh token, good for up to an hour
+        /// Print the password as well: a new token, valid for up to an hour
         #[arg(long)]
         with_password: bool,
     },
 
-    /// Print a fresh database token
+    /// Print a new database token
     ///
-    /// It is the password of the Postgres role, good for new logins for up to an hour. Whoever has it can
-    /// log in as you: keep it out of files and logs.
+    /// The token is the password of the Postgres role, valid for new logins for up to an hour. Keep it out of files and
+    /// logs: it lets others log in as you.
     #[command(after_long_help = TOKEN_EXAMPLES)]
     Token {
         /// Print a JSON object with the expiry
@@ -119,22 +118,22 @@ pub(crate) enum Command {
         json: bool,
     },
 
-    /// Check step by step what a login needs, and say what to fix
+    /// Check step by step what a login needs, and print what to fix
     ///
-    /// Configuration and where each value came from, sign-in, compute, clock, token, name resolution,
-    /// network, TLS certificate, login, role, schema rights, versions. A sleeping compute is
-    /// woken; nothing is changed that a program's login would not change. Exit status 0 if a program would work, 1 if not.
+    /// Checks configuration and the source of each value, authentication, compute, clock, token, name resolution,
+    /// network, TLS certificate, login, role, schema privileges and versions. It resumes a suspended compute and changes
+    /// nothing else. Exit status 0 if a program can log in, 1 if not.
     Doctor {
         /// Print a JSON object, for scripts
         #[arg(long)]
         json: bool,
     },
 
-    /// Make a role and give it rights
+    /// Create a role and grant it privileges
     ///
-    /// In one transaction; running it again changes nothing. Roles are made by an identity with CAN MANAGE on
-    /// the project whose own role may create roles; privileges in a schema are granted by its owner: the role that
-    /// deployed it. What the role has already is not granted again.
+    /// Runs in one transaction; running it again changes nothing. Creating a role needs CAN MANAGE on the project and a
+    /// role that may create roles. Privileges in a schema must be granted by its owner: the role that deployed it.
+    /// Existing privileges are not granted again.
     #[command(after_long_help = GRANT_EXAMPLES)]
     Grant(Grant),
 
@@ -159,17 +158,17 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_name = "DIR[=DATABASE]", value_parser = Listen::within)]
     pub(crate) socket: Vec<Listen>,
 
-    /// Listen on this TCP address, with a password. Port 0 takes a free one. Can be given several times
+    /// Listen on this TCP address, with a password. Port 0 means a free one. May be repeated
     #[arg(long, value_name = "ADDRESS:PORT[=DATABASE]", value_parser = Listen::on)]
     pub(crate) listen: Vec<Listen>,
 
-    /// Password for --listen. Without it, one is made and printed as part of the URL
+    /// Password for --listen. Default: a random one, printed as part of the URL
     #[arg(
         long,
         value_name = "PASSWORD",
         env = "LAKEBASE_PROXY_PASSWORD",
         hide_env_values = true,
-        // An empty one lets everybody in: a variable that was never filled.
+        // An empty password, often of an unset variable, would admit everyone.
         value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     pub(crate) password: Option<String>,
@@ -178,19 +177,19 @@ pub(crate) struct ProxyArgs {
     #[arg(long, conflicts_with = "password")]
     pub(crate) trust_local_users: bool,
 
-    /// Print one line of JSON instead, with host, port, database, password and URL of each listener
+    /// Print one line of JSON with host, port, database, password and URL of each listener
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Create this file, empty, once a login has worked for each listener; it is removed at the end
+    /// Create this empty file once a login has worked for each listener; removed at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
 
-    /// Seconds that connections in a transaction have to finish at the end; idle ones are closed at once
+    /// Seconds for open transactions to finish at the end; idle connections are closed at once
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) grace: Duration,
 
-    /// Run this command behind the first listener, with the environment that `exec` gives, and end with it
+    /// Run this command behind the first listener, with the variables of `exec`, and end with it
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
@@ -201,20 +200,20 @@ pub(crate) struct Grant {
     #[arg(value_name = "ROLE")]
     pub(crate) grantee: String,
 
-    /// Make the role first, for an identity of this kind
+    /// Create the role first, for an identity of this kind
     #[arg(long, value_name = "KIND", value_parser = identity_kind())]
     pub(crate) create: Option<IdentityKind>,
 
-    /// What it may do in the schema (--schema): read rows, write them, or everything that can be granted
+    /// Privileges in the schema (--schema): read rows, write rows, or all privileges
     #[arg(long, value_name = "WHAT", value_parser = access())]
     pub(crate) access: Option<Access>,
 
-    /// Who makes the tables from now on, if that is not you; you must be a member of it. Rights on future
-    /// objects count for one maker
+    /// Role that creates the future tables, if not yours; you must be a member of it. Privileges on future objects apply
+    /// to one creator
     #[arg(long, value_name = "ROLE", requires = "access")]
     pub(crate) made_by: Option<String>,
 
-    /// Let it create schemas of its own, as an application that runs its own migrations has to
+    /// Let it create schemas, as an application that runs its own migrations must
     #[arg(long)]
     pub(crate) deploy: bool,
 
@@ -226,8 +225,7 @@ pub(crate) struct Grant {
     #[arg(long)]
     pub(crate) search_path: bool,
 
-    /// Print the SQL and change nothing; of the configuration only the database's name counts, and no network is
-    /// touched
+    /// Print the SQL and change nothing. Uses no network, and only the database's name of the configuration
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -250,13 +248,13 @@ fn access() -> impl TypedValueParser<Value = Access> {
     })
 }
 
-/// What a configuration says of a setting.
+/// Returns the configured value of a setting.
 pub(crate) fn setting(config: &Config, name: &str) -> Option<String> {
     let found = config.settings().iter().find(|known| known.name == name)?;
     Some(found.value.clone())
 }
 
-/// The same, if it comes from a URL.
+/// Returns the value of a setting, if it comes from a URL.
 pub(crate) fn setting_of_url(config: &Config, name: &str) -> Option<String> {
     let found = config.settings().iter().find(|known| known.name == name)?;
     let is_of_url = found.source.starts_with("LAKEBASE_PG_URL");
@@ -274,8 +272,8 @@ impl Target {
             schema,
             timeout,
         } = self;
-        let words = [endpoint, profile, database, user, schema];
-        timeout.is_some() || words.into_iter().any(Option::is_some)
+        let values = [endpoint, profile, database, user, schema];
+        timeout.is_some() || values.into_iter().any(Option::is_some)
     }
 
     pub(crate) fn config(&self) -> Result<Config, Error> {
@@ -308,9 +306,9 @@ impl Target {
             let has = |name: &str| vars.iter().find(|(known, _)| known == name);
             let is_it = has("LAKEBASE_ENDPOINT").is_some_and(|(_, value)| value == endpoint);
             let is_below_exec = has("LAKEBASE_EXEC").is_some();
-            // Whatever host they name: it would be taken in silence, and may be production's.
+            // Their host would be used without notice, and may be production's.
             let set_aside: &[&str] = match (is_it, is_below_exec) {
-                // The URL says where this endpoint is.
+                // The URL is the one of this endpoint.
                 (true, true) => &[],
                 (true, false) => &["LAKEBASE_PG_URL"],
                 (false, false) => &["LAKEBASE_PG_URL", "PGHOST", "PGHOSTADDR"],
@@ -338,19 +336,19 @@ Environment:
   LAKEBASE_INSTANCE_NAME     a Provisioned instance instead
   LAKEBASE_SCHEMA            comes first in the search path
   PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT, PGAPPNAME,
-  PGCONNECT_TIMEOUT          as for psql; what is not set is asked from the workspace
-  PGPASSWORD                 a native password, without an endpoint: nothing is minted
-  LAKEBASE_PG_URL            a Postgres URL, parts of which win over the variables; --endpoint sets it aside
+  PGCONNECT_TIMEOUT          as for psql; the workspace returns what is not set
+  PGPASSWORD                 a native password, without an endpoint; no token is minted
+  LAKEBASE_PG_URL            a Postgres URL, which takes precedence over the variables; --endpoint disables it
   DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
                              as for every Databricks client
-  RUST_LOG                   for example lakebase_core=debug: what happens, on standard error
+  RUST_LOG                   for example lakebase_core=debug: logs to standard error
   NO_COLOR                   no colours, even on a terminal
 
 Exit status:
   0  success
-  1  it did not work; standard error says why
+  1  failure; standard error has the cause
   2  wrong arguments or configuration
-  `exec` and `proxy` exit as their command does; with 126 or 127 if that cannot be run";
+  `exec` and `proxy` exit as their command does, or with 126 or 127 if it cannot be run";
 
 const EXEC_EXAMPLES: &str = "\
 Examples:
@@ -382,14 +380,14 @@ Examples:
     lakebase grant 0b1c73d9-.. --create service-principal
     lakebase grant analysts --create group
 
-  Then as the one that has deployed the schema, and so owns it:
+  Then, as the role that deployed the schema and owns it:
     lakebase --schema app grant 0b1c73d9-.. --access write
     lakebase --schema app grant analysts --access read
 
-  What would be run for that:
+  Print the SQL of that:
     lakebase --schema app grant analysts --access read --dry-run";
 
-/// Kept apart from clap's, whose `auto` means the stream that help goes to.
+/// Converts clap's choice, as its `auto` depends on the stream of the help text.
 pub(crate) fn anstream_choice(choice: ColorChoice) -> anstream::ColorChoice {
     match choice {
         ColorChoice::Always => anstream::ColorChoice::Always,

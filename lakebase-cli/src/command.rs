@@ -1,4 +1,4 @@
-//! Runs another program behind a proxy.
+//! Runs a command behind a proxy.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,8 +23,8 @@ use tokio::signal::unix as signal;
 use crate::args::{self, Target};
 use crate::connection::{Password, Reader, url_of};
 
-/// Would lead a driver past the proxy, or make it want what the proxy does not give.
-const IN_THE_WAY: &[&str] = &[
+/// Variables that would make a driver bypass the proxy, or require features that the proxy does not have.
+const CLEARED_VARIABLES: &[&str] = &[
     "PGCHANNELBINDING",
     "PGGSSENCMODE",
     "PGHOSTADDR",
@@ -47,21 +47,21 @@ const IN_THE_WAY: &[&str] = &[
     "PGTARGETSESSIONATTRS",
 ];
 
-/// What a warning is worth.
+/// Timeout of the query for a warning.
 const SCHEMA_CHECK: Duration = Duration::from_secs(10);
 
-/// Checks the command line, before anything is started for it.
+/// Checks the command line before the proxy starts.
 pub(crate) fn check(command: &[OsString]) -> Result<(), lakebase_core::Error> {
     match command.first() {
         Some(program) if program.is_empty() || program.as_encoded_bytes().starts_with(b"-") => {
-            let text = format!("{program:?} is no command, but an option that does not exist");
+            let text = format!("{program:?} is not a command but an unknown option");
             Err(lakebase_core::Error::config(text))
         }
         _ => Ok(()),
     }
 }
 
-/// The command with what drivers look for in its environment.
+/// Builds the command with the variables of drivers.
 async fn prepare(
     wanted: &Target,
     config: &Config,
@@ -72,13 +72,13 @@ async fn prepare(
     let (program, arguments) = command.split_first().ok_or("no command")?;
     let target = lakebase.target().await?;
     let mut command = Command::new(program);
-    for name in IN_THE_WAY {
+    for name in CLEARED_VARIABLES {
         command.env_remove(name);
     }
     let (host, port) = match (proxy.folder(), proxy.address()) {
         (Some(folder), _) => (folder.as_os_str().to_owned(), 5432),
         (None, Some(address)) => (address.ip().to_string().into(), address.port()),
-        (None, None) => return Err("the proxy listens nowhere".into()),
+        (None, None) => return Err("the proxy has no listener".into()),
     };
     command
         .args(arguments)
@@ -91,11 +91,11 @@ async fn prepare(
     if let Some(password) = proxy.password() {
         command.env("PGPASSWORD", password);
     }
-    // For programs that log in for themselves: what was configured, past the proxy.
+    // Programs with these crates log in directly, with the original configuration.
     let roots = args::setting(config, "sslrootcert");
     let credential = match lakebase.uses_tokens() {
         true => None,
-        // It was in the environment already.
+        // A native password, which the environment contained already.
         false => Some(lakebase.credential().await?),
     };
     let password = credential
@@ -117,28 +117,28 @@ async fn prepare(
     if let Some(schema) = lakebase.schema() {
         warn_of_missing_schema(lakebase).await;
         command.env("LAKEBASE_SCHEMA", schema);
-        // What sea-orm-cli calls it.
+        // sea-orm-cli's name of it.
         command.env("DATABASE_SCHEMA", schema);
     }
-    // The URL itself is replaced.
+    // The URL of the configuration is replaced.
     if let Some(name) = args::setting_of_url(config, "application_name") {
         command.env("PGAPPNAME", name);
     }
     if let Some(profile) = &wanted.profile {
         command.env("DATABRICKS_CONFIG_PROFILE", profile);
     }
-    // Whole seconds, to libpq; zero is no limit there. Longer than the proxy's own limit, which has the cause.
+    // libpq takes whole seconds. Longer than the proxy's limit, so that the proxy's error arrives.
     let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
     command.env("PGCONNECT_TIMEOUT", seconds.to_string());
     Ok(command)
 }
 
-/// Tools say "permission denied for schema public" then: Postgres skips a schema that is missing. No more than a
-/// warning, as the command may be the one that creates it.
+/// Postgres ignores a missing schema, and tools fail with "permission denied for schema public". Only a warning, as
+/// the command may create the schema.
 async fn warn_of_missing_schema(lakebase: &Lakebase) {
     let wait = SCHEMA_CHECK.min(lakebase.connect_timeout());
     let Ok((client, connection)) = lakebase.with_connect_timeout(wait).connect().await else {
-        // The command says why.
+        // The command reports the error.
         return;
     };
     let session = tokio::spawn(connection);
@@ -149,7 +149,7 @@ async fn warn_of_missing_schema(lakebase: &Lakebase) {
     let _ = session.await;
 }
 
-/// Prepares the command and runs it to its end. Signals are passed on to it. One that comes before it runs ends the wait.
+/// Runs the command to its end and forwards signals to it. A signal before its start ends the wait.
 pub(crate) async fn run(
     wanted: &Target,
     config: &Config,
@@ -172,7 +172,7 @@ async fn run_prepared(mut command: Command, mut signals: Signals) -> io::Result<
         Err(error) => {
             let program = command.as_std().get_program().display();
             let _ = writeln!(io::stderr(), "lakebase: cannot run {program}: {error}");
-            // As shells say it.
+            // The exit codes of shells.
             return Ok(ExitCode::from(match error.kind() {
                 io::ErrorKind::NotFound => 127,
                 _ => 126,
@@ -186,8 +186,8 @@ async fn run_prepared(mut command: Command, mut signals: Signals) -> io::Result<
     }
 }
 
-/// The signals that a command has to hear of. Once listened for, none of them ends this process by itself; what comes before the
-/// command runs is kept.
+/// The signals to forward. While it exists, none of them ends this process; those before the command's start are
+/// kept.
 pub(crate) struct Signals {
     #[cfg(unix)]
     received: Vec<(Signal, signal::Signal)>,
@@ -215,7 +215,7 @@ impl Signals {
         })
     }
 
-    /// Until one comes that ends a program: the exit code, as shells have it.
+    /// Waits for a signal that ends programs. Returns the exit code of shells.
     async fn end(&mut self) -> ExitCode {
         #[cfg(unix)]
         let signal = self
@@ -234,11 +234,11 @@ impl Signals {
         ExitCode::from(128 + signal)
     }
 
-    /// Passes on, for as long as it is polled, what the command does not get by itself.
+    /// Forwards signals to the command as long as it is polled.
     #[cfg(unix)]
     async fn pass_on(&mut self, command: Option<u32>) -> Infallible {
         let pid = command.and_then(|pid| i32::try_from(pid).ok());
-        // The terminal sends these to the command as well. We only must not end before it.
+        // The terminal sends these to the command as well.
         let is_terminal = io::stdin().is_terminal();
         loop {
             let signal = self
@@ -273,7 +273,7 @@ impl Signals {
     }
 }
 
-/// As shells have it.
+/// The exit code of shells.
 fn code_of(status: ExitStatus) -> ExitCode {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);

@@ -1,4 +1,4 @@
-//! A connection as text.
+//! The URL and the token as text.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::{args, roots};
 
-/// What a URL says in the password's place.
+/// The password of a URL.
 #[derive(Clone, Copy)]
 pub(crate) enum Password<'a> {
     /// Stars.
@@ -18,7 +18,7 @@ pub(crate) enum Password<'a> {
     Shown(&'a str),
 }
 
-/// With the password and whatever else is needed to log in, or with stars in its place.
+/// Returns the URL with a password and everything else that a login needs, or with a masked password.
 pub(crate) async fn url(
     wanted: &args::Target,
     with_password: bool,
@@ -35,16 +35,16 @@ pub(crate) async fn url(
     Ok(url_of(&target, Reader::Driver, password, roots.as_deref())?.into())
 }
 
-/// Who takes a URL.
+/// The program that parses a URL.
 #[derive(Clone, Copy)]
 pub(crate) enum Reader {
     /// libpq or sqlx.
     Driver,
-    /// These crates, which add the search path by themselves and verify the name whatever the address.
+    /// These crates, which add the search path and always verify the name.
     Lakebase,
 }
 
-/// What its parser takes. `roots` is a file.
+/// Builds the URL for this parser. `roots` is a file.
 pub(crate) fn url_of(
     target: &Target,
     reader: Reader,
@@ -56,8 +56,8 @@ pub(crate) fn url_of(
         false => target.host().to_owned(),
     };
     let mut url = Url::parse(&format!("postgresql://{host}:{}", target.port()))?;
-    let odd = |()| "the parts do not make a URL";
-    // The setters leave a percent sign as it is.
+    let odd = |()| "the settings do not form a URL";
+    // The setters do not encode a percent sign.
     url.set_username(&percent_encoded(target.user()))
         .map_err(odd)?;
     let password = match password {
@@ -84,7 +84,7 @@ pub(crate) fn url_of(
     Ok(url)
 }
 
-/// As libpq calls it.
+/// The value of libpq's `sslmode`.
 pub(crate) fn sslmode(target: &Target) -> &'static str {
     match target.uses_tls() {
         true => "verify-full",
@@ -92,7 +92,7 @@ pub(crate) fn sslmode(target: &Target) -> &'static str {
     }
 }
 
-/// For a path or a query of a URL. Not as a form does it: to libpq a plus sign is one.
+/// Encodes text for the path or query of a URL. libpq does not decode a plus sign as a space.
 fn percent_encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes())
         .collect::<String>()

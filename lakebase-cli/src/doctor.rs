@@ -1,4 +1,4 @@
-//! Looks at everything that a login needs, in the order in which it is needed.
+//! `lakebase doctor`: checks what a login needs, in order of use.
 
 mod checks;
 mod report;
@@ -17,7 +17,7 @@ pub(crate) async fn examine(target: &Target) -> Report {
         Ok(config) => config,
         Err(error) => {
             report.add(Check::Configuration, Finding::failed(&error));
-            report.skip_the_rest("there is no configuration");
+            report.skip_the_rest("no valid configuration");
             return report;
         }
     };
@@ -29,7 +29,7 @@ pub(crate) async fn examine(target: &Target) -> Report {
         Ok(lakebase) => lakebase,
         Err(error) => {
             report.add(Check::SignIn, Finding::failed(&error));
-            report.skip_the_rest("there is no configuration");
+            report.skip_the_rest("no valid configuration");
             return report;
         }
     };

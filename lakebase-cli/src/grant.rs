@@ -1,4 +1,4 @@
-//! Roles and rights.
+//! `lakebase grant`: roles and privileges.
 
 use std::error::Error;
 
@@ -6,18 +6,18 @@ use lakebase_core::Lakebase;
 use lakebase_core::admin::Plan;
 
 use crate::args::{Grant, Target};
-use crate::say;
+use crate::write_stdout;
 
 pub(crate) async fn run(target: &Target, grant: &Grant) -> Result<(), Box<dyn Error>> {
     let lakebase = target.lakebase()?;
     let plan = plan(&lakebase, grant)?;
     plan.check()?;
     if grant.dry_run {
-        return Ok(say(&plan.to_string())?);
+        return Ok(write_stdout(&plan.to_string())?);
     }
     plan.apply(&lakebase).await?;
     for statement in plan.statements() {
-        say(&format!("{statement};\n"))?;
+        write_stdout(&format!("{statement};\n"))?;
     }
     Ok(())
 }
@@ -33,7 +33,7 @@ fn plan(lakebase: &Lakebase, grant: &Grant) -> Result<Plan, Box<dyn Error>> {
     }
     let schema = |option| {
         lakebase.schema().ok_or_else(|| {
-            let text = format!("{option}: which schema? Give --schema or LAKEBASE_SCHEMA");
+            let text = format!("{option} needs a schema: set --schema or LAKEBASE_SCHEMA");
             lakebase_core::Error::config(text)
         })
     };

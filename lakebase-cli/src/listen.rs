@@ -1,9 +1,9 @@
-//! Where `lakebase proxy` listens, as its arguments say.
+//! The listeners of `lakebase proxy`, from its arguments.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Where to listen, and for which database.
+/// An address to listen on, and its database.
 #[derive(Clone, Debug)]
 pub(crate) struct Listen {
     pub(crate) place: Place,
@@ -18,7 +18,7 @@ pub(crate) enum Place {
 }
 
 impl Listen {
-    /// `ADDRESS:PORT[=DATABASE]`.
+    /// Parses `ADDRESS:PORT[=DATABASE]`.
     pub(crate) fn on(text: &str) -> Result<Self, String> {
         let (address, database) = split(text);
         let address = address.parse().map_err(|_| {
@@ -30,13 +30,13 @@ impl Listen {
         })
     }
 
-    /// `DIR[=DATABASE]`.
+    /// Parses `DIR[=DATABASE]`.
     pub(crate) fn within(text: &str) -> Result<Self, String> {
         let (folder, database) = split(text);
         if folder.is_empty() {
-            return Err("no folder".to_owned());
+            return Err("the folder is missing".to_owned());
         }
-        // Drivers take a relative folder for the name of a host.
+        // Drivers treat a relative folder as a host name.
         let folder = std::path::absolute(folder).map_err(|error| error.to_string())?;
         Ok(Self {
             place: Place::Folder(folder),

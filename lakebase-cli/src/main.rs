@@ -1,4 +1,4 @@
-//! `lakebase`: logins for tools, and a look at what is wrong.
+//! `lakebase`: logins for tools, and checks of a set-up.
 
 mod args;
 mod command;
@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     #[cfg(feature = "local")]
     if let Command::Local { args } = cli.command {
         if cli.target.is_given() {
-            let text = "local: the global options are of no use here; set variables for the command instead";
-            return complain(&lakebase_core::Error::config(text));
+            let text = "local: the global options have no effect here; set variables for the command instead";
+            return write_error(&lakebase_core::Error::config(text));
         }
         return lakebase_local::command::main("lakebase local", args);
     }
@@ -34,11 +34,11 @@ fn main() -> ExitCode {
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&error),
+        Err(error) => return write_error(&error),
     };
     match runtime.block_on(run(&cli)) {
         Ok(code) => code,
-        Err(error) => complain(&*error),
+        Err(error) => write_error(&*error),
     }
 }
 
@@ -48,13 +48,15 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
         Command::Proxy(args) => return proxy::run(&cli.target, args).await,
         Command::Url { with_password } => {
             let url = connection::url(&cli.target, *with_password).await?;
-            say(&format!("{url}\n"))?;
+            write_stdout(&format!("{url}\n"))?;
         }
-        Command::Token { json } => say(&connection::token(&cli.target.lakebase()?, *json).await?)?,
+        Command::Token { json } => {
+            write_stdout(&connection::token(&cli.target.lakebase()?, *json).await?)?
+        }
         Command::Doctor { json } => {
             let report = doctor::examine(&cli.target).await;
             match json {
-                true => say(&format!("{:#}\n", report.to_json()))?,
+                true => write_stdout(&format!("{:#}\n", report.to_json()))?,
                 false => report.print()?,
             }
             if report.has_failed() {
@@ -68,8 +70,8 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// To standard output. Whoever closes it early has seen enough.
-fn say(text: &str) -> io::Result<()> {
+/// Writes to standard output. A closed pipe is not an error.
+fn write_stdout(text: &str) -> io::Result<()> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -77,7 +79,7 @@ fn say(text: &str) -> io::Result<()> {
     }
 }
 
-fn complain(error: &(dyn Error + 'static)) -> ExitCode {
+fn write_error(error: &(dyn Error + 'static)) -> ExitCode {
     let known = error.downcast_ref::<lakebase_core::Error>();
     let text = known.map_or_else(|| error.to_string(), lakebase_core::Error::chain);
     let _ = writeln!(io::stderr(), "lakebase: {text}");

@@ -15,20 +15,20 @@ use serde_json::json;
 use crate::args::{ProxyArgs, Target};
 use crate::command::{self, Signals};
 use crate::listen::{Listen, Place};
-use crate::say;
+use crate::write_stdout;
 
-/// Between attempts to become ready: longer each time.
+/// Pauses between attempts to become ready, which grow.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// `lakebase exec`: a proxy that serves the command alone.
+/// `lakebase exec`: runs a command behind a private proxy.
 pub(crate) async fn exec(
     wanted: &Target,
     command: &[OsString],
 ) -> Result<ExitCode, Box<dyn Error>> {
     command::check(command)?;
     let config = wanted.config()?;
-    // Before there is a socket, which a signal would leave behind.
+    // First, so that a signal does not leave a socket behind.
     let signals = Signals::new()?;
     let lakebase = Lakebase::new(config.clone())?.direct();
     let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
@@ -38,17 +38,17 @@ pub(crate) async fn exec(
     outcome
 }
 
-/// `lakebase proxy`.
+/// `lakebase proxy`: runs a proxy alone or around a command.
 pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, Box<dyn Error>> {
     let ready = ReadyFile::new(args.ready_file.as_deref());
     command::check(&args.command)?;
     if args.password.as_deref() == Some("") {
-        let text = "--password or LAKEBASE_PROXY_PASSWORD is empty: everybody would know it";
+        let text = "--password or LAKEBASE_PROXY_PASSWORD is empty: set a password, or omit it for a random one";
         return Err(lakebase_core::Error::config(text).into());
     }
     let config = wanted.config()?;
     let lakebase = Lakebase::new(config.clone())?;
-    // Before there is a socket, which a signal would leave behind.
+    // First, so that a signal does not leave a socket behind.
     let mut orders = Orders::new()?;
     let signals = match args.command.is_empty() {
         true => None,
@@ -80,7 +80,7 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         (Some(signals), Some((lakebase, proxy))) => {
             let through = (lakebase, proxy);
             let outcome = command::run(wanted, &config, through, &args.command, signals).await;
-            // The signals so far were the command's.
+            // Earlier signals were for the command.
             orders = Orders::new()?;
             outcome
         }
@@ -95,7 +95,7 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
     let ending = proxies.iter().map(|(_, proxy)| proxy.shutdown(args.grace));
     tokio::select! {
         _ = futures_util::future::join_all(ending) => {}
-        // Whoever asks twice does not want to wait.
+        // A second signal ends the grace period.
         () = orders.wait() => {}
     }
     outcome
@@ -130,7 +130,7 @@ async fn start(
     builder.start().await
 }
 
-/// Says where it listens.
+/// Prints the listeners.
 fn announce(proxies: &[(Lakebase, Proxy)], as_json: bool) -> io::Result<()> {
     let text = match as_json {
         true => {
@@ -157,10 +157,10 @@ fn announce(proxies: &[(Lakebase, Proxy)], as_json: bool) -> io::Result<()> {
             .map(|(_, proxy)| format!("{}\n", proxy.url()))
             .collect(),
     };
-    say(&text)
+    write_stdout(&text)
 }
 
-/// Until a login has worked for each listener. Then the file is there.
+/// Waits until a login has worked for each listener, then creates the file.
 async fn become_ready(all: Vec<Lakebase>, file: Option<PathBuf>) {
     for lakebase in all {
         let mut pause = FIRST_PAUSE;
@@ -186,8 +186,7 @@ async fn make(file: &Path) -> io::Result<()> {
         .map(drop)
 }
 
-/// Removes the file that says "ready", of an earlier run at the start and of this one at the end. It is empty: nothing
-/// else is removed.
+/// Removes the ready file of an earlier run at the start, and its own at the end. Removes only an empty file.
 struct ReadyFile<'a>(Option<&'a Path>);
 
 impl<'a> ReadyFile<'a> {
@@ -214,7 +213,7 @@ impl Drop for ReadyFile<'_> {
     }
 }
 
-/// To end: SIGTERM, or SIGINT, which Ctrl-C sends.
+/// The signals that end the proxy: SIGTERM, or SIGINT from Ctrl-C.
 struct Orders {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 2],

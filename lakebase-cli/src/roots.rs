@@ -1,4 +1,4 @@
-//! The roots to trust, and a file of them: libpq knows no other way, and sqlx no system store.
+//! The roots to trust, and a file of them for libpq and sqlx.
 
 use std::error::Error;
 use std::fs;
@@ -15,8 +15,8 @@ use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use crate::args;
 
-/// The file that the configuration names; else one with the system's and Mozilla's, in the user's cache, under
-/// a name made of their content, so that it can stay there. Nothing secret.
+/// Returns the configured file, else a file with the system's and Mozilla's roots in the user's cache. Its name is a
+/// hash of its content, so it can stay there.
 pub(crate) fn file(config: &Config, target: &Target) -> Result<Option<String>, Box<dyn Error>> {
     if !target.uses_tls() {
         return Ok(None);
@@ -31,13 +31,13 @@ pub(crate) fn file(config: &Config, target: &Target) -> Result<Option<String>, B
     let path = folder.join(format!("roots-{:016x}.pem", hasher.finish()));
     let failed = |error: &dyn Error| {
         format!(
-            "cannot write {}: {error}. Set XDG_CACHE_HOME to a folder of your own, or PGSSLROOTCERT to a file of roots",
+            "cannot write {}: {error}. Set XDG_CACHE_HOME to a writable folder, or PGSSLROOTCERT to a file of roots",
             path.display()
         )
     };
     make_own(&folder).map_err(|error| failed(&*error))?;
     if !fs::read(&path).is_ok_and(|known| known == pem) {
-        // All of it or nothing: others may be reading.
+        // Atomic, as other processes may be reading it.
         let mut file = tempfile::NamedTempFile::new_in(&folder).map_err(|error| failed(&error))?;
         file.write_all(&pem).map_err(|error| failed(&error))?;
         file.persist(&path).map_err(|error| failed(&error))?;
@@ -45,7 +45,7 @@ pub(crate) fn file(config: &Config, target: &Target) -> Result<Option<String>, B
     text(&path).map(Some)
 }
 
-/// The certificates to trust: those of the file that the configuration names; else the system's and Mozilla's.
+/// Returns the roots of the configured file, else the system's and Mozilla's.
 pub(crate) fn certificates(
     config: &Config,
 ) -> Result<Vec<CertificateDer<'static>>, Box<dyn Error>> {
@@ -59,7 +59,7 @@ fn configured(config: &Config) -> Option<String> {
     args::setting(config, "sslrootcert").filter(|path| path != "system")
 }
 
-/// Without those that Mozilla trusts for some names only: a certificate does not say so.
+/// Omits roots that Mozilla trusts for some names only, as a certificate does not contain that limit.
 fn default_roots() -> Vec<CertificateDer<'static>> {
     let bundled = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned();
     let mut roots: Vec<_> = bundled
@@ -98,7 +98,7 @@ fn text(path: &Path) -> Result<String, Box<dyn Error>> {
     text.ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
 }
 
-/// Who may write to it could let us trust anybody.
+/// Creates the folder. Only our user may write to it, as its files decide which servers are trusted.
 fn make_own(folder: &Path) -> Result<(), Box<dyn Error>> {
     #[cfg(unix)]
     {
@@ -108,7 +108,7 @@ fn make_own(folder: &Path) -> Result<(), Box<dyn Error>> {
         builder.recursive(true).mode(0o700).create(folder)?;
         let found = fs::metadata(folder)?;
         if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-            return Err("the folder is not ours alone to write to".into());
+            return Err("other users can write to the folder".into());
         }
     }
     #[cfg(not(unix))]
@@ -125,6 +125,6 @@ fn cache() -> Result<PathBuf, Box<dyn Error>> {
         .or_else(|| Some(folder("HOME")?.join(".cache")))
         .map(|cache| cache.join("lakebase"))
         .ok_or_else(|| {
-            "there is no folder for the roots to trust: set HOME or XDG_CACHE_HOME, or PGSSLROOTCERT to a file of roots".into()
+            "no folder for the roots to trust: set HOME or XDG_CACHE_HOME, or PGSSLROOTCERT to a file of roots".into()
         })
 }

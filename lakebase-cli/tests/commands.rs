@@ -577,7 +577,7 @@ async fn a_cache_that_others_may_write_to_is_not_used() {
     let args = ["url", "--with-password"];
     let ran = run(args, &local.env(), &changes).await;
     assert!(
-        ran.code == Some(1) && ran.err.contains("ours alone"),
+        ran.code == Some(1) && ran.err.contains("other users can write"),
         "{}",
         ran.err
     );

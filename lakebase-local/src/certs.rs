@@ -1,4 +1,4 @@
-//! A throw-away certificate authority and the gateway's certificate.
+//! A temporary certificate authority and the gateway's certificate.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ pub(crate) struct Certs {
     pub(crate) server: Arc<ServerConfig>,
 }
 
-/// A certificate for `names`, signed by an authority made for this one start.
+/// Creates a certificate for `names`, signed by a new authority.
 pub(crate) fn make(names: &[String]) -> Result<Certs, Error> {
-    let failed = |error| Error::because("cannot make the gateway's certificate", error);
+    let failed = |error| Error::because("cannot create the gateway's certificate", error);
     let ca_key = KeyPair::generate().map_err(failed)?;
     let mut ca = CertificateParams::default();
     ca.distinguished_name

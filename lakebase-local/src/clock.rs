@@ -1,4 +1,4 @@
-//! The local platform's own clock, which tests can set wrong.
+//! The clock of the local platform. Tests can set it ahead or behind.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};

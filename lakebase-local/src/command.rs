@@ -11,37 +11,36 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::control::{self, Said};
+use crate::control::{self, Outcome};
 use crate::{Builder, LocalLakebase, SignIn};
 
 const HELP: &str = "\
 A Databricks Lakebase on this machine: workspace API, TLS gateway, real Postgres.
 
-Usage: %NAME% [OPTIONS]               prints export lines, serves until Ctrl-C
-       %NAME% [OPTIONS] CMD [ARGS]..  runs CMD with the variables set, passes its
-                                      exit status on
+Usage: %NAME% [OPTIONS]               prints export lines and serves until Ctrl-C
+       %NAME% [OPTIONS] CMD [ARGS]..  runs CMD with the variables and returns its exit status
        %NAME% ctl COMMAND             controls a running one, see ctl --help
 
 Options:
   --token-lifetime SECONDS            lifetime of database tokens [default: 3600]
   --workspace-token-lifetime SECONDS  lifetime of workspace tokens [default: 3600]
-  --sign-in NAME                      the way programs sign in, for example pat or databricks-cli
+  --sign-in NAME                      authentication of programs, for example pat or databricks-cli
                                       [default: oauth-m2m]
   --api-port PORT                     port of the workspace API [default: a free one]
   --postgres-port PORT                port of Postgres [default: a free one]
-  --postgres-url URL                  a running server on this machine, as superuser; `ps` shows it
+  --postgres-url URL                  a running server on this machine, as superuser. `ps` shows it
                                       to other users: prefer LAKEBASE_LOCAL_PG_URL
-  --postgres-bin DIR                  folder with `initdb` and `postgres` [default: looked for]
+  --postgres-bin DIR                  folder with `initdb` and `postgres` [default: see below]
   -h, --help                          this text
   -V, --version                       the version
 
-LAKEBASE_LOCAL_PG_URL is the URL of a running server. Else the Postgres programs are looked for with
-LAKEBASE_LOCAL_PG_BIN, pg_config, PATH and in the usual folders.
-RUST_LOG=lakebase_local=debug shows what happens.
+LAKEBASE_LOCAL_PG_URL is the URL of a running server. Without it, the Postgres programs come from
+LAKEBASE_LOCAL_PG_BIN, pg_config, PATH or the usual folders.
+RUST_LOG=lakebase_local=debug logs what happens.
 ";
 
-/// What would lead a program elsewhere, or to another identity, if the developer's shell has it.
-const IN_THE_WAY: &[&str] = &[
+/// Variables of the developer's shell that would give a program another target or identity.
+const CLEARED_VARIABLES: &[&str] = &[
     "ARM_CLIENT_ID",
     "ARM_CLIENT_SECRET",
     "ARM_TENANT_ID",
@@ -89,7 +88,7 @@ impl Options {
         };
         let mut vars = local.env_for(sign_in);
         for (name, value) in &mut vars {
-            // The stand-ins come before whatever is there.
+            // The stand-ins come first.
             if name == "PATH"
                 && let Some(path) = std::env::var_os(name)
             {
@@ -100,15 +99,15 @@ impl Options {
     }
 }
 
-enum Wish {
+enum Parsed {
     Run(Box<Options>),
     Print(String),
 }
 
-/// Parses the arguments (without the program's name, which is `name` in texts) and does what they say.
-/// Makes its own runtime, and sets up logging unless the program has done so.
+/// Runs the command line. `args` does not contain the program's name; texts use `name`.
+/// Creates its own runtime, and sets up logging unless the program has done so.
 pub fn main(name: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let complain = |text: &str| complain(name, text);
+    let print_error = |text: &str| print_error(name, text);
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -117,35 +116,35 @@ pub fn main(name: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter().peekable();
     if args.next_if(|first| first == "ctl").is_some() {
         return match control::command(name, args) {
-            Said::Done(text) => {
-                say(&text);
+            Outcome::Done(text) => {
+                print_text(&text);
                 ExitCode::SUCCESS
             }
-            Said::Failed(text) => {
-                complain(&text);
+            Outcome::Failed(text) => {
+                print_error(&text);
                 ExitCode::FAILURE
             }
-            Said::Misused(text) => {
-                complain(&format!("{text}\nTry ctl --help."));
+            Outcome::Misused(text) => {
+                print_error(&format!("{text}\nTry ctl --help."));
                 ExitCode::from(2)
             }
         };
     }
     let options = match parse(name, Parser::from_args(args)) {
-        Ok(Wish::Run(options)) => options,
-        Ok(Wish::Print(text)) => {
-            say(&text);
+        Ok(Parsed::Run(options)) => options,
+        Ok(Parsed::Print(text)) => {
+            print_text(&text);
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            complain(&format!("{error}\nTry --help."));
+            print_error(&format!("{error}\nTry --help."));
             return ExitCode::from(2);
         }
     };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("cannot start: {error}"));
+            print_error(&format!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -158,13 +157,13 @@ pub fn main(name: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 text = format!("{text}: {error}");
                 cause = error.source();
             }
-            complain(&text);
+            print_error(&text);
             ExitCode::FAILURE
         }
     }
 }
 
-fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
+fn parse(name: &str, mut parser: Parser) -> Result<Parsed, lexopt::Error> {
     let mut builder = LocalLakebase::builder();
     let mut command = Vec::new();
     let mut sign_in = None;
@@ -183,10 +182,10 @@ fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
-                return Ok(Wish::Print(HELP.replace("%NAME%", name)));
+                return Ok(Parsed::Print(HELP.replace("%NAME%", name)));
             }
             Arg::Short('V') | Arg::Long("version") => {
-                return Ok(Wish::Print(format!(
+                return Ok(Parsed::Print(format!(
                     "{name} {}\n",
                     env!("CARGO_PKG_VERSION")
                 )));
@@ -202,7 +201,7 @@ fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
                 let way = parser.value()?.string()?;
                 let way = way.parse::<SignIn>().map_err(|error| error.to_string())?;
                 if matches!(way, SignIn::AzureClientSecret | SignIn::AzureMsi) {
-                    return Err(format!("--sign-in {way}: variables cannot lead a program to the stand-ins of Azure's services, so this one is for tests in Rust only (`env_for` and `azure_login_url`)").into());
+                    return Err(format!("--sign-in {way}: no variable sets the addresses of Azure's services, so this one works only from Rust (`env_for` and `azure_login_url`)").into());
                 }
                 sign_in = Some(way);
             }
@@ -224,10 +223,10 @@ fn parse(name: &str, mut parser: Parser) -> Result<Wish, lexopt::Error> {
     if let Some(way @ (SignIn::DatabricksCli | SignIn::AzureCli)) = sign_in
         && command.is_empty()
     {
-        // Exported, its folder would stay on the PATH after it is gone, for anybody to make again.
-        return Err(format!("--sign-in {way} needs a program to run: its stand-in is found on the PATH, where it must not outlive us").into());
+        // The exported PATH would keep a removed folder, which another user could create again.
+        return Err(format!("--sign-in {way} needs a command to run: its stand-in is on the PATH of that command only").into());
     }
-    Ok(Wish::Run(Box::new(Options {
+    Ok(Parsed::Run(Box::new(Options {
         builder,
         sign_in,
         command,
@@ -245,20 +244,20 @@ async fn run(name: &str, options: Options) -> Result<u8, Box<dyn std::error::Err
     code
 }
 
-/// Serves until it is stopped.
+/// Serves until a signal ends it.
 async fn alone(name: &str, vars: Vec<(String, String)>) -> Result<u8, Box<dyn std::error::Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut text = format!("unset {}\n", IN_THE_WAY.join(" "));
+    let mut text = format!("unset {}\n", CLEARED_VARIABLES.join(" "));
     for (name, value) in vars {
         text.push_str(&format!(
             "export {name}='{}'\n",
             value.replace('\'', r"'\''")
         ));
     }
-    say(&text);
-    complain(name, "a local Lakebase is ready; Ctrl-C stops it");
+    print_text(&text);
+    print_error(name, "a local Lakebase is ready; Ctrl-C stops it");
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -274,19 +273,19 @@ async fn around(
     program: &OsString,
     args: &[OsString],
 ) -> Result<u8, Box<dyn std::error::Error>> {
-    // A Ctrl-C reaches the program as well, which decides what to do; we outlive it.
+    // Ctrl-C reaches the program as well. This process waits for it to end.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut command = Command::new(program);
-    for name in IN_THE_WAY {
+    for name in CLEARED_VARIABLES {
         command.env_remove(name);
     }
     let mut child = match command.args(args).envs(vars).spawn() {
         Ok(child) => child,
         Err(error) => {
-            complain(name, &format!("cannot run {}: {error}", program.display()));
-            // As shells say it.
+            print_error(name, &format!("cannot run {}: {error}", program.display()));
+            // The exit codes of shells.
             return Ok(if error.kind() == std::io::ErrorKind::NotFound {
                 127
             } else {
@@ -313,7 +312,7 @@ async fn around(
     }
 }
 
-/// As shells do: the code, or 128 plus the signal.
+/// Returns the exit code, or 128 plus the signal, as shells do.
 fn exit_code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt as _;
 
@@ -321,12 +320,12 @@ fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-fn say(text: &str) {
-    // A closed pipe on the other side is no reason to fail.
+fn print_text(text: &str) {
+    // A closed pipe is not an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     let _ = std::io::stdout().flush();
 }
 
-fn complain(name: &str, text: &str) {
+fn print_error(name: &str, text: &str) {
     let _ = writeln!(std::io::stderr(), "{name}: {text}");
 }

@@ -1,4 +1,4 @@
-//! The compute: awake, suspended or waking.
+//! The compute: active, suspended or resuming.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use tokio::sync::watch;
 
 use crate::events::{EventKind, EventLog};
 
-/// How a suspended compute treats those who connect while it wakes.
+/// How a suspended compute treats connections while it resumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wake {
-    /// Keeps them waiting until it is awake. The default.
+    /// Keeps them waiting until it is active. The default.
     #[default]
     SlowAccept,
-    /// Answers `57P03` (starting up).
+    /// Rejects the login with `57P03` (starting up).
     StartingUp,
     /// Closes the connection.
     Close,
@@ -24,19 +24,19 @@ pub enum Wake {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cut {
-    /// Postgres says `57P01` first, as at an orderly shutdown. The default.
+    /// Postgres sends `57P01` first, as in an orderly shutdown. The default.
     #[default]
     Message,
-    /// The connection is closed without a word.
+    /// The connection is closed without an error.
     Close,
     /// The connection is reset.
     Reset,
-    /// Nothing is said and nothing arrives any more: packets vanish, as with a failed host. Linux only;
-    /// elsewhere the session just falls silent.
+    /// Packets are lost in both directions, as with a failed host. Linux only; elsewhere the session is only
+    /// unresponsive.
     Vanish,
 }
 
-/// What a client that connects now gets.
+/// What happens to a new connection.
 pub(crate) enum Admission {
     Enter,
     StartingUp,
@@ -93,32 +93,32 @@ impl Compute {
         self.events.record(EventKind::Suspended);
     }
 
-    /// Ends open sessions without help of Postgres.
+    /// Ends open sessions without Postgres.
     pub(crate) fn cut(&self, cut: Cut) {
         self.cuts.send_replace(Some(cut));
     }
 
-    /// A session holds it until its client can hear of its end.
+    /// A session holds the receiver until the end of its connection is on its way to the client.
     pub(crate) fn open_session(&self) -> watch::Receiver<()> {
         let sessions = self.sessions.lock();
         sessions.unwrap_or_else(PoisonError::into_inner).subscribe()
     }
 
-    /// Resolves when every session that is open now has ended.
+    /// Resolves when all sessions that are open now have ended.
     pub(crate) fn sessions_ended(&self) -> impl Future<Output = ()> + use<> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let open = std::mem::replace(&mut *sessions, watch::Sender::new(()));
         async move { open.closed().await }
     }
 
-    /// Resolves when the session that holds it has to be cut.
+    /// Changes when the session that holds it must end.
     pub(crate) fn cut_signal(&self) -> watch::Receiver<Option<Cut>> {
         let mut signal = self.cuts.subscribe();
         signal.mark_unchanged();
         signal
     }
 
-    /// A client knocks: wakes the compute if need be.
+    /// Admits a new connection. Resumes the compute if it is suspended.
     pub(crate) async fn admit(self: &Arc<Self>) -> Admission {
         if self.is_awake() {
             return Admission::Enter;

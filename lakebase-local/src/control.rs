@@ -1,5 +1,4 @@
-//! `ctl`: tells a running local Lakebase what to do, through a socket in its folder. The folder is the
-//! guard: only its user can enter it.
+//! `ctl`: controls a running local Lakebase through a socket in its folder, which only its user can enter.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
@@ -26,9 +25,9 @@ use crate::workspace::{Outage, Switch};
 pub(crate) const DIR_VARIABLE: &str = "LAKEBASE_LOCAL_DIR";
 /// The socket in it.
 pub(crate) const SOCKET: &str = "control";
-/// One answer takes no longer.
+/// Timeout of one command.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Far more than any command.
+/// Maximum bytes of a command.
 const LONGEST: u64 = 4096;
 /// First lines of replies.
 const DONE: &str = "done\n";
@@ -42,21 +41,21 @@ Usage: %NAME% ctl [--dir DIR] COMMAND
 Commands:
   status                      shows addresses, identities, state and counters
   revoke                      revokes every database token minted so far
-  expire [database|workspace] makes the tokens of that kind expire now [default: database]
+  expire [database|workspace] expires the tokens of that kind now [default: database]
   cut [HOW]                   ends every open session: message (57P01), close, reset or
                               vanish (packets are lost) [default: message]
   suspend [SECONDS] [CLIENTS] suspends the compute. The next login resumes it, which takes
                               SECONDS [default: 0]. Until then clients wait, are
                               rejected (57P03), or closed: wait, reject or close [default: wait]
-  outage down [SECONDS]       resets connections to the workspace API, for ever or for SECONDS
+  outage down [SECONDS]       resets connections to the workspace API, for SECONDS or until `off`
   outage 503 [SECONDS]        answers every API call with 503
   outage silent [SECONDS]     answers no API call
   outage off                  ends the outage
   clock ahead SECONDS         sets the platform's clock ahead of this machine's
   clock behind SECONDS        sets it behind
-  clock right                 sets it right
-  fresh-branch SECONDS [CODE] rejects valid tokens for SECONDS, as a branch does that was just
-                              created, with SQLSTATE CODE [default: 28000]
+  clock right                 sets it to this machine's
+  fresh-branch SECONDS [CODE] rejects valid tokens for SECONDS, as a new branch does, with SQLSTATE
+                              CODE [default: 28000]
 
 Options:
   --dir DIR                   the folder of the local Lakebase [default: LAKEBASE_LOCAL_DIR]
@@ -67,7 +66,7 @@ shells that run the lines it prints.
 Only the user who runs the local Lakebase can control it.
 ";
 
-/// What a running one can be told.
+/// A command for a running local Lakebase.
 #[derive(Debug, PartialEq)]
 enum Command {
     Status,
@@ -143,13 +142,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn millis(text: &str) -> Result<i64, String> {
-    // Clocks end somewhere; a century is enough.
+    // A larger distance would overflow the clock.
     let millis = i64::try_from(seconds(text)?.as_millis()).ok();
     let millis = millis.filter(|millis| *millis < 100 * 365 * 86_400_000);
     millis.ok_or_else(|| format!("{text:?} seconds are more than a century"))
 }
 
-/// What a running one is controlled through.
+/// The parts of a local Lakebase that commands change.
 pub(crate) struct Controls {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) clock: Arc<PlatformClock>,
@@ -254,7 +253,7 @@ impl Controls {
     }
 }
 
-/// Does what is asked for through the socket until the handle is dropped.
+/// Runs the commands that arrive on the socket, until the handle is dropped.
 pub(crate) async fn serve(
     controls: Controls,
     listener: UnixListener,
@@ -267,7 +266,7 @@ pub(crate) async fn serve(
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let Ok((mut socket, _)) = accepted else {
-            // Out of file descriptors, most likely: give others time to close some.
+            // Probably out of file descriptors: wait until others are closed.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -293,7 +292,7 @@ pub(crate) async fn serve(
             tokio::select! {
                 outcome = timeout(LIMIT, answering) => {
                     if let Ok(Err(error)) = outcome {
-                        tracing::debug!(%error, "ctl went away");
+                        tracing::debug!(%error, "ctl disconnected");
                     }
                 }
                 _ = stop.wait_for(|stop| *stop) => {}
@@ -302,15 +301,15 @@ pub(crate) async fn serve(
     }
 }
 
-/// What `ctl` has to say, and whether it is an error of the command line.
-pub(crate) enum Said {
+/// The result of `ctl`.
+pub(crate) enum Outcome {
     Done(String),
     Failed(String),
     Misused(String),
 }
 
-/// `ctl` itself, after that word.
-pub(crate) fn command(name: &str, args: impl IntoIterator<Item = OsString>) -> Said {
+/// Runs `ctl` with its arguments.
+pub(crate) fn command(name: &str, args: impl IntoIterator<Item = OsString>) -> Outcome {
     let mut parser = Parser::from_args(args);
     let mut dir = None;
     let mut words = Vec::new();
@@ -326,33 +325,33 @@ pub(crate) fn command(name: &str, args: impl IntoIterator<Item = OsString>) -> S
         Ok(false)
     };
     match read() {
-        Ok(true) => return Said::Done(HELP.replace("%NAME%", name)),
+        Ok(true) => return Outcome::Done(HELP.replace("%NAME%", name)),
         Ok(false) => {}
-        Err(error) => return Said::Misused(error.to_string()),
+        Err(error) => return Outcome::Misused(error.to_string()),
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     if let Err(text) = Command::parse(&words) {
-        return Said::Misused(text);
+        return Outcome::Misused(text);
     }
     let dir = dir.or_else(|| {
         let dir = std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty());
         dir.map(PathBuf::from)
     });
     let Some(dir) = dir else {
-        return Said::Misused(format!(
+        return Outcome::Misused(format!(
             "{DIR_VARIABLE} is not set: run this in a shell that has the variables of a running {name}, or name its folder with --dir"
         ));
     };
     match ask(&dir, &words.join("\n")) {
         Ok(reply) => match (reply.strip_prefix(DONE), reply.strip_prefix(FAILED)) {
-            (Some(text), _) => Said::Done(format!("{text}\n")),
-            (_, Some(text)) => Said::Failed(text.to_owned()),
-            _ => Said::Failed(format!(
+            (Some(text), _) => Outcome::Done(format!("{text}\n")),
+            (_, Some(text)) => Outcome::Failed(text.to_owned()),
+            _ => Outcome::Failed(format!(
                 "the local Lakebase in {} ended before it answered",
                 dir.display()
             )),
         },
-        Err(error) => Said::Failed(format!(
+        Err(error) => Outcome::Failed(format!(
             "cannot reach a local Lakebase in {}: {error}. It has ended, or another user runs it",
             dir.display()
         )),

@@ -1,9 +1,9 @@
-//! Why a local Lakebase could not start.
+//! The error type.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// A local Lakebase could not be started or changed. The text says what to do.
+/// A local Lakebase could not be started or changed. The text has the cause and the next step.
 #[derive(Debug)]
 pub struct Error {
     message: String,
@@ -28,7 +28,7 @@ impl Error {
         }
     }
 
-    /// With its causes.
+    /// Returns the text with the texts of all causes.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.message.clone();
         let mut cause = self.source();

@@ -1,57 +1,57 @@
-//! What happened: a log for assertions and reports.
+//! The event log, for assertions and reports.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-/// One thing that happened, in the order it happened.
+/// One entry of the event log. The log is in order of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When, by this machine's clock.
+    /// Time by this machine's clock.
     pub at: SystemTime,
-    /// What.
+    /// What happened.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kinds of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
     /// The workspace API answered a request.
     Api {
-        /// Which call.
+        /// The call.
         call: Call,
-        /// HTTP status; 0 if the connection was broken instead.
+        /// HTTP status; 0 if the connection was closed instead.
         status: u16,
     },
-    /// Somebody signed in to the workspace and got a token, of whatever kind.
+    /// A client authenticated to the workspace and got a token of any kind.
     WorkspaceToken {
-        /// Client id of a service principal, or name of a person.
+        /// Client id of a service principal, or user name of a person.
         identity: String,
     },
     /// A database credential was minted.
     Minted {
         /// Serial number of the token, counted from 1.
         token: u64,
-        /// Whom it was made for.
+        /// The identity that it was minted for.
         identity: String,
         /// Tables of Unity Catalog that it may read.
         claims: Vec<String>,
-        /// By the platform's clock.
+        /// Time by the platform's clock.
         issued_at: SystemTime,
-        /// By the platform's clock.
+        /// Expiry by the platform's clock.
         expires_at: SystemTime,
     },
     /// A login was accepted.
     LoggedIn(Login),
-    /// A login was refused.
+    /// A login was rejected.
     Refused {
         /// The attempt.
         login: Login,
-        /// SQLSTATE sent.
+        /// SQLSTATE of the error.
         sqlstate: String,
-        /// Text sent.
+        /// Text of the error.
         message: String,
     },
     /// A session ended.
@@ -61,20 +61,20 @@ pub enum EventKind {
     },
     /// The compute was suspended.
     Suspended,
-    /// The compute is awake again.
+    /// The compute is active again.
     Awake,
 }
 
 /// A login as the gateway saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// Postgres role asked for.
+    /// Requested Postgres role.
     pub user: String,
-    /// Database asked for.
+    /// Requested database.
     pub database: String,
     /// `application_name` of the client.
     pub application_name: String,
-    /// Host name the client asked TLS for.
+    /// TLS server name (SNI) that the client sent.
     pub host: Option<String>,
     /// Serial number of the token; `None` for native passwords and unknown tokens.
     pub token: Option<u64>,
@@ -88,15 +88,15 @@ pub enum Call {
     Discovery,
     /// `POST /oidc/v1/token`.
     Token,
-    /// `POST /api/2.0/postgres/credentials` and its Provisioned twin.
+    /// `POST /api/2.0/postgres/credentials` and its equivalent for Provisioned instances.
     Credential,
     /// Reads of endpoints and instances.
     Endpoint,
     /// `GET /api/2.0/preview/scim/v2/Me`.
     Me,
-    /// An identity token, asked from the stand-in of GitHub.
+    /// An identity token, from the stand-in of GitHub.
     IdToken,
-    /// A token of Entra ID, from its stand-in or that of the instance metadata service.
+    /// A token of Entra ID, from the stand-in of Entra ID or of the instance metadata service.
     Entra,
     /// A run of the stand-in of a command-line tool.
     Cli,
@@ -112,9 +112,9 @@ pub enum Call {
 pub struct Counters {
     /// Requests to the workspace API.
     pub requests: u64,
-    /// Calls of the credential API, whatever the answer.
+    /// Calls of the credential API, including failed ones.
     pub credential_calls: u64,
-    /// Calls of the token endpoint, whatever the answer.
+    /// Calls of the token endpoint, including failed ones.
     pub token_calls: u64,
     /// Database credentials minted.
     pub minted: u64,
@@ -122,7 +122,7 @@ pub struct Counters {
     pub workspace_tokens: u64,
     /// Logins accepted.
     pub logins: u64,
-    /// Logins refused.
+    /// Logins rejected.
     pub refused: u64,
     /// Sessions open now.
     pub open_sessions: u64,

@@ -1,4 +1,4 @@
-//! How the workspace API and the gateway misbehave on demand.
+//! Faults of the workspace API and of the gateway.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,13 @@ use crate::events::Call;
 /// Thirty years.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// What happens to a call instead of (or before) its proper answer.
+/// A fault that replaces or delays the response of a call.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Answers properly, but late.
+    /// Delays the response.
     Slow(Duration),
-    /// Answers with an error.
+    /// Responds with an error.
     Status {
         /// HTTP status.
         status: u16,
@@ -28,7 +28,7 @@ pub enum Fault {
         /// `Retry-After` header, seconds or a date.
         retry_after: Option<String>,
     },
-    /// Answers 200 with this body and content type.
+    /// Responds with 200, this body and this content type.
     Body {
         /// Content type.
         content_type: String,
@@ -37,11 +37,11 @@ pub enum Fault {
     },
     /// Redirects to a login page.
     LoginPage,
-    /// Sends half of an answer, then breaks the connection.
+    /// Sends half of a response, then closes the connection.
     HalfReply,
-    /// Breaks the connection without an answer.
+    /// Closes the connection without a response.
     Reset,
-    /// Never answers.
+    /// Never responds.
     Silence,
 }
 
@@ -83,20 +83,20 @@ impl Fault {
     }
 }
 
-/// What happens to a login with a token instead of a look at the token.
+/// A fault that replaces the check of the token in a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoginFault {
-    /// It is answered with an error.
+    /// The login fails with an error.
     Refuse {
         /// SQLSTATE.
         sqlstate: String,
-        /// `FATAL`, or `ERROR` as some gateways say.
+        /// `FATAL`, or `ERROR` as some gateways send.
         severity: String,
         /// Text.
         message: String,
     },
-    /// The connection is closed as soon as the password is there.
+    /// The connection is closed when the password has arrived.
     Close,
 }
 
@@ -110,14 +110,14 @@ impl LoginFault {
         }
     }
 
-    /// What a branch that was created a moment ago answers to a valid token, for some seconds. The
-    /// platform documents no SQLSTATE for it, so the caller chooses one.
+    /// The error with which a new branch rejects valid tokens for some seconds. The platform documents no
+    /// SQLSTATE for it, so the caller chooses one.
     pub fn fresh_branch(sqlstate: &str) -> Self {
         Self::refuse(sqlstate, "External authorization failed")
     }
 }
 
-/// Faults of logins: a few to use up first, then one that lasts until a moment.
+/// Faults of logins: first the counted ones, then one with a deadline.
 #[derive(Debug, Default)]
 pub(crate) struct LoginFaults(Mutex<PlannedLogins>);
 
@@ -138,7 +138,7 @@ impl LoginFaults {
     }
 
     pub(crate) fn set_for(&self, duration: Duration, fault: LoginFault) {
-        // What is too far away to be told is never.
+        // `Duration::MAX` overflows the clock and means no deadline.
         let end = Instant::now().checked_add(duration);
         let end = end.unwrap_or_else(|| Instant::now() + FOREVER);
         self.lock().lasting = Some((end, fault));
@@ -157,7 +157,7 @@ impl LoginFaults {
     }
 }
 
-/// Faults by call: a few to use up first, then a lasting one.
+/// Faults by call: first the counted ones, then a lasting one.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     by_call: Mutex<HashMap<Call, Planned>>,

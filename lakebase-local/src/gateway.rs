@@ -1,4 +1,4 @@
-//! The TLS front: judges a login as Lakebase does, then copies bytes to the real Postgres.
+//! The TLS gateway: checks a login as Lakebase does, then relays bytes to the real Postgres.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,14 +23,14 @@ use crate::protocol::{self, AuthStep, First, Startup};
 use crate::roles::{RoleKind, Roles};
 use crate::vanish;
 
-/// Everything before the session must be over by then: slow clients must not pile up.
+/// Timeout of each step before the session, so that slow clients do not accumulate.
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);
-/// For the last bytes of a session.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
-/// For sessions that are cut.
+/// Timeout for the last bytes of a session.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
+/// Timeout for sessions that are cut.
 const CUT_LIMIT: Duration = Duration::from_secs(5);
-/// Connections that have not logged in yet.
-const MOST_STRANGERS: usize = 500;
+/// Maximum number of connections before their login.
+const MAX_PENDING: usize = 500;
 
 pub(crate) struct Gateway {
     pub(crate) tls: TlsAcceptor,
@@ -40,14 +40,14 @@ pub(crate) struct Gateway {
     pub(crate) postgres: Server,
     pub(crate) events: Arc<EventLog>,
     pub(crate) rules: Rules,
-    /// Which census of the workspace a database has.
-    pub(crate) census: tokio::sync::Mutex<HashMap<String, u64>>,
+    /// The version of the identities that each database has.
+    pub(crate) identities_versions: tokio::sync::Mutex<HashMap<String, u64>>,
 }
 
-/// What can be changed while it runs.
+/// Settings that can change while it runs.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    /// SQLSTATE and severity of refused logins; the platform's are not documented.
+    /// SQLSTATE and severity of rejected logins; the platform's are not documented.
     pub(crate) refusal: Mutex<(String, String)>,
     pub(crate) connection_limit: AtomicUsize,
     pub(crate) native_login: AtomicBool,
@@ -67,7 +67,7 @@ impl Default for Rules {
     }
 }
 
-/// A login that is turned down, in words for the client.
+/// The error of a rejected login.
 struct Refusal {
     severity: String,
     sqlstate: String,
@@ -84,24 +84,24 @@ impl Refusal {
     }
 }
 
-/// Accepts until the handle is dropped.
+/// Accepts connections until the handle is dropped.
 pub(crate) async fn serve(
     gateway: Arc<Gateway>,
     listener: Arc<TcpListener>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
+    let pending = Arc::new(Semaphore::new(MAX_PENDING));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let Ok((socket, _)) = accepted else {
-            // Out of file descriptors, most likely: give others time to close some.
+            // Probably out of file descriptors: wait until others are closed.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&pending).try_acquire_owned() else {
             continue;
         };
         let gateway = Arc::clone(&gateway);
@@ -110,7 +110,7 @@ pub(crate) async fn serve(
             tokio::select! {
                 result = gateway.client(socket, permit) => {
                     if let Err(error) = result {
-                        tracing::debug!(%error, "client went away");
+                        tracing::debug!(%error, "client disconnected");
                     }
                 }
                 _ = stop.wait_for(|stop| *stop) => {}
@@ -126,7 +126,7 @@ impl Gateway {
         permit: tokio::sync::OwnedSemaphorePermit,
     ) -> io::Result<()> {
         let _ = socket.set_nodelay(true);
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "too slow to log in");
+        let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "timeout during the login");
         let encrypted = async {
             loop {
                 match protocol::read_first(&mut socket).await? {
@@ -136,7 +136,7 @@ impl Gateway {
                         self.cancel(&packet).await?;
                         return Ok(None);
                     }
-                    // What the platform answers to plaintext.
+                    // The platform's error for plaintext.
                     First::Startup(_) => {
                         let refusal = protocol::error_response(
                             "FATAL",
@@ -158,13 +158,13 @@ impl Gateway {
             io::Result::Ok(Some(self.tls.accept(socket).await?))
         };
         let encrypted = tokio::time::timeout(STARTUP_LIMIT, encrypted).await;
-        let Some(mut stream) = encrypted.map_err(|_| late())?? else {
+        let Some(mut stream) = encrypted.map_err(|_| timed_out())?? else {
             return Ok(());
         };
         let host = stream.get_ref().1.server_name().map(str::to_owned);
         let first = tokio::time::timeout(STARTUP_LIMIT, protocol::read_first(&mut stream))
             .await
-            .map_err(|_| late())??;
+            .map_err(|_| timed_out())??;
         match first {
             First::Startup(startup) => self.login(stream, startup, host, permit).await,
             First::Cancel(packet) => {
@@ -178,8 +178,8 @@ impl Gateway {
         }
     }
 
-    /// Passes a cancel request on. The client takes the end of the connection as the sign that it
-    /// was dealt with, so it ends when the server's does.
+    /// Forwards a cancel request. The client waits for the end of the connection, so the connection ends after the
+    /// server's.
     async fn cancel(&self, packet: &[u8]) -> io::Result<()> {
         let mut server = self.postgres.open().await?;
         server.write_all(packet).await?;
@@ -218,7 +218,7 @@ impl Gateway {
         let signal = self.compute.cut_signal();
         let kind = match self.roles.kind(&login.user) {
             RoleKind::Unknown | RoleKind::MadeInSql => self.discover(&login.user).await,
-            // Made again in SQL: the server itself would not ask it for a password.
+            // Created again in SQL: the server does not require its password.
             RoleKind::Native if !self.postgres.asks_password(&login.user).await => {
                 RoleKind::Unknown
             }
@@ -231,7 +231,7 @@ impl Gateway {
         let label = label.unwrap_or_default().to_owned();
         let verdict = match kind {
             RoleKind::Native if !self.rules.native_login.load(Ordering::Relaxed) => {
-                // The platform hangs up without a word.
+                // The platform closes the connection without an error.
                 self.events.record(EventKind::Refused {
                     login,
                     sqlstate: String::new(),
@@ -239,7 +239,7 @@ impl Gateway {
                 });
                 return stream.shutdown().await;
             }
-            RoleKind::Native if label.ends_with("-pooler") => pooler_takes(&startup),
+            RoleKind::Native if label.ends_with("-pooler") => check_pooler_parameters(&startup),
             RoleKind::Native => Ok(()),
             _ if label.ends_with("-pooler") => Err(Refusal::fatal(
                 "28000",
@@ -250,11 +250,11 @@ impl Gateway {
                 stream.flush().await?;
                 let password =
                     tokio::time::timeout(STARTUP_LIMIT, protocol::read_password(&mut stream));
-                let password = password
-                    .await
-                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no password"))??;
+                let password = password.await.map_err(|_| {
+                    io::Error::new(io::ErrorKind::TimedOut, "timeout waiting for the password")
+                })??;
                 match self.rules.login_faults.take() {
-                    None => self.judge(&mut login, &kind, &password).await,
+                    None => self.check_password(&mut login, &kind, &password).await,
                     Some(LoginFault::Close) => return Ok(()),
                     Some(LoginFault::Refuse {
                         sqlstate,
@@ -300,7 +300,7 @@ impl Gateway {
         };
         let session = tokio::time::timeout(STARTUP_LIMIT, session).await;
         let (mut server, step) = session
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "too slow to log in"))??;
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "timeout during the login"))??;
         drop(permit);
         if let AuthStep::Refused { sqlstate, message } = step {
             self.events.record(EventKind::Refused {
@@ -310,12 +310,12 @@ impl Gateway {
             });
             return stream.shutdown().await;
         }
-        // Nothing is written before the login is accepted.
-        if tokio::time::timeout(STARTUP_LIMIT, self.tell_census(&login.database))
+        // Only after the login, so that a rejected client writes nothing.
+        if tokio::time::timeout(STARTUP_LIMIT, self.update_identities(&login.database))
             .await
             .is_err()
         {
-            tracing::warn!("the database does not hear who is in the workspace");
+            tracing::warn!("timeout updating the identities in the database");
         }
         let open = self.compute.open_session();
         self.events.record(EventKind::LoggedIn(login));
@@ -324,41 +324,41 @@ impl Gateway {
         if cut == Some(Cut::Vanish)
             && let Err(error) = vanish::swallow(stream.get_ref().0)
         {
-            tracing::debug!(%error, "the session only falls silent");
+            tracing::debug!(%error, "cannot drop packets; the session is only unresponsive");
         }
         let end = match cut {
-            // Not for ever: nobody may be reading.
-            None => tokio::time::timeout(GOODBYE_LIMIT, stream.shutdown())
+            // With a timeout: the client may not read.
+            None => tokio::time::timeout(SHUTDOWN_LIMIT, stream.shutdown())
                 .await
                 .unwrap_or(Ok(())),
             Some(Cut::Reset) => stream.get_ref().0.set_zero_linger(),
             Some(Cut::Message | Cut::Close | Cut::Vanish) => Ok(()),
         };
-        // Whoever waits for this may rely on it that the other side can hear of it.
-        let silent = (cut == Some(Cut::Vanish)).then_some(stream);
+        // Only now: `sessions_ended` means that the end is on its way to the client.
+        let held_open = (cut == Some(Cut::Vanish)).then_some(stream);
         drop(open);
         self.events.record(EventKind::Ended { user });
-        if silent.is_some() {
-            // Until everything is stopped.
+        if held_open.is_some() {
+            // Keeps the connection open until everything stops.
             return std::future::pending().await;
         }
         end
     }
 
-    /// Ends every open session, and returns when its client can hear of it.
+    /// Ends every open session. Returns when the end is on its way to the clients.
     pub(crate) async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
         let ended = self.compute.sessions_ended();
         match cut {
             Cut::Message => self.terminate_backends().await?,
             Cut::Close | Cut::Reset | Cut::Vanish => self.compute.cut(cut),
         }
-        // Not for ever: a client that does not read hears nothing.
+        // With a timeout: a client may not read.
         let _ = tokio::time::timeout(CUT_LIMIT, ended).await;
         Ok(())
     }
 
     async fn terminate_backends(&self) -> Result<(), Error> {
-        // Postgres itself says 57P01.
+        // Postgres sends 57P01.
         let roles = self.roles.names();
         let roles: Vec<String> = roles.iter().map(|role| quote_literal(role)).collect();
         let sql = format!(
@@ -369,11 +369,11 @@ impl Gateway {
         admin
             .batch_execute(&sql)
             .await
-            .map_err(|error| Error::because("Postgres does not end the sessions", error))
+            .map_err(|error| Error::because("Postgres failed to end the sessions", error))
     }
 
-    /// Lakebase's rules for a clear-text password. Looked at only here, never again.
-    async fn judge(
+    /// Checks a clear-text password by Lakebase's rules. Only logins are checked, not sessions.
+    async fn check_password(
         &self,
         login: &mut Login,
         kind: &RoleKind,
@@ -393,7 +393,7 @@ impl Gateway {
             })
         };
         let user = login.user.clone();
-        let identity = match self.issuer.judge(password) {
+        let identity = match self.issuer.check_token(password) {
             TokenState::Valid { serial, identity } => {
                 login.token = Some(serial);
                 identity
@@ -435,20 +435,20 @@ impl Gateway {
         }
     }
 
-    /// Lets a database know who is in the workspace, for `databricks_create_role`.
-    async fn tell_census(&self, database: &str) {
-        let mut told = self.census.lock().await;
-        let census = self.issuer.census();
-        if told.get(database) == Some(&census) {
+    /// Copies the workspace's identities into a database, for `databricks_create_role`.
+    async fn update_identities(&self, database: &str) {
+        let mut known = self.identities_versions.lock().await;
+        let version = self.issuer.identities_version();
+        if known.get(database) == Some(&version) {
             return;
         }
         let (names, kinds): (Vec<_>, Vec<_>) = self.issuer.identities().into_iter().unzip();
         let kinds: Vec<&str> = kinds;
-        // One that is not there is not this function's to complain about.
+        // The login reports a missing database.
         let Ok(admin) = self.postgres.admin(database, OUR_PATH).await else {
             return;
         };
-        // Only a superuser's table: into another one, its owner's triggers would run as the superuser.
+        // Only a superuser's table: triggers on another one would run as the superuser.
         let is_ours = "SELECT 1 FROM pg_class JOIN pg_roles AS owner ON owner.oid = relowner \
                        WHERE pg_class.oid = to_regclass('lakebase_local.identity') AND owner.rolsuper";
         if !matches!(admin.query_opt(is_ours, &[]).await, Ok(Some(_))) {
@@ -457,12 +457,12 @@ impl Gateway {
         let sql = "INSERT INTO lakebase_local.identity SELECT * FROM unnest($1::text[], $2::text[]) \
                    ON CONFLICT (name) DO NOTHING";
         if let Err(error) = admin.execute(sql, &[&names, &kinds]).await {
-            tracing::debug!(%error, database, "does not know who is in the workspace");
+            tracing::debug!(%error, database, "cannot update the identities in the database");
         }
-        told.insert(database.to_owned(), census);
+        known.insert(database.to_owned(), version);
     }
 
-    /// How a role logs in that `databricks_create_role` has made. Read only: the login is not judged yet.
+    /// Looks up a role that `databricks_create_role` created. Read only, as the login is not checked yet.
     async fn discover(&self, role: &str) -> RoleKind {
         let Ok(admin) = self.postgres.admin("postgres", OUR_PATH).await else {
             return RoleKind::Unknown;
@@ -515,8 +515,8 @@ impl Gateway {
     }
 }
 
-/// PgBouncer takes only startup parameters that it can keep apart per client.
-fn pooler_takes(startup: &Startup) -> Result<(), Refusal> {
+/// PgBouncer accepts only the startup parameters that it tracks per client.
+fn check_pooler_parameters(startup: &Startup) -> Result<(), Refusal> {
     const TRACKED: &[&str] = &[
         "application_name",
         "client_encoding",
@@ -536,7 +536,7 @@ fn pooler_takes(startup: &Startup) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A place among the open connections.
+/// One of the connections that the limit allows.
 struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
@@ -558,7 +558,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Passes on what Postgres itself has to say about the login.
+/// Relays the login between client and Postgres.
 async fn pass_login(
     client: &mut TlsStream<TcpStream>,
     server: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -579,8 +579,8 @@ async fn pass_login(
     }
 }
 
-/// Copies both ways until the server's side ends or the session is cut. A client that says no more
-/// is still told the rest; a server that is gone takes the client's connection with it.
+/// Copies both ways until the server closes its side or the session is cut. A client that has closed its writing
+/// side still gets the rest.
 async fn relay(
     client: &mut TlsStream<TcpStream>,
     server: &mut (impl AsyncRead + AsyncWrite + Unpin),

@@ -1,5 +1,4 @@
-//! Who exists, what was issued to them and until when it is good. Asked by the workspace API and
-//! by the gateway.
+//! Identities, and the tokens issued to them. The workspace API and the gateway use it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use crate::clock::PlatformClock;
 
-/// Bytes of the signature part, so that tokens have the length of real ones.
+/// Bytes of the signature part. Tokens have the length of real ones.
 const SIGNATURE_BYTES: usize = 256;
 
 #[derive(Debug)]
@@ -27,14 +26,14 @@ struct State {
     pats: HashMap<String, String>,
     passwords: HashMap<String, String>,
     groups: HashMap<String, HashSet<String>>,
-    /// Counts the changes to who is known.
-    census: u64,
+    /// Number of changes to the identities.
+    identities_version: u64,
     /// Identity tokens of other issuers that a federation policy trusts.
     id_tokens: HashMap<String, IdToken>,
     entra_tokens: HashMap<String, EntraToken>,
     workspace_tokens: HashMap<String, Issued>,
     database_tokens: HashMap<String, Issued>,
-    /// Calls for credentials that named themselves: the same name gets the same answer.
+    /// Responses by request id: a repeated credential call gets the same token.
     by_request: HashMap<String, (String, SystemTime)>,
     minted: u64,
     token_lifetime: Duration,
@@ -55,7 +54,7 @@ struct Issued {
 #[derive(Clone, Debug)]
 struct IdToken {
     identity: String,
-    /// Whom it was made for, where the issuer was told.
+    /// The audience, if the issuer got one.
     audience: Option<String>,
 }
 
@@ -74,20 +73,20 @@ pub(crate) struct MintedToken {
     pub(crate) expires_at: SystemTime,
 }
 
-/// What the gateway thinks of a password.
+/// The result of checking a password.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TokenState {
-    /// Good, for this identity.
+    /// A valid token of this identity.
     Valid { serial: u64, identity: String },
-    /// Was good once.
+    /// An expired token.
     Expired { serial: u64 },
-    /// Taken back.
+    /// A revoked token.
     Revoked { serial: u64 },
-    /// Signed with an old key.
+    /// A token signed with an old key.
     Undecodable { serial: u64 },
-    /// Looks like a token, but not one of ours for databases.
+    /// A JWT, but not a database token of this workspace.
     Foreign,
-    /// Not a token at all.
+    /// Not a JWT.
     Garbage,
 }
 
@@ -104,7 +103,7 @@ impl Issuer {
                 pats: HashMap::new(),
                 passwords: HashMap::new(),
                 groups: HashMap::new(),
-                census: 0,
+                identities_version: 0,
                 id_tokens: HashMap::new(),
                 entra_tokens: HashMap::new(),
                 workspace_tokens: HashMap::new(),
@@ -128,31 +127,31 @@ impl Issuer {
         state
             .secrets
             .insert(client_id.to_owned(), secret.to_owned());
-        state.census += 1;
+        state.identities_version += 1;
     }
 
     pub(crate) fn add_pat(&self, token: &str, user: &str) {
         let mut state = self.lock();
         state.pats.insert(token.to_owned(), user.to_owned());
-        state.census += 1;
+        state.identities_version += 1;
     }
 
     pub(crate) fn add_group(&self, group: &str, members: HashSet<String>) {
         let mut state = self.lock();
         state.groups.insert(group.to_owned(), members);
-        state.census += 1;
+        state.identities_version += 1;
     }
 
     pub(crate) fn members(&self, group: &str) -> HashSet<String> {
         self.lock().groups.get(group).cloned().unwrap_or_default()
     }
 
-    /// Counts the changes to what [`identities`](Self::identities) says.
-    pub(crate) fn census(&self) -> u64 {
-        self.lock().census
+    /// Number of changes to [`identities`](Self::identities).
+    pub(crate) fn identities_version(&self) -> u64 {
+        self.lock().identities_version
     }
 
-    /// Everybody in the workspace, with the kind as `databricks_create_role` names it.
+    /// All identities, with the kind as `databricks_create_role` names it.
     pub(crate) fn identities(&self) -> Vec<(String, &'static str)> {
         let state = self.lock();
         let principals = state.secrets.keys().map(|id| (id, "SERVICE_PRINCIPAL"));
@@ -167,7 +166,7 @@ impl Issuer {
         state.passwords.insert(user.to_owned(), password.to_owned());
     }
 
-    /// User name and password.
+    /// Checks user name and password.
     pub(crate) fn knows_password(&self, user: &str, password: &str) -> bool {
         self.lock()
             .passwords
@@ -175,7 +174,7 @@ impl Issuer {
             .is_some_and(|known| known == password)
     }
 
-    /// An identity token as another issuer makes them, trusted for one identity.
+    /// Issues an identity token of another issuer, trusted for one identity.
     pub(crate) fn id_token(&self, identity: &str, audience: Option<&str>) -> String {
         let mut state = self.lock();
         let expires_at = self.clock.now() + state.workspace_token_lifetime;
@@ -188,8 +187,8 @@ impl Issuer {
         token
     }
 
-    /// Exchanges an identity token. A policy of a service principal wants its client id, a policy of
-    /// the account wants none.
+    /// Exchanges an identity token. The policy of a service principal requires its client id; a policy of
+    /// the account requires that there is no client id.
     pub(crate) fn exchange(
         &self,
         id_token: &str,
@@ -209,7 +208,7 @@ impl Issuer {
         Some((known.identity, token, lifetime))
     }
 
-    /// A token of Entra ID for one resource.
+    /// Issues a token of Entra ID for one resource.
     pub(crate) fn entra_token(&self, identity: &str, resource: &str) -> (String, Duration) {
         let mut state = self.lock();
         let lifetime = state.workspace_token_lifetime;
@@ -224,7 +223,7 @@ impl Issuer {
         (token, lifetime)
     }
 
-    /// Whose token of Entra ID it is, if it is for that resource.
+    /// Returns the identity of a token of Entra ID, if the token is for that resource.
     pub(crate) fn entra_identity(&self, token: &str, resource: &str) -> Option<String> {
         let state = self.lock();
         let known = state.entra_tokens.get(token)?;
@@ -236,7 +235,7 @@ impl Issuer {
         self.lock().secrets.contains_key(identity)
     }
 
-    /// The secret of a service principal is right.
+    /// Checks the secret of a service principal.
     pub(crate) fn knows_secret(&self, client_id: &str, secret: &str) -> bool {
         self.lock()
             .secrets
@@ -254,7 +253,7 @@ impl Issuer {
             .then(|| self.workspace_token(client_id))
     }
 
-    /// A token for the workspace API, and its lifetime.
+    /// Issues a token for the workspace API. Returns it and its lifetime.
     pub(crate) fn workspace_token(&self, identity: &str) -> (String, Duration) {
         let mut state = self.lock();
         let lifetime = state.workspace_token_lifetime;
@@ -269,8 +268,8 @@ impl Issuer {
         (token, lifetime)
     }
 
-    /// The identity behind a bearer token of the workspace API.
-    pub(crate) fn who_is(&self, bearer: &str) -> Option<String> {
+    /// Returns the identity of a bearer token of the workspace API.
+    pub(crate) fn identity_of(&self, bearer: &str) -> Option<String> {
         let state = self.lock();
         if let Some(user) = state.pats.get(bearer) {
             return Some(user.clone());
@@ -303,7 +302,7 @@ impl Issuer {
         }
     }
 
-    /// What the call of that name got, if there was one.
+    /// Returns the response to an earlier call with this request id.
     pub(crate) fn answered(&self, request_id: &str) -> Option<(String, SystemTime)> {
         self.lock().by_request.get(request_id).cloned()
     }
@@ -313,7 +312,7 @@ impl Issuer {
         self.lock().by_request.insert(request_id.to_owned(), answer);
     }
 
-    pub(crate) fn judge(&self, password: &str) -> TokenState {
+    pub(crate) fn check_token(&self, password: &str) -> TokenState {
         let state = self.lock();
         match state.database_tokens.get(password) {
             Some(issued) if issued.serial <= state.revoked_up_to => TokenState::Revoked {
@@ -334,19 +333,19 @@ impl Issuer {
         }
     }
 
-    /// The platform takes back every database token it has issued.
+    /// Revokes every database token issued so far.
     pub(crate) fn revoke_all(&self) {
         let mut state = self.lock();
         state.revoked_up_to = state.minted;
     }
 
-    /// What was signed so far cannot be verified any more.
+    /// Makes all earlier signatures invalid.
     pub(crate) fn rotate_signing_key(&self) {
         let mut state = self.lock();
         state.outdated_up_to = state.minted;
     }
 
-    /// Every database token is over from now on.
+    /// Expires every database token now.
     pub(crate) fn expire_all(&self) {
         let now = self.clock.now();
         for issued in self.lock().database_tokens.values_mut() {
@@ -354,7 +353,7 @@ impl Issuer {
         }
     }
 
-    /// Every workspace token is over from now on.
+    /// Expires every workspace token now.
     pub(crate) fn expire_workspace_tokens(&self) {
         let now = self.clock.now();
         let mut state = self.lock();
@@ -366,7 +365,7 @@ impl Issuer {
         }
     }
 
-    /// Everything that must never be seen in an output: secrets and tokens alike.
+    /// All secrets and tokens, which must not appear in any output.
     pub(crate) fn all_secrets(&self) -> Vec<String> {
         let state = self.lock();
         let secrets = state.secrets.values().chain(state.pats.keys());
@@ -381,7 +380,7 @@ impl Issuer {
     }
 }
 
-/// A token in the shape of a JWT; nobody decodes it, and the signature is noise.
+/// A token in the format of a JWT, with a random signature.
 fn token(audience: &str, subject: &str, expires_at: SystemTime) -> String {
     let expiry = expires_at
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -28,10 +28,9 @@ use crate::postgres::{DATABASE, Postgres, Private};
 use crate::roles::Roles;
 use crate::workspace::{Place, Switch};
 
-/// A Lakebase on this machine. Dropping it stops everything and leaves nothing behind.
+/// A Lakebase on this machine. Dropping it stops all processes and removes all files.
 ///
-/// Dropping waits a moment for Postgres to stop; async code that minds calls
-/// [`stop`](LocalLakebase::stop).
+/// Dropping blocks until Postgres has stopped. Async code should call [`stop`](LocalLakebase::stop).
 #[must_use = "dropping it stops the local Lakebase"]
 pub struct LocalLakebase {
     place: Place,
@@ -40,12 +39,12 @@ pub struct LocalLakebase {
     user: String,
     user_token: String,
     user_password: String,
-    /// Of another issuer, trusted for the service principal.
+    /// A token of another issuer, trusted for the service principal.
     id_token: String,
     request_token: String,
-    /// Opens the stand-ins that ask for no secret.
+    /// Part of the URL of stand-ins without authentication.
     key: String,
-    /// Of ours alone.
+    /// The private folder.
     dir: PathBuf,
     ca_file: PathBuf,
     api: SocketAddr,
@@ -59,7 +58,7 @@ pub struct LocalLakebase {
     roles: Arc<Roles>,
     gateway: Arc<Gateway>,
     gateway_listener: Arc<TcpListener>,
-    /// Gone only while being stopped.
+    /// `None` only while it stops.
     postgres: Option<Postgres>,
     folder: Option<Private>,
     stop: watch::Sender<bool>,
@@ -67,7 +66,7 @@ pub struct LocalLakebase {
 }
 
 impl LocalLakebase {
-    /// Starts one with the usual settings: tokens live for an hour, ports are free ones.
+    /// Starts one with the default settings: tokens live for an hour, and ports are free ones.
     ///
     /// # Errors
     ///
@@ -76,7 +75,7 @@ impl LocalLakebase {
         Self::builder().start().await
     }
 
-    /// For other than the usual settings.
+    /// Returns a builder for other settings.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -96,24 +95,24 @@ impl LocalLakebase {
             ("PGSSLMODE", "require".to_owned()),
             ("PGSSLROOTCERT", ca.clone()),
             (DIR_VARIABLE, self.dir.display().to_string()),
-            // What Node reads instead of PGSSLROOTCERT.
+            // Node reads this instead of PGSSLROOTCERT.
             ("NODE_EXTRA_CA_CERTS", ca),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
     }
 
-    /// URL of the workspace.
+    /// Returns the URL of the workspace.
     pub fn workspace_url(&self) -> String {
         format!("http://{}", self.api)
     }
 
-    /// Path of the endpoint.
+    /// Returns the path of the endpoint.
     pub fn endpoint(&self) -> String {
         self.place.endpoint_path()
     }
 
-    /// Port of Postgres; the host is `localhost` unless another address was asked for.
+    /// Port of Postgres. The host is `localhost`, unless [`Builder::postgres_ip`] sets another address.
     pub fn postgres_port(&self) -> u16 {
         self.gateway_address.port()
     }
@@ -143,7 +142,7 @@ impl LocalLakebase {
         &self.client_id
     }
 
-    /// The person with an account, who is a Postgres role, too.
+    /// User name of the person, which is a Postgres role, too.
     pub fn user(&self) -> &str {
         &self.user
     }
@@ -153,45 +152,45 @@ impl LocalLakebase {
         &self.user_token
     }
 
-    /// The folder of this start, which only its user can enter. In it are the certificate, the stand-ins of
-    /// tools, the way in for `lakebase-local ctl`, and the socket of the Postgres inside, where the
-    /// superuser `lakebase_admin` logs in without a password.
+    /// The private folder, which only its user can enter. It holds the certificate, the stand-ins of tools, the
+    /// socket of `lakebase-local ctl`, and the socket of Postgres, on which the superuser `lakebase_admin` logs in
+    /// without a password.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// PEM file of the throw-away certificate authority.
+    /// PEM file of the temporary certificate authority.
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
     }
 
-    /// Everything secret that exists: to prove that none of it shows up anywhere.
+    /// All secrets and tokens, for tests that no output contains them.
     pub fn secrets(&self) -> Vec<String> {
         self.issuer.all_secrets()
     }
 
-    /// Everything that happened so far.
+    /// All events so far.
     pub fn events(&self) -> Vec<Event> {
         self.events.all()
     }
 
-    /// Waits until the log satisfies `enough`, and returns it. Waits for ever if it never does.
+    /// Waits until the log satisfies `enough`, and returns it. There is no timeout.
     pub async fn wait_until(&self, enough: impl FnMut(&[Event]) -> bool) -> Vec<Event> {
         self.events.wait_until(enough).await
     }
 
-    /// Totals.
+    /// Totals since the start.
     pub fn counters(&self) -> Counters {
         self.events.counters()
     }
 
-    /// Stops everything without blocking the runtime. Dropping does the same, blocking.
+    /// Stops everything without blocking the runtime. Dropping does the same, but blocks.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         for task in std::mem::take(&mut self.tasks) {
             let _ = task.await;
         }
-        // Dropping waits for processes; a blocking thread may do that.
+        // Dropping waits for processes, so it runs on a blocking thread.
         let made = (self.postgres.take(), self.folder.take());
         let _ = tokio::task::spawn_blocking(move || drop(made)).await;
     }

@@ -1,4 +1,4 @@
-//! The real Postgres: one of our own in a folder that goes away with it, or one that a URL names.
+//! The real Postgres: our own server in a temporary folder, or a running one by its URL.
 
 mod find;
 mod folder;
@@ -19,32 +19,32 @@ pub(crate) use server::{Server, log_in};
 
 use crate::Error;
 
-/// What clients call the database.
+/// The clients' name of the database.
 pub(crate) const DATABASE: &str = "databricks_postgres";
-/// Names a running server to use.
+/// URL of a running server.
 const URL_VARIABLE: &str = "LAKEBASE_LOCAL_PG_URL";
-/// The superuser of our own Postgres. Clients cannot log in as it: it is no Lakebase role.
+/// The superuser of our own Postgres. Clients cannot log in as this role, as it is no Lakebase role.
 const ADMIN: &str = "lakebase_admin";
-/// Native roles are members, which makes our own Postgres ask them for a password.
+/// Our own Postgres requires a password from members of this role: the native roles.
 const NATIVE_GROUP: &str = "lakebase_native";
-/// The search path of our own statements: nothing in it was made by others.
+/// The search path of our own statements. It contains no objects of other roles.
 pub(crate) const OUR_PATH: &str = "pg_catalog,pg_temp";
-/// Name of our own socket file, by Postgres's own rule for port 5432.
+/// Name of the socket file, by Postgres's rule for port 5432.
 const SOCKET: &str = ".s.PGSQL.5432";
 
-/// Where to get a Postgres from.
+/// The source of the Postgres.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Origin {
-    /// As the environment says, else whatever is found.
+    /// From the environment, else the first one found.
     #[default]
     Look,
-    /// The programs in this folder.
+    /// Programs in this folder.
     Programs(PathBuf),
-    /// The server that this URL names.
+    /// Running server at this URL.
     Url(Secret),
 }
 
-/// A URL that may hold a password.
+/// A URL that may contain a password.
 #[derive(Clone)]
 pub(crate) struct Secret(pub(crate) String);
 
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A Postgres. Dropping it removes everything that was made for it.
+/// A Postgres. Dropping it removes everything that was created for it.
 #[derive(Debug)]
 pub(crate) enum Postgres {
     Own(Own),
@@ -62,7 +62,7 @@ pub(crate) enum Postgres {
 }
 
 impl Postgres {
-    /// `scratch` is a folder that goes away with us.
+    /// `scratch` is a temporary folder.
     pub(crate) async fn start(origin: Origin, scratch: &Path) -> Result<Self, Error> {
         let url = std::env::var(URL_VARIABLE)
             .ok()
@@ -79,7 +79,7 @@ impl Postgres {
         Ok(Self::Running(Box::new(Running::start(url, source).await?)))
     }
 
-    /// The name of its socket and where it is, if it is our own.
+    /// Name and folder of the socket of our own server.
     pub(crate) fn socket(&self) -> Option<(&'static str, PathBuf)> {
         match self {
             Self::Own(own) => Some((SOCKET, own.socket())),
@@ -95,8 +95,8 @@ impl Postgres {
     }
 }
 
-/// Sets the search path of a superuser's session from its beginning, beside other options of a URL. A
-/// database's owner could set path and role for it otherwise.
+/// Sets role and search path of a superuser's session at startup, in addition to the URL's options. Without it,
+/// settings of the database's owner would apply.
 fn with_path(config: &mut tokio_postgres::Config, path: &str) {
     let others = config.get_options().unwrap_or_default();
     let options = format!("{others} -c role=none -c search_path={path}");

@@ -1,4 +1,4 @@
-//! The few Postgres messages the gateway must understand.
+//! The Postgres messages that the gateway reads.
 
 use std::io;
 
@@ -9,20 +9,20 @@ const PROTOCOL_3: u32 = 3;
 const CANCEL_REQUEST: u32 = 80_877_102;
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
-/// As Postgres itself limits startup packets.
+/// Postgres has the same limit for startup packets.
 const LARGEST_STARTUP: usize = 10_000;
-/// Far above any token.
+/// Longer than any token.
 const LARGEST_PASSWORD: usize = 64 * 1024;
 
-/// What a client may say first.
+/// The first message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum First {
     Ssl,
     GssEnc,
-    /// The whole packet, to be passed on.
+    /// The whole packet.
     Cancel(Bytes),
     Startup(Startup),
-    /// A version we do not speak.
+    /// An unsupported version.
     Unknown(u32),
 }
 
@@ -121,7 +121,7 @@ fn read_params(body: &[u8]) -> io::Result<Vec<(String, String)>> {
     }
     let mut params: Vec<(String, String)> = Vec::with_capacity(fields.len() / 2);
     for pair in fields.chunks(2) {
-        // Of two users we would judge the first, and Postgres would take the last.
+        // With two users, the gateway would check the first and Postgres would use the last.
         if params.iter().any(|(name, _)| name == pair[0]) {
             return Err(invalid("startup packet with a name twice"));
         }
@@ -130,7 +130,7 @@ fn read_params(body: &[u8]) -> io::Result<Vec<(String, String)>> {
     Ok(params)
 }
 
-/// The answer to a request for a clear-text password.
+/// Reads the response to a request for a clear-text password.
 pub(crate) async fn read_password(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     if stream.read_u8().await? != b'p' {
         return Err(invalid("expected a password message"));
@@ -147,7 +147,7 @@ pub(crate) async fn read_password(stream: &mut (impl AsyncRead + Unpin)) -> io::
     String::from_utf8(body).map_err(|_| invalid("password is not UTF-8"))
 }
 
-/// One message after the startup, whole.
+/// Reads one message after the startup.
 pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
     let tag = stream.read_u8().await?;
     let length = stream.read_u32().await?;
@@ -162,14 +162,14 @@ pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::R
     Ok(message.freeze())
 }
 
-/// What a message of the server means for the login.
+/// The meaning of a server's message for the login.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AuthStep {
     /// `AuthenticationOk`.
     Done,
-    /// The client has to answer.
+    /// The client must respond.
     Answer,
-    /// Nothing to do but pass it on.
+    /// Forward it.
     PassOn,
     /// `ErrorResponse`.
     Refused { sqlstate: String, message: String },

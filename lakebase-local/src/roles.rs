@@ -1,4 +1,4 @@
-//! Which Postgres roles log in how.
+//! How each Postgres role logs in.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -10,11 +10,11 @@ pub(crate) enum RoleKind {
     OAuth,
     /// With a token of any of these identities.
     Group(HashSet<String>),
-    /// With a native password, which Postgres itself checks.
+    /// With a native password, which Postgres checks.
     Native,
-    /// By `databricks_create_role`; it may be gone or another by now, so Postgres is asked.
+    /// Created by `databricks_create_role`. It may have been dropped or created again, so each login queries Postgres.
     MadeInSql,
-    /// Not made for logins through Lakebase, or not there at all.
+    /// Missing, or not created for logins through Lakebase.
     Unknown,
 }
 

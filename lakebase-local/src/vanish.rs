@@ -1,16 +1,16 @@
-//! A network that swallows packets: what a failed host, a dropped NAT entry or a pulled cable look like.
+//! Drops packets, as a failed host, an expired NAT entry or a pulled cable does.
 
 use std::io;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// From now on nothing that is sent to `socket` arrives, and nothing of it is acknowledged.
+/// Drops all packets that arrive for `socket`, without acknowledgement.
 #[cfg(target_os = "linux")]
 pub(crate) fn swallow(socket: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(socket).attach_filter(&[nothing()])
 }
 
-/// Those who connect to `listener` hear nothing (or something again).
+/// Drops the packets of new connections to `listener`, or accepts them again.
 #[cfg(target_os = "linux")]
 pub(crate) fn swallow_connects(listener: &TcpListener, swallows: bool) -> io::Result<()> {
     let socket = socket2::SockRef::from(listener);
@@ -21,7 +21,7 @@ pub(crate) fn swallow_connects(listener: &TcpListener, swallows: bool) -> io::Re
     }
 }
 
-/// A packet filter that lets zero bytes of each packet through. The kernel applies it below TCP.
+/// A packet filter that drops every packet. The kernel applies it below TCP.
 #[cfg(target_os = "linux")]
 fn nothing() -> socket2::SockFilter {
     const RETURN: u16 = 0x06;

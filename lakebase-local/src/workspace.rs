@@ -1,4 +1,4 @@
-//! The workspace API: sign-in, credentials, endpoints, who am I.
+//! The workspace API: authentication, credentials, endpoints, current user.
 
 mod api;
 mod azure;
@@ -31,9 +31,9 @@ use reply::Failure;
 
 pub(crate) struct Workspace {
     pub(crate) base_url: String,
-    /// What `Host` has to say.
+    /// Required value of the header `Host`.
     pub(crate) host: String,
-    /// First part of the path of the stand-ins that ask for no secret. It opens the workspace.
+    /// Secret first part of the path of stand-ins without authentication.
     pub(crate) key: String,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) clock: Arc<PlatformClock>,
@@ -45,16 +45,16 @@ pub(crate) struct Workspace {
     pub(crate) people: People,
 }
 
-/// Whom the stand-ins sign in.
+/// The identities of the stand-ins.
 #[derive(Clone)]
 pub(crate) struct People {
     pub(crate) client_id: String,
     pub(crate) user: String,
-    /// What GitHub gives a job to ask for identity tokens with.
+    /// GitHub's token of a job, with which it requests identity tokens.
     pub(crate) request_token: String,
 }
 
-/// What the platform knows about the one compute there is.
+/// The attributes of the compute.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) project: String,
@@ -85,7 +85,7 @@ impl Place {
 type Shared = State<Arc<Workspace>>;
 
 impl Workspace {
-    /// A token for the workspace API, written into the log.
+    /// Issues a token for the workspace API and records the event.
     fn signed_in(&self, identity: &str) -> (String, std::time::Duration) {
         self.log_sign_in(identity);
         self.issuer.workspace_token(identity)
@@ -104,7 +104,7 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let switch = Arc::clone(&workspace.switch);
-    // These ask for no secret, as what they stand for does not.
+    // Without authentication, as the real services.
     let stand_ins = Router::new()
         .route("/metadata-service", get(tools::metadata_service))
         .route("/cli/databricks", get(tools::databricks))
@@ -135,13 +135,13 @@ pub(crate) async fn serve(
         .route("/aad/auth", get(azure::tenant))
         .route("/entra/{tenant}/oauth2/token", post(azure::login))
         .route("/arm/{*resource}", get(azure::resource))
-        // Clients know the path of this one. The key is the user name of its URL.
+        // Clients have a fixed path for this one, so the key is the user name of its URL.
         .route(azure::INSTANCE_METADATA, get(azure::managed_identity))
         .nest(&format!("/{}", workspace.key), stand_ins)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&workspace),
-            misbehave,
+            apply_faults,
         ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&workspace),
@@ -152,7 +152,7 @@ pub(crate) async fn serve(
     let end = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    // Not gracefully: a fault may keep a request open for ever.
+    // Not gracefully: a fault can keep a request open.
     tokio::select! {
         _ = axum::serve(listener, router).into_future() => {}
         () = end => {}
@@ -167,7 +167,7 @@ async fn unknown(uri: Uri) -> Failure {
     )
 }
 
-/// A page in a browser may have a name that leads here, but not the address that we serve.
+/// Rejects requests of web pages that reach this server under another name (DNS rebinding).
 async fn check_host(State(workspace): Shared, request: Request, next: Next) -> Response {
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_ours = |authority: &str| authority.eq_ignore_ascii_case(&workspace.host);
@@ -179,7 +179,7 @@ async fn check_host(State(workspace): Shared, request: Request, next: Next) -> R
     if hosts.next().is_none() && named.is_some_and(is_ours) && named_again.is_none_or(is_ours) {
         return next.run(request).await;
     }
-    let text = format!("only requests for {} are answered here", workspace.host);
+    let text = format!("this server accepts only requests for {}", workspace.host);
     Failure::new(421, "MISDIRECTED_REQUEST", text).into_response()
 }
 
@@ -199,20 +199,20 @@ fn call_of(method: &Method, path: &str) -> Call {
     }
 }
 
-/// Applies faults, stamps replies as the platform does, and writes the log.
-async fn misbehave(State(workspace): Shared, request: Request, next: Next) -> Response {
+/// Applies faults, adds the platform's headers, and records the event.
+async fn apply_faults(State(workspace): Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let stand_in = path
         .strip_prefix('/')
         .and_then(|path| path.strip_prefix(&*workspace.key));
     let call = call_of(request.method(), stand_in.unwrap_or(path));
     let fault = match workspace.switch.outage() {
-        // Over a connection from before.
+        // The connection is older than the outage.
         Some(Outage::Down) => return reply::broken(None),
         Some(Outage::Unavailable) => Some(Fault::status(
             503,
             "TEMPORARILY_UNAVAILABLE",
-            "the service is out of order",
+            "the service is unavailable",
         )),
         Some(Outage::Silent) => Some(Fault::Silence),
         None => workspace.faults.take(call),

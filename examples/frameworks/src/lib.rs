@@ -1,4 +1,4 @@
-//! Where the programs run, and the client of the loco applications.
+//! The Lakebase of the programs, and the client of the loco applications.
 
 use std::collections::HashSet;
 use std::env::var_os;
@@ -13,14 +13,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// The schema of all tables: an app's service principal has no privileges on `public`.
+/// The schema of all tables: an app's service principal has no privileges in `public`.
 pub const SCHEMA: &str = "lakebase_examples";
 
 /// The error type of all programs.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// With `LAKEBASE_ENDPOINT` or `PGHOST` set, that Lakebase; with nothing set, a local one, whose tokens expire after
-/// three seconds. Keep the local one as long as you connect.
+/// Returns the Lakebase of `LAKEBASE_ENDPOINT` or `PGHOST`, or starts a local one, whose tokens expire after three
+/// seconds, if neither is set. Keep the local one as long as you connect.
 pub async fn place() -> Result<(Lakebase, Option<LocalLakebase>), BoxError> {
     let is_set = |name| var_os(name).is_some_and(|value| !value.is_empty());
     let config = Config::builder().schema(SCHEMA);

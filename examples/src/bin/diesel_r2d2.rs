@@ -1,4 +1,4 @@
-//! Synchronous diesel on libpq with r2d2: no async in the program, and none of its threads is a runtime's.
+//! Synchronous diesel on libpq with r2d2, without async and without a runtime.
 
 use std::error::Error;
 use std::time::Duration;

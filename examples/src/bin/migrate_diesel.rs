@@ -1,5 +1,4 @@
-//! Runs diesel migrations in a schema of their own, and says what it does. Start as many as you like at
-//! once.
+//! Runs diesel migrations in their own schema, and prints the progress. Several copies may run at once.
 
 use std::error::Error;
 use std::time::Duration;
@@ -31,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let ran = migrations.run(MIGRATIONS).await?;
     println!("{} migrations were pending", ran.len());
     if place.local.is_some() {
-        // Somewhere real, this would take the tables with it.
+        // Only locally, as this drops the tables.
         migrations.redo(MIGRATIONS, 1).await?;
     }
     let pending = migrations.pending(MIGRATIONS).await?;

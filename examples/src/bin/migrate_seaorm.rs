@@ -1,4 +1,4 @@
-//! Runs the migrations of a SeaORM migrator in a schema of their own. Start as many as you like at once.
+//! Runs the migrations of a SeaORM migrator in their own schema. Several copies may run at once.
 
 use std::error::Error;
 use std::time::Duration;

@@ -22,7 +22,7 @@ impl mobc::Manager for Manager {
         Ok(client)
     }
 
-    /// If this fails, mobc opens a new connection. Without a time limit, a dead network would use up the caller's time.
+    /// If this fails, mobc opens a new connection. The timeout limits the delay on a dead network.
     async fn check(&self, client: Client) -> Result<Client, Error> {
         match timeout(Duration::from_secs(2), client.simple_query("")).await {
             Ok(Ok(_)) => Ok(client),
@@ -36,7 +36,7 @@ impl mobc::Manager for Manager {
     }
 }
 
-/// mobc closes an idle connection at the next checkout only, so the last ones may keep the compute awake.
+/// mobc closes an idle connection only at the next checkout, so the last ones may keep the compute active.
 fn build(lakebase: &Lakebase) -> Pool<Manager> {
     Pool::builder()
         .max_open(adapter::pool::MAX_SIZE.into())
@@ -46,7 +46,7 @@ fn build(lakebase: &Lakebase) -> Pool<Manager> {
         .build(Manager(lakebase.clone()))
 }
 
-/// Takes a connection. After mobc's own timeout, the error is that of the last failed login, if there is one.
+/// Returns a connection. After mobc's timeout, the error is the one of the last failed login, if there is one.
 async fn get(pool: &Pool<Manager>, lakebase: &Lakebase) -> Result<Connection<Manager>, Error> {
     pool.get().await.map_err(|error| match error {
         mobc::Error::Inner(cause) => cause,

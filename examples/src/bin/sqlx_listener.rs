@@ -1,4 +1,4 @@
-//! sqlx without an ORM, by the URL of the auth proxy: a pool, and a listener for notifications.
+//! sqlx without an ORM, with the URL of the auth proxy: a pool, and a listener for notifications.
 
 use std::error::Error;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     .execute(&pool)
     .await?;
 
-    // If its connection ends, the listener opens another one, with the token that is current then.
+    // If its connection ends, the listener opens another one with the current token.
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen("orders").await?;
 

@@ -1,4 +1,4 @@
-//! tokio-postgres without an ORM, by the URL of the auth proxy: a single connection, and a pool of deadpool-postgres.
+//! tokio-postgres without an ORM, with the URL of the auth proxy: a single connection, and a pool of deadpool-postgres.
 
 use std::error::Error;
 use std::time::Duration;
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
     let place = place(Duration::from_secs(3600), None).await?;
 
-    // The socket is this process's own. From the proxy on, TLS is verified.
+    // Only this process can connect to the socket. The proxy uses verified TLS.
     let proxy = place.lakebase.proxy().await?;
     let (client, connection) = tokio_postgres::connect(proxy.url(), NoTls).await?;
     let connection = tokio::spawn(connection);

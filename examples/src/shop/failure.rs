@@ -1,4 +1,4 @@
-//! Why a request is not fulfilled, and what is said about it: little, the cause is logged.
+//! Errors of requests. Responses have a short text; the log has the cause.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub enum Failure {
     Body(JsonRejection),
     UnknownUser,
     NameTaken,
-    /// The pool gives none.
+    /// The pool returned an error.
     NoConnection,
     Statement,
 }
@@ -59,10 +59,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Invalid(invalid) => f.write_str(invalid.problem),
             Self::Body(rejection) => f.write_str(&rejection.body_text()),
-            Self::UnknownUser => f.write_str("there is no such user"),
-            Self::NameTaken => f.write_str("somebody else has that name"),
-            Self::NoConnection => f.write_str("the database cannot be reached, try again"),
-            Self::Statement => f.write_str("the database did not do it"),
+            Self::UnknownUser => f.write_str("the user does not exist"),
+            Self::NameTaken => f.write_str("the name is in use"),
+            Self::NoConnection => f.write_str("the database is not available, try again"),
+            Self::Statement => f.write_str("the statement failed"),
         }
     }
 }
@@ -79,7 +79,7 @@ impl From<JsonRejection> for Failure {
     }
 }
 
-/// As the API says it.
+/// The response of the API.
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = json!({ "error": self.to_string(), "field": self.field() });
@@ -87,7 +87,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// As the page says it.
+/// The response of the page.
 pub struct PageFailure(Failure);
 
 impl<E: Into<Failure>> From<E> for PageFailure {

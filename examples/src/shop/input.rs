@@ -1,11 +1,11 @@
-//! What people may send.
+//! Input and its validation.
 
 use serde::Deserialize;
 
 const LONGEST_TEXT: usize = 100;
 const MOST_CENTS: i64 = 100_000_000;
 
-/// A field that cannot be taken as it is.
+/// An invalid field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid {
     pub field: &'static str,
@@ -41,7 +41,7 @@ impl NewOrder {
     }
 }
 
-/// The form of the page, as it was filled in.
+/// The submitted form of the page.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Form {
@@ -50,7 +50,7 @@ pub struct Form {
     pub price: String,
 }
 
-/// What the form asks for: an order of a user who may be new.
+/// A valid form: an order, and the name of an existing or new user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     pub name: String,
@@ -75,7 +75,7 @@ fn text(field: &'static str, given: &str) -> Result<String, Invalid> {
     } else if given.chars().count() > LONGEST_TEXT {
         "is too long"
     } else if given.chars().any(char::is_control) {
-        // Postgres has no NUL in texts.
+        // Postgres rejects NUL in texts.
         "must not have control characters"
     } else {
         return Ok(given.to_owned());
@@ -86,7 +86,7 @@ fn text(field: &'static str, given: &str) -> Result<String, Invalid> {
 fn amount(field: &'static str, given: Option<i64>) -> Result<i64, Invalid> {
     let problem = match given {
         None => "must be an amount like 12.50",
-        Some(..=0) => "must be more than nothing",
+        Some(..=0) => "must be more than zero",
         Some(cents) if cents > MOST_CENTS => "is too much",
         Some(cents) => return Ok(cents),
     };

@@ -1,8 +1,7 @@
 //! A small web service: users place orders, on a page or through a JSON API.
 //!
-//! Once on diesel-async, once on SeaORM. Neither knows what kind of Postgres its pool leads to: the
-//! programs `shop_diesel_before` and `shop_diesel`, `shop_seaorm_before` and `shop_seaorm` differ in how
-//! they connect, and in nothing else.
+//! One version uses diesel-async, the other SeaORM. Neither depends on the kind of Postgres: the programs
+//! `shop_diesel_before` and `shop_diesel`, `shop_seaorm_before` and `shop_seaorm` differ only in how they connect.
 
 mod failure;
 mod input;
@@ -14,8 +13,8 @@ pub mod with_seaorm;
 
 pub use serve::serve;
 
-/// What the shop's programs end with.
+/// The result of the shop's programs.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// As many orders as the page and the API show, the newest first.
+/// Number of orders on the page and in the API, newest first.
 const SHOWN: u32 = 50;

@@ -1,4 +1,4 @@
-//! The page: a form for an order and the orders so far. Maud escapes what people wrote.
+//! The page: a form for an order, and the latest orders. Maud escapes user input.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::input::{Form, Invalid};
 use super::views::Order;
 
-/// `form` as it was filled in, with what is wrong about it.
+/// The page with the submitted form and its invalid field.
 pub fn shop(orders: &[Order], form: &Form, invalid: Option<Invalid>) -> Markup {
     let fields = [
         ("name", "Your name", &form.name),
@@ -43,7 +43,7 @@ pub fn shop(orders: &[Order], form: &Form, invalid: Option<Invalid>) -> Markup {
     })
 }
 
-/// What is shown instead if something failed.
+/// The page of a failed request.
 pub fn sorry(failure: &impl fmt::Display) -> Markup {
     framed(html! { p role="alert" { "Sorry: " (failure) "." } })
 }
@@ -55,7 +55,7 @@ fn framed(content: Markup) -> Markup {
             head {
                 meta charset="utf-8";
                 title { "Shop" }
-                // No second request, for an icon that is not there.
+                // Prevents a request for an icon.
                 link rel="icon" href="data:,";
             }
             body { h1 { "Shop" } (content) }

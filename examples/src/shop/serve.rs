@@ -1,4 +1,4 @@
-//! Listens.
+//! The HTTP server.
 
 use std::env::VarError;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::Result;
 
-/// Serves on `SHOP_ADDRESS` (127.0.0.1:8080 unless set) until Ctrl-C; requests under way are answered.
+/// Serves on `SHOP_ADDRESS` (default: 127.0.0.1:8080) until Ctrl-C. Open requests are completed.
 pub async fn serve(routes: Router) -> Result<()> {
     let address = match std::env::var("SHOP_ADDRESS") {
         Err(VarError::NotPresent) => "127.0.0.1:8080".to_owned(),
@@ -25,7 +25,7 @@ pub async fn serve(routes: Router) -> Result<()> {
 
 async fn interrupted() {
     if let Err(error) = tokio::signal::ctrl_c().await {
-        tracing::warn!(%error, "cannot hear Ctrl-C");
+        tracing::warn!(%error, "cannot listen for Ctrl-C");
         std::future::pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What the page and the API show, whichever ORM it was read with.
+//! Views of the page and the API, for both ORMs.
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ pub struct Order {
     pub cents: i64,
 }
 
-/// An order of a user who is known from the context.
+/// An order without its user.
 #[derive(Clone, Debug, Serialize)]
 pub struct OwnOrder {
     pub id: i64,

@@ -1,4 +1,4 @@
-//! The steps.
+//! The checks of `lakebase doctor`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use tokio_postgres::Client;
 use super::report::{Check, Finding};
 use super::tls;
 
-/// Per address.
+/// Timeout for the connection to one address.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
-/// For each other step.
+/// Timeout of each other check.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// A difference that does not matter.
+/// A smaller difference of the clocks is no warning.
 const SMALL_SKEW_SECONDS: i64 = 30;
 
-/// Everything and where it came from.
+/// All settings and their sources.
 pub(super) fn configuration(config: &Config) -> Finding {
     let show = |prefix: &str, settings: &[ResolvedSetting]| {
         let show = |setting: &ResolvedSetting| {
@@ -36,7 +36,7 @@ pub(super) fn configuration(config: &Config) -> Finding {
         .with(show("sign-in ", &config.sign_in_settings()))
 }
 
-/// What is examined, with what is known of it so far.
+/// The checked set-up, and the results so far.
 pub(super) struct Subject {
     config: Config,
     lakebase: Lakebase,
@@ -46,7 +46,7 @@ pub(super) struct Subject {
     addresses: Vec<SocketAddr>,
     socket: Option<TcpStream>,
     client: Option<Client>,
-    /// What later steps cannot do without.
+    /// The first failure, as the reason to skip later checks.
     missing: Option<&'static str>,
     signed_in: bool,
     knows_host: bool,
@@ -79,37 +79,37 @@ impl Subject {
 
     pub(super) async fn examine(&mut self, check: Check) -> Finding {
         let limit = match check {
-            // It keeps its own, and says more when that is over.
+            // It has its own timeout, whose error has more details.
             Check::Login => self.lakebase.connect_timeout() + STEP_LIMIT,
             Check::Certificate => HANDSHAKE_LIMIT,
             _ => STEP_LIMIT,
         };
-        let finding = match tokio::time::timeout(limit, self.look_at(check)).await {
+        let finding = match tokio::time::timeout(limit, self.run(check)).await {
             Ok(finding) => finding,
             Err(_) => {
-                // It is not asked again.
+                // Later checks must not use it.
                 self.client = None;
                 Finding::problem(
                     format!("no answer within {} s", limit.as_secs()),
-                    "Check the network: something swallows packets, or holds the connection without an answer",
+                    "Check the network: packets are lost, or the server does not respond",
                 )
             }
         };
         if finding.is_failed() {
             self.missing.get_or_insert(match check {
-                Check::SignIn => "there is no sign-in",
-                Check::Compute => "the compute is not to be had",
-                Check::Token => "there is no token",
-                Check::Name => "there is no address",
-                Check::Network => "there is no connection",
-                Check::Certificate => "there is no trusted connection",
-                _ => "there is no login",
+                Check::SignIn => "no authentication",
+                Check::Compute => "the compute is not available",
+                Check::Token => "no token",
+                Check::Name => "no address",
+                Check::Network => "no connection",
+                Check::Certificate => "no trusted connection",
+                _ => "no login",
             });
         }
         finding
     }
 
-    async fn look_at(&mut self, check: Check) -> Finding {
+    async fn run(&mut self, check: Check) -> Finding {
         let outcome = match check {
             Check::Configuration => return Finding::skipped("done"),
             Check::SignIn => self.sign_in().await,
@@ -129,19 +129,19 @@ impl Subject {
 
     async fn sign_in(&mut self) -> Result<Finding, Error> {
         let Some(auth_type) = self.auth_type else {
-            return Ok(Finding::skipped("a native password needs none"));
+            return Ok(Finding::skipped("not needed for a native password"));
         };
         let identity = match self.lakebase.identity().await {
-            // Minting may be allowed all the same.
+            // The workspace may still allow minting.
             Err(error)
                 if error
                     .status()
                     .is_some_and(|status| status == 403 || status >= 500) =>
             {
                 self.signed_in = true;
-                let text = format!("{auth_type}, but the workspace does not say as whom");
+                let text = format!("{auth_type}, but the workspace does not return the identity");
                 return Ok(match self.knows_user {
-                    true => Finding::good(format!("{text}; PGUSER does")),
+                    true => Finding::good(format!("{text}; PGUSER is set")),
                     false => Finding::warning(text, "Set PGUSER to the Postgres role"),
                 });
             }
@@ -153,17 +153,17 @@ impl Subject {
 
     async fn compute(&mut self) -> Result<Finding, Error> {
         if !self.signed_in {
-            return Ok(Finding::skipped("the workspace cannot be asked"));
+            return Ok(Finding::skipped("the workspace cannot be queried"));
         }
         let status = match self.lakebase.compute_status().await {
-            // Programs do not ask for it either.
+            // Programs do not query it with host and user configured.
             Err(error) if self.knows_host && self.knows_user => {
                 return Ok(Finding::failed(&error).into_warning());
             }
             status => status?,
         };
         let Some(status) = status else {
-            return Ok(Finding::skipped("the workspace cannot be asked"));
+            return Ok(Finding::skipped("the workspace cannot be queried"));
         };
         let name = status.name.clone();
         let state = status
@@ -175,13 +175,13 @@ impl Subject {
         Ok(match state.as_str() {
             _ if is_disabled => Finding::problem(
                 format!("{name} is disabled"),
-                "A login cannot wake it: enable it in the workspace",
+                "A login cannot resume it: enable it in the workspace",
             ),
             "ACTIVE" | "AVAILABLE" => Finding::good(format!("{name} is {state}")),
-            "IDLE" => Finding::good(format!("{name} is IDLE: the login wakes it")),
+            "IDLE" => Finding::good(format!("{name} is IDLE: the login resumes it")),
             _ => Finding::warning(
                 format!("{name} is {state}"),
-                "Wait, or look at it in the workspace",
+                "Wait, or check it in the workspace",
             ),
         })
     }
@@ -189,24 +189,24 @@ impl Subject {
     fn clock(&self) -> Finding {
         let status = self.status.as_ref();
         let Some(seconds) = status.and_then(|status| status.clock_ahead_seconds) else {
-            return Finding::skipped("the workspace did not tell the time");
+            return Finding::skipped("the workspace returned no time");
         };
         let side = if seconds > 0 { "ahead of" } else { "behind" };
         match seconds.abs() {
-            0 => Finding::good("as the workspace's"),
+            0 => Finding::good("same as the workspace's"),
             off if off <= SMALL_SKEW_SECONDS => {
                 Finding::good(format!("{off} s {side} the workspace's"))
             }
             off => Finding::warning(
                 format!("{off} s {side} the workspace's"),
-                "Set this machine's clock (NTP). Tokens are renewed in time all the same; certificates and logs go by it",
+                "Set this machine's clock (NTP). Tokens are still renewed in time, but certificates and logs depend on the clock",
             ),
         }
     }
 
     async fn token(&mut self) -> Result<Finding, Error> {
         if !self.lakebase.uses_tokens() {
-            return Ok(Finding::skipped("a native password needs none"));
+            return Ok(Finding::skipped("not needed for a native password"));
         }
         if let Some(missing) = self.missing {
             return Ok(Finding::skipped(missing));
@@ -217,16 +217,16 @@ impl Subject {
             Some(left.as_secs().div_ceil(60))
         });
         Ok(Finding::good(match lifetime {
-            Some(minutes) => format!("minted, for {minutes} minutes by this machine's clock"),
+            Some(minutes) => format!("minted, valid for {minutes} minutes by this machine's clock"),
             None => "minted".to_owned(),
         }))
     }
 
     async fn host_name(&mut self) -> Result<Finding, Error> {
-        // Without a sign-in it is still known if it was configured, but not who logs in.
+        // Without authentication, a configured host is still known, but not the user.
         let target = match self.lakebase.target().await {
             Err(_) if self.missing.is_some() => {
-                return Ok(Finding::skipped("the workspace cannot be asked for it"));
+                return Ok(Finding::skipped("the workspace cannot be queried"));
             }
             found => found?,
         };
@@ -236,7 +236,7 @@ impl Subject {
         if let Some(address) = target.hostaddr() {
             self.addresses = vec![(address, port).into()];
             return Ok(Finding::good(format!(
-                "{host} is not asked for: PGHOSTADDR is {address}"
+                "{host} is not resolved: PGHOSTADDR is {address}"
             )));
         }
         match lookup_host((host.as_str(), port)).await {
@@ -244,7 +244,7 @@ impl Subject {
             Err(error) => {
                 return Ok(Finding::problem(
                     format!("{host} has no address: {error}"),
-                    "Check PGHOST and the name server; on a private network the name may exist inside only. PGHOSTADDR can name the address instead",
+                    "Check PGHOST and the name server; a private name resolves only inside its network. PGHOSTADDR can set the address instead",
                 ));
             }
         }
@@ -259,7 +259,7 @@ impl Subject {
 
     async fn network(&mut self) -> Finding {
         let Some(target) = self.target.as_ref().filter(|_| !self.addresses.is_empty()) else {
-            return Finding::skipped("there is no address");
+            return Finding::skipped("no address");
         };
         let place = format!("{}:{}", target.host(), target.port());
         let mut last = String::new();
@@ -275,13 +275,13 @@ impl Subject {
         }
         Finding::problem(
             format!("{place} does not answer: {last}"),
-            "Check PGPORT, and that firewalls let you out to it; Private Link needs an endpoint of its own for port 5432",
+            "Check PGPORT, and that firewalls allow connections to it; Private Link needs an endpoint of its own for port 5432",
         )
     }
 
     async fn certificate(&mut self) -> Finding {
         let Some((target, socket)) = self.target.as_ref().zip(self.socket.take()) else {
-            return Finding::skipped("there is no connection");
+            return Finding::skipped("no connection");
         };
         match target.uses_tls() {
             true => tls::examine(socket, &self.config, target).await,
@@ -309,7 +309,7 @@ impl Subject {
     fn client(&self) -> Result<&Client, Finding> {
         self.client
             .as_ref()
-            .ok_or_else(|| Finding::skipped("there is no login"))
+            .ok_or_else(|| Finding::skipped("no login"))
     }
 
     async fn role(&mut self) -> Result<Finding, Error> {
@@ -340,7 +340,7 @@ impl Subject {
             can.push(format!("act as {}", groups.join(", ")));
         }
         Ok(Finding::good(match can.is_empty() {
-            true => format!("{name}, without rights of its own on the database"),
+            true => format!("{name}, without privileges of its own on the database"),
             false => format!("{name}, may {}", can.join(", ")),
         }))
     }
@@ -365,18 +365,20 @@ impl Subject {
             ));
         };
         Ok(match (row.get(0), row.get(1)) {
-            (true, true) => Finding::good(format!("{schema:?} may be used and built in")),
-            (true, false) if chosen.is_some() => {
-                Finding::good(format!("{schema:?} may be used; only others build in it"))
+            (true, true) => {
+                Finding::good(format!("{schema:?}, may use it and create objects in it"))
             }
+            (true, false) if chosen.is_some() => Finding::good(format!(
+                "{schema:?}, may use it; only other roles create objects in it"
+            )),
             (_, _) if chosen.is_none() => Finding::warning(
-                "no right to build in \"public\", as usual for a service principal",
+                "no privilege to create objects in \"public\", as usual for a service principal",
                 "Choose a schema of its own: LAKEBASE_SCHEMA",
             ),
             (_, _) => Finding::problem(
-                format!("no right to use {schema:?}"),
+                format!("no privilege to use {schema:?}"),
                 format!(
-                    "Its owner has to run: lakebase --schema {} grant {} --access write",
+                    "Its owner must run: lakebase --schema {} grant {} --access write",
                     for_shells(schema),
                     for_shells(self.user())
                 ),
@@ -401,7 +403,7 @@ impl Subject {
     }
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn for_shells(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
     match !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
@@ -410,7 +412,7 @@ fn for_shells(word: &str) -> String {
     }
 }
 
-/// A question that Postgres did not answer.
+/// A query that Postgres rejected.
 fn refused(error: &tokio_postgres::Error) -> Finding {
     let database = error.as_db_error();
     let message = database.map_or_else(|| error.to_string(), |db| db.message().to_owned());

@@ -1,4 +1,4 @@
-//! What was found, for people and for scripts.
+//! The report, for people and for scripts.
 
 use std::io::{self, Write as _};
 
@@ -7,7 +7,7 @@ use lakebase_core::Error;
 use lakebase_core::adapter::clean_text;
 use serde_json::{Map, Value, json};
 
-/// One step.
+/// One check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     Configuration,
@@ -94,7 +94,7 @@ impl Verdict {
     }
 }
 
-/// What a step found.
+/// The result of a check.
 #[derive(Debug)]
 pub(crate) struct Finding {
     verdict: Verdict,
@@ -104,7 +104,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// Names and messages of servers and certificates are part of it.
+    /// Cleans `text`, which may contain names and messages of servers and certificates.
     fn new(verdict: Verdict, text: impl Into<String>) -> Self {
         Self {
             verdict,
@@ -136,7 +136,7 @@ impl Finding {
         }
     }
 
-    /// The error's own words, with what to do set apart.
+    /// The error's text, with its hint as a separate fix.
     pub(crate) fn failed(error: &Error) -> Self {
         let mut text = error.chain();
         if let Some(at) = text.rfind(" [trying again") {
@@ -147,13 +147,13 @@ impl Finding {
             text = text.replacen(&format!(". {hint}"), "", 1);
         } else if error.is_transient() {
             fix = Some(
-                "Try again; if it stays, look at the workspace's status, proxies and firewalls"
+                "Retry; if it fails again, check the workspace's status, proxies and firewalls"
                     .to_owned(),
             );
         }
         Self {
             verdict: Verdict::Failed,
-            // An error is clean, and may be long.
+            // An error's text is cleaned already.
             text,
             fix,
             facts: Vec::new(),
@@ -224,7 +224,7 @@ impl Report {
         })
     }
 
-    /// Symbols and colours where they are wanted, words elsewhere.
+    /// Prints symbols and colours on a terminal, and words elsewhere.
     pub(crate) fn print(&self) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
         let fancy = out.current_choice() != anstream::ColorChoice::Never;
@@ -247,7 +247,7 @@ impl Report {
                 false => format!("{:<8}", finding.verdict.word()),
             };
             let name = check.name();
-            // On one line: Postgres's details come on several.
+            // On one line, as Postgres's details may have several.
             let text: Vec<&str> = finding.text.split_whitespace().collect();
             writeln!(out, "{style}{mark}{style:#} {name:<14} {}", text.join(" "))?;
             for (name, value) in &finding.facts {
@@ -266,9 +266,9 @@ impl Report {
             (0, 0) => writeln!(out, "A program with this configuration can log in."),
             (0, n) => writeln!(
                 out,
-                "A program with this configuration can log in; {n} to look at."
+                "A program with this configuration can log in. Warnings: {n}."
             ),
-            (n, _) => writeln!(out, "Not yet: {n} to fix."),
+            (n, _) => writeln!(out, "Problems to fix: {n}."),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A TLS handshake as a login makes it, with a look at the certificate even if it is not trusted.
+//! A TLS handshake as in a login. Reports the certificate even if it is not trusted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,9 +17,9 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use super::report::Finding;
 use crate::roots;
 
-/// Postgres's way to ask for TLS.
+/// Postgres's `SSLRequest`.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-/// A certificate that ends sooner is worth a word.
+/// A certificate that expires sooner is a warning.
 const SOON_DAYS: i64 = 14;
 
 pub(super) async fn examine(mut socket: TcpStream, config: &Config, target: &Target) -> Finding {
@@ -27,13 +27,13 @@ pub(super) async fn examine(mut socket: TcpStream, config: &Config, target: &Tar
         Ok(true) => {}
         Ok(false) => {
             return Finding::problem(
-                "what answers there speaks Postgres without TLS",
+                "the server is a Postgres without TLS",
                 "Check PGHOST and PGPORT: a Lakebase always has TLS",
             );
         }
         Err(error) => {
             return Finding::problem(
-                format!("what answers there is no Postgres ({error})"),
+                format!("the server is not a Postgres ({error})"),
                 "Check PGHOST and PGPORT",
             );
         }
@@ -50,7 +50,7 @@ async fn ask(socket: &mut TcpStream) -> std::io::Result<bool> {
         b'S' => Ok(true),
         b'N' => Ok(false),
         other => Err(std::io::Error::other(format!(
-            "it answers with byte {other}"
+            "it responds with byte {other}"
         ))),
     }
 }
@@ -78,8 +78,12 @@ async fn shake_hands(
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(&witness) as Arc<dyn ServerCertVerifier>)
         .with_no_client_auth();
-    let name = ServerName::try_from(target.host().to_owned())
-        .map_err(|error| format!("{:?} is no name for TLS: {error}", target.host()))?;
+    let name = ServerName::try_from(target.host().to_owned()).map_err(|error| {
+        format!(
+            "{:?} is not a valid TLS server name: {error}",
+            target.host()
+        )
+    })?;
     let outcome = TlsConnector::from(Arc::new(config))
         .connect(name, socket)
         .await;
@@ -97,8 +101,8 @@ async fn shake_hands(
             let text = format!("trusted, {}", version.unwrap_or_default().replace('_', "."));
             match days.filter(|days| *days < SOON_DAYS) {
                 Some(days) => Finding::warning(
-                    format!("{text}, but ends in {days} days"),
-                    "Whoever runs the server has to renew it",
+                    format!("{text}, but expires in {days} days"),
+                    "The operator of the server must renew it",
                 ),
                 None => Finding::good(text),
             }
@@ -114,11 +118,11 @@ async fn shake_hands(
                     | CertificateError::NotValidYetContext { .. },
                 )) => Finding::problem(
                     text,
-                    "Whoever runs the server has to renew it; or this machine's clock is wrong",
+                    "The operator of the server must renew it; or this machine's clock is wrong",
                 ),
                 Some(rustls::Error::InvalidCertificate(_)) => Finding::problem(
                     text,
-                    "The certificate must match the name and chain to a trusted root. If a company's proxy looks into TLS, name its root in PGSSLROOTCERT; else check PGHOST",
+                    "The certificate must match the name and chain to a trusted root. If a company's proxy intercepts TLS, set PGSSLROOTCERT to its root; else check PGHOST",
                 ),
                 _ => Finding::problem(
                     format!("no TLS with {:?}: {error}", target.host()),
@@ -160,7 +164,7 @@ fn days_left(certificate: &[u8]) -> Option<i64> {
     Some(seconds / (24 * 3600))
 }
 
-/// Verifies as usual, and remembers what it was shown.
+/// Verifies a certificate and keeps it for the report.
 #[derive(Debug)]
 struct Witness {
     verifier: Arc<WebPkiServerVerifier>,

@@ -1,4 +1,4 @@
-//! Settings, and the start.
+//! The builder: settings, and the start.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::workspace::{self, People, Place, Switch, Workspace};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Starts a [`LocalLakebase`] with other than the usual settings.
+/// Starts a [`LocalLakebase`] with settings of your own.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
@@ -52,57 +52,57 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Lifetime of database tokens, from 1 s; an hour by default, as on the platform.
+    /// Lifetime of database tokens, at least 1 s. Default: an hour, as on the platform.
     pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
         self.token_lifetime = lifetime;
         self
     }
 
-    /// Lifetime of workspace tokens; an hour by default.
+    /// Lifetime of workspace tokens. Default: an hour.
     pub fn workspace_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.workspace_token_lifetime = lifetime;
         self
     }
 
-    /// Port of the workspace API on 127.0.0.1; a free one by default.
+    /// Port of the workspace API on 127.0.0.1. Default: a free one.
     pub fn api_port(mut self, port: u16) -> Self {
         self.api_port = port;
         self
     }
 
-    /// Port of Postgres on 127.0.0.1; a free one by default.
+    /// Port of Postgres on 127.0.0.1. Default: a free one.
     pub fn postgres_port(mut self, port: u16) -> Self {
         self.postgres_port = port;
         self
     }
 
-    /// Another loopback address for Postgres. Some clients cannot be told a port; where all of
-    /// 127.0.0.0/8 is loopback (Linux), they find port 5432 there beside any other Postgres.
+    /// Another loopback address for Postgres, for clients that have no setting for the port. On Linux, all of
+    /// 127.0.0.0/8 is loopback, so port 5432 is free on another address even if a Postgres runs on 127.0.0.1.
     pub fn postgres_ip(mut self, ip: Ipv4Addr) -> Self {
         self.postgres_ip = ip;
         self
     }
 
-    /// Folder with `initdb` and `postgres`; looked for by default.
+    /// Folder with `initdb` and `postgres`. Default: `pg_config`, `PATH` and the usual folders are searched.
     pub fn postgres_bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.origin = Origin::Programs(dir.into());
         self
     }
 
-    /// A running server on this machine, by the URL of a superuser. A database and roles are made
-    /// there, and dropped at the end; what a killed run left behind is dropped at the next start.
-    /// Clients find the database as `databricks_postgres`, though the server names it otherwise.
+    /// URL of a superuser on a running server on this machine. A database and roles are created there and dropped
+    /// at the end; after a killed run, the next start drops them. Clients use the database name
+    /// `databricks_postgres`, although its name on the server is another one.
     pub fn postgres_url(mut self, url: impl Into<String>) -> Self {
         self.origin = Origin::Url(Secret(url.into()));
         self
     }
 
-    /// Starts it.
+    /// Starts the local Lakebase.
     ///
     /// # Errors
     ///
-    /// Where there is no folder for temporary files, no Postgres is found or it does not start, and
-    /// where a port is taken. The text says what to do.
+    /// If there is no folder for temporary files, Postgres is missing or does not start, or a port is in use. The
+    /// text has the next step.
     pub async fn start(self) -> Result<LocalLakebase, Error> {
         if self.token_lifetime < Duration::from_secs(1) {
             return Err(Error::new("the token lifetime must be at least 1 s"));
@@ -113,7 +113,7 @@ impl Builder {
                 self.postgres_ip
             )));
         }
-        // Before anything else: what we write has a place of ours, or we do not start.
+        // First of all: all other files are created in this folder.
         let folder = Private::create().await?;
         let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
         let gateway_listener =
@@ -121,7 +121,7 @@ impl Builder {
         let address = |listener: &TcpListener| {
             listener
                 .local_addr()
-                .map_err(|error| Error::because("cannot tell a port", error))
+                .map_err(|error| Error::because("cannot read the port", error))
         };
         let (api_address, gateway_address) = (address(&api)?, address(&gateway_listener)?);
         let postgres = Postgres::start(self.origin, folder.path()).await?;
@@ -134,7 +134,7 @@ impl Builder {
             branch: "production".to_owned(),
             endpoint: "primary".to_owned(),
             instance: "local-instance".to_owned(),
-            // The name every resolver knows; the gateway tells kinds of hosts by TLS server name.
+            // Every resolver knows this name. The gateway reads the kind of host from the TLS server name.
             host: match self.postgres_ip {
                 Ipv4Addr::LOCALHOST => "localhost".to_owned(),
                 other => other.to_string(),
@@ -173,7 +173,7 @@ impl Builder {
             postgres: postgres.server().clone(),
             events: Arc::clone(&events),
             rules: Rules::default(),
-            census: tokio::sync::Mutex::default(),
+            identities_versions: tokio::sync::Mutex::default(),
         });
         let people = People {
             client_id: Uuid::new_v4().to_string(),
@@ -261,16 +261,16 @@ impl Builder {
 async fn listen(ip: Ipv4Addr, port: u16, what: &str) -> Result<TcpListener, Error> {
     TcpListener::bind((ip, port))
         .await
-        .map_err(|error| Error::because(format!("cannot listen on {ip}:{port} for {what}: choose another port, or none for a free one"), error))
+        .map_err(|error| Error::because(format!("cannot listen on {ip}:{port} for {what}: choose another port, or omit it for a free one"), error))
 }
 
 impl LocalLakebase {
-    /// The identities that every local Lakebase begins with.
+    /// Creates the initial identities.
     async fn populate(&self) -> Result<(), Error> {
         let auth = self.gateway.postgres.databricks_auth_sql();
         self.sql(&auth).await?;
         if self.gateway.postgres.is_own() {
-            // For databases that are still to be made.
+            // For databases that are created later.
             self.sql_in("template1", &auth).await?;
         }
         self.issuer
@@ -281,14 +281,14 @@ impl LocalLakebase {
             self.create_role(identity).await?;
             self.open_database(DATABASE, identity).await?;
         }
-        // The person has made the project, and so owns the database and may make roles.
+        // The person created the project, so it owns the database and may create roles.
         let (user, database) = (
             quote_ident(&self.user),
             quote_ident(self.gateway.postgres.database(DATABASE)),
         );
         self.sql(&format!("ALTER DATABASE {database} OWNER TO {user}"))
             .await?;
-        // On a borrowed server, what is made in plain SQL would stay behind.
+        // On a borrowed server, roles created in plain SQL would not be removed.
         match self.gateway.postgres.is_own() {
             true => {
                 self.sql(&format!("ALTER ROLE {user} CREATEROLE CREATEDB"))

@@ -1,4 +1,4 @@
-//! What tests change while it runs: identities, tokens, faults, the compute.
+//! Changes while it runs: identities, tokens, faults, the compute.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use crate::workspace::Outage;
 
 /// Identities and roles.
 impl LocalLakebase {
-    /// A further service principal. Returns client id and secret; it has no Postgres role yet.
+    /// Adds a service principal without a Postgres role. Returns client id and secret.
     pub fn add_service_principal(&self) -> (String, String) {
         let (id, secret) = (
             Uuid::new_v4().to_string(),
@@ -28,30 +28,30 @@ impl LocalLakebase {
         (id, secret)
     }
 
-    /// A further person, by e-mail. Returns a personal access token; there is no Postgres role yet.
+    /// Adds a person, by e-mail, without a Postgres role. Returns a personal access token.
     pub fn add_user(&self, name: &str) -> String {
         let token = format!("dapi{}", Uuid::new_v4().simple());
         self.issuer.add_pat(&token, name);
         token
     }
 
-    /// A group of identities; there is no Postgres role yet.
+    /// Adds a group of identities, without a Postgres role.
     pub fn add_group(&self, name: &str, members: &[&str]) {
         let members = members.iter().map(|&member| member.to_owned()).collect();
         self.issuer.add_group(name, members);
     }
 
-    /// An identity token of another issuer, which a federation policy trusts for this identity: a
-    /// service principal (then an exchange must name its client id) or a person (then it must not).
+    /// Issues an identity token of another issuer, which a federation policy trusts for this identity. The exchange
+    /// must contain the client id for a service principal, and no client id for a person.
     pub fn id_token(&self, identity: &str) -> String {
         self.issuer.id_token(identity, None)
     }
 
-    /// Makes a Postgres role for an identity, as `databricks_create_role` does.
+    /// Creates a Postgres role for an identity, as `databricks_create_role` does.
     ///
     /// # Errors
     ///
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn create_role(&self, identity: &str) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_role_sql(identity);
         self.sql(&sql).await?;
@@ -59,11 +59,11 @@ impl LocalLakebase {
         Ok(())
     }
 
-    /// Makes a group role that its members log in as.
+    /// Creates a role for a group. Its members log in as this role.
     ///
     /// # Errors
     ///
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn create_group_role(&self, group: &str, members: &[&str]) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_role_sql(group);
         self.sql(&sql).await?;
@@ -72,11 +72,11 @@ impl LocalLakebase {
         Ok(())
     }
 
-    /// Makes a native role with a password.
+    /// Creates a native role with a password.
     ///
     /// # Errors
     ///
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn create_native_role(&self, name: &str, password: &str) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_native_role_sql(name, password);
         self.sql(&sql).await?;
@@ -85,8 +85,8 @@ impl LocalLakebase {
         Ok(())
     }
 
-    /// As for an app's service principal and a project's owner: CONNECT and CREATE on the database.
-    /// `public` belongs to the database's owner, and is for others to look at.
+    /// Grants CONNECT and CREATE on the database, as an app's service principal has them. `public` belongs to the
+    /// database's owner; other roles have USAGE only.
     pub(super) async fn open_database(&self, database: &str, role: &str) -> Result<(), Error> {
         let role = quote_ident(role);
         let name = quote_ident(self.gateway.postgres.database(database));
@@ -102,11 +102,11 @@ impl LocalLakebase {
             .store(enabled, Ordering::Relaxed);
     }
 
-    /// Runs SQL as superuser, behind the gateway's back. Unqualified names are those of `public`.
+    /// Runs SQL as superuser, without the gateway. The search path is `public`.
     ///
     /// # Errors
     ///
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn sql(&self, sql: &str) -> Result<(), Error> {
         self.sql_in(DATABASE, sql).await
     }
@@ -119,16 +119,16 @@ impl LocalLakebase {
             .map_err(|error| Error::because("the statement failed", error))
     }
 
-    /// A copy of the database as it is now; cheap. Nobody may be connected to the original.
+    /// Copies the database and returns the name of the copy. No session may be open on the original.
     ///
     /// # Errors
     ///
-    /// What Postgres says.
+    /// The error of Postgres.
     pub async fn scratch_database(&self) -> Result<String, Error> {
         let server = &self.gateway.postgres;
         let name = server.copy_name();
         let original = server.database(DATABASE);
-        // Not in one batch: that would be a transaction, which cannot create a database.
+        // One batch is one transaction, which cannot create a database.
         self.sql_in(
             "postgres",
             &format!("CREATE DATABASE {name} TEMPLATE {original}"),
@@ -145,38 +145,37 @@ impl LocalLakebase {
 
 /// Tokens.
 impl LocalLakebase {
-    /// Lifetime of database tokens minted from now on.
+    /// Sets the lifetime of database tokens minted from now on.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         self.issuer.set_token_lifetime(lifetime);
     }
 
-    /// Takes back every database token minted so far, whatever its expiry.
+    /// Revokes every database token minted so far.
     pub fn revoke_tokens(&self) {
         self.issuer.revoke_all();
     }
 
-    /// The key that database tokens are signed with changes: those minted so far are refused, whatever
-    /// their expiry.
+    /// Changes the key that signs database tokens. All tokens minted so far are rejected.
     pub fn rotate_signing_key(&self) {
         self.issuer.rotate_signing_key();
     }
 
-    /// Every database token is over now.
+    /// Expires every database token now.
     pub fn expire_tokens(&self) {
         self.issuer.expire_all();
     }
 
-    /// Every workspace token is over now.
+    /// Expires every workspace token now.
     pub fn expire_workspace_tokens(&self) {
         self.issuer.expire_workspace_tokens();
     }
 
-    /// Sets the platform's clock ahead of (or, negative, behind) this machine's.
+    /// Sets the platform's clock ahead of this machine's; a negative value sets it behind.
     pub fn set_clock_skew_millis(&self, ahead: i64) {
         self.clock.set_skew(ahead);
     }
 
-    /// SQLSTATE and severity with which logins are refused: the platform documents neither.
+    /// Sets SQLSTATE and severity of rejected logins. The platform documents neither.
     pub fn set_refusal(&self, sqlstate: &str, severity: &str) {
         let mut refusal = self
             .gateway
@@ -190,17 +189,17 @@ impl LocalLakebase {
 
 /// The workspace API.
 impl LocalLakebase {
-    /// Lets a call misbehave until [`heal`](Self::heal).
+    /// Applies a fault to a call until [`heal`](Self::heal).
     pub fn fail(&self, call: Call, fault: Fault) {
         self.faults.set(call, Some(fault));
     }
 
-    /// Lets a call misbehave a number of times.
+    /// Applies a fault to the next `times` calls.
     pub fn fail_times(&self, call: Call, times: usize, fault: Fault) {
         self.faults.push(call, times, fault);
     }
 
-    /// Ends the misbehaviour of a call.
+    /// Removes the faults of a call.
     pub fn heal(&self, call: Call) {
         self.faults.set(call, None);
     }
@@ -210,7 +209,7 @@ impl LocalLakebase {
         self.set_outage(down.then_some(Outage::Down));
     }
 
-    /// Puts the whole API out of order, or in order again. Faults of single calls wait until then.
+    /// Starts or ends an outage of the whole API. Faults of single calls apply after the outage.
     pub fn set_outage(&self, outage: Option<Outage>) {
         self.switch.set(outage, None);
     }
@@ -218,56 +217,55 @@ impl LocalLakebase {
 
 /// The compute.
 impl LocalLakebase {
-    /// Lets the next logins with a token fail, whatever the token.
+    /// Lets the next `times` logins with a token fail, even with a valid token.
     pub fn fail_logins(&self, times: usize, fault: LoginFault) {
         self.gateway.rules.login_faults.push(times, fault);
     }
 
-    /// Lets every login with a token fail for this long, whatever the token; `Duration::MAX` means
-    /// until [`heal_logins`](Self::heal_logins). With [`LoginFault::fresh_branch`] that is a branch that
-    /// was created a moment ago. A second call replaces the first; faults of
-    /// [`fail_logins`](Self::fail_logins) come before it.
+    /// Lets every login with a token fail for this long; `Duration::MAX` means until
+    /// [`heal_logins`](Self::heal_logins). [`LoginFault::fresh_branch`] imitates a new branch. A second call
+    /// replaces the first; faults of [`fail_logins`](Self::fail_logins) come first.
     pub fn fail_logins_for(&self, duration: Duration, fault: LoginFault) {
         self.gateway.rules.login_faults.set_for(duration, fault);
     }
 
-    /// Ends all faults of logins.
+    /// Removes all faults of logins.
     pub fn heal_logins(&self) {
         self.gateway.rules.login_faults.clear();
     }
 
-    /// Suspends the compute: sessions end, and the next connection wakes it after `wake_delay`.
+    /// Suspends the compute. Sessions end, and the next connection resumes it, which takes `wake_delay`.
     ///
     /// # Errors
     ///
-    /// If Postgres cannot be told to end the sessions.
+    /// If Postgres fails to end the sessions.
     pub async fn suspend(&self, cut: Cut, wake_delay: Duration, wake: Wake) -> Result<(), Error> {
         self.compute.suspend(wake_delay, wake);
         self.cut_sessions(cut).await
     }
 
-    /// Ends every open session, as a restart does. Returns when what the clients are told is on its
-    /// way to them, or after 5 seconds if a client does not read.
+    /// Ends every open session, as a restart does. Returns when the last message to each client has been sent, or
+    /// after 5 seconds if a client does not read.
     ///
     /// # Errors
     ///
-    /// If Postgres cannot be told to end the sessions.
+    /// If Postgres fails to end the sessions.
     pub async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
         self.gateway.cut_sessions(cut).await
     }
 
-    /// Lets the packets of everybody who connects vanish, or stops that: a host that is gone. Open
-    /// sessions are not concerned; for those there is [`Cut::Vanish`].
+    /// Drops the packets of new connections, as a failed host does, or accepts them again. Open sessions continue;
+    /// [`Cut::Vanish`] is for them.
     ///
     /// # Errors
     ///
-    /// Where the system cannot do it: it takes Linux.
+    /// On every system except Linux.
     pub fn set_unreachable(&self, unreachable: bool) -> Result<(), Error> {
         vanish::swallow_connects(&self.gateway_listener, unreachable)
-            .map_err(|error| Error::because("packets cannot be made to vanish here", error))
+            .map_err(|error| Error::because("this system cannot drop packets", error))
     }
 
-    /// Most sessions at a time; beyond it logins get `53300`.
+    /// Sets the maximum number of sessions. Logins beyond it fail with `53300`.
     pub fn set_connection_limit(&self, limit: usize) {
         self.gateway
             .rules

@@ -1,4 +1,4 @@
-//! The ways to sign in, and the variables that each needs.
+//! Authentication strategies, and the variables of each.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use super::LocalLakebase;
 use crate::Error;
 use crate::workspace::RESOURCE_ID;
 
-/// A way to sign in to the workspace, as `DATABRICKS_AUTH_TYPE` names it.
+/// A strategy to authenticate to the workspace, as `DATABRICKS_AUTH_TYPE` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignIn {
@@ -23,7 +23,7 @@ pub enum SignIn {
     FileOidc,
     /// `github-oidc`, as the service principal.
     GithubOidc,
-    /// `azure-client-secret`, as the service principal. Needs the addresses of the stand-ins, see
+    /// `azure-client-secret`, as the service principal. Needs the addresses of the stand-ins: see
     /// [`azure_login_url`](LocalLakebase::azure_login_url).
     AzureClientSecret,
     /// `azure-msi`, as the service principal. Needs the addresses of the stand-ins.
@@ -37,7 +37,7 @@ pub enum SignIn {
 }
 
 impl SignIn {
-    /// Every way there is.
+    /// All strategies.
     pub const ALL: [Self; 11] = [
         Self::Pat,
         Self::Basic,
@@ -69,7 +69,7 @@ impl SignIn {
         }
     }
 
-    /// Signs in as the service principal, not as the person.
+    /// Returns whether it authenticates as the service principal, not as the person.
     pub fn is_service_principal(self) -> bool {
         matches!(
             self,
@@ -98,14 +98,16 @@ impl FromStr for SignIn {
             .find(|way| way.name() == name)
             .ok_or_else(|| {
                 let names = Self::ALL.map(Self::name).join(", ");
-                Error::new(format!("{name:?} is no way to sign in; these are: {names}"))
+                Error::new(format!(
+                    "{name:?} is not an authentication strategy; use one of: {names}"
+                ))
             })
     }
 }
 
 impl LocalLakebase {
-    /// The variables for a program that signs in in another way than by client id and secret. They
-    /// do not name the Postgres role, so that it is found out; nor the host.
+    /// The variables of a program that authenticates with this strategy. They contain neither the Postgres role nor
+    /// the host, so the program looks both up in the workspace.
     pub fn env_for(&self, sign_in: SignIn) -> Vec<(String, String)> {
         let other = |name: &String| {
             name.starts_with("DATABRICKS_CLIENT") || name == "PGUSER" || name == "PGHOST"
@@ -168,23 +170,23 @@ impl LocalLakebase {
         vars
     }
 
-    /// The stand-in of Entra ID's login.
+    /// URL of the stand-in of Entra ID's login.
     pub fn azure_login_url(&self) -> String {
         format!("{}/entra/", self.workspace_url())
     }
 
-    /// The stand-in of Azure Resource Manager.
+    /// URL of the stand-in of Azure Resource Manager.
     pub fn azure_resource_manager_url(&self) -> String {
         format!("{}/arm/", self.workspace_url())
     }
 
-    /// The name of Azure's service-management API: only an audience, nobody calls it.
+    /// URL of Azure's service management API. It is an audience only; no program calls it.
     pub fn azure_service_management_url(&self) -> String {
         format!("{}/service-management/", self.workspace_url())
     }
 
-    /// The stand-in of the instance metadata service. It asks for no secret, so the URL has one: the
-    /// user name, which clients send as basic authentication.
+    /// URL of the stand-in of the instance metadata service. The service has no authentication, so the URL contains
+    /// a secret as user name, which clients send as basic authentication.
     pub fn azure_instance_metadata_url(&self) -> String {
         format!("http://{}@{}/", self.key, self.api)
     }

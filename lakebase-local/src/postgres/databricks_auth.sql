@@ -1,17 +1,17 @@
--- The extension databricks_auth, in SQL: Postgres finds real ones only in the folders of its
--- installation. It is there once somebody says CREATE EXTENSION IF NOT EXISTS databricks_auth.
+-- The extension databricks_auth, in SQL, as Postgres loads real extensions only from its installation. An event
+-- trigger creates it when a session runs CREATE EXTENSION IF NOT EXISTS databricks_auth.
 
--- Older versions of Postgres open `public` to everybody. Here it is the database owner's alone.
+-- Before Postgres 15, every role may create objects in `public`. On the platform, only the owner may.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 ALTER SCHEMA public OWNER TO pg_database_owner;
 
 CREATE SCHEMA lakebase_local;
 
--- Who is known in the workspace, and as what.
+-- Identities of the workspace and their kinds.
 CREATE TABLE lakebase_local.identity (name text PRIMARY KEY, kind text NOT NULL);
 
--- Runs as the superuser; the caller is the session's user. `pg_temp` comes last: unnamed, it would come
--- first, and a temporary view of the caller's could stand in for a catalog.
+-- Runs as the superuser; the caller is the session's user. `pg_temp` is last: if unnamed, it would be first, and a
+-- temporary view of the caller could replace a catalog.
 CREATE FUNCTION lakebase_local.create_role(identity text, kind text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
@@ -19,7 +19,7 @@ BEGIN
         RAISE EXCEPTION 'identity type must be USER, SERVICE_PRINCIPAL or GROUP'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- The owner of the database counts as well: on a borrowed server it has no CREATEROLE.
+    -- The owner of the database may, too: on a borrowed server it has no CREATEROLE.
     IF NOT (SELECT rolsuper OR (rolcreaterole OR caller.oid = (
                 SELECT datdba FROM pg_database WHERE datname = current_database())
             ) AND NOT EXISTS (
@@ -28,7 +28,7 @@ BEGIN
         FROM pg_roles AS caller WHERE rolname = session_user)
     THEN
         RAISE EXCEPTION 'permission denied to create role' USING ERRCODE = 'insufficient_privilege',
-            HINT = 'It takes CREATEROLE, and a login as an identity of the workspace.';
+            HINT = 'Requires CREATEROLE, and a login as an identity of the workspace.';
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = identity) THEN
         RAISE EXCEPTION 'role "%" already exists', identity USING ERRCODE = 'duplicate_object';
@@ -40,7 +40,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     EXECUTE format('CREATE ROLE %I LOGIN', identity);
-    -- How the gateway knows it from a role that was made by CREATE ROLE.
+    -- The gateway distinguishes it from roles of plain CREATE ROLE by this setting.
     EXECUTE format('ALTER ROLE %I SET lakebase_local.kind = %L', identity, kind);
     IF %MARK% IS NOT NULL THEN
         EXECUTE format('COMMENT ON ROLE %I IS %L', identity, %MARK%);
@@ -49,7 +49,7 @@ END
 $body$;
 REVOKE ALL ON FUNCTION lakebase_local.create_role FROM PUBLIC;
 
--- Not as the superuser: it looks at the rights of whoever creates the extension.
+-- Not SECURITY DEFINER: it checks the privileges of the caller.
 CREATE FUNCTION lakebase_local.may_create_extension() RETURNS boolean
 LANGUAGE sql AS 'SELECT has_database_privilege(current_database(), ''CREATE'')';
 
@@ -81,7 +81,7 @@ BEGIN
                 HINT = 'Must have CREATE privilege on current database to create this extension.';
         END IF;
         IF current_query() !~* 'if\s+not\s+exists\s+"?databricks_auth' THEN
-            RAISE EXCEPTION 'here it has to be CREATE EXTENSION IF NOT EXISTS databricks_auth'
+            RAISE EXCEPTION 'use CREATE EXTENSION IF NOT EXISTS databricks_auth'
                 USING ERRCODE = 'feature_not_supported';
         END IF;
         PERFORM lakebase_local.create_extension();
@@ -93,7 +93,7 @@ CREATE EVENT TRIGGER lakebase_local_extensions ON ddl_command_start
 
 GRANT USAGE ON SCHEMA lakebase_local TO PUBLIC;
 
--- Members of an extension that every database has: so pg_dump leaves them out.
+-- Members of an extension that every database has, so pg_dump omits them.
 ALTER EXTENSION plpgsql ADD SCHEMA lakebase_local;
 ALTER EXTENSION plpgsql ADD TABLE lakebase_local.identity;
 ALTER EXTENSION plpgsql ADD FUNCTION lakebase_local.create_role;

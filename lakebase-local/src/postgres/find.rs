@@ -1,4 +1,4 @@
-//! Finds the server programs of a Postgres on this machine.
+//! Finds the programs of a Postgres server on this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use tokio::process::Command;
 use super::owner::{Owner, program_folders};
 use crate::Error;
 
-/// Names a folder with `initdb` and `postgres` in it.
+/// Folder with `initdb` and `postgres`.
 const BIN_DIR_VARIABLE: &str = "LAKEBASE_LOCAL_PG_BIN";
 
-/// Folders of folders by version, newest first.
+/// Folders with one folder for each version; the newest is used first.
 const USUAL_PARENTS: &[&str] = &[
     "/usr/lib/postgresql",
     "/usr/local/opt",
@@ -20,9 +20,9 @@ const USUAL_PARENTS: &[&str] = &[
 
 pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf, Error> {
     if is_bin_dir(&dir) {
-        // The programs run in other folders.
+        // Absolute, as the programs run in other folders.
         return std::path::absolute(&dir)
-            .map_err(|error| Error::because("no working folder", error));
+            .map_err(|error| Error::because("cannot read the working folder", error));
     }
     Err(Error::new(format!(
         "{} holds no `initdb` and `postgres`: name the bin folder of a Postgres server",
@@ -30,7 +30,7 @@ pub(crate) fn checked(dir: PathBuf) -> Result<PathBuf, Error> {
     )))
 }
 
-/// From the variable, `pg_config`, PATH or the usual folders; else from a download.
+/// Searches the variable, `pg_config`, PATH and the usual folders, and downloads a Postgres otherwise.
 pub(crate) async fn find_bin_dir(scratch: &Path) -> Result<PathBuf, Error> {
     if let Some(dir) = std::env::var_os(BIN_DIR_VARIABLE).filter(|dir| !dir.is_empty()) {
         return checked(PathBuf::from(dir));
@@ -46,7 +46,7 @@ pub(crate) async fn find_bin_dir(scratch: &Path) -> Result<PathBuf, Error> {
             candidates.push(PathBuf::from(text));
         }
     }
-    // Distributions link `postgres` but not `initdb` into PATH: follow the link.
+    // Distributions link `postgres` but not `initdb` into PATH, so follow the link.
     candidates.extend(folders.iter().filter_map(|dir| {
         let program = dir.join("postgres").canonicalize().ok()?;
         program.parent().map(Path::to_path_buf)
@@ -87,11 +87,11 @@ async fn bring_one(scratch: &Path) -> Result<PathBuf, Error> {
     const RELEASES: &str = "https://github.com/theseus-rs/postgresql-binaries";
 
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        let text = format!("{}; and none could be downloaded", nothing_found());
+        let text = format!("{}; the download failed", nothing_found());
         Error::because(text, error)
     };
-    // Its `setup` installs and then makes a cluster, unless there seems to be one. Where it is gives
-    // it no reason to make a folder: `Settings::new` would make some, wherever it can.
+    // `setup` installs, and then creates a cluster unless it finds one. `Settings::new` would create folders, so its
+    // fields are set here.
     let data_dir = scratch.join("download");
     std::fs::create_dir(&data_dir)
         .and_then(|()| std::fs::write(data_dir.join("postgresql.conf"), ""))

@@ -1,4 +1,4 @@
-//! A temporary folder and the server in it, both gone when we are, however we end.
+//! A temporary folder and the server in it. A supervisor removes both, even if this process is killed.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,18 +11,18 @@ use uuid::Uuid;
 use super::owner::Owner;
 use crate::Error;
 
-/// Longest path of a Unix socket (103 bytes on some systems), less our names below it.
+/// Maximum length of a parent folder: a Unix socket's path has at most 103 bytes on some systems.
 const LONGEST_PARENT: usize = 58;
-/// Twelve random digits after the prefix; the folder is not made if the name is taken.
+/// Prefix and twelve random digits. An existing folder of that name is an error.
 const NAME_LENGTH: usize = 27;
 pub(super) const DATA: &str = "data";
 const LOG: &str = "postgres.log";
-/// Lines of the server's log that an error shows.
+/// Lines of the server's log in an error.
 const LOG_LINES: &str = "5";
 
-/// Makes the folder, says so, waits for a word to start the server, then until the pipe from us
-/// closes: we dropped it, exited or were killed. Then it stops the server and removes the folder.
-/// It is there before the folder is, so there is no moment at which a kill leaves one behind.
+/// Creates the folder, reports that, starts the server after a line on the pipe, and waits until the pipe closes
+/// because this process dropped it or ended. Then it stops the server and removes the folder. It starts before the
+/// folder exists, so a kill never leaves the folder behind.
 const SUPERVISOR: &str = r#"
 trap '' HUP INT PIPE TERM
 dir=$1; shift
@@ -33,7 +33,7 @@ if read -r _; then
     "$@" </dev/null >>"$dir/postgres.log" 2>&1 &
     server=$!
     cat
-    # Early in its life it ignores signals, so one may be lost.
+    # A starting server ignores signals, so repeat them.
     (while kill -QUIT "$server"; do sleep 0.1; done) &
     wait "$server"
 fi
@@ -45,16 +45,16 @@ pub(crate) struct Folder {
     dir: PathBuf,
     owner: Owner,
     supervisor: Child,
-    /// Closing it is the signal to clean up.
+    /// Closing it starts the cleanup.
     lifeline: Option<ChildStdin>,
 }
 
 impl Folder {
-    /// An empty one, which belongs to `owner`, who may run a server in it. Blocks for a moment.
+    /// Creates an empty folder that belongs to `owner`. Blocks for a moment.
     pub(crate) fn create(owner: Owner, bin_dir: Option<&Path>) -> Result<Self, Error> {
-        // The supervisor works elsewhere, so a relative one would be another folder there.
+        // Absolute, as the supervisor runs in another folder.
         let usual = std::path::absolute(std::env::temp_dir())
-            .map_err(|error| Error::because("cannot tell the temporary folder", error))?;
+            .map_err(|error| Error::because("cannot read the temporary folder", error))?;
         let parent = if usual.as_os_str().len() > LONGEST_PARENT {
             PathBuf::from("/tmp")
         } else {
@@ -62,12 +62,12 @@ impl Folder {
         };
         let failed = |error: std::io::Error| {
             let who = if owner.is_other() {
-                ", where the user that Postgres runs as may write"
+                " as the user that Postgres runs as"
             } else {
                 ""
             };
             let text = format!(
-                "cannot make a folder in {}{who}: set TMPDIR to a folder that exists and can be written to",
+                "cannot make a folder in {}{who}: set TMPDIR to an existing, writable folder",
                 parent.display()
             );
             Error::because(text, error)
@@ -132,12 +132,12 @@ impl Folder {
     }
 
     pub(crate) fn has_stopped(&self) -> bool {
-        // A server writes its pid before its first line of log, and removes it when it ends.
+        // A server writes its pid before its first log line, and removes it at the end.
         let log = fs::metadata(self.path().join(LOG));
         log.is_ok_and(|log| log.len() > 0) && !self.data().join("postmaster.pid").exists()
     }
 
-    /// The end of the server's log, which its owner reads: the folder is not ours.
+    /// Returns the end of the server's log. A process of the owner reads it, as the folder may be another user's.
     pub(crate) async fn log_tail(&self) -> String {
         let mut command = Command::new("tail");
         command.args(["-n", LOG_LINES]).arg(self.dir.join(LOG));

@@ -1,4 +1,4 @@
-//! A server of our own.
+//! Our own server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const START_LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Own {
     folder: Folder,
     server: Server,
-    /// Kept so that the next start finds it ready.
+    /// Kept for the next start.
     _template: Arc<Template>,
 }
 
@@ -60,7 +60,7 @@ impl Own {
         }
     }
 
-    /// Its socket. Only we and the user that it runs as can reach it there.
+    /// Path of the socket. Only this user and the user that Postgres runs as can reach it.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join(SOCKET)
     }

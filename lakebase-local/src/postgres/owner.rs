@@ -1,4 +1,4 @@
-//! Whom Postgres runs as: ourselves, or an unprivileged user when we are root.
+//! The user that Postgres runs as: our own, or an unprivileged one if we are root.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -10,12 +10,11 @@ use crate::Error;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner {
-    /// `None` when we are not root: processes run as we do.
+    /// `None` if we are not root: processes run as our user.
     ids: Option<(Uid, Gid)>,
 }
 
-/// What processes of ours get from our environment, which may hold secrets: where programs and
-/// their libraries are, and nothing else.
+/// Variables that child processes get besides `PATH`. Others may hold secrets.
 const PASSED_ON: &[&str] = &["LD_LIBRARY_PATH"];
 
 impl Owner {
@@ -27,7 +26,6 @@ impl Owner {
         if !Uid::effective().is_root() {
             return Ok(Self::ourselves());
         }
-        // Postgres refuses to run as root.
         let user = ["postgres", "nobody"]
             .into_iter()
             .find_map(|name| User::from_name(name).ok().flatten())
@@ -39,8 +37,8 @@ impl Owner {
         })
     }
 
-    /// Makes a command run as the owner, without our environment, in a folder that the owner can
-    /// enter, and out of reach of a Ctrl-C in our terminal.
+    /// Makes a command run as the owner, without our environment, in a folder that the owner can enter, and in a
+    /// process group of its own, so that Ctrl-C does not reach it.
     pub(crate) fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env_clear();
         if let Ok(path) = std::env::join_paths(program_folders()) {
@@ -57,13 +55,13 @@ impl Owner {
         command.current_dir("/").process_group(0)
     }
 
-    /// Not ourselves.
+    /// Returns whether Postgres runs as another user.
     pub(crate) fn is_other(&self) -> bool {
         self.ids.is_some()
     }
 }
 
-/// The folders of PATH. Relative ones are left out: they name other programs in every folder.
+/// The absolute folders of PATH. A relative one depends on the working folder.
 pub(crate) fn program_folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
@@ -74,7 +72,7 @@ pub(crate) fn program_folders() -> Vec<PathBuf> {
     }
 }
 
-/// Where downloads are kept: per user, and readable for the user that Postgres runs as.
+/// The folder for downloads: one per user, readable for the user that Postgres runs as.
 #[cfg(feature = "embedded")]
 pub(crate) fn cache_dir() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from);

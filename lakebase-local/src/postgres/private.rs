@@ -1,5 +1,5 @@
-//! The folder for what only we may read: the certificate, the stand-ins of tools, the way in for
-//! `ctl`. It belongs to us even where Postgres runs as another user.
+//! The private folder: the certificate, the stand-ins of tools, the socket of `ctl`. It belongs to our user even if
+//! Postgres runs as another one.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ use crate::Error;
 #[derive(Debug)]
 pub(crate) struct Private {
     folder: Folder,
-    /// What is written goes through this: whatever else appears under the folder's name is not it.
+    /// Files are created through this descriptor, so a replaced folder gets none.
     dir: OwnedFd,
 }
 
@@ -53,12 +53,12 @@ impl Private {
         self.folder.path()
     }
 
-    /// A new file that nobody else may read.
+    /// Creates a file that only our user may read.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
         self.write_with(name, text, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 
-    /// A new program that nobody else may read or run.
+    /// Creates a program that only our user may read and run.
     pub(crate) fn write_program(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
         self.write_with(name, text, Mode::S_IRWXU)
     }
@@ -74,11 +74,11 @@ impl Private {
         Ok(path)
     }
 
-    /// Another name for a file elsewhere.
+    /// Creates a symbolic link.
     pub(crate) fn link(&self, name: &str, target: &Path) -> Result<(), Error> {
         symlinkat(target, &self.dir, name).map_err(|error| {
             let path = self.path().join(name);
-            Error::because(format!("cannot make {}", path.display()), error)
+            Error::because(format!("cannot create {}", path.display()), error)
         })
     }
 }

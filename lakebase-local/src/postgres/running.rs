@@ -1,4 +1,4 @@
-//! A server that runs already, named by a URL: we borrow a database and some roles.
+//! A borrowed server: a running Postgres on which we create a database and roles.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use uuid::Uuid;
 use super::{OUR_PATH, Server, quote_ident, quote_literal, with_path};
 use crate::Error;
 
-/// Beginning of the name of a run, which is that of its database and the mark of its roles.
+/// Prefix of the name of a run. Its database has that name, and its roles have it as their mark.
 const PREFIX: &str = "lakebase_local_";
 
-/// The longest name that Postgres takes.
+/// Postgres's limit for names, in bytes.
 const LONGEST_NAME: usize = 63;
 
-/// The databases and roles of each run, and the statement that drops each. A database is recognised by its exact
-/// name, which is random: a run may be killed before it can add a comment.
+/// The databases and roles of each run, and the statement that drops each. A database is recognised by its random
+/// name, as a run may be killed before it adds a comment.
 const TRACES: &str = "(
     SELECT substring(datname::text FROM '^(lakebase_local_[0-9a-f]{32})(_[0-9a-f]{15})?$') AS run,
         format('DROP DATABASE IF EXISTS %I WITH (FORCE)', datname) AS removal FROM pg_database
@@ -28,7 +28,7 @@ const TRACES: &str = "(
 ) AS traces";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Between attempts to take the lock again.
+/// Pause between attempts to take the lock again.
 const KEEPER_PAUSE: Duration = Duration::from_millis(50);
 
 /// A database of our own on a running server. Dropping it drops that database and its roles.
@@ -36,16 +36,16 @@ pub(crate) struct Running {
     server: Server,
     config: tokio_postgres::Config,
     database: String,
-    /// Holds the lock that says we are alive.
+    /// Holds the lock of this run.
     keeper: JoinHandle<()>,
 }
 
 impl Running {
-    /// `source` names where the URL came from; it may hold a password and is not repeated.
+    /// `source` names the setting of the URL. Errors do not repeat the URL, which may contain a password.
     pub(crate) async fn start(url: &str, source: &str) -> Result<Self, Error> {
         let mut config: tokio_postgres::Config = url
             .parse()
-            .map_err(|error| Error::because(format!("{source} is no Postgres URL"), error))?;
+            .map_err(|error| Error::because(format!("{source} is not a Postgres URL"), error))?;
         let is_here = |host: &Host| match host {
             Host::Tcp(name) => {
                 name == "localhost"
@@ -64,13 +64,13 @@ impl Running {
                 "{source} must name one host, on this machine: the connection is not encrypted"
             )));
         }
-        // Locks are local to a database: all must meet in the same one.
+        // Locks are local to a database, so all runs use the same one.
         config.dbname("postgres");
         with_path(&mut config, OUR_PATH);
         let database = format!("{PREFIX}{}", Uuid::new_v4().simple());
         let keeper = claim(&config, &database).await?;
         warn_of(sweep(&keeper.0).await);
-        // Whatever the owner has put into template1 is not wanted here.
+        // template1 may contain objects of the server's owner.
         let create = format!("CREATE DATABASE {database} TEMPLATE template0");
         run(&keeper.0, &create).await?;
         Ok(Self {
@@ -86,14 +86,14 @@ impl Running {
     }
 }
 
-/// A new name for a copy, by which it is dropped with its original.
+/// Returns a new name for a copy. Its form makes the cleanup of the run drop it.
 pub(crate) fn copy_name(database: &str) -> String {
     let mut name = format!("{database}_{}", Uuid::new_v4().simple());
     name.truncate(LONGEST_NAME);
     name
 }
 
-/// What a role is commented with, so that it can be found when its database goes.
+/// The comment of a role, by which the cleanup finds it.
 pub(crate) fn mark(role: &str, database: &str) -> String {
     format!(
         "COMMENT ON ROLE {} IS {}",
@@ -105,7 +105,7 @@ pub(crate) fn mark(role: &str, database: &str) -> String {
 impl Drop for Running {
     fn drop(&mut self) {
         let (config, database) = (self.config.clone(), self.database.clone());
-        // Whatever runtime we are on (or none) may be ending; this one is ours.
+        // A runtime of our own, as the caller's may be ending.
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -137,8 +137,8 @@ type Session = (Client, JoinHandle<()>);
 
 async fn connect(config: &tokio_postgres::Config) -> Result<Session, Error> {
     let connecting = tokio::time::timeout(CONNECT_LIMIT, config.connect(NoTls)).await;
-    let connecting = connecting
-        .map_err(|_| Error::new("what listens there does not answer as a Postgres does"))?;
+    let connecting =
+        connecting.map_err(|_| Error::new("the server does not respond like a Postgres"))?;
     let (client, connection) =
         connecting.map_err(|error| Error::because("cannot reach the running Postgres", error))?;
     let connection = tokio::spawn(async {
@@ -158,8 +158,8 @@ async fn claim(config: &tokio_postgres::Config, database: &str) -> Result<Sessio
     Ok(session)
 }
 
-/// Takes the lock again when the session ends, as it does when the server restarts. What remains: another start
-/// that sweeps before that drops our database.
+/// Takes the lock again when the session ends, for example when the server restarts. Another start that sweeps
+/// before that drops our database.
 async fn keep(config: tokio_postgres::Config, database: String, mut session: Session) {
     loop {
         let _ = (&mut session.1).await;
@@ -175,7 +175,7 @@ async fn keep(config: tokio_postgres::Config, database: String, mut session: Ses
 async fn run(client: &Client, sql: &str) -> Result<(), Error> {
     client.batch_execute(sql).await.map_err(|error| {
         Error::because(
-            "the running Postgres refuses (its user must be superuser)",
+            "the running Postgres rejected a statement (its user must be superuser)",
             error,
         )
     })
@@ -227,7 +227,7 @@ fn none_of(left: Vec<String>) -> Result<(), Error> {
 fn warn_of(left: Result<(), Error>) {
     if let Err(error) = left {
         tracing::warn!(
-            "left behind on the borrowed Postgres; the next start tries again: {}",
+            "objects remain on the borrowed Postgres; the next start removes them: {}",
             error.chain()
         );
     }

@@ -1,4 +1,4 @@
-//! How to reach the Postgres behind the gateway.
+//! Connections to the Postgres behind the gateway.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,20 +24,19 @@ use crate::protocol::{self, AuthStep};
 
 const DATABRICKS_AUTH: &str = include_str!("databricks_auth.sql");
 
-/// A byte stream of either kind.
+/// A TCP or Unix stream.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A server, ours or borrowed. Cheap to clone.
+/// Our own server or a borrowed one. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Server(Arc<Kind>);
 
 enum Kind {
-    /// Ours alone: who reaches the socket is let in.
+    /// Our own: it trusts every client of the socket.
     Own { socket_dir: PathBuf },
-    /// Somebody else's, who asks every role for a password. Those of token roles are known to us
-    /// alone.
+    /// A borrowed one, which requires a password from every role. Only we know those of token roles.
     Running {
         config: Box<tokio_postgres::Config>,
         database: String,
@@ -61,7 +60,7 @@ impl Server {
         }))
     }
 
-    /// The name on the server of what clients call `databricks_postgres`, and of any other.
+    /// Translates the clients' name of a database to the server's.
     pub(crate) fn database<'a>(&'a self, name: &'a str) -> &'a str {
         match &*self.0 {
             Kind::Running { database, .. } if name == DATABASE => database,
@@ -69,7 +68,7 @@ impl Server {
         }
     }
 
-    /// A connection to the server itself, behind the gateway's back.
+    /// Connects to the server without the gateway.
     pub(crate) async fn open(&self) -> io::Result<Box<dyn Stream>> {
         let config = match &*self.0 {
             Kind::Own { socket_dir } => {
@@ -94,8 +93,8 @@ impl Server {
         }
     }
 
-    /// A superuser's session with this search path, whatever the database's owner has set for it: what
-    /// others have made must not stand in for what we call.
+    /// Opens a superuser's session with this search path. Settings of the database's owner have no effect, so objects
+    /// of other roles cannot replace the functions that we call.
     pub(crate) async fn admin(&self, database: &str, path: &str) -> Result<Client, Error> {
         let mut config = match &*self.0 {
             Kind::Own { socket_dir } => {
@@ -116,7 +115,7 @@ impl Server {
         Ok(client)
     }
 
-    /// Whether the server asks a role with a native password for it.
+    /// Returns whether the server requires a password from this native role.
     pub(crate) async fn asks_password(&self, role: &str) -> bool {
         if let Kind::Running { .. } = &*self.0 {
             return true;
@@ -132,7 +131,7 @@ impl Server {
         matches!(admin.query_opt(&sql, &[&role]).await, Ok(Some(_)))
     }
 
-    /// Makes a role that logs in with tokens. One batch is one transaction: no role lacks its mark.
+    /// SQL that creates a role for logins with tokens. One batch is one transaction, so every role has its mark.
     pub(crate) fn create_role_sql(&self, role: &str) -> String {
         let ident = quote_ident(role);
         match &*self.0 {
@@ -159,13 +158,13 @@ impl Server {
         matches!(&*self.0, Kind::Own { .. })
     }
 
-    /// What every database has from the beginning.
+    /// SQL that runs in every new database.
     pub(crate) fn databricks_auth_sql(&self) -> String {
         let mark = self.mark().map(quote_literal);
         DATABRICKS_AUTH.replace("%MARK%", mark.as_deref().unwrap_or("NULL::text"))
     }
 
-    /// The comment of our roles on a borrowed server, which has other roles, too.
+    /// The comment that marks our roles on a borrowed server.
     pub(crate) fn mark(&self) -> Option<&str> {
         match &*self.0 {
             Kind::Own { .. } => None,
@@ -173,8 +172,8 @@ impl Server {
         }
     }
 
-    /// Prepares an accepted login of a role that `databricks_create_role` created: a borrowed server gets a
-    /// password that we know. At each login, as the role may have been dropped and created again.
+    /// Prepares an accepted login of a role that `databricks_create_role` created: on a borrowed server, sets a
+    /// password that we know. Runs at each login, as the role may have been dropped and created again.
     pub(crate) async fn adopt(&self, role: &str) -> Result<(), Error> {
         let Kind::Running {
             database,
@@ -203,9 +202,9 @@ impl Server {
         admin.batch_execute(&alter).await.map_err(failed)
     }
 
-    /// Makes a role that logs in with a password of its own.
+    /// SQL that creates a role with a native password.
     pub(crate) fn create_native_role_sql(&self, role: &str, password: &str) -> String {
-        // Hashed here, so that no statement log sees it.
+        // Hashed here, so that no statement log contains the password.
         let create = format!(
             "CREATE ROLE {} LOGIN PASSWORD {}",
             quote_ident(role),
@@ -217,7 +216,7 @@ impl Server {
         }
     }
 
-    /// A new name for a copy of the database.
+    /// Returns a new name for a copy of the database.
     pub(crate) fn copy_name(&self) -> String {
         match &*self.0 {
             Kind::Own { .. } => format!("scratch_{}", Uuid::new_v4().simple()),
@@ -225,7 +224,7 @@ impl Server {
         }
     }
 
-    /// The password of a token role, if the server asks for one.
+    /// The password of a token role, if the server requires one.
     pub(crate) fn password_of(&self, role: &str) -> Option<String> {
         match &*self.0 {
             Kind::Own { .. } => None,
@@ -246,8 +245,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Answers the server's questions for a password, after the startup message. Returns what the
-/// server says in the end, to be passed on.
+/// Runs the password authentication after the startup message. Returns the server's last message, for the client.
 pub(crate) async fn log_in(
     server: &mut (impl AsyncRead + AsyncWrite + Unpin),
     password: &str,
@@ -287,7 +285,7 @@ pub(crate) async fn log_in(
                 continue;
             }
             (other, _) => {
-                let text = format!("the server asks for authentication {other}");
+                let text = format!("unsupported authentication method {other}");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         };

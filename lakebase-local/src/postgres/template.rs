@@ -1,5 +1,4 @@
-//! A fresh cluster, made once per process and copied for each server: copying takes a tenth of
-//! the time that `initdb` does.
+//! A new cluster, created once per process and copied for each server. A copy takes a tenth of the time of `initdb`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +11,7 @@ use super::owner::Owner;
 use super::{ADMIN, NATIVE_GROUP};
 use crate::Error;
 
-/// Speed over safety: the data is thrown away anyway.
+/// Fast and unsafe settings, as the data is temporary.
 const SETTINGS: &str = "
 listen_addresses = ''
 # Beats PGPORT, which may well be set: to a local Lakebase's.
@@ -29,16 +28,16 @@ logging_collector = off
 log_statement = none
 ";
 
-/// Only we can reach the socket, and the user that the server runs as. Native roles are asked for their password by Postgres itself;
-/// for the others the gateway has judged the token already.
+/// Only our user and the server's user can reach the socket. Postgres checks the passwords of native roles; the
+/// gateway has checked the tokens of the others.
 const HBA: &str = "
 local all +lakebase_native scram-sha-256
 local all all trust
 ";
 
-/// Before Postgres 16 whoever has CREATEROLE may grant these to anybody, and with them read and write
-/// files and run programs as the user that the server runs as. Postgres knows them by number: without
-/// their rows nobody can be a member, whatever is granted. `DROP ROLE` refuses, since they are its own.
+/// Before Postgres 16, a role with CREATEROLE may grant these, and their members can read and write files and run
+/// programs as the server's user. Postgres checks them by OID, so without their rows no role can be a member.
+/// `DROP ROLE` rejects predefined roles.
 const FORGET_SERVER_ROLES: &str = "DELETE FROM pg_authid WHERE rolname IN \
     ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')\n";
 
@@ -50,7 +49,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// The process's template for these programs; it lives as long as it is in use.
+    /// Returns the process's template for these programs. It exists as long as it is in use.
     pub(crate) async fn get(bin_dir: &Path) -> Result<Arc<Self>, Error> {
         static CURRENT: Mutex<Weak<Template>> = Mutex::const_new(Weak::new());
         let mut current = CURRENT.lock().await;
@@ -60,7 +59,7 @@ impl Template {
         let bin_dir = bin_dir.to_path_buf();
         let template = tokio::task::spawn_blocking(move || Self::make(bin_dir))
             .await
-            .map_err(|error| Error::because("cannot make a database cluster", error))??;
+            .map_err(|error| Error::because("cannot create a database cluster", error))??;
         let template = Arc::new(template);
         *current = Arc::downgrade(&template);
         Ok(template)
@@ -70,7 +69,7 @@ impl Template {
         let owner = Owner::of_postgres()?;
         let folder = Folder::create(owner, Some(&bin_dir))?;
         let data = folder.data();
-        // It makes missing parents; told relative to the folder, it cannot bring that back once we are gone.
+        // A relative path, as initdb creates missing parents and could create the folder again after its removal.
         run(
             &owner,
             folder.path(),

@@ -15,7 +15,7 @@ use super::{APPLICATION, RESOURCE_ID, Shared, Workspace, oidc};
 use crate::events::EventKind;
 use crate::issuer::MintedToken;
 
-/// What the platform allows for `ttl`.
+/// The platform's limits of `ttl`.
 const TTL_SECONDS: std::ops::RangeInclusive<f64> = 300.0..=3600.0;
 
 impl Workspace {
@@ -27,7 +27,7 @@ impl Workspace {
         let known = match bearer {
             Some(bearer) => self
                 .issuer
-                .who_is(bearer)
+                .identity_of(bearer)
                 .or_else(|| self.entra_caller(bearer, headers)),
             None => oidc::basic(headers)
                 .filter(|(user, password)| self.issuer.knows_password(user, password))
@@ -42,7 +42,7 @@ impl Workspace {
         })
     }
 
-    /// A token of Entra ID; a service principal's comes with one for Azure's own API.
+    /// Returns the identity of a token of Entra ID. A service principal also sends a token for Azure's own API.
     fn entra_caller(&self, bearer: &str, headers: &HeaderMap) -> Option<String> {
         let identity = self.issuer.entra_identity(bearer, APPLICATION)?;
         if !self.issuer.is_service_principal(&identity) {
@@ -101,7 +101,7 @@ impl Workspace {
         })
     }
 
-    /// A read replica of the same branch.
+    /// Describes a read replica of the same branch.
     fn describe_replica(&self) -> Value {
         let place = &self.place;
         json!({
@@ -123,7 +123,7 @@ impl Workspace {
     }
 }
 
-/// `claims` of a credential call: the tables, or what is wrong.
+/// Parses `claims` of a credential call and returns the tables.
 fn claimed(body: &Value) -> Result<Vec<String>, Failure> {
     let wrong = || Failure::new(400, "INVALID_PARAMETER_VALUE", "claims are malformed");
     let Some(claims) = body.get("claims") else {
@@ -224,7 +224,7 @@ pub(super) async fn instance_credentials(
         ));
     }
     let claims = claimed(&body)?;
-    // The same call once more is the same call.
+    // A repeated request id gets the same token.
     let request_id = body
         .get("request_id")
         .and_then(Value::as_str)
@@ -280,7 +280,7 @@ pub(super) async fn endpoints(
     if path != workspace.place.branch_path() {
         return Err(not_found("branch", &path));
     }
-    // One to a page, so that clients have to turn pages.
+    // One entry a page, so that clients must read several pages.
     let page = match query.get("page_token").map(String::as_str) {
         None | Some("") => json!({
             "endpoints": [workspace.describe_replica()],

@@ -1,4 +1,4 @@
-//! Stand-ins of Azure: the login of Entra ID, the instance metadata service, Resource Manager.
+//! Stand-ins of Azure: Entra ID's login, the instance metadata service, Resource Manager.
 
 use std::collections::HashMap;
 
@@ -14,15 +14,15 @@ use super::{Shared, oidc, unknown};
 
 /// The Entra application of Azure Databricks.
 pub(crate) const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
-/// The workspace, as Azure names it.
+/// Azure's id of the workspace.
 pub(crate) const RESOURCE_ID: &str =
     "/subscriptions/local/resourceGroups/local/providers/Microsoft.Databricks/workspaces/local";
 /// Path of the instance metadata service.
 pub(super) const INSTANCE_METADATA: &str = "/metadata/identity/oauth2/token";
-/// The one tenant there is.
+/// The only tenant.
 pub(crate) const TENANT: &str = "local-tenant";
 
-/// The workspace sends browsers to its tenant's login page.
+/// Redirects to the login page of the tenant.
 pub(super) async fn tenant(State(workspace): Shared) -> Response {
     let base = &workspace.base_url;
     let page = format!("{base}/entra/{TENANT}/oauth2/authorize?response_type=code");
@@ -94,7 +94,7 @@ pub(super) async fn managed_identity(
     .into_response()
 }
 
-/// Resource Manager's view of the workspace. The real one names the host without a scheme.
+/// Resource Manager's description of the workspace. The real one has the host without a scheme.
 pub(super) async fn resource(
     State(workspace): Shared,
     Path(resource): Path<String>,

@@ -1,4 +1,4 @@
-//! A listener that can play dead, and the outages of the API.
+//! A listener that can reset connections, and the outages of the API.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,19 +7,19 @@ use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-/// How the whole workspace API is out of order.
+/// An outage of the whole workspace API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outage {
-    /// Connections are reset, as by a dead host behind a living balancer.
+    /// Connections are reset, as by a load balancer with a failed host.
     Down,
-    /// Every call is answered with 503.
+    /// Every call fails with 503.
     Unavailable,
-    /// No call is answered.
+    /// No call gets a response.
     Silent,
 }
 
-/// The outage there is, and its end if it has one.
+/// The current outage, and its end if it has one.
 #[derive(Debug, Default)]
 pub(crate) struct Switch(Mutex<Option<(Outage, Option<Instant>)>>);
 
@@ -58,7 +58,7 @@ impl Listener for Gated {
                 let _ = socket.set_nodelay(true);
                 return (socket, address);
             }
-            // The client sees a reset, as from a dead host behind a living balancer.
+            // The client gets a reset.
             let _ = socket.set_zero_linger();
         }
     }

@@ -38,8 +38,8 @@ pub(super) async fn server_metadata(State(workspace): Shared) -> Response {
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
-/// Client credentials, in the header or in the form: the platform takes both. Or an identity token of
-/// somebody else, which goes alone.
+/// The token endpoint: client credentials, in the header or in the form, or the exchange of another issuer's
+/// identity token.
 pub(super) async fn token(
     State(workspace): Shared,
     headers: HeaderMap,
@@ -92,8 +92,7 @@ pub(super) async fn token(
     .into_response()
 }
 
-/// GitHub Actions' service for identity tokens: for the service principal, and for the audience that
-/// was asked for.
+/// GitHub Actions' service for identity tokens. Issues one for the service principal and the requested audience.
 pub(super) async fn github(
     State(workspace): Shared,
     headers: HeaderMap,

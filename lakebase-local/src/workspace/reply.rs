@@ -1,4 +1,4 @@
-//! Answers in the platform's shapes, proper and broken.
+//! Responses in the platform's formats, including broken ones.
 
 use std::io;
 use std::time::SystemTime;
@@ -50,7 +50,7 @@ pub(crate) fn status(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// The answer that a fault stands for.
+/// The response of a fault.
 pub(crate) fn faulty(fault: Fault) -> Response {
     match fault {
         Fault::Status {
@@ -75,7 +75,7 @@ pub(crate) fn faulty(fault: Fault) -> Response {
     }
 }
 
-/// An answer whose body breaks off: after `start`, or before the first byte.
+/// A response whose body ends early: after `start`, or before the first byte.
 pub(crate) fn broken(start: Option<&'static str>) -> Response {
     let part = start.map(|text| Ok(Bytes::from_static(text.as_bytes())));
     let broken = Err(io::Error::new(
@@ -86,7 +86,7 @@ pub(crate) fn broken(start: Option<&'static str>) -> Response {
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Adds what the platform sends with every reply.
+/// Adds the headers that the platform sends with every response.
 pub(crate) fn stamped(mut response: Response, now: SystemTime) -> Response {
     let headers = response.headers_mut();
     if let Ok(date) = HeaderValue::from_str(&http_date(now)) {
@@ -105,7 +105,7 @@ fn http_date(at: SystemTime) -> String {
     at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// RFC 3339, as protobuf JSON prints times.
+/// The time in RFC 3339, as in protobuf JSON.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
     match jiff::Timestamp::try_from(at) {
         Ok(at) => format!("{at:.6}"),
@@ -113,5 +113,5 @@ pub(crate) fn rfc3339(at: SystemTime) -> String {
     }
 }
 
-/// Lets handlers end with `?` on both kinds of refusal.
+/// Result of handlers.
 pub(crate) type Answer = Result<Response, Failure>;

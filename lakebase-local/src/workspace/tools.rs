@@ -1,6 +1,6 @@
-//! Stand-ins of programs that sign in for others: the Databricks CLI, the Azure CLI, an editor.
+//! Stand-ins of tools that authenticate for programs: the Databricks CLI, the Azure CLI, an editor.
 //!
-//! The scripts only pass their arguments on; what they answer is decided here.
+//! The scripts send their arguments to the handlers in this file and print the response.
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -12,7 +12,7 @@ use super::Shared;
 use super::azure::{APPLICATION, TENANT, epoch};
 use super::reply::{rfc3339, status};
 
-/// Nothing but bash: it speaks TCP itself.
+/// Needs only bash, which can open TCP connections.
 const SCRIPT: &str = r#"#!/bin/bash
 query=
 for argument in "$@"; do
@@ -39,7 +39,7 @@ else
 fi
 "#;
 
-/// `databricks` and `az`, name and text. They hold the key.
+/// Names and texts of the scripts `databricks` and `az`. They contain the key.
 pub(crate) fn scripts(host: &str, key: &str) -> [(&'static str, String); 2] {
     ["databricks", "az"].map(|name| {
         let text = SCRIPT
@@ -65,13 +65,13 @@ fn arguments(query: Option<String>) -> Vec<String> {
         .collect()
 }
 
-/// What follows an option.
+/// The value of an option.
 fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     let at = arguments.iter().position(|argument| argument == name)?;
     Some(arguments.get(at + 1)?.as_str())
 }
 
-fn complaint(text: &str) -> Response {
+fn cli_error(text: &str) -> Response {
     (status(400), format!("Error: {text}\n")).into_response()
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn databricks(State(workspace): Shared, RawQuery(query): RawQue
             let is_here = option(&arguments, "--host") == Some(&workspace.base_url)
                 || option(&arguments, "--profile").is_some();
             if !is_here {
-                return complaint(
+                return cli_error(
                     "cache: databricks OAuth is not configured for this host. no cached credentials; run `databricks auth login` to sign in",
                 );
             }
@@ -96,7 +96,7 @@ pub(super) async fn databricks(State(workspace): Shared, RawQuery(query): RawQue
             Json(json!({ "access_token": token, "token_type": "Bearer", "expiry": expiry }))
                 .into_response()
         }
-        _ => complaint(&format!("unknown command {words:?}")),
+        _ => cli_error(&format!("unknown command {words:?}")),
     }
 }
 
@@ -111,10 +111,10 @@ pub(super) async fn az(State(workspace): Shared, RawQuery(query): RawQuery) -> R
         }
         ["account", "get-access-token"] => {
             let Some(resource) = option(&arguments, "--resource") else {
-                return complaint("the following arguments are required: --resource");
+                return cli_error("the following arguments are required: --resource");
             };
             if option(&arguments, "--tenant").is_some_and(|tenant| tenant != TENANT) {
-                return complaint("AADSTS90002: Tenant not found.");
+                return cli_error("AADSTS90002: Tenant not found.");
             }
             if resource == APPLICATION {
                 workspace.log_sign_in(user);
@@ -124,11 +124,11 @@ pub(super) async fn az(State(workspace): Shared, RawQuery(query): RawQuery) -> R
             Json(json!({ "accessToken": token, "tokenType": "Bearer", "expires_on": epoch(at) }))
                 .into_response()
         }
-        _ => complaint(&format!("unknown command {words:?}")),
+        _ => cli_error(&format!("unknown command {words:?}")),
     }
 }
 
-/// As an editor offers it.
+/// The metadata service of an editor.
 pub(super) async fn metadata_service(State(workspace): Shared, headers: HeaderMap) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if text("x-databricks-metadata-version") != Some("1")

@@ -1,4 +1,4 @@
-//! loco 0.16 with SeaORM 1.1, by the URL of the auth proxy.
+//! loco 0.16 with SeaORM 1.1, with the URL of the auth proxy.
 
 // In your program they have these names in `Cargo.toml`.
 extern crate loco_rs_0 as loco_rs;
@@ -110,7 +110,7 @@ mod notes {
     }
 }
 
-/// In your program, `load_config` makes it: `Lakebase::from_env()`.
+/// In your program, `load_config` creates it with `Lakebase::from_env()`.
 static LAKEBASE: OnceLock<Lakebase> = OnceLock::new();
 /// Runs as long as the application.
 static PROXY: OnceLock<Proxy> = OnceLock::new();
@@ -164,7 +164,7 @@ impl Hooks for App {
         Ok(ctx)
     }
 
-    /// On the listener of `main`, which knows its port. In your program, loco's own.
+    /// Serves on the listener of `main`, which needs its port. Your program uses loco's own function.
     async fn serve(app: axum::Router, ctx: &AppContext, _: &ServeParams) -> Result<()> {
         let listener = ctx.shared_store.remove::<TcpListener>();
         let listener = listener.ok_or_else(|| Error::string("no listener"))?;

@@ -106,7 +106,7 @@ mod notes {
     }
 }
 
-/// In your program, `load_config` makes it: `Lakebase::from_env()`.
+/// In your program, `load_config` creates it with `Lakebase::from_env()`.
 static LAKEBASE: OnceLock<Lakebase> = OnceLock::new();
 /// Runs as long as the application.
 static PROXY: OnceLock<Proxy> = OnceLock::new();
@@ -162,7 +162,7 @@ impl Hooks for App {
         Ok(ctx)
     }
 
-    /// On the listener of `main`, which knows its port. In your program, loco's own.
+    /// Serves on the listener of `main`, which needs its port. Your program uses loco's own function.
     async fn serve(app: axum::Router, ctx: &AppContext, _: &ServeParams) -> Result<()> {
         let listener = ctx.shared_store.remove::<TcpListener>();
         let listener = listener.ok_or_else(|| Error::string("no listener"))?;

@@ -1,8 +1,8 @@
-//! The main job, end to end: migrations of both ORMs, typed inserts and queries on related tables,
-//! then new connections opened steadily while the tokens rotate.
+//! Runs migrations of both ORMs, typed inserts and queries on related tables, and then opens new connections while the
+//! tokens rotate.
 //!
-//! With `LAKEBASE_ENDPOINT` or `PGHOST` set it uses that Lakebase (five-minute tokens, so give it a
-//! quarter of an hour); with nothing set it starts a local one with tokens of three seconds.
+//! If `LAKEBASE_ENDPOINT` or `PGHOST` is set, it uses that Lakebase with tokens of five minutes, which takes a quarter of
+//! an hour. Otherwise it starts a local one with tokens of three seconds.
 
 mod report;
 mod with_diesel;
@@ -16,10 +16,10 @@ use lakebase_examples::{Place, SCHEMA, place};
 use report::{Orm, Report};
 
 const LOCAL_TOKENS: Duration = Duration::from_secs(3);
-/// The shortest the platform mints.
+/// The shortest lifetime that the platform mints.
 const SHORTEST_TTL: Duration = Duration::from_secs(300);
 const ROTATIONS: u64 = 3;
-/// Logins per ORM where nothing rotates: with a native password.
+/// Logins per ORM with a native password, without rotation.
 const LOGINS_WITHOUT_ROTATION: u64 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,7 +55,7 @@ async fn main() -> ExitCode {
 
 async fn run(report: &mut Report) -> Result<()> {
     report.step("looking for a Lakebase");
-    // A Lakebase that `lakebase-local` runs for us has short tokens of its own.
+    // A running `lakebase-local` has its own lifetime of tokens.
     let platform = std::env::var("DATABRICKS_HOST").is_ok_and(|host| host.starts_with("https"));
     let place = place(LOCAL_TOKENS, platform.then_some(SHORTEST_TTL)).await?;
     let outcome = work(&place, report).await;

@@ -1,4 +1,4 @@
-//! What a person sees.
+//! The printed report.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -70,7 +70,7 @@ impl Report {
         self.failures.len()
     }
 
-    /// One line that is written over on a terminal; a line per token elsewhere.
+    /// Prints one line that is updated on a terminal, or a line for each token elsewhere.
     pub(crate) fn progress(&mut self, goal: u64) {
         let Some((generation, [diesel, seaorm])) = self.logins.last_key_value() else {
             return;

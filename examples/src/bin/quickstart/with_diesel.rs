@@ -72,7 +72,7 @@ pub(crate) async fn migrate(lakebase: &Lakebase) -> Result<usize> {
     )
 }
 
-/// Two customers with three orders, in one transaction. Returns an order to be shipped.
+/// Inserts two customers with three orders in one transaction. Returns an order to ship.
 pub(crate) async fn place_orders(pool: &Pool) -> Result<i64> {
     let mut connection = pool.get().await?;
     let order = connection
@@ -109,12 +109,12 @@ pub(crate) async fn biggest_customer(pool: &Pool) -> Result<String> {
     ))
 }
 
-/// A new connection, outside of what the pool holds.
+/// Opens a new connection outside the pool.
 pub(crate) async fn log_in(pool: &Pool) -> Result<()> {
     let mut connection = pool.dedicated_connection().await?;
     let count: i64 = orders::table.count().get_result(&mut connection).await?;
     if count == 0 {
-        Err("the orders are gone".into())
+        Err("the orders are missing".into())
     } else {
         Ok(())
     }

@@ -135,7 +135,7 @@ pub(crate) async fn ship(db: &DatabaseConnection, order_id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Takes what any SeaORM function takes.
+/// An ordinary SeaORM function.
 pub(crate) async fn shipped_orders(db: &DatabaseConnection) -> Result<String> {
     let shipped = shipment::Entity::find()
         .find_also_related(order::Entity)
@@ -151,7 +151,7 @@ pub(crate) async fn shipped_orders(db: &DatabaseConnection) -> Result<String> {
     ))
 }
 
-/// A new connection: one of the pool's is closed, so that the next statement has to log in.
+/// Opens a new connection: closes one of the pool, so that the next statement logs in.
 pub(crate) async fn log_in(db: &DatabaseConnection) -> Result<()> {
     use sqlx::Connection as _;
 
@@ -159,7 +159,7 @@ pub(crate) async fn log_in(db: &DatabaseConnection) -> Result<()> {
     idle.detach().close().await?;
     let count = order::Entity::find().count(db).await?;
     if count == 0 {
-        Err("the orders are gone".into())
+        Err("the orders are missing".into())
     } else {
         Ok(())
     }

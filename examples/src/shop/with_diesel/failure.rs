@@ -1,4 +1,4 @@
-//! What diesel's errors mean to who asks.
+//! Converts diesel's errors.
 
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::pooled_connection::bb8::RunError;

@@ -6,16 +6,16 @@ use crate::shop::Result;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("src/shop/with_diesel/migrations");
 
-/// Replicas that start together wait for the first one. The history goes where the tables are: an app may
-/// have no rights on `public`.
+/// The lock makes replicas migrate one after another. The history is in the schema of the tables, as an app may have no
+/// privileges in `public`.
 const BEFORE: &str = "\
     SELECT pg_advisory_lock(7467111112); \
     CREATE SCHEMA IF NOT EXISTS shop; \
     SET search_path TO shop";
 
-/// Brings the tables up to date. Needs a runtime with several threads, as diesel-async's harness does.
+/// Runs the pending migrations. Needs a runtime with several threads, as diesel-async's harness does.
 pub async fn migrate(pool: &Pool<AsyncPgConnection>) -> Result<()> {
-    // Lock and search path end with it.
+    // A connection of its own, which ends the lock and the search path.
     let mut connection = pool.dedicated_connection().await?;
     connection.batch_execute(BEFORE).await?;
     AsyncMigrationHarness::new(connection).run_pending_migrations(MIGRATIONS)?;

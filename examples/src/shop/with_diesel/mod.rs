@@ -1,4 +1,4 @@
-//! On diesel-async, with a pool of bb8.
+//! The shop on diesel-async, with a pool of bb8.
 
 mod failure;
 mod migrate;

@@ -1,4 +1,4 @@
-//! Rows.
+//! Rows of the tables.
 
 use diesel::prelude::*;
 

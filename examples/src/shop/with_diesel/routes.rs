@@ -18,7 +18,7 @@ use crate::shop::{SHOWN, page, views};
 type Pool = bb8::Pool<AsyncPgConnection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-/// The service; [`migrate`](super::migrate) first.
+/// The routes of the service. Call [`migrate`](super::migrate) first.
 pub fn routes(pool: Pool) -> Router {
     Router::new()
         .route("/", get(show_page).post(submit_form))
@@ -123,7 +123,7 @@ async fn newest_orders(connection: &mut AsyncPgConnection) -> QueryResult<Vec<vi
     Ok(orders.collect())
 }
 
-/// The order, and its user if nobody had that name; both or neither.
+/// Inserts the order, and the user if the name is new, in one transaction.
 async fn fulfil(connection: &mut AsyncPgConnection, wish: &Wish) -> QueryResult<()> {
     connection
         .transaction(async |connection| {

@@ -1,4 +1,4 @@
-//! What SeaORM's errors mean to who asks.
+//! Converts SeaORM's errors.
 
 use sea_orm::{DbErr, SqlErr};
 

@@ -4,14 +4,14 @@ use sea_orm_migration::schema::{big_integer, pk_auto, text, text_uniq};
 use super::Db;
 use crate::shop::Result;
 
-/// Replicas that start together wait for the first one. The history goes where the tables are: an app may
-/// have no rights on `public`.
+/// The lock makes replicas migrate one after another. The history is in the schema of the tables, as an app may have no
+/// privileges in `public`.
 const BEFORE: &str = "\
     SELECT pg_advisory_xact_lock(7467111112); \
     CREATE SCHEMA IF NOT EXISTS shop; \
     SET LOCAL search_path TO shop";
 
-/// Brings the tables up to date.
+/// Runs the pending migrations.
 pub async fn migrate<C: Db>(db: &C) -> Result<()> {
     let transaction = db.begin().await?;
     transaction.execute_unprepared(BEFORE).await?;
@@ -39,7 +39,7 @@ impl MigrationName for UsersAndOrders {
 #[async_trait::async_trait]
 impl MigrationTrait for UsersAndOrders {
     async fn up(&self, manager: &SchemaManager) -> std::result::Result<(), DbErr> {
-        // `if_not_exists`: the version on diesel may have been here before, with a history of its own.
+        // `if_not_exists`: the shop on diesel, with its own history, may have created the table.
         let users = Table::create()
             .table(("shop", "users"))
             .if_not_exists()

@@ -1,4 +1,4 @@
-//! On SeaORM.
+//! The shop on SeaORM.
 
 mod failure;
 mod migrator;
@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 pub use migrator::migrate;
 pub use routes::routes;
 
-/// What the service asks of a connection.
+/// The traits that the service needs from a connection.
 pub trait Db:
     ConnectionTrait
     + TransactionTrait<Transaction = DatabaseTransaction>

@@ -18,7 +18,7 @@ use crate::shop::{SHOWN, page, views};
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-/// The service; [`migrate`](super::migrate) first.
+/// The routes of the service. Call [`migrate`](super::migrate) first.
 pub fn routes<C: Db>(db: C) -> Router {
     Router::new()
         .route("/", get(show_page::<C>).post(submit_form::<C>))
@@ -118,7 +118,7 @@ async fn newest_orders(db: &impl ConnectionTrait) -> Result<Vec<views::Order>, D
     Ok(orders.collect())
 }
 
-/// The order, and its user if nobody had that name; both or neither.
+/// Inserts the order, and the user if the name is new, in one transaction.
 async fn fulfil(db: &impl Db, wish: Wish) -> Result<(), DbErr> {
     let transaction = db.begin().await?;
     let user = user::ActiveModel {
