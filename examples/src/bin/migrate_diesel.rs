@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .schema(SCHEMA)
         .create_schema(true)
         .on_progress(|progress| match progress {
-            Progress::Waiting => println!("another replica migrates: waits for it"),
+            Progress::Waiting => println!("another replica is migrating; waiting for it"),
             Progress::Ran {
                 migration, took, ..
             } => println!("ran {migration} in {took:?}"),
