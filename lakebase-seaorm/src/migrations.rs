@@ -165,6 +165,21 @@ impl Migrations {
     /// took, which locks it held for how long, which tables it rewrote and why it failed; then how the schema has changed.
     /// The settings (schema, timeouts) are those of these `Migrations`; the database itself is not touched.
     ///
+    /// ```no_run
+    /// # async fn run<Migrator: sea_orm_migration::MigratorTrait>() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use lakebase_seaorm::{Lakebase, migrations::Migrations};
+    ///
+    /// let lakebase = Lakebase::from_env()?;
+    /// let copy = lakebase.with_database("copy")?; // CREATE DATABASE copy TEMPLATE ..; or that of a branch
+    /// let report = Migrations::new(&lakebase).rehearse_on::<Migrator>(&copy).await?;
+    /// println!("{report}");
+    /// let blocks = report.blocking_locks(Duration::from_secs(1)).next().is_some();
+    /// assert!(report.is_ok() && !blocks);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// Nobody else should work on the copy: waits for others would count as time of the migration. A second session polls
     /// the locks every 10 ms. For a migration without a transaction, shorter locks can be missed.
     ///

@@ -1,5 +1,6 @@
 //! Runs and reverts the migrations of one migrator, and writes SeaORM's history.
 
+use std::error::Error as StdError;
 use std::sync::Arc;
 
 use lakebase_core::adapter::migration::{
@@ -273,13 +274,13 @@ fn failed(what: &str, error: DbErr) -> MigrationError {
                 Some(PgErrorPosition::Original(at)) => Some(at),
                 _ => None,
             };
-            MigrationError::rejected(
-                what,
-                database.code(),
-                database.message(),
-                character,
-                database,
-            )
+            // sqlx's own text names a line of Postgres' source code and leaves out which row it is about.
+            let message = database.message();
+            let cause: Box<dyn StdError> = match database.detail() {
+                Some(detail) => format!("{message}. {detail}").into(),
+                None => message.into(),
+            };
+            MigrationError::rejected(what, database.code(), message, character, &*cause)
         }
         None => MigrationError::new(what, is_transient(&error), &error),
     }

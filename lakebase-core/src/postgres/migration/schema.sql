@@ -137,7 +137,7 @@ UNION ALL
 SELECT schema, relation, 'grant',
     concat_ws(' ', 'to ' || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee)::text END,
               'on column ' || nullif("column", '')),
-    coalesce(max(privileges) FILTER (WHERE NOT is_default), 'none')
+    coalesce(max(privileges) FILTER (WHERE NOT is_default), 'revoked')
 FROM privilege GROUP BY schema, relation, "column", class, grantee
 HAVING max(privileges) FILTER (WHERE NOT is_default) IS DISTINCT FROM max(privileges) FILTER (WHERE is_default)
 UNION ALL
