@@ -59,7 +59,7 @@ pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate
 /// rehearsal.
 #[cfg(feature = "migrations")]
 pub mod migration {
-    pub use crate::postgres::migration::schema::{Change, Difference, Object};
+    pub use crate::postgres::migration::schema::{Change, Difference, Object, Snapshot};
     pub use crate::postgres::migration::{
         DISCARD_TEMPORARY, HeldLock, IndexBuild, LockMode, MIGRATION_LOCK, MigrationError,
         MigrationSession, Observer, Position, RESET_SESSION, Rehearsal, RehearsedMigration,

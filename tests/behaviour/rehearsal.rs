@@ -198,7 +198,7 @@ async fn a_lock_that_would_block_others_for_seconds_is_reported_with_its_duratio
         ),
         (
             THREE,
-            "SELECT pg_sleep(0.3); ALTER TABLE readers ADD book int REFERENCES books",
+            "SELECT pg_sleep(1); ALTER TABLE readers ADD book int REFERENCES books",
             true,
         ),
     ])
@@ -241,7 +241,7 @@ async fn a_lock_that_would_block_others_for_seconds_is_reported_with_its_duratio
             report.migrations[2]
                 .locks
                 .iter()
-                .all(|lock| lock.held < Duration::from_millis(250)),
+                .all(|lock| lock.held < Duration::from_millis(900)),
             "{report}"
         );
         assert_eq!(
@@ -353,12 +353,12 @@ async fn migrations_that_block_nobody_are_reported_as_such() {
 
 #[tokio::test]
 async fn a_lock_without_a_transaction_counts_until_its_statement_ends() {
-    let sql = "BEGIN; LOCK TABLE books; SELECT pg_sleep(0.5); COMMIT; SELECT pg_sleep(0.5)";
+    let sql = "BEGIN; LOCK TABLE books; SELECT pg_sleep(0.5); COMMIT; SELECT pg_sleep(1.5)";
     for report in rehearse(&[(ONE, sql, false)]).await {
         let [lock] = &report.migrations[0].locks[..] else {
             panic!("{report}");
         };
-        let held = Duration::from_millis(450)..Duration::from_millis(900);
+        let held = Duration::from_millis(450)..Duration::from_millis(1800);
         assert!(held.contains(&lock.held), "{report}");
         assert_eq!(lock.mode, LockMode::AccessExclusive);
     }
