@@ -56,12 +56,15 @@ pub use crate::postgres::login::{Login, LoginFailure};
 pub use crate::postgres::transaction::AsyncCall;
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
-/// The session that migrates, for all ORMs: lock, schema, settings and time limits, and why it failed.
+/// The session that migrates, for all ORMs: lock, schema, settings and time limits, why it failed, and the observer of a
+/// rehearsal.
 #[cfg(feature = "migrations")]
 pub mod migration {
+    pub use crate::postgres::migration::schema::{Change, Difference, Object, Snapshot};
     pub use crate::postgres::migration::{
-        DISCARD_TEMPORARY, MIGRATION_LOCK, MigrationError, MigrationSession, Position,
-        RESET_SESSION,
+        DISCARD_TEMPORARY, HeldLock, IndexBuild, LockMode, MIGRATION_LOCK, MigrationError,
+        MigrationSession, Observer, Position, RESET_SESSION, Rehearsal, RehearsedMigration,
+        Rewrite,
     };
 }
 

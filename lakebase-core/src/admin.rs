@@ -3,5 +3,10 @@
 mod inspect;
 mod roles;
 
+/// What a database contains, and the difference between two of them.
+pub mod schema {
+    pub use crate::postgres::migration::schema::{Change, Difference, Object, Snapshot};
+}
+
 pub use inspect::ComputeStatus;
 pub use roles::{Access, IdentityKind, Object, ObjectKind, Plan, Privilege};

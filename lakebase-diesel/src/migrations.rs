@@ -22,11 +22,14 @@ use std::time::Duration;
 use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
 use lakebase_core::Lakebase;
-use lakebase_core::adapter::migration::MigrationSession;
+use lakebase_core::adapter::migration::{MigrationSession, Observer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-pub use lakebase_core::adapter::migration::{MigrationError, Position};
+pub use lakebase_core::adapter::migration::{
+    Change, Difference, HeldLock, IndexBuild, LockMode, MigrationError, Object, Position,
+    Rehearsal, RehearsedMigration, Rewrite,
+};
 
 use crate::background;
 use session::{BoxedMigration, Direction, Session};
@@ -258,6 +261,60 @@ impl Migrations {
         .await
     }
 
+    /// Runs what is pending on `copy`, a branch or another copy of the database, and reports for each migration how long it
+    /// took, which locks it held for how long, which tables it rewrote and why it failed; then how the schema has changed.
+    /// The settings (schema, timeouts, progress) are those of these `Migrations`; the database itself is not touched.
+    ///
+    /// ```no_run
+    /// # async fn run(migrations: diesel_migrations::EmbeddedMigrations) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use lakebase_diesel::{Lakebase, migrations::Migrations};
+    ///
+    /// let lakebase = Lakebase::from_env()?;
+    /// let copy = lakebase.with_database("copy")?; // CREATE DATABASE copy TEMPLATE ..; or that of a branch
+    /// let report = Migrations::new(&lakebase).rehearse_on(&copy, migrations).await?;
+    /// println!("{report}");
+    /// let blocks = report.blocking_locks(Duration::from_secs(1)).next().is_some();
+    /// assert!(report.is_ok() && !blocks);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Nobody else should work on the copy: waits for others would count as time of the migration. A second session polls
+    /// the locks every 10 ms. For a migration without a transaction, shorter locks can be missed.
+    ///
+    /// # Errors
+    ///
+    /// If there could be no rehearsal: there is no connection, the migrations cannot be read, or `copy` is the database
+    /// itself. A migration that fails is part of the report: see [`Rehearsal::is_ok`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run), on the copy.
+    pub async fn rehearse_on<S>(
+        &self,
+        copy: &Lakebase,
+        source: S,
+    ) -> Result<Rehearsal, MigrationError>
+    where
+        S: MigrationSource<Pg> + Send + 'static,
+    {
+        let me = Self {
+            session: self.session.on_copy(copy).await?,
+            on_progress: Arc::clone(&self.on_progress),
+        };
+        let observer = Observer::start(&me.session).await?;
+        let (there, watching) = (me.clone(), Arc::clone(&observer));
+        let work = move |session: &mut Session| {
+            let pending = session.pending(&source)?;
+            let names = pending.iter().map(|one| one.name().to_string()).collect();
+            session.block_on(|_| watching.plan(names))?;
+            session.observer = Some(watching);
+            there.apply(session, &pending, Direction::Up)
+        };
+        observer.finish(me.under_lock(work).await).await
+    }
+
     async fn under_lock(
         &self,
         work: impl FnOnce(&mut Session) -> Result<Vec<String>, MigrationError> + Send + 'static,
@@ -372,12 +429,22 @@ impl Blocking {
         self.block_on(move |migrations| async move { migrations.redo(source, steps).await })
     }
 
-    fn block_on<F>(
+    /// As [`Migrations::rehearse_on`], errors included.
+    pub fn rehearse_on<S>(&self, copy: &Lakebase, source: S) -> Result<Rehearsal, MigrationError>
+    where
+        S: MigrationSource<Pg> + Send + 'static,
+    {
+        let copy = copy.clone();
+        self.block_on(move |migrations| async move { migrations.rehearse_on(&copy, source).await })
+    }
+
+    fn block_on<T, F>(
         &self,
         work: impl FnOnce(Migrations) -> F + Send + 'static,
-    ) -> Result<Vec<String>, MigrationError>
+    ) -> Result<T, MigrationError>
     where
-        F: Future<Output = Result<Vec<String>, MigrationError>> + Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T, MigrationError>> + Send + 'static,
     {
         let migrations = self.migrations.clone();
         background::start(|done| async move {

@@ -19,12 +19,15 @@ mod run;
 use std::time::Duration;
 
 use lakebase_core::Lakebase;
-use lakebase_core::adapter::migration::MigrationSession;
+use lakebase_core::adapter::migration::{MigrationSession, Observer};
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
 #[cfg(feature = "cli")]
 pub use cli::run_cli;
-pub use lakebase_core::adapter::migration::{MigrationError, Position};
+pub use lakebase_core::adapter::migration::{
+    Change, Difference, HeldLock, IndexBuild, LockMode, MigrationError, Object, Position,
+    Rehearsal, RehearsedMigration, Rewrite,
+};
 
 use run::{Action, Run};
 
@@ -178,11 +181,56 @@ impl Migrations {
         self.of::<M>().read_status().await
     }
 
+    /// Runs what is pending on `copy`, a branch or another copy of the database, and reports for each migration how long it
+    /// took, which locks it held for how long, which tables it rewrote and why it failed; then how the schema has changed.
+    /// The settings (schema, timeouts) are those of these `Migrations`; the database itself is not touched.
+    ///
+    /// ```no_run
+    /// # async fn run<Migrator: sea_orm_migration::MigratorTrait>() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use lakebase_seaorm::{Lakebase, migrations::Migrations};
+    ///
+    /// let lakebase = Lakebase::from_env()?;
+    /// let copy = lakebase.with_database("copy")?; // CREATE DATABASE copy TEMPLATE ..; or that of a branch
+    /// let report = Migrations::new(&lakebase).rehearse_on::<Migrator>(&copy).await?;
+    /// println!("{report}");
+    /// let blocks = report.blocking_locks(Duration::from_secs(1)).next().is_some();
+    /// assert!(report.is_ok() && !blocks);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Nobody else should work on the copy: waits for others would count as time of the migration. A second session polls
+    /// the locks every 10 ms. For a migration without a transaction, shorter locks can be missed.
+    ///
+    /// # Errors
+    ///
+    /// If there could be no rehearsal: there is no connection, or `copy` is the database itself. A migration that fails is
+    /// part of the report: see [`Rehearsal::is_ok`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`up`](Self::up), on the copy.
+    pub async fn rehearse_on<M: MigratorTrait>(
+        &self,
+        copy: &Lakebase,
+    ) -> Result<Rehearsal, MigrationError> {
+        let session = self.session.on_copy(copy).await?;
+        let observer = Observer::start(&session).await?;
+        let there = Self { session };
+        let run = Run {
+            observer: Some(&observer),
+            ..there.of::<M>()
+        };
+        observer.finish(run.run(Action::Up(None)).await).await
+    }
+
     fn of<'a, M: MigratorTrait + 'a>(&'a self) -> Run<'a> {
         Run {
             session: &self.session,
             migrations: Box::new(M::migrations),
             history: M::migration_table_name(),
+            observer: None,
         }
     }
 }

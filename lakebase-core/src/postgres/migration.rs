@@ -1,6 +1,10 @@
 //! The session under which the adapters of all ORMs migrate: its lock, its schema, its settings and its time limits.
 
 mod error;
+mod locks;
+mod observer;
+mod rehearsal;
+pub(crate) mod schema;
 
 use std::time::Duration;
 
@@ -16,8 +20,12 @@ use crate::error::foreign::clean_text;
 use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
 use crate::settings::name::check_schema;
+use crate::target::Target;
 
 pub use error::{MigrationError, Position};
+pub use locks::LockMode;
+pub use observer::Observer;
+pub use rehearsal::{HeldLock, IndexBuild, Rehearsal, RehearsedMigration, Rewrite};
 
 /// Key of the Postgres advisory lock under which the adapters run migrations, so that replicas that
 /// start together do not run them twice. One key for all adapters: schemas may overlap.
@@ -76,6 +84,30 @@ impl MigrationSession {
             create_schema: false,
             lock_timeout: LOCK_TIMEOUT,
         }
+    }
+
+    /// The same on a copy of the database, for a rehearsal.
+    ///
+    /// # Errors
+    ///
+    /// `copy` is no copy but this database, or one of the two cannot be resolved.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn on_copy(&self, copy: &Lakebase) -> Result<Self, Error> {
+        let copy = copy.with_connect_timeout(self.lakebase.connect_timeout());
+        let copy = copy.direct();
+        let (here, there) = (self.lakebase.target().await?, copy.target().await?);
+        let place = |target: &Target| (target.host.clone(), target.hostaddr, target.port);
+        if place(&here) == place(&there) && here.database == there.database {
+            let text = format!("a rehearsal needs a copy, and {there} is the database itself");
+            return Err(Error::config(text));
+        }
+        Ok(Self {
+            lakebase: copy,
+            ..self.clone()
+        })
     }
 
     /// What a session runs first that only reads the history.

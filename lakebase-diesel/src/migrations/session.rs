@@ -5,6 +5,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::pin::pin;
+use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel::connection::{BoxableConnection, SimpleConnection};
@@ -14,7 +15,9 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use futures_util::TryStreamExt as _;
 use lakebase_core::Error;
 use lakebase_core::adapter::clean_text;
-use lakebase_core::adapter::migration::{DISCARD_TEMPORARY, MigrationError, RESET_SESSION};
+use lakebase_core::adapter::migration::{
+    DISCARD_TEMPORARY, MigrationError, Observer, RESET_SESSION,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -43,6 +46,8 @@ pub(super) struct Session {
     in_transaction: bool,
     /// Closed once no caller waits for the outcome.
     caller: oneshot::Sender<()>,
+    /// Of a rehearsal.
+    pub(super) observer: Option<Arc<Observer>>,
 }
 
 impl Session {
@@ -66,6 +71,7 @@ impl Session {
             failure: None,
             in_transaction: false,
             caller,
+            observer: None,
         })
     }
 
@@ -142,6 +148,12 @@ impl Session {
         .collect()
     }
 
+    fn observe<F: Future<Output = ()>>(&self, step: impl FnOnce(Arc<Observer>) -> F) {
+        if let Some(observer) = &self.observer {
+            self.runtime.block_on(step(Arc::clone(observer)));
+        }
+    }
+
     /// Runs or reverts a migration and writes the history, in one transaction unless the migration asks for none.
     pub(super) fn apply(
         &mut self,
@@ -149,11 +161,14 @@ impl Session {
         direction: Direction,
     ) -> Result<(), MigrationError> {
         self.execute("cannot begin", DISCARD_TEMPORARY)?;
+        self.observe(async |observer| observer.begin());
         let change = |session: &mut Self| session.change(migration, direction);
-        match migration.metadata().run_in_transaction() && !self.in_transaction {
+        let applied = match migration.metadata().run_in_transaction() && !self.in_transaction {
             true => self.transaction(change),
             false => change(self),
-        }
+        };
+        self.observe(async |observer| observer.end().await);
+        applied
     }
 
     fn change(
@@ -197,7 +212,10 @@ impl Session {
         let outcome = work(self);
         self.in_transaction = false;
         match outcome {
-            Ok(_) => self.execute("cannot be committed", "COMMIT")?,
+            Ok(_) => {
+                self.observe(async |observer| observer.before_commit().await);
+                self.execute("cannot be committed", "COMMIT")?;
+            }
             Err(_) => drop(self.execute("cannot be rolled back", "ROLLBACK")),
         }
         outcome

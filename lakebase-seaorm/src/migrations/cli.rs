@@ -109,6 +109,7 @@ async fn run<M: MigratorTraitSelf>(
         session: &session,
         migrations: Box::new(|| migrator.migrations()),
         history: migrator.migration_table_name(),
+        observer: None,
     };
     let action = match cli.command {
         Some(MigrateSubcommands::Status) => {

@@ -1,9 +1,10 @@
 //! Runs and reverts the migrations of one migrator, and writes SeaORM's history.
 
+use std::error::Error as StdError;
 use std::sync::Arc;
 
 use lakebase_core::adapter::migration::{
-    DISCARD_TEMPORARY, MigrationError, MigrationSession, RESET_SESSION,
+    DISCARD_TEMPORARY, MigrationError, MigrationSession, Observer, RESET_SESSION,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, Statement,
@@ -21,6 +22,8 @@ pub(super) struct Run<'a> {
     pub(super) session: &'a MigrationSession,
     pub(super) migrations: Box<dyn Fn() -> Vec<Box<dyn MigrationTrait>> + Send + Sync + 'a>,
     pub(super) history: DynIden,
+    /// Of a rehearsal.
+    pub(super) observer: Option<&'a Observer>,
 }
 
 /// SeaORM's own queries of the history.
@@ -93,6 +96,7 @@ impl Run<'_> {
             session: self.session,
             migrations: Box::new(Vec::new),
             history: self.history.clone(),
+            observer: None,
         };
         // SeaORM drops by bare names, which would be found in the next schema of the path as well.
         let db = self.connect(self.session.drop_sql()).await?;
@@ -165,11 +169,24 @@ impl Run<'_> {
             Direction::Down => "could not be reverted",
         };
         let steps = steps.and_then(|steps| usize::try_from(steps).ok());
+        migrations.truncate(steps.unwrap_or(usize::MAX));
+        if let Some(observer) = self.observer {
+            let names = migrations
+                .iter()
+                .map(|migration| migration.name().to_owned());
+            observer.plan(names.collect()).await?;
+        }
         let mut done = Vec::new();
-        for migration in migrations.iter().take(steps.unwrap_or(usize::MAX)) {
+        for migration in &migrations {
             let name = migration.name().to_owned();
             tracing::info!(migration = name, ?direction, "migrates");
+            if let Some(observer) = self.observer {
+                observer.begin();
+            }
             let applied = self.apply(db, &**migration, direction).await;
+            if let Some(observer) = self.observer {
+                observer.end().await;
+            }
             applied.map_err(|error| failed(what, error).of(&name))?;
             done.push(name);
         }
@@ -203,6 +220,9 @@ impl Run<'_> {
         let setup = self.session.worker_sql();
         transaction.execute_unprepared(&setup).await?;
         self.record(&manager, migration, direction).await?;
+        if let Some(observer) = self.observer {
+            observer.before_commit().await;
+        }
         transaction.commit().await
     }
 
@@ -254,13 +274,13 @@ fn failed(what: &str, error: DbErr) -> MigrationError {
                 Some(PgErrorPosition::Original(at)) => Some(at),
                 _ => None,
             };
-            MigrationError::rejected(
-                what,
-                database.code(),
-                database.message(),
-                character,
-                database,
-            )
+            // sqlx's own text names a line of Postgres' source code and leaves out which row it is about.
+            let message = database.message();
+            let cause: Box<dyn StdError> = match database.detail() {
+                Some(detail) => format!("{message}. {detail}").into(),
+                None => message.into(),
+            };
+            MigrationError::rejected(what, database.code(), message, character, &*cause)
         }
         None => MigrationError::new(what, is_transient(&error), &error),
     }

@@ -1,0 +1,284 @@
+//! The report of a rehearsal.
+
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use serde_json::json;
+
+use super::error::MigrationError;
+use super::locks::LockMode;
+use super::schema::{Difference, one_line};
+
+/// What the pending migrations did on a copy of the database. `Display` prints it for a terminal,
+/// [`to_markdown`](Self::to_markdown) for a pull request; as JSON, with `serde`, durations are seconds.
+#[derive(Clone, Debug, Serialize)]
+#[must_use = "a migration that failed is part of the report"]
+#[non_exhaustive]
+pub struct Rehearsal {
+    /// Those that ran, in their order. Only the last one can have failed.
+    pub migrations: Vec<RehearsedMigration>,
+    /// Those after the one that failed.
+    pub not_tried: Vec<String>,
+    /// How the migrations changed the schema, the history table included.
+    pub difference: Difference,
+}
+
+/// What one migration did on the copy.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RehearsedMigration {
+    /// Its name.
+    pub name: String,
+    /// How long it ran, with its commit.
+    #[serde(rename = "took_seconds", serialize_with = "seconds")]
+    pub took: Duration,
+    /// Locks that would have kept other sessions waiting, on what existed before the migration.
+    pub locks: Vec<HeldLock>,
+    /// Tables that existed before and got a new file.
+    pub rewrites: Vec<Rewrite>,
+    /// Indexes that were built on tables that existed before, or built anew.
+    pub index_builds: Vec<IndexBuild>,
+    /// Why it failed, with the place.
+    #[serde(serialize_with = "error")]
+    pub error: Option<MigrationError>,
+}
+
+/// A lock that would have kept other sessions waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HeldLock {
+    /// Schema and name of a table, view, sequence or index, quoted where SQL needs it.
+    pub relation: String,
+    /// How it was locked.
+    pub mode: LockMode,
+    /// For how long at most: exact to about 10 ms and two round trips.
+    #[serde(rename = "held_seconds", serialize_with = "seconds")]
+    pub held: Duration,
+}
+
+/// A table that Postgres has written anew (`ALTER COLUMN TYPE`, a volatile default, `CLUSTER`, `VACUUM FULL`), or emptied
+/// (`TRUNCATE`). While it does so, the table is locked and needs its space twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Rewrite {
+    /// Schema and name, quoted where SQL needs it.
+    pub table: String,
+    /// Rows afterwards: counted for tables below a million rows, otherwise the planner's estimate; `None` without one.
+    pub rows: Option<u64>,
+    /// Size before, with indexes and TOAST.
+    pub bytes: u64,
+}
+
+/// An index that was built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IndexBuild {
+    /// Schema and name, quoted where SQL needs it.
+    pub index: String,
+    /// Its table.
+    pub table: String,
+    /// Size afterwards.
+    pub bytes: u64,
+}
+
+impl Rehearsal {
+    /// Returns whether no migration failed. Locks and rewrites do not count: see
+    /// [`blocking_locks`](Self::blocking_locks) for a limit.
+    pub fn is_ok(&self) -> bool {
+        self.failed().is_none()
+    }
+
+    /// The migration that failed.
+    pub fn failed(&self) -> Option<&RehearsedMigration> {
+        self.migrations.iter().find(|one| one.error.is_some())
+    }
+
+    /// Locks that would have kept other sessions waiting for longer than this, with their migration. A limit below 50 ms
+    /// is below what a rehearsal can measure.
+    pub fn blocking_locks(
+        &self,
+        longer_than: Duration,
+    ) -> impl Iterator<Item = (&RehearsedMigration, &HeldLock)> {
+        let locks = |one| RehearsedMigration::locks_of(one);
+        let all = self.migrations.iter().flat_map(locks);
+        all.filter(move |(_, lock)| lock.held > longer_than)
+    }
+
+    /// For a comment on a pull request: a table of the migrations, the error, and the difference of the schema.
+    pub fn to_markdown(&self) -> String {
+        let mut text = format!("### Migration rehearsal: {}\n\n", self.summary());
+        if !self.migrations.is_empty() {
+            text.push_str("| migration | took | blocks other sessions | rewrites and index builds |\n|---|---|---|---|\n");
+        }
+        for one in &self.migrations {
+            let mark = if one.error.is_some() { " (failed)" } else { "" };
+            let cells = [
+                format!("{}{mark}", code(&one.name)),
+                time(one.took),
+                list(one.locks.iter().map(|lock| {
+                    let HeldLock {
+                        relation,
+                        mode,
+                        held,
+                    } = lock;
+                    format!(
+                        "{}: {} for {} ({mode})",
+                        code(relation),
+                        blocked(*mode),
+                        time(*held)
+                    )
+                })),
+                list(
+                    one.work()
+                        .map(|(what, name, size)| format!("{what} {} ({size})", code(name))),
+                ),
+            ];
+            let _ = writeln!(
+                text,
+                "| {} |",
+                cells.map(|cell| cell.replace('|', "\\|")).join(" | ")
+            );
+        }
+        for (name, error) in self
+            .migrations
+            .iter()
+            .filter_map(RehearsedMigration::failure)
+        {
+            let _ = write!(
+                text,
+                "\n**{} failed:**\n\n```text\n{error}\n```\n",
+                code(name)
+            );
+        }
+        if !self.not_tried.is_empty() {
+            let names = self.not_tried.iter().map(|name| code(name));
+            let _ = write!(
+                text,
+                "\nNot tried: {}\n",
+                names.collect::<Vec<_>>().join(", ")
+            );
+        }
+        text.push('\n');
+        text + &self.difference.to_markdown()
+    }
+
+    fn summary(&self) -> String {
+        let failed = usize::from(!self.is_ok());
+        let ran = self.migrations.len() - failed;
+        match (ran, failed) {
+            (0, 0) => "nothing pending".to_owned(),
+            (ran, 0) => format!("{ran} ran"),
+            (ran, failed) => {
+                format!(
+                    "{failed} failed, {ran} ran, {} not tried",
+                    self.not_tried.len()
+                )
+            }
+        }
+    }
+}
+
+impl RehearsedMigration {
+    fn locks_of(&self) -> impl Iterator<Item = (&Self, &HeldLock)> {
+        self.locks.iter().map(move |lock| (self, lock))
+    }
+
+    fn failure(&self) -> Option<(&str, String)> {
+        Some((&self.name, one_line(&self.error.as_ref()?.chain())))
+    }
+
+    /// Rewrites and index builds: what, of which relation, how much.
+    fn work(&self) -> impl Iterator<Item = (&'static str, &str, String)> {
+        let rewrites = self.rewrites.iter().map(|one| {
+            let rows = one.rows.map(|rows| format!("{rows} rows, "));
+            let size = format!("{}{}", rows.unwrap_or_default(), size(one.bytes));
+            ("rewrites", one.table.as_str(), size)
+        });
+        let builds = self.index_builds.iter();
+        rewrites.chain(builds.map(|one| ("builds", one.index.as_str(), size(one.bytes))))
+    }
+}
+
+impl fmt::Display for Rehearsal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "rehearsal: {}", self.summary())?;
+        for one in &self.migrations {
+            writeln!(f, "{}: {}", one_line(&one.name), time(one.took))?;
+            for HeldLock {
+                relation,
+                mode,
+                held,
+            } in &one.locks
+            {
+                let (relation, blocked) = (one_line(relation), blocked(*mode));
+                writeln!(
+                    f,
+                    "  blocks {blocked} of {relation} for {} ({mode})",
+                    time(*held)
+                )?;
+            }
+            for (what, name, size) in one.work() {
+                writeln!(f, "  {what} {} ({size})", one_line(name))?;
+            }
+            if let Some((_, error)) = one.failure() {
+                writeln!(f, "  failed: {error}")?;
+            }
+        }
+        for name in &self.not_tried {
+            writeln!(f, "{}: not tried", one_line(name))?;
+        }
+        write!(f, "\n{}", self.difference)
+    }
+}
+
+fn blocked(mode: LockMode) -> &'static str {
+    match mode.blocks_reads() {
+        true => "reads and writes",
+        false => "writes",
+    }
+}
+
+fn time(duration: Duration) -> String {
+    match duration.as_secs_f64() {
+        short if short < 1.0 => format!("{:.0} ms", short * 1000.0),
+        long => format!("{long:.1} s"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let units = [("GB", 30), ("MB", 20), ("kB", 10)];
+    let unit = units.into_iter().find(|(_, bits)| bytes >> bits >= 10);
+    let (unit, bits) = unit.unwrap_or(("bytes", 0));
+    format!("{} {unit}", bytes >> bits)
+}
+
+fn code(name: &str) -> String {
+    format!("`{}`", one_line(name).replace('`', "'"))
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<_> = items.collect();
+    match items.is_empty() {
+        true => "nothing".to_owned(),
+        false => items.join("<br>"),
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+fn error<S: Serializer>(error: &Option<MigrationError>, serializer: S) -> Result<S::Ok, S::Error> {
+    let fields = error.as_ref().map(|error| {
+        json!({
+            "message": error.chain(),
+            "sqlstate": error.sqlstate(),
+            "line": error.position().map(|at| at.line),
+            "column": error.position().map(|at| at.column),
+            "statement": error.statement(),
+            "is_transient": error.is_transient(),
+        })
+    });
+    fields.serialize(serializer)
+}

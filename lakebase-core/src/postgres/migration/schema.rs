@@ -1,0 +1,258 @@
+//! What a database contains, and the difference between two of them.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::error::Error;
+use crate::error::foreign::has_harmful;
+use crate::lakebase::Lakebase;
+use crate::postgres::advice::database_error;
+
+const OBJECTS: &str = include_str!("schema.sql");
+/// All from one moment; names get their schema.
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";
+
+/// A change that is longer than this is shown as two lines.
+const LINE: usize = 100;
+/// A difference with more lines than this is collapsed in Markdown.
+const OPEN_LINES: usize = 15;
+
+/// The schema of a database at one moment, as data: schemas, tables with columns, constraints, indexes, triggers, rules and
+/// policies, views, sequences, functions, types, extensions, owners, grants and default grants.
+///
+/// It leaves out Postgres' own schemas, temporary objects, and objects that belong to an extension. Comments, statistics
+/// objects, casts, operators, publications, event triggers and foreign servers are not read.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use lakebase_core::{Lakebase, admin::schema::Snapshot};
+///
+/// let lakebase = Lakebase::from_env()?;
+/// let before = Snapshot::of(&lakebase.with_database("before")?).await?;
+/// let after = Snapshot::of(&lakebase.with_database("after")?).await?;
+/// println!("{}", before.diff(&after));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    objects: BTreeMap<Object, String>,
+}
+
+/// Names an object of a database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
+pub struct Object {
+    /// The schema; empty for extensions and for default grants of the whole database.
+    pub schema: String,
+    /// The table, view, sequence, function (with the types of its arguments) or type that it is, or is part of. Empty for
+    /// schemas and extensions.
+    pub relation: String,
+    /// For the order: parts follow the whole.
+    #[serde(skip)]
+    is_part: bool,
+    /// For example `table`, `column`, `index` or `grant`.
+    pub kind: String,
+    /// Its name within `relation`; empty for what is no part of something.
+    pub name: String,
+}
+
+/// The changes that lead from one [`Snapshot`] to another. `Display` prints them by table: `+` is added, `-` is removed, `~` is
+/// changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[must_use]
+pub struct Difference {
+    changes: Vec<Change>,
+}
+
+/// An object that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Change {
+    /// Which one.
+    pub object: Object,
+    /// Its definition before; `None` if it was added.
+    pub before: Option<String>,
+    /// Its definition after; `None` if it was removed.
+    pub after: Option<String>,
+}
+
+impl Snapshot {
+    /// Reads the schema of the database, past a pooler, in one transaction that can only read. Every role may read all of
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lakebase::connect`], and if Postgres rejects the query.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads; dropping the future closes the connection.
+    pub async fn of(lakebase: &Lakebase) -> Result<Self, Error> {
+        let (client, connection) = lakebase.direct().connect().await?;
+        let driver = tokio::spawn(connection);
+        let objects = read(&client).await;
+        drop(client);
+        let _ = driver.await;
+        let objects = objects.map_err(|error| database_error("cannot read the schema", error))?;
+        Ok(Self { objects })
+    }
+
+    /// Keeps one schema and what is in it.
+    #[must_use]
+    pub fn only_schema(mut self, schema: &str) -> Self {
+        self.objects.retain(|object, _| object.schema == schema);
+        self
+    }
+
+    /// Leaves out the tables of this name with all that belongs to them, for example the history of migrations.
+    #[must_use]
+    pub fn without_table(mut self, table: &str) -> Self {
+        self.objects.retain(|object, _| object.relation != table);
+        self
+    }
+
+    /// The objects with their definitions, by schema and table.
+    pub fn objects(&self) -> impl Iterator<Item = (&Object, &str)> {
+        let objects = self.objects.iter();
+        objects.map(|(object, definition)| (object, definition.as_str()))
+    }
+
+    /// Returns the changes that lead from this one to `after`.
+    pub fn diff(&self, after: &Self) -> Difference {
+        let mut all: Vec<_> = self.objects.keys().chain(after.objects.keys()).collect();
+        all.sort();
+        all.dedup();
+        let changes = all.into_iter().map(|object| Change {
+            object: object.clone(),
+            before: self.objects.get(object).cloned(),
+            after: after.objects.get(object).cloned(),
+        });
+        Difference {
+            changes: changes.filter(|one| one.before != one.after).collect(),
+        }
+    }
+}
+
+async fn read(client: &Client) -> Result<BTreeMap<Object, String>, tokio_postgres::Error> {
+    client.batch_execute(BEGIN).await?;
+    let rows = client.query(OBJECTS, &[]).await?.into_iter();
+    let objects = rows.map(|row| {
+        let name: String = row.get(3);
+        let object = Object {
+            schema: row.get(0),
+            relation: row.get(1),
+            is_part: !name.is_empty(),
+            kind: row.get(2),
+            name,
+        };
+        // Postgres has none for what is dropped at this moment.
+        (object, row.get::<_, Option<String>>(4).unwrap_or_default())
+    });
+    Ok(objects.collect())
+}
+
+impl Difference {
+    /// Returns whether the two are the same.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// The changes, by schema and table.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// For a comment on a pull request; collapsed if it is long.
+    pub fn to_markdown(&self) -> String {
+        let text = self.to_string();
+        let block = format!("```diff\n{}\n```\n", text.trim_end());
+        match self.changes.len() {
+            0 => format!("{}\n", text.trim_end()),
+            1..=OPEN_LINES => block,
+            many => format!(
+                "<details><summary>{many} changes to the schema</summary>\n\n{block}\n</details>\n"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        match self.name.is_empty() {
+            true => Ok(()),
+            false => write!(f, " {}", one_line(&self.name)),
+        }
+    }
+}
+
+impl Object {
+    fn group(&self) -> String {
+        match (self.schema.as_str(), self.relation.as_str()) {
+            ("", _) => "database".to_owned(),
+            (schema, "") => one_line(&format!("schema {schema}")),
+            (schema, relation) => one_line(&format!("{schema}.{relation}")),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = &self.object;
+        let [before, after] = [&self.before, &self.after].map(|one| one.as_deref().map(one_line));
+        match (before, after) {
+            (Some(before), Some(after)) if before.len() + after.len() > LINE => {
+                write!(f, "~ {object}\n-   {before}\n+   {after}")
+            }
+            (Some(before), Some(after)) => write!(f, "~ {object}: {before} -> {after}"),
+            (before, after) => {
+                let sign = if after.is_some() { '+' } else { '-' };
+                let definition = before.or(after).unwrap_or_default();
+                write!(f, "{sign} {object}")?;
+                match definition.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ": {definition}"),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("no change to the schema\n");
+        }
+        for changes in self
+            .changes
+            .chunk_by(|a, b| a.object.group() == b.object.group())
+        {
+            if let Some(first) = changes.first() {
+                writeln!(f, "{}", first.object.group())?;
+            }
+            for change in changes {
+                writeln!(f, "{change}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Without what controls a terminal or ends a block of Markdown.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for word in text.split(|c: char| c.is_whitespace() || has_harmful(c.encode_utf8(&mut [0; 4]))) {
+        let space = if line.is_empty() || word.is_empty() {
+            ""
+        } else {
+            " "
+        };
+        let _ = write!(line, "{space}{word}");
+    }
+    line
+}

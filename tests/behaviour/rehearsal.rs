@@ -1,0 +1,428 @@
+//! A rehearsal on a copy shows what migrations will do to the database: errors that only its data causes, locks, rewrites
+//! and the new schema. The database itself stays as it is.
+
+use std::time::Duration;
+
+use diesel_migrations::FileBasedMigrations;
+use lakebase_core::Lakebase;
+use lakebase_core::adapter::migration::{LockMode, MigrationError, Rehearsal};
+use lakebase_core::admin::schema::Snapshot;
+use lakebase_local::LocalLakebase;
+use lakebase_tests::{SCHEMA, lakebase, local_with_schema, soon};
+use sea_orm_migration::prelude::*;
+use tempfile::TempDir;
+
+const ONE: &str = "2026-01-01-000001_one";
+const TWO: &str = "2026-01-01-000002_two";
+const THREE: &str = "2026-01-01-000003_three";
+
+/// At the end of a migration that fails in Rust, with SeaORM.
+const GIVE_UP: &str = "-- give up";
+
+/// Name, SQL, and whether it runs in a transaction.
+type Migration = (&'static str, &'static str, bool);
+
+/// With data: 1000 books, two of them with the same title.
+async fn library() -> LocalLakebase {
+    let local = local_with_schema().await;
+    let sql = format!(
+        "SET ROLE \"{}\"; SET search_path = {SCHEMA}; CREATE TABLE books (id int PRIMARY KEY, title text); \
+         INSERT INTO books SELECT id, 'Title ' || greatest(id, 2) FROM generate_series(1, 1000) id; \
+         CREATE TABLE readers (id int PRIMARY KEY); CREATE VIEW titles AS SELECT title FROM books",
+        local.client_id()
+    );
+    local.sql(&sql).await.expect("a library");
+    local
+}
+
+async fn copy_of(local: &LocalLakebase) -> Lakebase {
+    let copy = local.scratch_database().await.expect("a copy");
+    lakebase(local).with_database(&copy).expect("a name")
+}
+
+fn folder(migrations: &[Migration]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, sql, in_transaction) in migrations {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        std::fs::write(path.join("up.sql"), sql).expect("written");
+        std::fs::write(path.join("down.sql"), "").expect("written");
+        let metadata = format!("run_in_transaction = {in_transaction}");
+        std::fs::write(path.join("metadata.toml"), metadata).expect("written");
+    }
+    folder
+}
+
+async fn with_diesel(
+    lakebase: &Lakebase,
+    copy: &Lakebase,
+    migrations: &[Migration],
+) -> Result<Rehearsal, MigrationError> {
+    let folder = folder(migrations);
+    let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+    let rehearsing = lakebase_diesel::migrations::Migrations::new(lakebase);
+    soon(rehearsing.rehearse_on(copy, source)).await
+}
+
+async fn with_seaorm(
+    lakebase: &Lakebase,
+    copy: &Lakebase,
+    migrations: &[Migration],
+) -> Result<Rehearsal, MigrationError> {
+    let rehearsing = lakebase_seaorm::migrations::Migrations::new(lakebase);
+    soon(MIGRATIONS.scope(migrations.to_vec(), rehearsing.rehearse_on::<Sql>(copy))).await
+}
+
+tokio::task_local! {
+    static MIGRATIONS: Vec<Migration>;
+}
+
+struct Sql;
+
+impl MigratorTrait for Sql {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let boxed = |one| Box::new(RunsSql(one)) as Box<dyn MigrationTrait>;
+        MIGRATIONS.get().into_iter().map(boxed).collect()
+    }
+}
+
+struct RunsSql(Migration);
+
+impl MigrationName for RunsSql {
+    fn name(&self) -> &str {
+        self.0.0
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for RunsSql {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let connection = manager.get_connection();
+        connection.execute_unprepared(self.0.1).await?;
+        match self.0.1.ends_with(GIVE_UP) {
+            true => Err(DbErr::Custom("gave up".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(self.0.2)
+    }
+}
+
+/// By diesel and by SeaORM, each on a copy of its own.
+async fn rehearse(migrations: &[Migration]) -> [Rehearsal; 2] {
+    let local = library().await;
+    let production = lakebase(&local);
+    let (one, two) = (copy_of(&local).await, copy_of(&local).await);
+    let before = Snapshot::of(&production).await.expect("readable");
+    let reports = [
+        with_diesel(&production, &one, migrations).await,
+        with_seaorm(&production, &two, migrations).await,
+    ];
+    let after = Snapshot::of(&production).await.expect("readable");
+    assert!(before.diff(&after).is_empty(), "{}", before.diff(&after));
+    reports.map(|report| report.expect("a rehearsal"))
+}
+
+fn changes(report: &Rehearsal) -> Vec<String> {
+    let changes = report.difference.changes().iter();
+    let history = ["__diesel_schema_migrations", "seaql_migrations"];
+    let changes = changes.filter(|one| !history.contains(&one.object.relation.as_str()));
+    changes
+        .map(|one| format!("{}.{} {one}", one.object.schema, one.object.relation))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_index_that_only_productions_data_breaks_is_found() {
+    let reports = rehearse(&[
+        (ONE, "CREATE TABLE shelves (id int)", true),
+        (TWO, "SELECT 1;\nCREATE UNIQUE INDEX ON books (title)", true),
+        (THREE, "CREATE TABLE rooms (id int)", true),
+    ])
+    .await;
+    for (report, statement) in reports.into_iter().zip([Some(2), None]) {
+        assert!(!report.is_ok(), "{report}");
+        let names: Vec<_> = report
+            .migrations
+            .iter()
+            .map(|one| one.name.as_str())
+            .collect();
+        assert_eq!(names, [ONE, TWO]);
+        assert_eq!(report.not_tried, [THREE]);
+        assert!(report.migrations[0].error.is_none(), "{report}");
+        let failed = report.failed().expect("the index");
+        let error = failed.error.as_ref().expect("an error");
+        assert_eq!(
+            (error.migration(), error.sqlstate()),
+            (Some(TWO), Some("23505"))
+        );
+        assert_eq!(error.statement(), statement, "{error}");
+        let added = changes(&report);
+        assert!(
+            added[0].starts_with("mine.shelves + table: owner "),
+            "{added:?}"
+        );
+        assert_eq!(added[1..], ["mine.shelves + column id: integer"]);
+        let json = serde_json::to_value(&report).expect("JSON");
+        let error = &json["migrations"][1]["error"];
+        assert_eq!(error["sqlstate"], "23505", "{json}");
+        assert_eq!(error["statement"].as_u64(), statement.map(|_| 2), "{json}");
+        for text in [report.to_string(), report.to_markdown()] {
+            for part in [
+                "1 failed, 1 ran, 1 not tried",
+                TWO,
+                "23505",
+                "Title 2",
+                THREE,
+            ] {
+                assert!(text.contains(part), "{part:?}: {text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_would_block_others_for_seconds_is_reported_with_its_duration() {
+    let reports = rehearse(&[
+        (
+            ONE,
+            "ALTER TABLE books ADD pages int; SELECT pg_sleep(1.5)",
+            true,
+        ),
+        (
+            TWO,
+            "SELECT pg_sleep(0.3); CREATE INDEX ON books (title)",
+            true,
+        ),
+        (
+            THREE,
+            "SELECT pg_sleep(1); ALTER TABLE readers ADD book int REFERENCES books",
+            true,
+        ),
+    ])
+    .await;
+    for report in reports {
+        assert!(report.is_ok(), "{report}");
+        let long: Vec<_> = report.blocking_locks(Duration::from_secs(1)).collect();
+        let [(migration, lock)] = long[..] else {
+            panic!("{report}");
+        };
+        assert_eq!(migration.name, ONE);
+        assert_eq!(
+            (lock.relation.as_str(), lock.mode),
+            ("mine.books", LockMode::AccessExclusive)
+        );
+        let held = [Duration::from_millis(1400)..=migration.took];
+        assert!(held[0].contains(&lock.held), "{report}");
+        assert_eq!(migration.locks.len(), 1, "{report}");
+        assert!(
+            migration.rewrites.is_empty(),
+            "a column without a default is no rewrite: {report}"
+        );
+
+        // Their locks are as short as a statement: no poll need have seen them.
+        let modes = |number: usize| -> Vec<_> {
+            let locks = report.migrations[number].locks.iter();
+            let mut modes: Vec<_> = locks
+                .map(|lock| (lock.relation.as_str(), lock.mode))
+                .collect();
+            modes.sort();
+            modes
+        };
+        assert_eq!(modes(1), [("mine.books", LockMode::Share)]);
+        let both = [
+            ("mine.books", LockMode::ShareRowExclusive),
+            ("mine.readers", LockMode::AccessExclusive),
+        ];
+        assert_eq!(modes(2), both);
+        assert!(
+            report.migrations[2]
+                .locks
+                .iter()
+                .all(|lock| lock.held < Duration::from_millis(900)),
+            "{report}"
+        );
+        assert_eq!(
+            report.migrations[1].index_builds[0].index,
+            "mine.books_title_idx"
+        );
+        for text in [report.to_string(), report.to_markdown()] {
+            for part in [
+                "reads and writes",
+                "mine.books",
+                "ACCESS EXCLUSIVE",
+                "for 1.",
+            ] {
+                assert!(text.contains(part), "{part:?}: {text}");
+            }
+        }
+        let json = serde_json::to_value(&report).expect("JSON");
+        let lock = &json["migrations"][0]["locks"][0];
+        assert_eq!(lock["mode"], "ACCESS_EXCLUSIVE", "{json}");
+        assert!(lock["held_seconds"].as_f64() > Some(1.0), "{json}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_rewritten_is_reported_with_its_rows_and_size() {
+    let sql = "DROP VIEW titles; ALTER TABLE books ALTER id TYPE bigint";
+    for report in rehearse(&[(ONE, sql, true)]).await {
+        let migration = &report.migrations[0];
+        let [rewrite] = &migration.rewrites[..] else {
+            panic!("{report}");
+        };
+        assert_eq!(
+            (rewrite.table.as_str(), rewrite.rows),
+            ("mine.books", Some(1000))
+        );
+        assert!((50_000..500_000).contains(&rewrite.bytes), "{report}");
+        let built: Vec<_> = migration
+            .index_builds
+            .iter()
+            .map(|one| one.index.as_str())
+            .collect();
+        assert_eq!(built, ["mine.books_pkey"]);
+        let locks: Vec<_> = migration
+            .locks
+            .iter()
+            .map(|lock| lock.relation.as_str())
+            .collect();
+        assert!(locks.contains(&"mine.books"), "{report}");
+        assert!(
+            !locks.contains(&"mine.books_pkey"),
+            "with its table: {report}"
+        );
+        let changed = changes(&report);
+        assert_eq!(
+            changed[0],
+            "mine.books ~ column id: integer NOT NULL -> bigint NOT NULL"
+        );
+        assert!(
+            changed[1].starts_with("mine.titles - view: owner "),
+            "{changed:?}"
+        );
+        assert!(
+            report
+                .to_markdown()
+                .contains("rewrites `mine.books` (1000 rows, "),
+            "{report}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn migrations_that_block_nobody_are_reported_as_such() {
+    let reports = rehearse(&[
+        (
+            ONE,
+            "CREATE TABLE shelves (id int PRIMARY KEY); INSERT INTO books VALUES (0, 'x')",
+            true,
+        ),
+        (
+            TWO,
+            "CREATE INDEX CONCURRENTLY by_title ON books (title)",
+            false,
+        ),
+    ])
+    .await;
+    for report in reports {
+        assert!(report.is_ok(), "{report}");
+        assert_eq!(report.blocking_locks(Duration::ZERO).count(), 0, "{report}");
+        assert_eq!((report.migrations.len(), report.not_tried.len()), (2, 0));
+        assert!(
+            report.migrations.iter().all(|one| one.rewrites.is_empty()),
+            "{report}"
+        );
+        let built = &report.migrations[1].index_builds[..];
+        assert_eq!(built.len(), 1, "{report}");
+        assert_eq!(
+            (built[0].index.as_str(), built[0].table.as_str()),
+            ("mine.by_title", "mine.books")
+        );
+        let index =
+            "mine.books + index by_title: CREATE INDEX by_title ON mine.books USING btree (title)";
+        assert!(changes(&report).contains(&index.to_owned()), "{report}");
+        assert!(
+            report.to_string().starts_with("rehearsal: 2 ran\n"),
+            "{report}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lock_without_a_transaction_counts_until_its_statement_ends() {
+    let sql = "BEGIN; LOCK TABLE books; SELECT pg_sleep(0.5); COMMIT; SELECT pg_sleep(1.5)";
+    for report in rehearse(&[(ONE, sql, false)]).await {
+        let [lock] = &report.migrations[0].locks[..] else {
+            panic!("{report}");
+        };
+        let held = Duration::from_millis(450)..Duration::from_millis(1800);
+        assert!(held.contains(&lock.held), "{report}");
+        assert_eq!(lock.mode, LockMode::AccessExclusive);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_run_already_is_not_rehearsed_and_without_async_it_works_as_well() {
+    let migrations = [(ONE, "CREATE TABLE shelves (id int)", true)];
+    let local = library().await;
+    let (production, copy) = (lakebase(&local), copy_of(&local).await);
+    let first = with_diesel(&production, &copy, &migrations).await;
+    assert_eq!(first.expect("a rehearsal").migrations.len(), 1);
+    let folder = folder(&migrations);
+    let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+    let rehearsing = lakebase_diesel::migrations::Migrations::new(&production).blocking();
+    let again = tokio::task::block_in_place(|| rehearsing.rehearse_on(&copy, source));
+    let nothing = "rehearsal: nothing pending\n\nno change to the schema\n";
+    assert_eq!(again.expect("a rehearsal").to_string(), nothing);
+    let seaorm = [
+        with_seaorm(&production, &copy, &[]).await,
+        with_seaorm(&production, &copy, &[]).await,
+    ];
+    let [_, again] = seaorm.map(|report| report.expect("a rehearsal"));
+    assert_eq!(again.to_string(), nothing);
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_outside_of_sql_is_part_of_the_report() {
+    let local = library().await;
+    let (production, copy) = (lakebase(&local), copy_of(&local).await);
+    for in_transaction in [true, false] {
+        let migrations = [(
+            ONE,
+            "ALTER TABLE books ADD x int -- give up",
+            in_transaction,
+        )];
+        let report = with_seaorm(&production, &copy, &migrations).await;
+        let report = report.expect("a rehearsal");
+        let failed = report.failed().expect("it gave up");
+        let error = failed.error.as_ref().expect("an error");
+        assert!(error.chain().contains("gave up"), "{error:?}");
+        let left = changes(&report);
+        assert_eq!(left.is_empty(), in_transaction, "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_copy_there_is_no_rehearsal() {
+    let migrations = &[(ONE, "CREATE TABLE shelves (id int)", true)];
+    let local = library().await;
+    let production = lakebase(&local);
+    let missing = production.with_database("missing").expect("a name");
+    for copy in [&production, &missing] {
+        let outcomes = [
+            with_diesel(&production, copy, migrations).await,
+            with_seaorm(&production, copy, migrations).await,
+        ];
+        for outcome in outcomes {
+            let error = outcome.expect_err("no copy");
+            assert_eq!(error.migration(), None);
+            let is_same = std::ptr::eq(copy, &production);
+            assert_eq!(error.is_config(), is_same, "{error}");
+        }
+    }
+    let exists = format!("SELECT 1 / (to_regclass('{SCHEMA}.shelves') IS NULL)::int");
+    local.sql(&exists).await.expect("nothing was created");
+}
