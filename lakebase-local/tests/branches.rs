@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{Vars, assert_becomes_empty, http, program, scratch, send, serving, sqlstate, tell};
 use tokio_postgres::Client;
@@ -925,6 +927,24 @@ async fn two_local_lakebases_have_branches_side_by_side() {
         .await;
     assert!(row.expect("an answer").get::<_, bool>(0));
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_handle_ends_the_postgres_of_each_branch() {
+    let (local, caller) = start().await;
+    caller.create("kept", ttl()).await;
+    caller.create("deleted", ttl()).await;
+    let mut servers = Vec::new();
+    for id in ["production", "kept", "deleted"] {
+        let session = caller.session(id).await;
+        let row = session.query_one("SELECT pg_backend_pid()", &[]).await;
+        servers.push(Pid::from_raw(row.expect("a pid").get(0)));
+    }
+    caller.delete("deleted", false).await;
+    drop(local);
+    for server in servers {
+        assert_eq!(kill(server, None), Err(Errno::ESRCH));
+    }
 }
 
 #[tokio::test]
