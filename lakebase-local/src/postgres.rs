@@ -1,5 +1,6 @@
 //! The real Postgres: our own server in a temporary folder, or a running one by its URL.
 
+mod copy;
 mod find;
 mod folder;
 mod own;
@@ -11,6 +12,7 @@ mod template;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use copy::Original;
 use find::find_bin_dir;
 use own::Own;
 pub(crate) use private::Private;
@@ -25,9 +27,9 @@ pub(crate) const DATABASE: &str = "databricks_postgres";
 const URL_VARIABLE: &str = "LAKEBASE_LOCAL_PG_URL";
 /// The superuser of our own Postgres. Clients cannot log in as this role, as it is no Lakebase role.
 const ADMIN: &str = "lakebase_admin";
-/// Our own Postgres requires a password from members of this role: the native roles.
-const NATIVE_GROUP: &str = "lakebase_native";
-/// The search path of our own statements. It contains no objects of other roles.
+/// Native roles are members, which makes our own Postgres ask them for a password.
+pub(crate) const NATIVE_GROUP: &str = "lakebase_native";
+/// The search path of our own statements: nothing in it was made by others.
 pub(crate) const OUR_PATH: &str = "pg_catalog,pg_temp";
 /// Name of the socket file, by Postgres's rule for port 5432.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -83,6 +85,14 @@ impl Postgres {
     pub(crate) fn socket(&self) -> Option<(&'static str, PathBuf)> {
         match self {
             Self::Own(own) => Some((SOCKET, own.socket())),
+            Self::Running(_) => None,
+        }
+    }
+
+    /// What a copy of it is made from, if it is our own.
+    pub(crate) fn original(&self) -> Option<Original> {
+        match self {
+            Self::Own(own) => Some(own.original()),
             Self::Running(_) => None,
         }
     }
