@@ -9,11 +9,21 @@ use super::Branches;
 use super::api::{Change, encoded};
 use super::branch::Branch;
 use super::new_branch::NewBranch;
+use super::rule::DELETED;
+use super::state::BranchState;
 use super::wait::Wait;
 use crate::error::Error;
 
 /// Times of the platform are cut to seconds, and its clocks differ a little.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+/// What has the id of a branch that was to be created.
+enum Found {
+    /// Nothing, or a deleted branch.
+    Nothing,
+    Created(Branch),
+    Another,
+}
 
 impl Branches {
     /// Creates a branch and waits until a login to it works. A fresh branch rejects good credentials for a while; that is
@@ -54,16 +64,18 @@ impl Branches {
                 Ok(Change::Done) => break None,
                 Ok(Change::InDoubt(error)) => {
                     in_doubt = true;
-                    let found = self.find_created(&new, began, &mut wait).await?;
-                    if found.is_some() {
-                        break found;
+                    if let Found::Created(branch) =
+                        self.find_created(&new, began, &mut wait).await?
+                    {
+                        break Some(branch);
                     }
                     wait.pause(error).await?;
                 }
-                Err(error) if in_doubt && error.status() == Some(409) => {
+                Err(error) if error.status() == Some(409) => {
                     match self.find_created(&new, began, &mut wait).await? {
-                        Some(found) => break Some(found),
-                        None => return Err(error),
+                        Found::Created(branch) if in_doubt => break Some(branch),
+                        Found::Nothing => return Err(error.with_hint(DELETED)),
+                        Found::Created(_) | Found::Another => return Err(error),
                     }
                 }
                 Err(error) => return Err(error),
@@ -77,19 +89,22 @@ impl Branches {
         Ok(branch)
     }
 
-    /// The branch that a request in doubt has created, if it has.
+    /// Whether a request in doubt has created the branch.
     async fn find_created(
         &self,
         new: &NewBranch,
         began: Instant,
         wait: &mut Wait,
-    ) -> Result<Option<Branch>, Error> {
+    ) -> Result<Found, Error> {
         let reply = match self.api()?.get(&self.path(&new.id), wait).await {
             Ok(reply) => reply,
-            Err(error) if error.status() == Some(404) => return Ok(None),
+            Err(error) if error.status() == Some(404) => return Ok(Found::Nothing),
             Err(error) => return Err(error),
         };
         let branch = Branch::read(&self.lakebase, &reply.json()?)?;
+        if *branch.state() == BranchState::Deleted {
+            return Ok(Found::Nothing);
+        }
         let now = reply.date.unwrap_or(reply.received.wall);
         let age = branch
             .created_at()
@@ -104,6 +119,9 @@ impl Branches {
             }
         };
         let is_ours = is_new && branch.source() == source.as_deref();
-        Ok(is_ours.then_some(branch))
+        Ok(match is_ours {
+            true => Found::Created(branch),
+            false => Found::Another,
+        })
     }
 }

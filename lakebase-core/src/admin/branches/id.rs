@@ -36,7 +36,7 @@ impl BranchId {
     }
 
     /// Makes an id of the name of a git branch: lower case, `-` in place of every other character, `b-` in front of
-    /// what does not begin with a letter, cut after 63 characters. Two names can have the same id.
+    /// what does not begin with a letter, cut after 63 characters, no `-` at the end. Two names can have the same id.
     ///
     /// ```
     /// use lakebase_core::admin::BranchId;
@@ -77,8 +77,10 @@ pub(super) fn sanitized(text: &str, first: &str) -> String {
         id.insert_str(0, first);
     }
     id.truncate(LONGEST);
+    // Whether an id may end with it is not documented.
+    id.truncate(id.trim_end_matches('-').len());
     while id.len() < SHORTEST {
-        id.push('-');
+        id.push('x');
     }
     id
 }
@@ -134,8 +136,9 @@ mod tests {
             ("dependabot/npm_and_yarn/a.b", "dependabot-npm-and-yarn-a-b"),
             ("42-fix", "b-42-fix"),
             ("-x", "b--x"),
-            ("a", "a--"),
-            ("", "b--"),
+            ("a", "axx"),
+            ("a/", "axx"),
+            ("", "bxx"),
             ("Größe", "gr--e"),
             (long.as_str(), &format!("x-{}", "y".repeat(61))),
         ] {

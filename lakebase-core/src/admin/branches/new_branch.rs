@@ -83,6 +83,11 @@ impl NewBranch {
         self
     }
 
+    /// The id that the branch will have.
+    pub fn id(&self) -> &BranchId {
+        &self.id
+    }
+
     /// The body of the request.
     pub(super) fn body(&self, project: &str) -> Result<Value, Error> {
         let mut spec = Map::new();

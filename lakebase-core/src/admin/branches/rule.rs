@@ -2,6 +2,9 @@
 
 use crate::error::Error;
 
+/// Some replies do not say why an id is taken.
+pub(super) const DELETED: &str = "A deleted branch keeps its id until it is purged: undelete it, purge it, or use an id of its own for each branch";
+
 const CAN_MANAGE: &str = "Creating, changing and deleting branches needs CAN MANAGE on the project: its owner grants that under Settings > Project permissions. CAN USE is enough for listing branches and creating roles and databases";
 
 /// The hint, by HTTP status, the platform's code, and texts in the message of which one has to be there. No text
@@ -19,7 +22,7 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
             "is deleted",
             "was deleted",
         ],
-        "A deleted branch keeps its id until it is purged: undelete it, purge it, or use an id of its own for each branch",
+        DELETED,
     ),
     (
         0,
@@ -31,7 +34,7 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
         0,
         "",
         &["root branch", "default branch"],
-        "The root branch and the default branch of a project cannot be deleted; they go with the project",
+        "The root branch and the default branch of a project can neither be deleted nor expire; they go with the project",
     ),
     (
         0,
@@ -56,6 +59,7 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
             "limit of branches",
             "number of branches",
             "quota of",
+            "reached its limit",
             "too many branches",
         ],
         "The project has as many branches as it may have: delete some, and give new ones an expiry",
