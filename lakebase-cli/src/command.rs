@@ -216,7 +216,7 @@ impl Signals {
     }
 
     /// Until one comes that ends a program: the exit code, as shells have it.
-    async fn end(&mut self) -> ExitCode {
+    pub(crate) async fn end(&mut self) -> ExitCode {
         #[cfg(unix)]
         let signal = self
             .next(|known| {
