@@ -8,8 +8,8 @@ use crate::settings::setting::quoted;
 
 /// The platform's limit.
 const LONGEST: usize = 63;
-/// Shorter ones that are made from a name of git are padded, as the platform's development kit does.
-const SHORTEST: usize = 3;
+/// Ids that are made from other names are padded: ids of roles have at least four characters.
+const SHORTEST: usize = 4;
 
 /// The id of a new branch: at most 63 characters from `a-z`, `0-9` and `-`, the first one a letter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,9 +136,9 @@ mod tests {
             ("dependabot/npm_and_yarn/a.b", "dependabot-npm-and-yarn-a-b"),
             ("42-fix", "b-42-fix"),
             ("-x", "b--x"),
-            ("a", "axx"),
-            ("a/", "axx"),
-            ("", "bxx"),
+            ("a", "axxx"),
+            ("a/", "axxx"),
+            ("", "bxxx"),
             ("Größe", "gr--e"),
             (long.as_str(), &format!("x-{}", "y".repeat(61))),
         ] {
