@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::Error;
+use crate::branches::Branches;
 use crate::clock::PlatformClock;
 use crate::compute::{Cut, Wake};
 use crate::faults::LoginFault;
@@ -41,6 +42,7 @@ Usage: %NAME% ctl [--dir DIR] COMMAND
 
 Commands:
   status                      shows addresses, identities, state and counters
+  branches                    lists the branches: id, state, host, source
   revoke                      revokes every database token minted so far
   expire [database|workspace] makes the tokens of that kind expire now [default: database]
   cut [HOW]                   ends every open session: message (57P01), close, reset or
@@ -71,6 +73,7 @@ Only the user who runs the local Lakebase can control it.
 #[derive(Debug, PartialEq)]
 enum Command {
     Status,
+    Branches,
     Revoke,
     ExpireDatabaseTokens,
     ExpireWorkspaceTokens,
@@ -86,6 +89,7 @@ impl Command {
     fn parse(words: &[&str]) -> Result<Self, String> {
         Ok(match words {
             ["status"] => Self::Status,
+            ["branches"] => Self::Branches,
             ["revoke"] => Self::Revoke,
             ["expire"] | ["expire", "database"] => Self::ExpireDatabaseTokens,
             ["expire", "workspace"] => Self::ExpireWorkspaceTokens,
@@ -152,6 +156,7 @@ fn millis(text: &str) -> Result<i64, String> {
 /// What a running one is controlled through.
 pub(crate) struct Controls {
     pub(crate) gateway: Arc<Gateway>,
+    pub(crate) branches: Arc<Branches>,
     pub(crate) clock: Arc<PlatformClock>,
     pub(crate) switch: Arc<Switch>,
     /// Names and values for `status`.
@@ -163,6 +168,11 @@ impl Controls {
         let gateway = &self.gateway;
         Ok(match command {
             Command::Status => return Ok(self.status()),
+            Command::Branches => {
+                let all = self.branches.all();
+                let lines = all.iter().map(|branch| branch.to_string());
+                return Ok(lines.collect::<Vec<_>>().join("\n"));
+            }
             Command::Revoke => {
                 gateway.issuer.revoke_all();
                 "revoked every database token".to_owned()

@@ -63,6 +63,18 @@ pub enum EventKind {
     Suspended,
     /// The compute is awake again.
     Awake,
+    /// A branch was made and is ready.
+    BranchCreated {
+        /// Its id.
+        branch: String,
+    },
+    /// A branch was deleted, on demand or as it had expired.
+    BranchDeleted {
+        /// Its id.
+        branch: String,
+        /// For good: it cannot be had back.
+        purged: bool,
+    },
 }
 
 /// A login as the gateway saw it.
@@ -76,6 +88,8 @@ pub struct Login {
     pub application_name: String,
     /// Host name the client asked TLS for.
     pub host: Option<String>,
+    /// Id of the branch.
+    pub branch: String,
     /// Serial number of the token; `None` for native passwords and unknown tokens.
     pub token: Option<u64>,
 }
@@ -102,6 +116,14 @@ pub enum Call {
     Cli,
     /// The stand-in of the metadata service of an editor.
     MetadataService,
+    /// Projects and their branches.
+    Branch,
+    /// Roles of a branch.
+    Role,
+    /// Databases of a branch.
+    Database,
+    /// Polls of long-running operations.
+    Operation,
     /// Anything else.
     Other,
 }
@@ -126,6 +148,10 @@ pub struct Counters {
     pub refused: u64,
     /// Sessions open now.
     pub open_sessions: u64,
+    /// Branches made.
+    pub branches_created: u64,
+    /// Branches deleted, softly or for good.
+    pub branches_deleted: u64,
 }
 
 #[derive(Debug)]
@@ -191,6 +217,8 @@ impl EventLog {
                 }
                 EventKind::Refused { .. } => counters.refused += 1,
                 EventKind::Ended { .. } => counters.open_sessions -= 1,
+                EventKind::BranchCreated { .. } => counters.branches_created += 1,
+                EventKind::BranchDeleted { .. } => counters.branches_deleted += 1,
                 EventKind::Suspended | EventKind::Awake => {}
             }
         }

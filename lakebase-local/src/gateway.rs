@@ -1,6 +1,7 @@
 //! The TLS front: judges a login as Lakebase does, then copies bytes to the real Postgres.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,12 +12,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
 use crate::Error;
+use crate::branches::Place;
 use crate::compute::{Admission, Compute, Cut};
 use crate::events::{EventKind, EventLog, Login};
 use crate::faults::{LoginFault, LoginFaults};
+use crate::ids::Ids;
 use crate::issuer::{Issuer, TokenState};
 use crate::postgres::{self, DATABASE, OUR_PATH, Server, quote_literal};
 use crate::protocol::{self, AuthStep, First, Startup};
@@ -33,9 +37,12 @@ const CUT_LIMIT: Duration = Duration::from_secs(5);
 const MOST_STRANGERS: usize = 500;
 
 pub(crate) struct Gateway {
+    /// Of the branch that it leads to.
+    pub(crate) place: Place,
     pub(crate) tls: TlsAcceptor,
     pub(crate) issuer: Arc<Issuer>,
-    pub(crate) roles: Arc<Roles>,
+    pub(crate) roles: Roles,
+    pub(crate) ids: Ids,
     pub(crate) compute: Arc<Compute>,
     pub(crate) postgres: Server,
     pub(crate) events: Arc<EventLog>,
@@ -53,6 +60,21 @@ pub(crate) struct Rules {
     pub(crate) native_login: AtomicBool,
     pub(crate) login_faults: LoginFaults,
     pub(crate) open: AtomicUsize,
+}
+
+impl Rules {
+    /// The same for another branch, where nobody is connected and no login fails on demand.
+    fn copy(&self) -> Self {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.connection_limit.load(Ordering::Relaxed);
+        let native_login = self.native_login.load(Ordering::Relaxed);
+        Self {
+            refusal: Mutex::new(refusal.clone()),
+            connection_limit: AtomicUsize::new(limit),
+            native_login: AtomicBool::new(native_login),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Rules {
@@ -120,6 +142,22 @@ pub(crate) async fn serve(
 }
 
 impl Gateway {
+    /// The gateway of a branch that was made from this one's, with the same roles and rules.
+    pub(crate) fn of_branch(&self, place: Place, tls: Arc<ServerConfig>, postgres: Server) -> Self {
+        Self {
+            place,
+            tls: TlsAcceptor::from(tls),
+            issuer: Arc::clone(&self.issuer),
+            roles: self.roles.copy(),
+            ids: self.ids.copy(),
+            compute: Arc::new(Compute::new(Arc::clone(&self.events))),
+            postgres,
+            events: Arc::clone(&self.events),
+            rules: self.rules.copy(),
+            census: tokio::sync::Mutex::default(),
+        }
+    }
+
     async fn client(
         &self,
         mut socket: TcpStream,
@@ -205,8 +243,20 @@ impl Gateway {
                 .to_owned(),
             user,
             host,
+            branch: self.place.branch.clone(),
             token: None,
         };
+        // All these names are 127.0.0.1 for a resolver, but a branch has another address.
+        if login
+            .host
+            .as_deref()
+            .is_some_and(|host| self.place.is_elsewhere(host))
+        {
+            let text = "this host belongs to another branch: resolve it as the address of that branch's \
+                        hosts.host";
+            let refusal = Refusal::fatal("08P01", text);
+            return self.refuse(&mut stream, login, refusal).await;
+        }
         match self.compute.admit().await {
             Admission::Enter => {}
             Admission::Close => return Ok(()),
@@ -274,7 +324,7 @@ impl Gateway {
         if label.trim_end_matches("-pooler").ends_with("-ro") {
             startup.add_setting("default_transaction_read_only=on");
         }
-        let Some(place) = Place::take(&self.rules) else {
+        let Some(seat) = Seat::take(&self.rules) else {
             let refusal = Refusal::fatal("53300", "sorry, too many clients already");
             return self.refuse(&mut stream, login, refusal).await;
         };
@@ -320,7 +370,7 @@ impl Gateway {
         let open = self.compute.open_session();
         self.events.record(EventKind::LoggedIn(login));
         let cut = relay(&mut stream, &mut server, signal).await;
-        drop((server, place));
+        drop((server, seat));
         if cut == Some(Cut::Vanish)
             && let Err(error) = vanish::swallow(stream.get_ref().0)
         {
@@ -515,6 +565,14 @@ impl Gateway {
     }
 }
 
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
 /// PgBouncer takes only startup parameters that it can keep apart per client.
 fn pooler_takes(startup: &Startup) -> Result<(), Refusal> {
     const TRACKED: &[&str] = &[
@@ -536,10 +594,10 @@ fn pooler_takes(startup: &Startup) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A place among the open connections.
-struct Place<'a>(&'a AtomicUsize);
+/// One of the connections that may be open.
+struct Seat<'a>(&'a AtomicUsize);
 
-impl<'a> Place<'a> {
+impl<'a> Seat<'a> {
     fn take(rules: &'a Rules) -> Option<Self> {
         let limit = rules.connection_limit.load(Ordering::Relaxed);
         rules
@@ -552,7 +610,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Seat<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod branches;
 mod certs;
 mod clock;
 pub mod command;
@@ -9,6 +10,7 @@ mod error;
 mod events;
 mod faults;
 mod gateway;
+mod ids;
 mod issuer;
 mod local;
 mod postgres;

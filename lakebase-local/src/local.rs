@@ -1,5 +1,6 @@
 //! The handle.
 
+mod branches;
 mod builder;
 mod control;
 mod sign_in;
@@ -9,7 +10,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -17,16 +17,15 @@ pub use builder::Builder;
 pub use sign_in::SignIn;
 
 use crate::Error;
+use crate::branches::Branches;
 use crate::clock::PlatformClock;
-use crate::compute::Compute;
 use crate::control::DIR_VARIABLE;
 use crate::events::{Counters, Event, EventLog};
 use crate::faults::Faults;
 use crate::gateway::Gateway;
 use crate::issuer::Issuer;
-use crate::postgres::{DATABASE, Postgres, Private};
-use crate::roles::Roles;
-use crate::workspace::{Place, Switch};
+use crate::postgres::{DATABASE, Private};
+use crate::workspace::{INSTANCE, Switch};
 
 /// A Lakebase on this machine. Dropping it stops everything and leaves nothing behind.
 ///
@@ -34,7 +33,6 @@ use crate::workspace::{Place, Switch};
 /// [`stop`](LocalLakebase::stop).
 #[must_use = "dropping it stops the local Lakebase"]
 pub struct LocalLakebase {
-    place: Place,
     client_id: String,
     client_secret: String,
     user: String,
@@ -55,12 +53,10 @@ pub struct LocalLakebase {
     faults: Arc<Faults>,
     switch: Arc<Switch>,
     events: Arc<EventLog>,
-    compute: Arc<Compute>,
-    roles: Arc<Roles>,
+    branches: Arc<Branches>,
+    /// Of the production branch.
     gateway: Arc<Gateway>,
-    gateway_listener: Arc<TcpListener>,
     /// Gone only while being stopped.
-    postgres: Option<Postgres>,
     folder: Option<Private>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -89,7 +85,7 @@ impl LocalLakebase {
             ("DATABRICKS_CLIENT_ID", self.client_id.clone()),
             ("DATABRICKS_CLIENT_SECRET", self.client_secret.clone()),
             ("LAKEBASE_ENDPOINT", self.endpoint()),
-            ("PGHOST", self.place.host.clone()),
+            ("PGHOST", self.gateway.place.host.clone()),
             ("PGPORT", self.postgres_port().to_string()),
             ("PGDATABASE", DATABASE.to_owned()),
             ("PGUSER", self.client_id.clone()),
@@ -110,7 +106,7 @@ impl LocalLakebase {
 
     /// Path of the endpoint.
     pub fn endpoint(&self) -> String {
-        self.place.endpoint_path()
+        self.gateway.place.endpoint_path()
     }
 
     /// Port of Postgres; the host is `localhost` unless another address was asked for.
@@ -120,22 +116,22 @@ impl LocalLakebase {
 
     /// Host name of the built-in pooler, as the API names it. Resolve it as 127.0.0.1.
     pub fn pooled_host(&self) -> &str {
-        &self.place.pooled_host
+        &self.gateway.place.pooled_host
     }
 
     /// Host name for read-only sessions, as the API names it. Resolve it as 127.0.0.1.
     pub fn read_only_host(&self) -> &str {
-        &self.place.read_only_host
+        &self.gateway.place.read_only_host
     }
 
     /// Path of the branch, whose read-write endpoint is [`endpoint`](Self::endpoint).
     pub fn branch(&self) -> String {
-        self.place.branch_path()
+        self.gateway.place.branch_path()
     }
 
     /// Name of the same compute as a Provisioned instance.
     pub fn instance(&self) -> &str {
-        &self.place.instance
+        INSTANCE
     }
 
     /// Client id of the service principal, which is its Postgres role, too.
@@ -191,8 +187,9 @@ impl LocalLakebase {
         for task in std::mem::take(&mut self.tasks) {
             let _ = task.await;
         }
+        self.branches.operations.finish().await;
         // Dropping waits for processes; a blocking thread may do that.
-        let made = (self.postgres.take(), self.folder.take());
+        let made = (self.branches.take(), self.folder.take());
         let _ = tokio::task::spawn_blocking(move || drop(made)).await;
     }
 }
@@ -203,6 +200,7 @@ impl Drop for LocalLakebase {
         for task in &self.tasks {
             task.abort();
         }
+        drop(self.branches.take());
     }
 }
 

@@ -1,5 +1,6 @@
 //! The real Postgres: one of our own in a folder that goes away with it, or one that a URL names.
 
+mod copy;
 mod find;
 mod folder;
 mod own;
@@ -11,6 +12,7 @@ mod template;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use copy::Original;
 use find::find_bin_dir;
 use own::Own;
 pub(crate) use private::Private;
@@ -26,7 +28,7 @@ const URL_VARIABLE: &str = "LAKEBASE_LOCAL_PG_URL";
 /// The superuser of our own Postgres. Clients cannot log in as it: it is no Lakebase role.
 const ADMIN: &str = "lakebase_admin";
 /// Native roles are members, which makes our own Postgres ask them for a password.
-const NATIVE_GROUP: &str = "lakebase_native";
+pub(crate) const NATIVE_GROUP: &str = "lakebase_native";
 /// The search path of our own statements: nothing in it was made by others.
 pub(crate) const OUR_PATH: &str = "pg_catalog,pg_temp";
 /// Name of our own socket file, by Postgres's own rule for port 5432.
@@ -83,6 +85,14 @@ impl Postgres {
     pub(crate) fn socket(&self) -> Option<(&'static str, PathBuf)> {
         match self {
             Self::Own(own) => Some((SOCKET, own.socket())),
+            Self::Running(_) => None,
+        }
+    }
+
+    /// What a copy of it is made from, if it is our own.
+    pub(crate) fn original(&self) -> Option<Original> {
+        match self {
+            Self::Own(own) => Some(own.original()),
             Self::Running(_) => None,
         }
     }

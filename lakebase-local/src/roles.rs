@@ -29,6 +29,13 @@ impl Roles {
         kinds.insert(role.to_owned(), kind);
     }
 
+    pub(crate) fn copy(&self) -> Self {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            kinds: Mutex::new(kinds.clone()),
+        }
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         kinds.keys().cloned().collect()

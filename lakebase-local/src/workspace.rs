@@ -2,9 +2,15 @@
 
 mod api;
 mod azure;
+mod branch_spec;
+mod branches;
+mod databases;
+mod endpoints;
 mod listener;
 mod oidc;
+mod page;
 mod reply;
+mod roles;
 mod tools;
 
 use std::sync::Arc;
@@ -20,14 +26,14 @@ pub(crate) use azure::{APPLICATION, RESOURCE_ID};
 use tokio::sync::watch;
 pub(crate) use tools::scripts;
 
+use crate::branches::Branches;
 use crate::clock::PlatformClock;
-use crate::compute::Compute;
 use crate::events::{Call, EventKind, EventLog};
 use crate::faults::{Fault, Faults};
 use crate::issuer::Issuer;
 pub use listener::Outage;
 pub(crate) use listener::Switch;
-use reply::Failure;
+pub(crate) use reply::{Failure, rfc3339};
 
 pub(crate) struct Workspace {
     pub(crate) base_url: String,
@@ -37,11 +43,10 @@ pub(crate) struct Workspace {
     pub(crate) key: String,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) clock: Arc<PlatformClock>,
-    pub(crate) compute: Arc<Compute>,
     pub(crate) events: Arc<EventLog>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) switch: Arc<Switch>,
-    pub(crate) place: Place,
+    pub(crate) branches: Arc<Branches>,
     pub(crate) people: People,
 }
 
@@ -54,33 +59,10 @@ pub(crate) struct People {
     pub(crate) request_token: String,
 }
 
-/// What the platform knows about the one compute there is.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) project: String,
-    pub(crate) branch: String,
-    pub(crate) endpoint: String,
-    pub(crate) instance: String,
-    pub(crate) host: String,
-    pub(crate) pooled_host: String,
-    pub(crate) read_only_host: String,
-    pub(crate) read_only_pooled_host: String,
-}
+/// Name of the production branch's compute as a Provisioned instance.
+pub(crate) const INSTANCE: &str = "local-instance";
 
-impl Place {
-    pub(crate) fn branch_path(&self) -> String {
-        format!("projects/{}/branches/{}", self.project, self.branch)
-    }
-
-    pub(crate) fn endpoint_path(&self) -> String {
-        format!("{}/endpoints/{}", self.branch_path(), self.endpoint)
-    }
-
-    /// The read replica of the same branch.
-    pub(crate) fn replica_path(&self) -> String {
-        format!("{}/endpoints/replica", self.branch_path())
-    }
-}
+const POSTGRES: &str = "/api/2.0/postgres";
 
 type Shared = State<Arc<Workspace>>;
 
@@ -122,14 +104,7 @@ pub(crate) async fn serve(
             post(api::instance_credentials),
         )
         .route("/api/2.0/database/instances/{name}", get(api::instance))
-        .route(
-            "/api/2.0/postgres/projects/{project}/branches/{branch}/endpoints",
-            get(api::endpoints),
-        )
-        .route(
-            "/api/2.0/postgres/projects/{project}/branches/{branch}/endpoints/{endpoint}",
-            get(api::endpoint),
-        )
+        .nest(POSTGRES, resources())
         .route("/api/2.0/preview/scim/v2/Me", get(api::me))
         .route("/github/id-token", get(oidc::github))
         .route("/aad/auth", get(azure::tenant))
@@ -159,6 +134,56 @@ pub(crate) async fn serve(
     }
 }
 
+/// Projects and what is in them.
+fn resources() -> Router<Arc<Workspace>> {
+    const BRANCH: &str = "/projects/{project}/branches/{branch}";
+    let mut router = Router::new()
+        .route("/projects", get(branches::projects))
+        .route("/projects/{project}", get(branches::project))
+        .route(
+            "/projects/{project}/branches",
+            get(branches::list).post(branches::create),
+        )
+        .route(
+            BRANCH,
+            get(branches::get)
+                .patch(branches::update)
+                .delete(branches::delete),
+        )
+        .route(&format!("{BRANCH}/undelete"), post(branches::undelete))
+        .route(&format!("{BRANCH}/endpoints"), get(endpoints::list))
+        .route(
+            &format!("{BRANCH}/endpoints/{{endpoint}}"),
+            get(endpoints::get),
+        )
+        .route(
+            &format!("{BRANCH}/roles"),
+            get(roles::list).post(roles::create),
+        )
+        .route(
+            &format!("{BRANCH}/roles/{{role}}"),
+            get(roles::get).patch(roles::update).delete(roles::delete),
+        )
+        .route(
+            &format!("{BRANCH}/databases"),
+            get(databases::list).post(databases::create),
+        )
+        .route(
+            &format!("{BRANCH}/databases/{{database}}"),
+            get(databases::get).delete(databases::delete),
+        );
+    for below in [
+        "",
+        "/endpoints/{resource}",
+        "/roles/{resource}",
+        "/databases/{resource}",
+    ] {
+        let path = format!("{BRANCH}{below}/operations/{{operation}}");
+        router = router.route(&path, get(branches::operation));
+    }
+    router
+}
+
 async fn unknown(uri: Uri) -> Failure {
     Failure::new(
         404,
@@ -184,6 +209,8 @@ async fn check_host(State(workspace): Shared, request: Request, next: Next) -> R
 }
 
 fn call_of(method: &Method, path: &str) -> Call {
+    let branch = path.strip_prefix(POSTGRES).unwrap_or_default();
+    let kind = branch.split('/').nth(5);
     match path {
         "/oidc/v1/token" => Call::Token,
         "/api/2.0/preview/scim/v2/Me" => Call::Me,
@@ -194,7 +221,11 @@ fn call_of(method: &Method, path: &str) -> Call {
         "/metadata-service" => Call::MetadataService,
         _ if path.contains("/.well-known/") => Call::Discovery,
         _ if path.ends_with("/credentials") && method == Method::POST => Call::Credential,
+        _ if path.contains("/operations/") => Call::Operation,
+        _ if kind == Some("roles") => Call::Role,
+        _ if kind == Some("databases") => Call::Database,
         _ if path.contains("/endpoints") || path.contains("/instances") => Call::Endpoint,
+        _ if path.starts_with("/api/2.0/postgres/projects") => Call::Branch,
         _ => Call::Other,
     }
 }

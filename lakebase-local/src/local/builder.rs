@@ -12,17 +12,19 @@ use uuid::Uuid;
 
 use super::LocalLakebase;
 use crate::Error;
-use crate::certs;
+use crate::branches::{Branches, Place, Serving, expiry};
+use crate::certs::Authority;
 use crate::clock::PlatformClock;
 use crate::compute::Compute;
 use crate::control::{self, Controls};
 use crate::events::EventLog;
 use crate::faults::Faults;
-use crate::gateway::{self, Gateway, Rules};
+use crate::gateway::{Gateway, Rules};
+use crate::ids::Ids;
 use crate::issuer::Issuer;
 use crate::postgres::{DATABASE, Origin, Postgres, Private, Secret, quote_ident};
 use crate::roles::Roles;
-use crate::workspace::{self, People, Place, Switch, Workspace};
+use crate::workspace::{self, People, Switch, Workspace};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -116,8 +118,7 @@ impl Builder {
         // Before anything else: what we write has a place of ours, or we do not start.
         let folder = Private::create().await?;
         let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
-        let gateway_listener =
-            Arc::new(listen(self.postgres_ip, self.postgres_port, "Postgres").await?);
+        let gateway_listener = listen(self.postgres_ip, self.postgres_port, "Postgres").await?;
         let address = |listener: &TcpListener| {
             listener
                 .local_addr()
@@ -129,29 +130,10 @@ impl Builder {
             folder.link(name, &socket)?;
         }
 
-        let place = Place {
-            project: "local".to_owned(),
-            branch: "production".to_owned(),
-            endpoint: "primary".to_owned(),
-            instance: "local-instance".to_owned(),
-            // The name every resolver knows; the gateway tells kinds of hosts by TLS server name.
-            host: match self.postgres_ip {
-                Ipv4Addr::LOCALHOST => "localhost".to_owned(),
-                other => other.to_string(),
-            },
-            pooled_host: "ep-local-pooler.localhost".to_owned(),
-            read_only_host: "ep-local-ro.localhost".to_owned(),
-            read_only_pooled_host: "ep-local-ro-pooler.localhost".to_owned(),
-        };
-        let mut names = vec!["127.0.0.1".to_owned(), "ep-local.localhost".to_owned()];
-        names.extend([
-            place.host.clone(),
-            place.pooled_host.clone(),
-            place.read_only_host.clone(),
-            place.read_only_pooled_host.clone(),
-        ]);
-        let certs = certs::make(&names)?;
-        let ca_file = folder.write("ca.pem", &certs.ca_pem)?;
+        let place = Place::production(self.postgres_ip);
+        let authority = Authority::new()?;
+        let tls = authority.server(place.names())?;
+        let ca_file = folder.write("ca.pem", authority.pem())?;
 
         let events = Arc::new(EventLog::new());
         let clock = Arc::new(PlatformClock::default());
@@ -160,21 +142,34 @@ impl Builder {
             self.token_lifetime,
             self.workspace_token_lifetime,
         ));
-        let compute = Arc::new(Compute::new(Arc::clone(&events)));
-        let roles = Arc::new(Roles::default());
         let faults = Arc::new(Faults::default());
         let switch = Arc::new(Switch::default());
         let stop = watch::Sender::new(false);
         let gateway = Arc::new(Gateway {
-            tls: TlsAcceptor::from(certs.server),
+            place: place.clone(),
+            tls: TlsAcceptor::from(tls),
             issuer: Arc::clone(&issuer),
-            roles: Arc::clone(&roles),
-            compute: Arc::clone(&compute),
+            roles: Roles::default(),
+            ids: Ids::default(),
+            compute: Arc::new(Compute::new(Arc::clone(&events))),
             postgres: postgres.server().clone(),
             events: Arc::clone(&events),
             rules: Rules::default(),
             census: tokio::sync::Mutex::default(),
         });
+        let serving = Serving::start(
+            Arc::clone(&gateway),
+            postgres,
+            gateway_listener,
+            gateway_address,
+        );
+        let branches = Arc::new(Branches::new(
+            authority,
+            Arc::clone(&clock),
+            Arc::clone(&events),
+            place.clone(),
+            serving,
+        ));
         let people = People {
             client_id: Uuid::new_v4().to_string(),
             user: format!("ana.{:08x}@example.com", Uuid::new_v4().as_fields().0),
@@ -196,15 +191,15 @@ impl Builder {
             key: key.clone(),
             issuer: Arc::clone(&issuer),
             clock: Arc::clone(&clock),
-            compute: Arc::clone(&compute),
             events: Arc::clone(&events),
             faults: Arc::clone(&faults),
             switch: Arc::clone(&switch),
-            place: place.clone(),
+            branches: Arc::clone(&branches),
             people: people.clone(),
         });
         let controls = Controls {
             gateway: Arc::clone(&gateway),
+            branches: Arc::clone(&branches),
             clock: Arc::clone(&clock),
             switch: Arc::clone(&switch),
             about: vec![
@@ -218,15 +213,10 @@ impl Builder {
         };
         let tasks = vec![
             tokio::spawn(control::serve(controls, control, stop.subscribe())),
-            tokio::spawn(gateway::serve(
-                Arc::clone(&gateway),
-                Arc::clone(&gateway_listener),
-                stop.subscribe(),
-            )),
+            tokio::spawn(expiry::run(Arc::clone(&branches), stop.subscribe())),
             tokio::spawn(workspace::serve(workspace, api, stop.subscribe())),
         ];
         let local = LocalLakebase {
-            place,
             client_id: people.client_id,
             client_secret: format!("dose{}", Uuid::new_v4().simple()),
             user: people.user,
@@ -244,11 +234,8 @@ impl Builder {
             faults,
             switch,
             events,
-            compute,
-            roles,
+            branches,
             gateway,
-            gateway_listener,
-            postgres: Some(postgres),
             folder: Some(folder),
             stop,
             tasks,

@@ -8,13 +8,24 @@ use uuid::Uuid;
 
 use super::LocalLakebase;
 use crate::Error;
+use crate::branches::Serving;
 use crate::compute::{Cut, Wake};
 use crate::events::Call;
 use crate::faults::{Fault, LoginFault};
+use crate::gateway::Gateway;
 use crate::postgres::{DATABASE, quote_ident};
 use crate::roles::RoleKind;
 use crate::vanish;
 use crate::workspace::Outage;
+
+/// Runs SQL as superuser in the database of a branch.
+pub(super) async fn run_sql(gateway: &Gateway, database: &str, sql: &str) -> Result<(), Error> {
+    let admin = gateway.postgres.admin(database, "public").await?;
+    admin
+        .batch_execute(sql)
+        .await
+        .map_err(|error| Error::because("the statement failed", error))
+}
 
 /// Identities and roles.
 impl LocalLakebase {
@@ -55,7 +66,7 @@ impl LocalLakebase {
     pub async fn create_role(&self, identity: &str) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_role_sql(identity);
         self.sql(&sql).await?;
-        self.roles.set(identity, RoleKind::OAuth);
+        self.gateway.roles.set(identity, RoleKind::OAuth);
         Ok(())
     }
 
@@ -68,7 +79,7 @@ impl LocalLakebase {
         let sql = self.gateway.postgres.create_role_sql(group);
         self.sql(&sql).await?;
         let members = members.iter().map(|&member| member.to_owned()).collect();
-        self.roles.set(group, RoleKind::Group(members));
+        self.gateway.roles.set(group, RoleKind::Group(members));
         Ok(())
     }
 
@@ -81,7 +92,7 @@ impl LocalLakebase {
         let sql = self.gateway.postgres.create_native_role_sql(name, password);
         self.sql(&sql).await?;
         self.open_database(DATABASE, name).await?;
-        self.roles.set(name, RoleKind::Native);
+        self.gateway.roles.set(name, RoleKind::Native);
         Ok(())
     }
 
@@ -112,11 +123,7 @@ impl LocalLakebase {
     }
 
     pub(super) async fn sql_in(&self, database: &str, sql: &str) -> Result<(), Error> {
-        let admin = self.gateway.postgres.admin(database, "public").await?;
-        admin
-            .batch_execute(sql)
-            .await
-            .map_err(|error| Error::because("the statement failed", error))
+        run_sql(&self.gateway, database, sql).await
     }
 
     /// A copy of the database as it is now; cheap. Nobody may be connected to the original.
@@ -242,7 +249,7 @@ impl LocalLakebase {
     ///
     /// If Postgres cannot be told to end the sessions.
     pub async fn suspend(&self, cut: Cut, wake_delay: Duration, wake: Wake) -> Result<(), Error> {
-        self.compute.suspend(wake_delay, wake);
+        self.gateway.compute.suspend(wake_delay, wake);
         self.cut_sessions(cut).await
     }
 
@@ -263,7 +270,11 @@ impl LocalLakebase {
     ///
     /// Where the system cannot do it: it takes Linux.
     pub fn set_unreachable(&self, unreachable: bool) -> Result<(), Error> {
-        vanish::swallow_connects(&self.gateway_listener, unreachable)
+        let serving = self.branches.production().serving();
+        let Some(listener) = serving.and_then(Serving::listener) else {
+            return Err(Error::new("the local Lakebase is stopped"));
+        };
+        vanish::swallow_connects(&listener, unreachable)
             .map_err(|error| Error::because("packets cannot be made to vanish here", error))
     }
 

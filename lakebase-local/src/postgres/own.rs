@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::copy::Original;
 use super::folder::Folder;
 use super::template::Template;
 use super::{OUR_PATH, SOCKET, Server};
@@ -20,26 +21,34 @@ pub(crate) struct Own {
     folder: Folder,
     server: Server,
     /// Kept so that the next start finds it ready.
-    _template: Arc<Template>,
+    template: Arc<Template>,
 }
 
 impl Own {
     pub(crate) async fn start(bin_dir: PathBuf) -> Result<Self, Error> {
         let template = Template::get(&bin_dir).await?;
-        let owner = template.owner;
-        let folder = tokio::task::spawn_blocking(move || Folder::create(owner, Some(&bin_dir)));
-        let mut folder = folder
-            .await
-            .map_err(|error| Error::because("cannot make a folder", error))??;
-        template.copy_to(&folder).await?;
+        let folder = template.copy().await?;
+        Self::serve(folder, template).await
+    }
+
+    /// Starts a server on the cluster in this folder.
+    pub(super) async fn serve(mut folder: Folder, template: Arc<Template>) -> Result<Self, Error> {
         folder.serve()?;
         let own = Self {
             server: Server::own(folder.path().to_path_buf()),
             folder,
-            _template: template,
+            template,
         };
         own.wait_ready().await?;
         Ok(own)
+    }
+
+    pub(crate) fn original(&self) -> Original {
+        Original {
+            server: self.server.clone(),
+            data: self.folder.data(),
+            template: Arc::clone(&self.template),
+        }
     }
 
     async fn wait_ready(&self) -> Result<(), Error> {

@@ -23,7 +23,9 @@ shared_buffers = 16MB
 fsync = off
 synchronous_commit = off
 full_page_writes = off
-wal_level = minimal
+# A branch is made from a backup. What it starts from must not be recycled while it is copied.
+wal_level = replica
+wal_keep_size = 64MB
 max_wal_senders = 0
 logging_collector = off
 log_statement = none
@@ -44,7 +46,7 @@ const FORGET_SERVER_ROLES: &str = "DELETE FROM pg_authid WHERE rolname IN \
 
 #[derive(Debug)]
 pub(crate) struct Template {
-    pub(crate) owner: Owner,
+    owner: Owner,
     bin_dir: PathBuf,
     folder: Folder,
 }
@@ -117,16 +119,32 @@ impl Template {
         })
     }
 
-    pub(crate) async fn copy_to(&self, folder: &Folder) -> Result<(), Error> {
+    /// An empty folder for a server of these programs.
+    pub(super) async fn new_folder(&self) -> Result<Folder, Error> {
+        let (owner, bin_dir) = (self.owner, self.bin_dir.clone());
+        tokio::task::spawn_blocking(move || Folder::create(owner, Some(&bin_dir)))
+            .await
+            .map_err(|error| Error::because("cannot make a folder", error))?
+    }
+
+    /// A folder with a copy of this cluster.
+    pub(super) async fn copy(&self) -> Result<Folder, Error> {
+        let mut command = Command::new("cp");
+        command.arg("-Rp").arg(self.folder.data()).arg(DATA);
+        self.fill(self.new_folder().await?, command, None).await
+    }
+
+    /// Runs a program in a folder. The folder is not removed before the program has ended, even if nobody waits.
+    pub(super) async fn fill(
+        &self,
+        folder: Folder,
+        mut command: Command,
+        input: Option<String>,
+    ) -> Result<Folder, Error> {
         let owner = self.owner;
-        let (from, to) = (self.folder.data(), folder.path().to_owned());
         tokio::task::spawn_blocking(move || {
-            run(
-                &owner,
-                &to,
-                Command::new("cp").arg("-Rp").arg(from).arg(DATA),
-                None,
-            )
+            run(&owner, folder.path(), &mut command, input.as_deref())?;
+            Ok(folder)
         })
         .await
         .map_err(|error| Error::because("cannot copy the database cluster", error))?

@@ -1,17 +1,16 @@
 //! The calls that need a bearer token.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use super::reply::{Answer, Failure, rfc3339};
-use super::{APPLICATION, RESOURCE_ID, Shared, Workspace, oidc};
+use super::{APPLICATION, INSTANCE, RESOURCE_ID, Shared, Workspace, oidc};
 use crate::events::EventKind;
 use crate::issuer::MintedToken;
 
@@ -19,7 +18,7 @@ use crate::issuer::MintedToken;
 const TTL_SECONDS: std::ops::RangeInclusive<f64> = 300.0..=3600.0;
 
 impl Workspace {
-    fn caller(&self, headers: &HeaderMap) -> Result<String, Failure> {
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<String, Failure> {
         let bearer = headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
@@ -67,60 +66,6 @@ impl Workspace {
         });
         minted
     }
-
-    fn describe_endpoint(&self) -> Value {
-        let place = &self.place;
-        let state = if self.compute.is_awake() {
-            "ACTIVE"
-        } else {
-            "IDLE"
-        };
-        json!({
-            "name": place.endpoint_path(),
-            "uid": "ep-local",
-            "parent": place.branch_path(),
-            "endpoint_id": place.endpoint,
-            "create_time": rfc3339(self.clock.now()),
-            "status": {
-                "endpoint_id": place.endpoint,
-                "endpoint_type": "ENDPOINT_TYPE_READ_WRITE",
-                "current_state": state,
-                "autoscaling_limit_min_cu": 0.5,
-                "autoscaling_limit_max_cu": 4.0,
-                "suspend_timeout_duration": "86400s",
-                "disabled": false,
-                "group": { "min": 1, "max": 1, "enable_readable_secondaries": false },
-                "settings": { "pg_settings": {} },
-                "hosts": {
-                    "host": place.host,
-                    "read_write_pooled_host": place.pooled_host,
-                    "read_only_host": place.read_only_host,
-                    "read_only_pooled_host": place.read_only_pooled_host,
-                },
-            },
-        })
-    }
-
-    /// A read replica of the same branch.
-    fn describe_replica(&self) -> Value {
-        let place = &self.place;
-        json!({
-            "name": place.replica_path(),
-            "uid": "ep-replica",
-            "parent": place.branch_path(),
-            "endpoint_id": "replica",
-            "status": {
-                "endpoint_id": "replica",
-                "endpoint_type": "ENDPOINT_TYPE_READ_ONLY",
-                "current_state": "ACTIVE",
-                "hosts": {
-                    "host": place.read_only_host,
-                    "read_only_host": place.read_only_host,
-                    "read_only_pooled_host": place.read_only_pooled_host,
-                },
-            },
-        })
-    }
 }
 
 /// `claims` of a credential call: the tables, or what is wrong.
@@ -143,12 +88,7 @@ fn claimed(body: &Value) -> Result<Vec<String>, Failure> {
     Ok(tables)
 }
 
-fn required(name: &str) -> Failure {
-    let text = format!("Field '{name}' is required, expected non-default value (not \"\")!");
-    Failure::new(400, "INVALID_PARAMETER_VALUE", text)
-}
-
-fn not_found(what: &str, name: &str) -> Failure {
+pub(super) fn not_found(what: &str, name: &str) -> Failure {
     Failure::new(404, "NOT_FOUND", format!("{what} {name} not found"))
 }
 
@@ -163,12 +103,9 @@ pub(super) async fn credentials(
         .and_then(Value::as_str)
         .unwrap_or_default();
     if endpoint.is_empty() {
-        return Err(required("endpoint"));
+        return Err(Failure::required("endpoint"));
     }
-    let place = &workspace.place;
-    if endpoint != place.endpoint_path() && endpoint != place.replica_path() {
-        return Err(not_found("endpoint", endpoint));
-    }
+    workspace.endpoint(endpoint)?;
     let claims = claimed(&body)?;
     let ttl = match body.get("ttl") {
         None => None,
@@ -205,12 +142,9 @@ pub(super) async fn instance_credentials(
         .cloned()
         .unwrap_or_default();
     if names.is_empty() && body.get("claims").is_none() {
-        return Err(required("instance_names"));
+        return Err(Failure::required("instance_names"));
     }
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| name.as_str() != Some(&workspace.place.instance))
-    {
+    if let Some(unknown) = names.iter().find(|name| name.as_str() != Some(INSTANCE)) {
         return Err(not_found(
             "Database instance",
             unknown.as_str().unwrap_or_default(),
@@ -251,66 +185,23 @@ pub(super) async fn instance(
     Path(name): Path<String>,
 ) -> Answer {
     workspace.caller(&headers)?;
-    if name != workspace.place.instance {
+    if name != INSTANCE {
         return Err(not_found("Database instance", &name));
     }
+    let place = &workspace.branches.production().place;
     Ok(Json(json!({
         "name": name,
         "uid": "0f3e2d1c-1111-2222-3333-444455556666",
         "state": "AVAILABLE",
         "capacity": "CU_1",
         "pg_version": "PG_VERSION_16",
-        "read_write_dns": workspace.place.host,
-        "read_only_dns": workspace.place.read_only_host,
+        "read_write_dns": place.host,
+        "read_only_dns": place.read_only_host,
         "effective_stopped": false,
         "effective_node_count": 1,
         "effective_enable_pg_native_login": false,
     }))
     .into_response())
-}
-
-pub(super) async fn endpoints(
-    State(workspace): Shared,
-    headers: HeaderMap,
-    Path((project, branch)): Path<(String, String)>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Answer {
-    workspace.caller(&headers)?;
-    let path = format!("projects/{project}/branches/{branch}");
-    if path != workspace.place.branch_path() {
-        return Err(not_found("branch", &path));
-    }
-    // One to a page, so that clients have to turn pages.
-    let page = match query.get("page_token").map(String::as_str) {
-        None | Some("") => json!({
-            "endpoints": [workspace.describe_replica()],
-            "next_page_token": "2",
-        }),
-        Some("2") => json!({ "endpoints": [workspace.describe_endpoint()] }),
-        Some(_) => {
-            let text = "page_token is not valid";
-            return Err(Failure::new(400, "INVALID_PARAMETER_VALUE", text));
-        }
-    };
-    Ok(Json(page).into_response())
-}
-
-pub(super) async fn endpoint(
-    State(workspace): Shared,
-    headers: HeaderMap,
-    Path((project, branch, endpoint)): Path<(String, String, String)>,
-) -> Answer {
-    workspace.caller(&headers)?;
-    let path = format!("projects/{project}/branches/{branch}/endpoints/{endpoint}");
-    match path {
-        _ if path == workspace.place.endpoint_path() => {
-            Ok(Json(workspace.describe_endpoint()).into_response())
-        }
-        _ if path == workspace.place.replica_path() => {
-            Ok(Json(workspace.describe_replica()).into_response())
-        }
-        _ => Err(not_found("endpoint", &path)),
-    }
 }
 
 pub(super) async fn me(State(workspace): Shared, headers: HeaderMap) -> Answer {

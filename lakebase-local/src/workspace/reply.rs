@@ -10,16 +10,18 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::faults::Fault;
 
 /// An error of the workspace API.
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     status: u16,
     error_code: String,
     message: String,
+    detail: Option<Value>,
 }
 
 impl Failure {
@@ -28,21 +30,42 @@ impl Failure {
             status,
             error_code: error_code.to_owned(),
             message: message.into(),
+            detail: None,
         }
+    }
+
+    /// A request that cannot be done.
+    pub(crate) fn bad(error_code: &str, message: impl Into<String>) -> Self {
+        Self::new(400, error_code, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(500, "INTERNAL_ERROR", message)
+    }
+
+    pub(crate) fn required(field: &str) -> Self {
+        let text = format!("Field '{field}' is required, expected non-default value (not \"\")!");
+        Self::bad("INVALID_PARAMETER_VALUE", text)
+    }
+
+    pub(crate) fn with_detail(mut self, detail: Value) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    pub(crate) fn describe(&self) -> Value {
+        let request = json!({
+            "@type": "type.googleapis.com/google.rpc.RequestInfo",
+            "request_id": Uuid::new_v4().to_string(),
+        });
+        let details: Vec<&Value> = self.detail.iter().chain([&request]).collect();
+        json!({ "error_code": self.error_code, "message": self.message, "details": details })
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let body = json!({
-            "error_code": self.error_code,
-            "message": self.message,
-            "details": [{
-                "@type": "type.googleapis.com/google.rpc.RequestInfo",
-                "request_id": Uuid::new_v4().to_string(),
-            }],
-        });
-        (status(self.status), Json(body)).into_response()
+        (status(self.status), Json(self.describe())).into_response()
     }
 }
 

@@ -124,7 +124,13 @@ impl Vars {
 
     /// A database token for whoever has that workspace token.
     pub(crate) async fn database_token(&self, bearer: &str) -> String {
-        let body = format!(r#"{{"endpoint":"{}"}}"#, self.get("LAKEBASE_ENDPOINT"));
+        let endpoint = self.get("LAKEBASE_ENDPOINT");
+        self.token_for(bearer, endpoint).await
+    }
+
+    /// The same, with an endpoint named.
+    pub(crate) async fn token_for(&self, bearer: &str, endpoint: &str) -> String {
+        let body = format!(r#"{{"endpoint":"{endpoint}"}}"#);
         let bearer = format!("Authorization: Bearer {bearer}");
         let headers = [&*bearer, "Content-Type: application/json"];
         let path = "/api/2.0/postgres/credentials";
@@ -135,6 +141,19 @@ impl Vars {
     /// Logs in through the gateway.
     pub(crate) async fn log_in(
         &self,
+        user: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<Client, tokio_postgres::Error> {
+        self.log_in_at("localhost", None, user, password, database)
+            .await
+    }
+
+    /// Logs in through the gateway on this host, which may be told to be at an address.
+    pub(crate) async fn log_in_at(
+        &self,
+        host: &str,
+        ip: Option<std::net::IpAddr>,
         user: &str,
         password: &str,
         database: &str,
@@ -150,8 +169,12 @@ impl Vars {
             .expect("TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let (client, connection) = Config::new()
-            .host("localhost")
+        let mut config = Config::new();
+        if let Some(ip) = ip {
+            config.hostaddr(ip);
+        }
+        let (client, connection) = config
+            .host(host)
             .port(self.get("PGPORT").parse().expect("a port"))
             .dbname(database)
             .user(user)

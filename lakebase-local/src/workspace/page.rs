@@ -1,0 +1,39 @@
+//! Lists in pages.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::response::IntoResponse as _;
+use serde_json::{Value, json};
+
+use super::reply::{Answer, Failure};
+
+/// Parameters after the question mark.
+pub(super) type Params = HashMap<String, String>;
+
+/// Whether a parameter is set.
+pub(super) fn is_set(params: &Params, name: &str) -> bool {
+    params.get(name).is_some_and(|value| value == "true")
+}
+
+/// One page of `items`, which has no more than `longest`.
+pub(super) fn page(key: &str, items: Vec<Value>, params: &Params, longest: usize) -> Answer {
+    let number = |name: &str| -> Result<usize, Failure> {
+        let text = params.get(name).filter(|text| !text.is_empty());
+        let number = text.map_or(Ok(0), |text| text.parse());
+        number.map_err(|_| Failure::bad("INVALID_PARAMETER_VALUE", format!("{name} is not valid")))
+    };
+    let (begin, size) = (number("page_token")?, number("page_size")?);
+    let size = match size {
+        0 => longest,
+        size => size.min(longest),
+    };
+    let count = items.len();
+    let items: Vec<Value> = items.into_iter().skip(begin).take(size).collect();
+    let mut body = json!({});
+    body[key] = items.into();
+    if begin + size < count {
+        body["next_page_token"] = (begin + size).to_string().into();
+    }
+    Ok(Json(body).into_response())
+}
