@@ -151,7 +151,9 @@ pub(crate) enum Branching {
 pub(crate) struct Temporary {
     branches: Branches,
     id: BranchId,
+    /// No request to create it is under way.
     is_sure: bool,
+    is_there: bool,
 }
 
 impl Temporary {
@@ -162,6 +164,7 @@ impl Temporary {
             branches: target.lakebase()?.branches()?,
             id: BranchId::new(id)?,
             is_sure: true,
+            is_there: true,
         })
     }
 
@@ -183,6 +186,7 @@ impl Temporary {
             code = signals.end() => Ok(Branching::Ended(code)),
             made = progress(&text, self.branches.create(new)) => {
                 self.is_sure = true;
+                self.is_there = !made.as_ref().is_err_and(is_rejection);
                 made.map(Branching::Ready)
             }
         }
@@ -190,6 +194,9 @@ impl Temporary {
 
     /// Deletes it. A signal leaves it to its expiry.
     pub(crate) async fn delete(self, mut signals: Signals) {
+        if !self.is_there {
+            return;
+        }
         let deleted = async {
             for look in 1.. {
                 match self.branches.purge(&self.id).await {
@@ -217,6 +224,14 @@ impl Temporary {
         let text = format!("branch {} is left to its expiry: {why}", self.id);
         let _ = writeln!(io::stderr(), "lakebase: {text}");
     }
+}
+
+/// Nothing was created.
+fn is_rejection(error: &lakebase_core::Error) -> bool {
+    let is_of_client = error
+        .status()
+        .is_some_and(|status| (400..500).contains(&status));
+    is_of_client && !error.is_timeout()
 }
 
 /// Shows on a terminal how long something takes.

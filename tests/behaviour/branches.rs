@@ -486,6 +486,54 @@ fn a_test_branch_outlives_the_runtime_of_its_test_and_is_deleted() {
     outer.block_on(is_gone(&branches(&local), &name));
 }
 
+/// Says to a process of this test what to do.
+const PART: &str = "LAKEBASE_TESTS_PART";
+
+#[tokio::test]
+async fn what_a_dead_process_has_left_behind_is_deleted_by_the_next_one() {
+    const NAME: &str = "branches::what_a_dead_process_has_left_behind_is_deleted_by_the_next_one";
+    match std::env::var_os(PART)
+        .as_deref()
+        .and_then(|part| part.to_str())
+    {
+        Some("dies") => {
+            let _branch = soon(TestBranch::from("production"))
+                .await
+                .expect("a branch");
+            std::process::abort();
+        }
+        Some(_) => {
+            let branch = soon(TestBranch::from("production"))
+                .await
+                .expect("a branch");
+            soon(branch.finish()).await.expect("deleted");
+            // The other one is deleted in the background.
+            let branches = Lakebase::from_env().expect("a handle").branches();
+            let branches = branches.expect("a project");
+            soon(async {
+                while branches.list().await.expect("a list").len() > 1 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+            .await;
+            return;
+        }
+        None => {}
+    }
+    let local = local().await;
+    for (part, works, left) in [("dies", false, 2), ("cleans", true, 1)] {
+        let program = std::env::current_exe().expect("this program");
+        let child = tokio::process::Command::new(program)
+            .args([NAME, "--exact", "--nocapture"])
+            .envs(local.env())
+            .env(PART, part)
+            .output();
+        let child = later(child).await.expect("it ran");
+        assert_eq!(child.status.success(), works, "{child:?}");
+        assert_eq!(local.branches().len(), left, "{part}: {child:?}");
+    }
+}
+
 #[tokio::test]
 async fn rate_limits_are_waited_for() {
     let local = local().await;
@@ -526,7 +574,7 @@ async fn lose(
     body: Bytes,
 ) -> Response {
     let url = format!("{}{uri}", state.workspace);
-    let request = reqwest::Client::new().request(method.clone(), url);
+    let request = crate::shop::http().request(method.clone(), url);
     let kept = [header::AUTHORIZATION, header::CONTENT_TYPE];
     let kept = kept
         .iter()

@@ -110,12 +110,19 @@ impl TestBranch {
         }
         let _permit = CREATIONS.acquire().await;
         // From now on there may be a branch.
-        let guard = Guard {
+        let mut guard = Guard {
             id: Some(new.id().to_string()),
             branches: branches.clone(),
         };
-        let branch = branches.create(new).await?;
-        Ok(Self { branch, guard })
+        match branches.create(new).await {
+            Ok(branch) => Ok(Self { branch, guard }),
+            Err(error) => {
+                if NewBranch::was_rejected(&error) {
+                    guard.id = None;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// The database on this branch, with everything else as in the handle or the environment that it was made from.

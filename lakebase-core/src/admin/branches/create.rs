@@ -72,10 +72,10 @@ impl Branches {
                     wait.pause(error).await?;
                 }
                 Err(error) if error.status() == Some(409) => {
-                    match self.find_created(&new, began, &mut wait).await? {
-                        Found::Created(branch) if in_doubt => break Some(branch),
-                        Found::Nothing => return Err(error.with_hint(DELETED)),
-                        Found::Created(_) | Found::Another => return Err(error),
+                    match self.find_created(&new, began, &mut wait).await {
+                        Ok(Found::Created(branch)) if in_doubt => break Some(branch),
+                        Ok(Found::Nothing) => return Err(error.with_hint(DELETED)),
+                        _ => return Err(error),
                     }
                 }
                 Err(error) => return Err(error),

@@ -83,6 +83,15 @@ impl NewBranch {
         self
     }
 
+    /// Whether an error of [`Branches::create`](super::Branches::create) means that there is no branch to delete.
+    #[cfg(feature = "testing")]
+    pub(crate) fn was_rejected(error: &Error) -> bool {
+        let is_rejection = error
+            .status()
+            .is_some_and(|status| (400..500).contains(&status));
+        is_rejection && !error.is_timeout()
+    }
+
     /// The id that the branch will have.
     pub fn id(&self) -> &BranchId {
         &self.id
