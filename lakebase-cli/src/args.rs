@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use lakebase_core::admin::{Access, IdentityKind};
+use lakebase_core::admin::{Access, Branch, Expiry, IdentityKind};
 use lakebase_core::{Config, Error, Lakebase};
 
 use crate::listen::Listen;
@@ -77,17 +77,11 @@ pub(crate) enum Command {
     ///
     /// For drivers without Unix sockets, use `lakebase proxy --listen 127.0.0.1:0 -- COMMAND`. For a URL, use
     /// `lakebase url`.
+    ///
+    /// With --branch, the command runs on another branch of the project; with --temporary-branch on a copy that is deleted
+    /// when the command ends.
     #[command(after_long_help = EXEC_EXAMPLES)]
-    Exec {
-        /// The command and its arguments
-        #[arg(
-            required = true,
-            trailing_var_arg = true,
-            allow_hyphen_values = true,
-            value_name = "COMMAND"
-        )]
-        command: Vec<OsString>,
-    },
+    Exec(ExecArgs),
 
     /// Run an auth proxy: any program in any language logs in through it
     ///
@@ -129,6 +123,15 @@ pub(crate) enum Command {
         json: bool,
     },
 
+    /// List, create and delete branches of the project
+    ///
+    /// The project is that of the configured endpoint or branch. Changes need CAN MANAGE on it.
+    #[command(after_long_help = BRANCH_EXAMPLES)]
+    Branch {
+        #[command(subcommand)]
+        command: BranchCommand,
+    },
+
     /// Create a role and grant it privileges
     ///
     /// Runs in one transaction; running it again changes nothing. Creating a role needs CAN MANAGE on the project and a
@@ -149,6 +152,157 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         args: Vec<OsString>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// Run the command on this branch of the project
+    #[arg(long, value_name = "NAME", conflicts_with = "temporary_branch")]
+    pub(crate) branch: Option<String>,
+
+    /// Run the command on a new branch, which is deleted at the end
+    #[arg(long)]
+    pub(crate) temporary_branch: bool,
+
+    /// Branch to copy [default: the project's default branch]
+    #[arg(long, value_name = "NAME", requires = "temporary_branch")]
+    pub(crate) from: Option<String>,
+
+    /// When the platform deletes the new branch if this program cannot: 7d, 168h, 604800s or never
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = expiry)]
+    pub(crate) ttl: Expiry,
+
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BranchCommand {
+    /// List the branches
+    List {
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Create a branch and wait until a login to it works
+    Create(CreateBranch),
+
+    /// Show a branch
+    Show {
+        name: String,
+
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Wait until a branch is ready and a login to it works
+    Wait {
+        name: String,
+
+        /// Seconds to wait at most
+        #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+        limit: Duration,
+
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Delete a branch, so that it can be undeleted for a while
+    Delete {
+        name: String,
+
+        /// Delete it for good, and free its name
+        #[arg(long)]
+        purge: bool,
+
+        /// Delete it even if it is protected; the platform keeps its default branch
+        #[arg(long)]
+        yes: bool,
+    },
+
+    /// Change when the platform deletes a branch
+    Extend {
+        name: String,
+
+        /// From now: 7d, 168h, 604800s or never
+        #[arg(long, value_name = "TIME", value_parser = expiry)]
+        ttl: Expiry,
+
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Delete old branches whose names have a prefix; protected ones and the default branch stay
+    Cleanup {
+        /// For example ci-pr-
+        #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        prefix: String,
+
+        /// Only those created at least this long ago: 7d, 168h or 604800s
+        #[arg(long, value_name = "TIME", default_value = "1d", value_parser = time_span)]
+        older_than: Duration,
+
+        /// Delete them for good, and free their names
+        #[arg(long)]
+        purge: bool,
+
+        /// Delete them; without this, they are listed only
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CreateBranch {
+    /// a-z, 0-9 and -, at most 63 characters, the first one a letter
+    #[arg(required_unless_present = "git", conflicts_with = "git")]
+    pub(crate) name: Option<String>,
+
+    /// Name it after this git branch: feature/Foo becomes feature-foo
+    #[arg(long, value_name = "BRANCH")]
+    pub(crate) git: Option<String>,
+
+    /// Branch to copy [default: the project's default branch]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+
+    /// The data as they were then, for example 2026-09-14T10:30:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<jiff::Timestamp>,
+
+    /// When the platform deletes it: 7d, 168h, 604800s or never
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    pub(crate) ttl: Expiry,
+
+    /// Protect it against being deleted
+    #[arg(long)]
+    pub(crate) protected: bool,
+
+    /// Delete an existing branch of this name first, with its data
+    #[arg(long)]
+    pub(crate) replace: bool,
+
+    /// Do not wait for a login: for an identity without a role in Postgres
+    #[arg(long)]
+    pub(crate) no_login: bool,
+
+    /// Seconds to wait at most
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    pub(crate) limit: Duration,
+
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -320,6 +474,14 @@ impl Target {
         builder.vars(vars).build()
     }
 
+    /// The same on a branch.
+    pub(crate) fn on_branch(&self, branch: &Branch) -> Self {
+        Self {
+            endpoint: Some(branch.name().to_owned()),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn lakebase(&self) -> Result<Lakebase, Error> {
         Lakebase::new(self.config()?)
     }
@@ -328,6 +490,28 @@ impl Target {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// `7d`, `168h`, `30m` or `604800s`.
+fn time_span(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((end, 'd')) => (&text[..end], 24 * 3600),
+        Some((end, 'h')) => (&text[..end], 3600),
+        Some((end, 'm')) => (&text[..end], 60),
+        Some((end, 's')) => (&text[..end], 1),
+        _ => return Err("neither 7d, 168h nor 604800s".to_owned()),
+    };
+    let number: u32 = number
+        .parse()
+        .map_err(|_| "not a whole number".to_owned())?;
+    Ok(Duration::from_secs(u64::from(number) * unit))
+}
+
+fn expiry(text: &str) -> Result<Expiry, String> {
+    match text {
+        "never" => Ok(Expiry::Never),
+        text => time_span(text).map(Expiry::After),
+    }
 }
 
 const ENVIRONMENT: &str = "\
@@ -355,10 +539,21 @@ Examples:
   lakebase exec psql
   lakebase exec -- psql -c 'SELECT current_user'
   lakebase exec pg_dump --schema-only
+  lakebase exec --branch staging psql
+  lakebase exec --temporary-branch --from production -- cargo test
   lakebase exec diesel migration run
   lakebase --schema app exec diesel print-schema --schema app
   lakebase --schema app exec sea-orm-cli generate entity -o src/entity
   lakebase --schema app exec sea-orm-cli migrate up";
+
+const BRANCH_EXAMPLES: &str = "\
+Examples:
+  lakebase branch list
+  lakebase branch create ci-pr-42 --from production --ttl 4h
+  lakebase branch create --git \"$(git branch --show-current)\" --ttl 7d
+  lakebase branch extend ci-pr-42 --ttl 7d
+  lakebase branch delete ci-pr-42 --purge
+  lakebase branch cleanup --prefix ci-pr- --older-than 7d --purge --yes";
 
 const PROXY_EXAMPLES: &str = "\
 Examples:

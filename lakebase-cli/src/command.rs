@@ -216,7 +216,7 @@ impl Signals {
     }
 
     /// Waits for a signal that ends programs. Returns the exit code of shells.
-    async fn end(&mut self) -> ExitCode {
+    pub(crate) async fn end(&mut self) -> ExitCode {
         #[cfg(unix)]
         let signal = self
             .next(|known| {

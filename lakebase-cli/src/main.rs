@@ -1,6 +1,7 @@
 //! `lakebase`: logins for tools, and checks of a set-up.
 
 mod args;
+mod branch;
 mod command;
 mod connection;
 mod doctor;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
 
 async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
     match &cli.command {
-        Command::Exec { command } => return proxy::exec(&cli.target, command).await,
+        Command::Exec(args) => return proxy::exec(&cli.target, args).await,
         Command::Proxy(args) => return proxy::run(&cli.target, args).await,
         Command::Url { with_password } => {
             let url = connection::url(&cli.target, *with_password).await?;
@@ -63,6 +64,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Branch { command } => branch::run(&cli.target, command).await?,
         Command::Grant(grant) => grant::run(&cli.target, grant).await?,
         #[cfg(feature = "local")]
         Command::Local { .. } => {}

@@ -12,7 +12,8 @@ use lakebase_core::proxy::{Builder, Clients, Proxy};
 use secrecy::SecretString;
 use serde_json::json;
 
-use crate::args::{ProxyArgs, Target};
+use crate::args::{ExecArgs, ProxyArgs, Target};
+use crate::branch::{Branching, Temporary};
 use crate::command::{self, Signals};
 use crate::listen::{Listen, Place};
 use crate::write_stdout;
@@ -22,14 +23,37 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// `lakebase exec`: runs a command behind a private proxy.
-pub(crate) async fn exec(
+pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, Box<dyn Error>> {
+    command::check(&args.command)?;
+    // First, so that a signal does not leave a socket or a branch behind.
+    let mut signals = Signals::new()?;
+    if let Some(name) = &args.branch {
+        let branch = wanted.lakebase()?.branches()?.get(name).await?;
+        return exec_on(&wanted.on_branch(&branch), &args.command, signals).await;
+    }
+    if !args.temporary_branch {
+        return exec_on(wanted, &args.command, signals).await;
+    }
+    let mut temporary = Temporary::new(wanted)?;
+    let from = args.from.as_deref();
+    let outcome = match temporary.create(from, args.ttl, &mut signals).await {
+        Ok(Branching::Ready(branch)) => {
+            exec_on(&wanted.on_branch(&branch), &args.command, signals).await
+        }
+        Ok(Branching::Ended(code)) => Ok(code),
+        Err(error) => Err(error.into()),
+    };
+    // The signals so far were the command's.
+    temporary.delete(Signals::new()?).await;
+    outcome
+}
+
+async fn exec_on(
     wanted: &Target,
     command: &[OsString],
+    signals: Signals,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    command::check(command)?;
     let config = wanted.config()?;
-    // First, so that a signal does not leave a socket behind.
-    let signals = Signals::new()?;
     let lakebase = Lakebase::new(config.clone())?.direct();
     let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
     let proxy = proxy.start().await?;

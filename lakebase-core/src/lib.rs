@@ -15,6 +15,8 @@ pub mod proxy;
 mod settings;
 mod sign_in;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tls;
 mod workspace;
 

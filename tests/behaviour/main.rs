@@ -2,6 +2,7 @@
 
 mod api_outage;
 mod authentication_methods;
+mod branches;
 mod cancellation;
 mod connection_limit;
 mod deadpool_programs;

@@ -1,0 +1,189 @@
+//! `branch`, and `exec` on a branch, as a shell sees them.
+
+#![allow(clippy::expect_used)]
+
+mod support;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use lakebase_local::LocalLakebase;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use support::{Ran, lakebase, local, run};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
+    outcome.expect("in time")
+}
+
+async fn branch(local: &LocalLakebase, args: &[&str]) -> Ran {
+    let args = ["branch"].iter().chain(args);
+    soon(run(args, &local.env(), &[])).await
+}
+
+async fn done(local: &LocalLakebase, args: &[&str]) -> String {
+    let ran = branch(local, args).await;
+    assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.err);
+    assert_eq!(ran.err, "", "progress is for terminals");
+    ran.out
+}
+
+fn ids(local: &LocalLakebase) -> Vec<String> {
+    let id = |path: String| path.rsplit('/').next().map(str::to_owned);
+    local.branches().into_iter().filter_map(id).collect()
+}
+
+#[tokio::test]
+async fn branches_are_created_shown_extended_and_deleted() {
+    let local = local().await;
+    let out = done(
+        &local,
+        &["create", "ci-1", "--from", "production", "--ttl", "4h"],
+    )
+    .await;
+    assert!(out.contains("ci-1") && out.contains("READY"), "{out}");
+    done(
+        &local,
+        &["create", "--git", "feature/Foo", "--ttl", "never"],
+    )
+    .await;
+    let list: Value = serde_json::from_str(&done(&local, &["list", "--json"]).await).expect("JSON");
+    let list = list["branches"].as_array().expect("a list");
+    let listed: Vec<_> = list
+        .iter()
+        .map(|known| known["id"].as_str().expect("an id"))
+        .collect();
+    assert_eq!(listed, ["ci-1", "feature-foo", "production"]);
+    assert_eq!(list[0]["source"], "production");
+    assert!(list[0]["expires_at"].is_string() && list[1]["expires_at"].is_null());
+    assert_eq!(list[2]["is_default"], true);
+
+    let before: Value =
+        serde_json::from_str(&done(&local, &["show", "ci-1", "--json"]).await).expect("JSON");
+    done(&local, &["extend", "ci-1", "--ttl", "7d"]).await;
+    let after: Value =
+        serde_json::from_str(&done(&local, &["wait", "ci-1", "--json"]).await).expect("JSON");
+    assert_ne!(before["expires_at"], after["expires_at"]);
+
+    let ran = branch(&local, &["delete", "production"]).await;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.err.contains("--yes"), "{}", ran.err);
+    done(&local, &["create", "kept", "--protected", "--ttl", "1d"]).await;
+    let ran = branch(&local, &["delete", "kept"]).await;
+    assert!(ran.err.contains("--yes"), "{}", ran.err);
+    done(&local, &["delete", "kept", "--purge", "--yes"]).await;
+    done(&local, &["delete", "feature-foo", "--purge"]).await;
+
+    let out = done(
+        &local,
+        &["cleanup", "--prefix", "ci-", "--older-than", "0s"],
+    )
+    .await;
+    assert_eq!(out, "would delete ci-1\n");
+    let out = done(&local, &["cleanup", "--prefix", "ci-"]).await;
+    assert_eq!(out, "", "younger than a day");
+    let args = [
+        "cleanup",
+        "--prefix",
+        "ci-",
+        "--older-than",
+        "0s",
+        "--purge",
+        "--yes",
+    ];
+    assert_eq!(done(&local, &args).await, "deleted ci-1\n");
+    assert_eq!(ids(&local), ["production"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_and_how_long_is_spelled_in_three_ways() {
+    let local = local().await;
+    for (args, text) in [
+        (&["create", "Foo", "--ttl", "1d"][..], "63 characters"),
+        (&["create", "x", "--ttl", "soon"], "7d"),
+        (&["create", "x"], "--ttl"),
+        (&["create", "x", "--ttl", "31d"], "shorter expiry"),
+        (&["show", "nothing"], "not by their uid"),
+    ] {
+        let ran = branch(&local, args).await;
+        assert_ne!(ran.code, Some(0), "{args:?}");
+        assert!(ran.err.contains(text), "{args:?}: {}", ran.err);
+    }
+    for ttl in ["7d", "168h", "604800s"] {
+        done(&local, &["create", "x", "--replace", "--ttl", ttl]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
+    let local = local().await;
+    done(&local, &["create", "mine", "--ttl", "1d"]).await;
+    let args = ["exec", "--branch", "mine", "--", "env"];
+    let ran = soon(run(args, &local.env(), &[])).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let path = "LAKEBASE_ENDPOINT=projects/local/branches/mine\n";
+    assert!(ran.out.contains(path), "{}", ran.out);
+
+    let args = [
+        "exec",
+        "--temporary-branch",
+        "--from",
+        "production",
+        "--",
+        "sh",
+        "-c",
+    ];
+    let args = args.into_iter().chain(["echo $LAKEBASE_ENDPOINT; exit 7"]);
+    let ran = soon(run(args, &local.env(), &[])).await;
+    assert_eq!(ran.code, Some(7), "{}", ran.err);
+    assert!(
+        ran.out.starts_with("projects/local/branches/exec-"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.err, "");
+    assert_eq!(ids(&local), ["mine", "production"]);
+}
+
+#[tokio::test]
+async fn a_temporary_branch_is_gone_after_a_signal() {
+    let local = local().await;
+    // While the command runs, and while the branch is being created.
+    for (signal, delay) in [
+        (Signal::SIGINT, Duration::ZERO),
+        (Signal::SIGTERM, Duration::ZERO),
+        (Signal::SIGTERM, Duration::from_secs(4)),
+    ] {
+        local.set_operation_delay(delay);
+        let args = [
+            "exec",
+            "--temporary-branch",
+            "--",
+            "sh",
+            "-c",
+            "echo runs; exec sleep 60",
+        ];
+        let mut command = lakebase(args, &local.env(), &[]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it runs");
+        if delay.is_zero() {
+            let out = child.stdout.take().expect("piped");
+            let line = soon(BufReader::new(out).lines().next_line()).await;
+            assert_eq!(line.expect("a line").as_deref(), Some("runs"));
+        } else {
+            soon(async {
+                while local.branches().len() == 1 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await;
+        }
+        let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("sent");
+        let status = soon(child.wait()).await.expect("it ends");
+        assert_eq!(status.code(), Some(128 + signal as i32));
+        assert_eq!(ids(&local), ["production"], "{signal} {delay:?}");
+    }
+}
