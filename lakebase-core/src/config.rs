@@ -241,6 +241,25 @@ impl Config {
         workspace.settings.iter().map(resolved).collect()
     }
 
+    /// Another branch with the same settings, whose host is looked up.
+    #[cfg(feature = "admin")]
+    pub(crate) fn of_branch(&self, path: &str) -> Self {
+        let mut config = Self {
+            compute: Some(Compute::Branch(path.to_owned())),
+            host: None,
+            hostaddr: None,
+            ..self.clone()
+        };
+        let settings = &mut config.settings;
+        settings.retain(|known| !matches!(known.name, "endpoint" | "host" | "hostaddr"));
+        settings.push(ResolvedSetting {
+            name: "endpoint",
+            value: path.to_owned(),
+            source: "branch".to_owned(),
+        });
+        config
+    }
+
     /// Starts from nothing. What is set in code wins over a URL, a URL over the environment.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()

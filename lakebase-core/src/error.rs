@@ -204,6 +204,12 @@ impl Error {
         })
     }
 
+    /// Whether the message has this text, in lower case.
+    #[cfg(feature = "admin")]
+    pub(crate) fn says(&self, text: &str) -> bool {
+        self.0.message.to_lowercase().contains(text)
+    }
+
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.0));
         self

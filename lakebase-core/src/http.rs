@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+#[cfg(feature = "admin")]
+use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Proxy, Request, RequestBuilder, redirect};
 use tokio::time::{Instant, timeout};
@@ -31,6 +33,9 @@ use crate::tls::Roots;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// A change is not sent a second time, so it gets the time that the official clients give a request.
+#[cfg(feature = "admin")]
+const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// A request without an answer is sent again this often, and the first ones are kept: a connection that
 /// a proxy has swallowed gets no answer, a slow workspace does.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -92,6 +97,13 @@ impl Http {
         Ok(self.client().await?.post(url))
     }
 
+    /// A request that changes something, for [`send_once`](Self::send_once).
+    #[cfg(feature = "admin")]
+    pub(crate) async fn change(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
+        let request = self.client().await?.request(method, url);
+        Ok(request.timeout(CHANGE_LIMIT))
+    }
+
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
     }
@@ -100,12 +112,31 @@ impl Http {
         Arc::clone(&self.clock)
     }
 
-    /// One request, one reply, whatever its status. `secrets` are what the request carries; no error
-    /// repeats them. All calls here may be made twice.
+    /// One reply, whatever its status. `secrets` are what the request carries; no error repeats them. The request may be
+    /// sent more than once.
     pub(crate) async fn send(
         &self,
         request: RequestBuilder,
         secrets: &[&str],
+    ) -> Result<Reply, Error> {
+        self.deliver(request, secrets, true).await
+    }
+
+    /// The same for a request that must not be sent twice.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn send_once(
+        &self,
+        request: RequestBuilder,
+        secrets: &[&str],
+    ) -> Result<Reply, Error> {
+        self.deliver(request, secrets, false).await
+    }
+
+    async fn deliver(
+        &self,
+        request: RequestBuilder,
+        secrets: &[&str],
+        is_repeatable: bool,
     ) -> Result<Reply, Error> {
         let client = self.client().await?;
         let request = request.build().map_err(|error| {
@@ -122,7 +153,11 @@ impl Http {
             let copy = copy.ok_or_else(|| Error::config("cannot repeat a request"))?;
             self.ask(client, &origin, copy).await
         };
-        let outcome = first(attempt).await.map(|reply| reply.scrubbed(secrets));
+        let outcome = match is_repeatable {
+            true => first(attempt).await,
+            false => attempt().await,
+        };
+        let outcome = outcome.map(|reply| reply.scrubbed(secrets));
         let has_failed = match &outcome {
             Ok(reply) => reply.is_outage(),
             Err(error) => error.is_transient(),

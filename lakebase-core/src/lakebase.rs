@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::config::LoginKind;
+#[cfg(feature = "admin")]
+use crate::config::endpoint::Compute;
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
 use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
@@ -42,6 +44,8 @@ pub struct Lakebase {
     past_pooler: bool,
     /// Instead of the configuration's.
     database: Option<Arc<str>>,
+    /// Every rejected login counts as one of a fresh branch, which rejects good credentials for a while.
+    is_fresh: bool,
     logins: Arc<Logins>,
 }
 
@@ -87,15 +91,26 @@ impl Lakebase {
     /// [`Error::is_config`] if a proxy variable is no URL of an HTTP proxy.
     pub fn new(config: Config) -> Result<Self, Error> {
         let clock = || Arc::clone(&config.clock);
-        let cache = |provider| CredentialCache::new(provider, clock(), config.refresh);
         let workspace = match (&config.workspace, &config.compute) {
             (Some(access), Some(compute)) => {
                 let (settings, sign_in) = (&access.settings, &access.sign_in);
                 let client = Client::new(settings, sign_in, &access.agent, clock())?;
-                Some(Arc::new(Workspace::new(client, compute.clone())))
+                Some(Workspace::new(Arc::new(client), compute.clone()))
             }
             _ => None,
         };
+        let user = SingleFlight::new("user name", clock(), LOOKUP_LIMIT);
+        Self::assemble(config, workspace, user)
+    }
+
+    fn assemble(
+        config: Config,
+        workspace: Option<Workspace>,
+        user: SingleFlight<Found<String>>,
+    ) -> Result<Self, Error> {
+        let clock = || Arc::clone(&config.clock);
+        let cache = |provider| CredentialCache::new(provider, clock(), config.refresh);
+        let workspace = workspace.map(Arc::new);
         let source = match (&config.login, &workspace) {
             (LoginKind::Password(password), _) => {
                 Source::Native(Credential::password(password.clone()))
@@ -117,10 +132,11 @@ impl Lakebase {
             connect_timeout: config.connect_timeout,
             past_pooler: false,
             database: None,
+            is_fresh: false,
             logins: Arc::default(),
             inner: Arc::new(Inner {
                 host: SingleFlight::new("host of the endpoint", clock(), LOOKUP_LIMIT),
-                user: SingleFlight::new("user name", clock(), LOOKUP_LIMIT),
+                user,
                 config,
                 workspace,
                 source,
@@ -355,6 +371,34 @@ impl Lakebase {
     /// Logs in with minted tokens, not with a native password.
     pub fn uses_tokens(&self) -> bool {
         matches!(self.inner.source, Source::Minted(_))
+    }
+
+    /// Another branch with the same sign-in, which is shared: no token is fetched again.
+    #[cfg(feature = "admin")]
+    pub(crate) fn of_branch(&self, path: &str) -> Result<Self, Error> {
+        let inner = &self.inner;
+        let compute = Compute::Branch(path.to_owned());
+        let client = inner.workspace.as_ref().map(|known| &known.client);
+        let workspace = client.map(|client| Workspace::new(Arc::clone(client), compute.clone()));
+        let assembled = Self::assemble(inner.config.of_branch(path), workspace, inner.user.clone());
+        Ok(Self {
+            inner: assembled?.inner,
+            logins: Arc::default(),
+            ..self.clone()
+        })
+    }
+
+    /// The same Lakebase for the first logins to a fresh branch.
+    #[cfg(feature = "admin")]
+    pub(crate) fn fresh(&self, timeout: Duration) -> Self {
+        Self {
+            is_fresh: true,
+            ..self.direct().with_connect_timeout(timeout)
+        }
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     #[cfg(feature = "admin")]

@@ -33,10 +33,10 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    pub(crate) fn new(client: Client, compute: Compute) -> Self {
+    pub(crate) fn new(client: Arc<Client>, compute: Compute) -> Self {
         Self {
             endpoints: SingleFlight::new("list of endpoints", client.clock(), LOOKUP_LIMIT),
-            client: Arc::new(client),
+            client,
             compute,
         }
     }

@@ -165,8 +165,10 @@ impl Lakebase {
                 .mul_f64(0.5 + fastrand::f64())
                 .max(asked.min(MAX_ASKED_WAIT));
             match last {
-                None => tracing::warn!(error = %failure.chain(), "login failed, tries again"),
-                Some(_) => tracing::debug!(error = %failure, ?wait, "login failed again"),
+                None if !self.is_fresh() => {
+                    tracing::warn!(error = %failure.chain(), "login failed, tries again");
+                }
+                _ => tracing::debug!(error = %failure, ?wait, "login failed again"),
             }
             last = Some(failure);
             if wait >= deadline.saturating_duration_since(Instant::now()) {
@@ -254,7 +256,10 @@ impl Lakebase {
         let is_untrusted = find_cause::<rustls::Error>(&*failure.source).is_some();
         let (verdict, error) = match &failure.kind {
             FailureKind::Postgres { sqlstate, message } => {
-                let verdict = classify(sqlstate, message);
+                let verdict = match classify(sqlstate, message) {
+                    Verdict::Rejected if self.is_fresh() => Verdict::Unready,
+                    verdict => verdict,
+                };
                 let (kind, what) = match verdict {
                     Verdict::Rejected | Verdict::Unready => (Kind::Login, "rejected the login"),
                     Verdict::Transient | Verdict::Permanent => {

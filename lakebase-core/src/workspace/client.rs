@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "admin")]
+use reqwest::Method;
 use reqwest::RequestBuilder;
 use reqwest::header::{HeaderValue, USER_AGENT};
 use secrecy::ExposeSecret;
@@ -15,6 +17,14 @@ use crate::settings::attributes::Attribute;
 use crate::settings::resolved::Settings;
 use crate::sign_in::token_cache::{Held, TokenCache};
 use crate::sign_in::{SignIn, Site};
+
+/// What a call does, and so how often it may be sent.
+enum Call {
+    Read,
+    Mint,
+    #[cfg(feature = "admin")]
+    Change(Method),
+}
 
 pub(crate) struct Client {
     site: Arc<Site>,
@@ -42,7 +52,7 @@ impl Client {
     }
 
     /// Adds the identity and its way to authenticate to an error.
-    pub(super) fn name(&self, error: Error) -> Error {
+    pub(crate) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
         let sources = self.site.settings().sources(self.sign_in.attributes());
         let sign_in = match sources.as_str() {
@@ -61,21 +71,38 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {
-        self.call(path, None).await
+        self.call(&Call::Read, path, None).await
     }
 
+    /// A call that may be made twice.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Reply, Error> {
-        self.call(path, Some(body)).await
+        self.call(&Call::Mint, path, Some(body)).await
+    }
+
+    /// A call that changes something: never sent twice. After a transient error it may have arrived.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn change(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Reply, Error> {
+        let call = Call::Change(method.clone());
+        self.call(&call, path, body).await
     }
 
     /// One authenticated call; a token that the workspace does not take is replaced once.
-    async fn call(&self, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
+    async fn call(&self, call: &Call, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
         let mut refused: Option<Held> = None;
         loop {
             // Finds the host, too, if it is not configured.
             let held = self.tokens.get(refused.as_ref()).await?;
-            let (request, secrets) = self.signed(path, body, &held).await?;
-            let reply = self.site.http.send(request, &secrets).await?;
+            let (request, secrets) = self.signed(call, path, body, &held).await?;
+            let reply = match call {
+                Call::Read | Call::Mint => self.site.http.send(request, &secrets).await?,
+                #[cfg(feature = "admin")]
+                Call::Change(_) => self.site.http.send_once(request, &secrets).await?,
+            };
             return match reply.status {
                 200..=299 => Ok(reply),
                 401 if refused.is_none() && self.sign_in.can_renew() => {
@@ -96,15 +123,22 @@ impl Client {
     /// The request with all that the sign-in adds, and what must not show up in errors.
     async fn signed<'h>(
         &self,
+        call: &Call,
         path: &str,
         body: Option<&Value>,
         held: &'h Held,
     ) -> Result<(RequestBuilder, Vec<&'h str>), Error> {
         let (http, url) = (&self.site.http, self.site.url(path)?);
         let agent = self.agent.with_auth(self.sign_in.name());
+        let request = match call {
+            Call::Read => http.get(url).await?,
+            Call::Mint => http.post(url).await?,
+            #[cfg(feature = "admin")]
+            Call::Change(method) => http.change(method.clone(), url).await?,
+        };
         let mut request = match body {
-            Some(body) => http.post(url).await?.json(body),
-            None => http.get(url).await?,
+            Some(body) => request.json(body),
+            None => request,
         }
         .header(USER_AGENT, agent);
         if let Some(id) = self.site.workspace_id() {

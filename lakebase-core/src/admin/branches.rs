@@ -1,0 +1,199 @@
+//! Branches: copies of a database that are made in seconds, for a test, a pull request, or a look at old data.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use lakebase_core::Lakebase;
+//! use lakebase_core::admin::{BranchId, Expiry, NewBranch};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let branches = Lakebase::from_env()?.branches()?;
+//! let id = BranchId::from_git("feature/Foo").with_prefix("ci")?;
+//! let expiry = Expiry::After(Duration::from_secs(4 * 3600));
+//! let branch = branches.create(NewBranch::new(id, expiry).source("production")).await?;
+//! let (client, connection) = branch.lakebase().connect().await?;
+//! # drop((client, connection));
+//! branch.purge().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod api;
+mod branch;
+mod create;
+mod database;
+mod expiry;
+mod id;
+mod new_branch;
+mod role;
+mod rule;
+mod state;
+mod wait;
+
+pub use branch::Branch;
+pub use database::BranchDatabase;
+pub use expiry::Expiry;
+pub use id::BranchId;
+pub use new_branch::NewBranch;
+pub use role::{BranchRole, NewRole};
+pub use state::BranchState;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use api::{Api, DEFAULT_TIMEOUT, READ_LIMIT, checked_id};
+use branch::{api_of, no_project};
+use wait::Wait;
+
+use crate::config::endpoint::Compute;
+use crate::error::Error;
+use crate::lakebase::Lakebase;
+
+/// The branches of a project. Cheap to clone.
+///
+/// Creating, changing and deleting branches needs CAN MANAGE on the project; CAN USE is enough for listing them.
+#[derive(Clone, Debug)]
+pub struct Branches {
+    lakebase: Lakebase,
+    /// `projects/{project}`.
+    project: String,
+}
+
+impl Lakebase {
+    /// The branches of the project that the configuration names by one of its endpoints or branches. Does no I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] if it names none: a Provisioned instance, a plain Postgres.
+    pub fn branches(&self) -> Result<Branches, Error> {
+        let config = self.config();
+        let path = match &config.compute {
+            Some(Compute::Endpoint(path)) => path.as_str(),
+            Some(Compute::Branch(path)) => path,
+            Some(Compute::Instance(_)) | None => return Err(no_project()),
+        };
+        if config.workspace.is_none() {
+            return Err(no_project());
+        }
+        let project: Vec<&str> = path.split('/').take(2).collect();
+        Ok(Branches {
+            lakebase: self.clone(),
+            project: project.join("/"),
+        })
+    }
+}
+
+impl Branches {
+    /// The resource name of the project, for example `projects/shop`.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// All branches, without deleted ones.
+    ///
+    /// # Errors
+    ///
+    /// The workspace rejected the request, or could not be reached within a minute.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it only reads.
+    pub async fn list(&self) -> Result<Vec<Branch>, Error> {
+        let path = format!("{}/branches", self.project);
+        let found = self.api()?.list(&path, "branches").await?;
+        let read = found
+            .iter()
+            .map(|answer| Branch::read(&self.lakebase, answer));
+        read.collect()
+    }
+
+    /// The branch of this id.
+    ///
+    /// # Errors
+    ///
+    /// The workspace rejected the request ([`Error::status`] is 404 if there is none), or could not be reached within a
+    /// minute.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it only reads.
+    pub async fn get(&self, id: impl AsRef<str>) -> Result<Branch, Error> {
+        let id = checked_id("branch", id.as_ref())?;
+        let path = format!("{}/branches/{id}", self.project);
+        let mut wait = Wait::new(format!("branch {path}"), READ_LIMIT);
+        self.look_up(&path, &mut wait).await
+    }
+
+    /// Deletes the branch of this id so that it can be undeleted for a while. Its id stays in use meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Branch::delete`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Branch::delete`].
+    pub async fn delete(&self, id: impl AsRef<str>) -> Result<(), Error> {
+        self.change(&Method::DELETE, id.as_ref(), "", None).await
+    }
+
+    /// Deletes the branch of this id for good, deleted or not, and frees its id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Branch::delete`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Branch::delete`].
+    pub async fn purge(&self, id: impl AsRef<str>) -> Result<(), Error> {
+        let purge = "?purge=true";
+        self.change(&Method::DELETE, id.as_ref(), purge, None).await
+    }
+
+    /// Takes back that the branch of this id was deleted.
+    ///
+    /// # Errors
+    ///
+    /// The workspace rejected the change: the branch is purged, or was never deleted. [`Error::is_timeout`] after 10
+    /// minutes.
+    ///
+    /// # Cancel safety
+    ///
+    /// The change may have been made.
+    pub async fn undelete(&self, id: impl AsRef<str>) -> Result<Branch, Error> {
+        let id = id.as_ref();
+        let body = json!({});
+        self.change(&Method::POST, id, "/undelete", Some(&body))
+            .await?;
+        self.get(id).await
+    }
+
+    async fn change(
+        &self,
+        method: &Method,
+        id: &str,
+        suffix: &str,
+        body: Option<&Value>,
+    ) -> Result<(), Error> {
+        let path = format!("{}/branches/{}", self.project, checked_id("branch", id)?);
+        let api = api_of(&self.lakebase, format!("branch {path}"))?;
+        let mut wait = Wait::new(&api.resource, DEFAULT_TIMEOUT);
+        let path = format!("{path}{suffix}");
+        api.settle(method, &path, body, &mut wait).await
+    }
+
+    async fn look_up(&self, path: &str, wait: &mut Wait) -> Result<Branch, Error> {
+        let api = api_of(&self.lakebase, format!("branch {path}"))?;
+        let reply = api.get(path, wait).await?;
+        Branch::read(&self.lakebase, &reply.json()?)
+    }
+
+    fn path(&self, id: &BranchId) -> String {
+        format!("{}/branches/{id}", self.project)
+    }
+
+    fn api(&self) -> Result<Api, Error> {
+        api_of(&self.lakebase, self.project.clone())
+    }
+}

@@ -1,0 +1,109 @@
+//! Creates a branch and waits until it can be used.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use tokio::time::Instant;
+
+use super::Branches;
+use super::api::{Change, encoded};
+use super::branch::Branch;
+use super::new_branch::NewBranch;
+use super::wait::Wait;
+use crate::error::Error;
+
+/// Times of the platform are cut to seconds, and its clocks differ a little.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
+impl Branches {
+    /// Creates a branch and waits until a login to it works. A fresh branch rejects good credentials for a while; that is
+    /// part of the wait.
+    ///
+    /// If the request fails on its way, the branch may exist nevertheless: it is looked up, and counts as this one if its
+    /// source and its time of creation fit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`] for settings that contradict each other. [`Error::is_sign_in`] if the identity lacks CAN MANAGE on
+    /// the project. [`Error::is_platform`] with a hint for each rule of the platform: the id exists (HTTP status 409), a deleted
+    /// branch has it, the expiry is too late, the project has too many branches. [`Error::is_timeout`] after
+    /// [`NewBranch::timeout`]; the branch may exist then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future can leave a branch behind, which its expiry deletes.
+    pub async fn create(&self, new: NewBranch) -> Result<Branch, Error> {
+        let api = self.api()?;
+        let body = new.body(&self.project)?;
+        let mut wait = Wait::new(format!("branch {}", self.path(&new.id)), new.timeout);
+        let mut path = format!(
+            "{}/branches?branch_id={}",
+            self.project,
+            encoded(new.id.as_str())
+        );
+        if new.replaces {
+            path.push_str("&replace_existing=true");
+        }
+        let began = Instant::now();
+        let mut in_doubt = false;
+        let found = loop {
+            match api
+                .change(&Method::POST, &path, Some(&body), &mut wait)
+                .await
+            {
+                Ok(Change::Done) => break None,
+                Ok(Change::InDoubt(error)) => {
+                    in_doubt = true;
+                    let found = self.find_created(&new, began, &mut wait).await?;
+                    if found.is_some() {
+                        break found;
+                    }
+                    wait.pause(error).await?;
+                }
+                Err(error) if in_doubt && error.status() == Some(409) => {
+                    match self.find_created(&new, began, &mut wait).await? {
+                        Some(found) => break Some(found),
+                        None => return Err(error),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let mut branch = match found {
+            Some(branch) => branch,
+            None => self.look_up(&self.path(&new.id), &mut wait).await?,
+        };
+        branch.until_ready(&mut wait, new.logs_in).await?;
+        Ok(branch)
+    }
+
+    /// The branch that a request in doubt has created, if it has.
+    async fn find_created(
+        &self,
+        new: &NewBranch,
+        began: Instant,
+        wait: &mut Wait,
+    ) -> Result<Option<Branch>, Error> {
+        let reply = match self.api()?.get(&self.path(&new.id), wait).await {
+            Ok(reply) => reply,
+            Err(error) if error.status() == Some(404) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let branch = Branch::read(&self.lakebase, &reply.json()?)?;
+        let now = reply.date.unwrap_or(reply.received.wall);
+        let age = branch
+            .created_at()
+            .map(|at| now.duration_since(at).unwrap_or_default());
+        let is_new = age.is_some_and(|age| age <= began.elapsed() + CLOCK_SLACK);
+        let source = match &new.source {
+            Some(source) => Some(source.clone()),
+            None => {
+                let all = self.list().await?;
+                let default = all.iter().find(|branch| branch.is_default());
+                default.map(|branch| branch.id().to_owned())
+            }
+        };
+        let is_ours = is_new && branch.source() == source.as_deref();
+        Ok(is_ours.then_some(branch))
+    }
+}

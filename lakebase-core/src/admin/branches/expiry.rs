@@ -1,0 +1,73 @@
+//! When a branch is deleted by the platform.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+/// When the platform deletes a branch. A new branch must have one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// This long from now, rounded up to whole seconds. The workspace has a limit, 30 days at most.
+    After(Duration),
+    /// At this moment, by the platform's clock. The same limit applies.
+    At(SystemTime),
+    /// Never.
+    Never,
+}
+
+impl Expiry {
+    /// The one field of `spec` that says so.
+    pub(super) fn field(self) -> Result<(&'static str, Value), Error> {
+        match self {
+            Self::After(ttl) if ttl.is_zero() => {
+                Err(Error::config("expiry: a branch cannot live for 0 s"))
+            }
+            Self::After(ttl) => {
+                let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+                Ok(("ttl", json!(format!("{seconds}s"))))
+            }
+            Self::At(time) => Ok(("expire_time", json!(rfc3339("expiry", time)?))),
+            Self::Never => Ok(("no_expiry", json!(true))),
+        }
+    }
+}
+
+/// A time as the API takes it.
+pub(super) fn rfc3339(what: &str, time: SystemTime) -> Result<String, Error> {
+    let time = jiff::Timestamp::try_from(time);
+    let time = time.map_err(|_| Error::config(format!("{what}: a time that no calendar has")))?;
+    Ok(time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_field_says_when() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_789_381_800);
+        for (expiry, name, value) in [
+            (
+                Expiry::After(Duration::from_secs(14_400)),
+                "ttl",
+                json!("14400s"),
+            ),
+            (
+                Expiry::After(Duration::from_millis(1500)),
+                "ttl",
+                json!("2s"),
+            ),
+            (Expiry::At(at), "expire_time", json!("2026-09-14T10:30:00Z")),
+            (Expiry::Never, "no_expiry", json!(true)),
+        ] {
+            assert_eq!(expiry.field().expect("valid"), (name, value));
+        }
+        let error = Expiry::After(Duration::ZERO)
+            .field()
+            .expect_err("too short");
+        assert!(error.is_config(), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What a new branch is made of.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use super::api::{DEFAULT_TIMEOUT, checked_id};
+use super::expiry::{Expiry, rfc3339};
+use super::id::BranchId;
+use crate::error::Error;
+
+/// A branch to create, with [`Branches::create`](super::Branches::create).
+#[derive(Clone, Debug)]
+#[must_use = "nothing is created before it is given to `Branches::create`"]
+pub struct NewBranch {
+    pub(super) id: BranchId,
+    pub(super) expiry: Expiry,
+    pub(super) source: Option<String>,
+    pub(super) replaces: bool,
+    pub(super) timeout: Duration,
+    pub(super) logs_in: bool,
+    at_time: Option<SystemTime>,
+    at_lsn: Option<String>,
+    is_protected: bool,
+}
+
+impl NewBranch {
+    /// A branch of the project's default branch as that is now.
+    pub fn new(id: BranchId, expiry: Expiry) -> Self {
+        Self {
+            id,
+            expiry,
+            source: None,
+            replaces: false,
+            timeout: DEFAULT_TIMEOUT,
+            logs_in: true,
+            at_time: None,
+            at_lsn: None,
+            is_protected: false,
+        }
+    }
+
+    /// The id of the branch to copy. Default: the project's default branch.
+    pub fn source(mut self, id: impl Into<String>) -> Self {
+        self.source = Some(id.into());
+        self
+    }
+
+    /// The data as they were at this moment. The project's history has to reach back that far.
+    pub fn at_time(mut self, time: SystemTime) -> Self {
+        self.at_time = Some(time);
+        self
+    }
+
+    /// The data as they were at this position of the write-ahead log, for example `0/1A2B3C4D`.
+    pub fn at_lsn(mut self, lsn: impl Into<String>) -> Self {
+        self.at_lsn = Some(lsn.into());
+        self
+    }
+
+    /// Protects the branch: it cannot be deleted. A project can have one protected branch.
+    pub fn protected(mut self) -> Self {
+        self.is_protected = true;
+        self
+    }
+
+    /// Whether an existing branch of this id is deleted first, with its data. Default: no.
+    pub fn replace_existing(mut self, replaces: bool) -> Self {
+        self.replaces = replaces;
+        self
+    }
+
+    /// The limit for the whole creation: until a login works. Default: 10 minutes; a day at most.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Returns as soon as the branch has its endpoint, and logs in nowhere: for an identity that manages branches and has no
+    /// role in Postgres. The first logins to the branch can be rejected for up to a minute.
+    pub fn without_login(mut self) -> Self {
+        self.logs_in = false;
+        self
+    }
+
+    /// The body of the request.
+    pub(super) fn body(&self, project: &str) -> Result<Value, Error> {
+        let mut spec = Map::new();
+        if let Some(source) = &self.source {
+            let source = checked_id("source branch", source)?;
+            let path = format!("{project}/branches/{source}");
+            spec.insert("source_branch".to_owned(), json!(path));
+        }
+        match (self.at_time, &self.at_lsn) {
+            (Some(_), Some(_)) => {
+                return Err(Error::config("both at_time and at_lsn are set"));
+            }
+            (Some(time), None) => {
+                let time = rfc3339("at_time", time)?;
+                spec.insert("source_branch_time".to_owned(), json!(time));
+            }
+            (None, Some(lsn)) => {
+                spec.insert("source_branch_lsn".to_owned(), json!(lsn));
+            }
+            (None, None) => {}
+        }
+        let (field, value) = self.expiry.field()?;
+        spec.insert(field.to_owned(), value);
+        if self.is_protected {
+            spec.insert("is_protected".to_owned(), json!(true));
+        }
+        Ok(json!({ "spec": spec }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_has_what_was_set_and_no_more() {
+        let id = BranchId::new("x").expect("an id");
+        let new = NewBranch::new(id, Expiry::Never);
+        let body = new.body("projects/shop").expect("valid");
+        assert_eq!(body, json!({"spec": {"no_expiry": true}}));
+
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_789_381_800);
+        let at = new.clone().source("production").at_time(time).protected();
+        let body = at.body("projects/shop").expect("valid");
+        let expected = json!({"spec": {
+            "source_branch": "projects/shop/branches/production",
+            "source_branch_time": "2026-09-14T10:30:00Z",
+            "no_expiry": true,
+            "is_protected": true,
+        }});
+        assert_eq!(body, expected);
+
+        for wrong in [at.at_lsn("0/0"), new.source("projects/shop/branches/x")] {
+            assert!(wrong.body("projects/shop").expect_err("wrong").is_config());
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Which rule of the platform a change has hit, and what to do about it.
+
+use crate::error::Error;
+
+const CAN_MANAGE: &str = "Creating, changing and deleting branches needs CAN MANAGE on the project: its owner grants that under Settings > Project permissions. CAN USE is enough for listing branches and creating roles and databases";
+
+/// The hint, by HTTP status, the platform's code, and texts in the message of which one has to be there. No text
+/// means any. The first line that fits counts.
+const RULES: &[(u16, &str, &[&str], &str)] = &[
+    (403, "", &[], CAN_MANAGE),
+    (
+        0,
+        "",
+        &[
+            "deleted branch",
+            "soft-deleted",
+            "soft deleted",
+            "being deleted",
+            "is deleted",
+            "was deleted",
+        ],
+        "A deleted branch keeps its id until it is purged: undelete it, purge it, or use an id of its own for each branch",
+    ),
+    (
+        0,
+        "",
+        &["protected branch", "branch is protected"],
+        "The branch is protected: take the protection away first (set_protected(false)), if it is the one you mean",
+    ),
+    (
+        0,
+        "",
+        &["root branch", "default branch"],
+        "The root branch and the default branch of a project cannot be deleted; they go with the project",
+    ),
+    (
+        0,
+        "",
+        &["children", "child branch"],
+        "Branches were made from it: delete those first",
+    ),
+    (
+        0,
+        "",
+        &["maximum expiration", "exceeds the maximum", "30 days"],
+        "The workspace limits how long a branch may live: choose a shorter expiry, for example 7 days, or Expiry::Never",
+    ),
+    (
+        0,
+        "",
+        &[
+            "branch limit",
+            "branch quota",
+            "branches limit",
+            "branches per project",
+            "limit of branches",
+            "number of branches",
+            "quota of",
+            "too many branches",
+        ],
+        "The project has as many branches as it may have: delete some, and give new ones an expiry",
+    ),
+    (
+        0,
+        "",
+        &["role with that name already exists"],
+        "A role of that id exists, perhaps inherited from the source branch: take that one",
+    ),
+    (
+        0,
+        "",
+        &["database with that name already exists"],
+        "A database of that id exists, perhaps inherited from the source branch: take that one",
+    ),
+    (
+        409,
+        "ABORTED",
+        &[],
+        "Another change of the project is under way: try again when it is done",
+    ),
+    (
+        409,
+        "",
+        &[],
+        "A branch of that id exists: take it, choose another id, or let replace_existing(true) delete it with its data",
+    ),
+    (
+        404,
+        "",
+        &["role not found"],
+        "Create the role first; it is named by its id, not by its name in Postgres",
+    ),
+    (
+        404,
+        "",
+        &[],
+        "Check the id, and the project: branches are named by their id (production), not by their uid (br-..); an expired branch is gone",
+    ),
+    (
+        400,
+        "",
+        &["branch id not found"],
+        "Branches are named by their id (production), not by their uid (br-..)",
+    ),
+];
+
+/// Adds what to do next. A rule is no passing trouble, whatever status it comes with.
+pub(super) fn explained(error: Error) -> Error {
+    let code = error.error_code().unwrap_or_default().to_owned();
+    let fits = |&&(status, wanted, texts, _): &&(u16, &str, &[&str], &str)| {
+        (status == 0 || error.status() == Some(status))
+            && (wanted.is_empty() || wanted == code)
+            && (texts.is_empty() || texts.iter().any(|text| error.says(text)))
+    };
+    // Without a reply there is no rule; 401 and 5xx are not about what was wanted.
+    if !matches!(error.status(), Some(200 | 400 | 403..=409 | 429)) {
+        return error;
+    }
+    let Some(&(_, _, _, hint)) = RULES.iter().find(fits) else {
+        return error;
+    };
+    // A quota may come as 429. Who may not do it may have to wait for a network, not for this.
+    error.with_hint(hint).with_transient(code == "ABORTED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn every_rule_says_what_to_do() {
+        for (status, code, message, hint) in [
+            (
+                409,
+                "ALREADY_EXISTS",
+                "branch with such id already exists",
+                "replace_existing",
+            ),
+            (
+                400,
+                "BAD_REQUEST",
+                "cannot delete protected branch",
+                "set_protected(false)",
+            ),
+            (
+                400,
+                "BAD_REQUEST",
+                "Cannot delete root branch 'br-x'",
+                "go with the project",
+            ),
+            (
+                400,
+                "BAD_REQUEST",
+                "cannot delete branch with children",
+                "delete those first",
+            ),
+            (
+                400,
+                "BAD_REQUEST",
+                "branch has child branches",
+                "delete those first",
+            ),
+            (
+                400,
+                "INVALID_PARAMETER_VALUE",
+                "expiration time exceeds the maximum expiration time",
+                "shorter expiry",
+            ),
+            (
+                409,
+                "ALREADY_EXISTS",
+                "a soft-deleted branch has this id",
+                "purge it",
+            ),
+            (403, "PERMISSION_DENIED", "not allowed", "CAN MANAGE"),
+            (400, "BAD_REQUEST", "branch limit reached", "delete some"),
+            (
+                429,
+                "RESOURCE_EXHAUSTED",
+                "quota of 10 branches is used up",
+                "delete some",
+            ),
+            (404, "NOT_FOUND", "branch id not found", "not by their uid"),
+            (
+                400,
+                "BAD_REQUEST",
+                "branch id not found",
+                "not by their uid",
+            ),
+            (
+                400,
+                "BAD_REQUEST",
+                "role with that name already exists",
+                "inherited",
+            ),
+            (
+                400,
+                "BAD_REQUEST",
+                "database with that name already exists",
+                "inherited",
+            ),
+            (
+                404,
+                "NOT_FOUND",
+                "role not found; role_id:\"x\"",
+                "Create the role first",
+            ),
+        ] {
+            let error = Error::new(
+                Kind::Platform,
+                format!("the workspace refused the request: {message}"),
+            )
+            .with_response(status, Some(code.to_owned()), None)
+            .with_transient(status == 429);
+            let error = explained(error);
+            assert!(
+                error.hint().is_some_and(|found| found.contains(hint)),
+                "{error}"
+            );
+            assert!(!error.is_transient(), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_passes_is_no_rule() {
+        for (status, code, message) in [
+            (429, "RESOURCE_EXHAUSTED", "slow down"),
+            (503, "TEMPORARILY_UNAVAILABLE", "try later"),
+            (409, "ABORTED", "another operation runs"),
+        ] {
+            let error = Error::new(Kind::Platform, message)
+                .with_response(status, Some(code.to_owned()), None)
+                .with_transient(status != 409);
+            assert!(explained(error).is_transient(), "{code}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Waits with the official pauses, up to a limit.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::Error;
+use crate::workspace::retry::retrying;
+
+/// Beyond it, arithmetic with points in time may overflow.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// One wait, of all steps together.
+pub(super) struct Wait {
+    /// What is waited for.
+    what: String,
+    limit: Duration,
+    deadline: Instant,
+    pauses: u32,
+}
+
+impl Wait {
+    pub(super) fn new(what: impl Into<String>, limit: Duration) -> Self {
+        let limit = limit.min(LONGEST);
+        Self {
+            what: what.into(),
+            limit,
+            deadline: Instant::now() + limit,
+            pauses: 0,
+        }
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The next step begins with short pauses.
+    pub(super) fn next_step(&mut self) {
+        self.pauses = 0;
+    }
+
+    /// As the official clients pause, or as long as the workspace asks for.
+    ///
+    /// # Errors
+    ///
+    /// `why`, if the limit is reached first.
+    pub(super) async fn pause(&mut self, why: Error) -> Result<(), Error> {
+        self.pauses += 1;
+        let seconds = f64::from(self.pauses.min(10)) + 0.05 + 0.7 * fastrand::f64();
+        let pause = Duration::from_secs_f64(seconds).max(why.retry_after().unwrap_or_default());
+        if pause > self.left() {
+            return Err(why.given_up(&self.over()));
+        }
+        tracing::debug!(what = self.what, %why, ?pause, "waits");
+        sleep(pause).await;
+        Ok(())
+    }
+
+    /// Cuts off what takes longer than the limit.
+    pub(super) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match timeout_at(self.deadline, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::timeout(self.over())),
+        }
+    }
+
+    /// Repeats what only reads until it succeeds or fails for good.
+    pub(super) async fn reading<T, F>(&mut self, mut call: impl FnMut() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        loop {
+            match self.within(retrying(&mut call)).await {
+                Err(error) if error.is_transient() && !self.left().is_zero() => {
+                    self.pause(error).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn over(&self) -> String {
+        format!("{}: not within {} s", self.what, self.limit.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_ten_seconds_and_end_with_the_cause() {
+        let mut wait = Wait::new("branch x", Duration::from_secs(120));
+        let began = Instant::now();
+        for least in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10] {
+            let before = Instant::now();
+            wait.pause(Error::network("INIT"))
+                .await
+                .expect("time is left");
+            let least = Duration::from_secs(least);
+            let took = before.elapsed();
+            assert!(
+                took >= least && took <= least + Duration::from_millis(760),
+                "{took:?}"
+            );
+        }
+        let error = loop {
+            if let Err(error) = wait.pause(Error::network("INIT")).await {
+                break error;
+            }
+        };
+        assert!(began.elapsed() <= Duration::from_secs(120));
+        let text = error.to_string();
+        assert!(
+            error.is_timeout() && text.contains("branch x: not within 120 s: INIT"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_longer_pause_that_the_workspace_asks_for_is_kept() {
+        let mut wait = Wait::new("x", Duration::from_secs(120));
+        let began = Instant::now();
+        let asked = Error::network("slow down").with_retry_after(Some(Duration::from_secs(30)));
+        wait.pause(asked).await.expect("time is left");
+        assert!(began.elapsed() >= Duration::from_secs(30));
+    }
+}
