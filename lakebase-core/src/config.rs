@@ -97,6 +97,7 @@ use crate::credential::refresh::Refresh;
 use crate::error::Error;
 use crate::settings::attributes::Attribute;
 use crate::settings::setting::Setting;
+use crate::sign_in::SignIn;
 use crate::sign_in::access::Access;
 use crate::tls::Roots;
 
@@ -239,6 +240,29 @@ impl Config {
             source: setting.from.clone(),
         };
         workspace.settings.iter().map(resolved).collect()
+    }
+
+    /// The same database as this role, with tokens that `sign_in` mints. They are renewed when a login needs one: a user may be
+    /// gone for long.
+    pub(crate) fn on_behalf_of(&self, role: &str, sign_in: &Arc<SignIn>) -> Option<Self> {
+        let workspace = Access {
+            sign_in: Arc::clone(sign_in),
+            ..self.workspace.clone()?
+        };
+        let mut config = Self {
+            login: LoginKind::Minted,
+            workspace: Some(workspace),
+            user: Some(role.to_owned()),
+            refresh: Refresh::Lazy,
+            ..self.clone()
+        };
+        config.settings.retain(|known| known.name != "user");
+        config.settings.push(ResolvedSetting {
+            name: "user",
+            value: role.to_owned(),
+            source: "on_behalf_of".to_owned(),
+        });
+        Some(config)
     }
 
     /// Another branch with the same settings, whose host is looked up.

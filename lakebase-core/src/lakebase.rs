@@ -1,5 +1,9 @@
 //! The handle.
 
+mod on_behalf_of;
+
+pub use on_behalf_of::User;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +18,14 @@ use crate::config::LoginKind;
 use crate::config::endpoint::Compute;
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
+use crate::credential::clock::Watch;
 use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::foreign::has_harmful;
 use crate::settings::host_name::is_pooled_host;
 use crate::settings::name::check_name;
+use crate::sign_in::forwarded::ForwardedToken;
 use crate::target::Target;
 use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
@@ -60,12 +66,30 @@ struct Logins {
 struct Inner {
     config: Config,
     workspace: Option<Arc<Workspace>>,
+    /// Of the user for whom this handle logs in.
+    forwarded: Option<ForwardedToken>,
     source: Source,
-    host: SingleFlight<Found<String>>,
-    user: SingleFlight<Found<String>>,
+    lookups: Lookups,
     /// As it was resolved last.
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
+}
+
+/// What the workspace knows and the configuration does not name. Handles of one endpoint share it.
+#[derive(Clone)]
+struct Lookups {
+    host: SingleFlight<Found<String>>,
+    user: SingleFlight<Found<String>>,
+}
+
+impl Lookups {
+    fn new(clock: &Arc<Watch>) -> Self {
+        let flight = |what| SingleFlight::new(what, Arc::clone(clock), LOOKUP_LIMIT);
+        Self {
+            host: flight("host of the endpoint"),
+            user: flight("user name"),
+        }
+    }
 }
 
 /// Where passwords come from.
@@ -99,14 +123,15 @@ impl Lakebase {
             }
             _ => None,
         };
-        let user = SingleFlight::new("user name", clock(), LOOKUP_LIMIT);
-        Self::assemble(config, workspace, user)
+        let lookups = Lookups::new(&config.clock);
+        Self::assemble(config, workspace, lookups, None)
     }
 
     fn assemble(
         config: Config,
         workspace: Option<Workspace>,
-        user: SingleFlight<Found<String>>,
+        lookups: Lookups,
+        forwarded: Option<ForwardedToken>,
     ) -> Result<Self, Error> {
         let clock = || Arc::clone(&config.clock);
         let cache = |provider| CredentialCache::new(provider, clock(), config.refresh);
@@ -135,10 +160,10 @@ impl Lakebase {
             is_fresh: false,
             logins: Arc::default(),
             inner: Arc::new(Inner {
-                host: SingleFlight::new("host of the endpoint", clock(), LOOKUP_LIMIT),
-                user,
+                lookups,
                 config,
                 workspace,
+                forwarded,
                 source,
                 target: Mutex::default(),
                 transport_failures: AtomicU32::new(0),
@@ -199,7 +224,7 @@ impl Lakebase {
                     let workspace = Arc::clone(workspace);
                     Box::pin(async move { retrying(|| workspace.host(kind)).await.map(Found::new) })
                 };
-                self.inner.host.get(fetch).await?.value
+                self.inner.lookups.host.get(fetch).await?.value
             }
             (None, None) => return Err(Error::config("PGHOST is not set")),
         };
@@ -222,7 +247,7 @@ impl Lakebase {
                         async move { retrying(|| workspace.user_name()).await.map(Found::new) },
                     )
                 };
-                Ok(self.inner.user.get(fetch).await?.value)
+                Ok(self.inner.lookups.user.get(fetch).await?.value)
             }
             (None, None) => Err(Error::config("PGUSER is not set")),
         }
@@ -255,7 +280,7 @@ impl Lakebase {
             failures.store(0, Ordering::Relaxed);
         } else if failures.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_TRANSPORT_FAILURES {
             failures.store(0, Ordering::Relaxed);
-            self.inner.host.suspect();
+            self.inner.lookups.host.suspect();
             if let Some(workspace) = &self.inner.workspace {
                 workspace.suspect_endpoints();
             }
@@ -380,7 +405,12 @@ impl Lakebase {
         let compute = Compute::Branch(path.to_owned());
         let client = inner.workspace.as_ref().map(|known| &known.client);
         let workspace = client.map(|client| Workspace::new(Arc::clone(client), compute.clone()));
-        let assembled = Self::assemble(inner.config.of_branch(path), workspace, inner.user.clone());
+        let config = inner.config.of_branch(path);
+        let lookups = Lookups {
+            user: inner.lookups.user.clone(),
+            ..Lookups::new(&config.clock)
+        };
+        let assembled = Self::assemble(config, workspace, lookups, inner.forwarded.clone());
         Ok(Self {
             inner: assembled?.inner,
             logins: Arc::default(),

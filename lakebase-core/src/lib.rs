@@ -18,12 +18,13 @@ mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
+pub mod users;
 mod workspace;
 
 pub use config::Config;
 pub use credential::{Credential, CredentialProvider, Refresh};
 pub use error::Error;
-pub use lakebase::Lakebase;
+pub use lakebase::{Lakebase, User};
 pub use postgres::transaction::Retry;
 #[cfg(feature = "tokio-postgres")]
 pub use postgres::transient::is_transient;

@@ -13,6 +13,7 @@ mod choose;
 mod command;
 mod databricks_cli;
 mod fixed;
+pub(crate) mod forwarded;
 mod jwt;
 mod metadata_service;
 mod oauth;
@@ -74,6 +75,7 @@ enum Source {
     Entra(azure::Entra),
     MetadataService(metadata_service::MetadataService),
     DatabricksCli(databricks_cli::DatabricksCli),
+    Forwarded(forwarded::ForwardedToken),
 }
 
 /// Why there is no token.
@@ -105,6 +107,7 @@ impl Candidate {
             Source::Entra(entra) => entra.token(site).await?,
             Source::MetadataService(service) => service.token(site).await?.into(),
             Source::DatabricksCli(cli) => cli.token(site).await?.into(),
+            Source::Forwarded(token) => token.token(),
         })
     }
 
@@ -140,6 +143,14 @@ impl SignIn {
             candidates: vec![candidate],
             kept: OnceLock::from(0),
         }
+    }
+
+    /// With a user's token that a proxy forwards, and nothing else.
+    pub(crate) fn on_behalf_of(token: forwarded::ForwardedToken) -> Self {
+        Self::only(Candidate {
+            strategy: &forwarded::STRATEGY,
+            source: Source::Forwarded(token),
+        })
     }
 
     fn first_of(candidates: Vec<Candidate>) -> Self {

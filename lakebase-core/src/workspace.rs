@@ -21,6 +21,7 @@ use crate::config::endpoint::Compute;
 use crate::credential::single_flight::{Found, SingleFlight};
 use crate::error::Error;
 use crate::error::foreign::has_harmful;
+use crate::sign_in::SignIn;
 
 /// One look-up takes no longer.
 pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
@@ -28,6 +29,8 @@ pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
 /// One compute in one workspace.
 pub(crate) struct Workspace {
     pub(crate) client: Arc<Client>,
+    /// Looks up hosts. Another identity than that of `client` if that is a user: a user need not see the endpoint.
+    lookup: Arc<Client>,
     pub(crate) compute: Compute,
     endpoints: SingleFlight<Found<Endpoints>>,
 }
@@ -36,18 +39,33 @@ impl Workspace {
     pub(crate) fn new(client: Arc<Client>, compute: Compute) -> Self {
         Self {
             endpoints: SingleFlight::new("list of endpoints", client.clock(), LOOKUP_LIMIT),
+            lookup: Arc::clone(&client),
             client,
             compute,
         }
     }
 
+    /// The same compute as another identity.
+    pub(crate) fn as_identity(&self, sign_in: &Arc<SignIn>) -> Self {
+        Self {
+            endpoints: self.endpoints.clone(),
+            client: Arc::new(self.client.as_identity(sign_in)),
+            lookup: Arc::clone(&self.lookup),
+            compute: self.compute.clone(),
+        }
+    }
+
     /// Adds endpoint and identity to an error.
     pub(crate) fn name(&self, error: Error) -> Error {
+        self.client.name(self.with_compute(error))
+    }
+
+    fn with_compute(&self, error: Error) -> Error {
         let endpoint = self.endpoints.inspect(|found, _| {
             found.map(|endpoints| format!("endpoint {}", endpoints.value.read_write))
         });
         let compute = endpoint.unwrap_or_else(|| self.compute.to_string());
-        self.client.name(error.with_compute(Some(compute)))
+        error.with_compute(Some(compute))
     }
 
     /// The user name behind the sign-in, which is the Postgres user.

@@ -14,6 +14,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
 use lakebase_core::adapter::{clean_text, last_failure_within};
+use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -46,6 +47,26 @@ pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
 /// As [`Builder::build`].
 pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
     Builder::new().build(lakebase).await
+}
+
+/// Makes pools for each user of an application: see [`UserPools`](lakebase_core::users::UserPools).
+///
+/// ```no_run
+/// # async fn run(email: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// use lakebase_core::User;
+///
+/// let lakebase = lakebase_core::Lakebase::from_env()?;
+/// let users = lakebase_diesel::bb8::user_pools(&lakebase).max_connections(60).build();
+/// // for each request
+/// let pool = users.get(&User::new(email, token)).await?;
+/// let mut connection = pool.get().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
+    let open = |lakebase, size| async move { Builder::new().max_size(size).build(&lakebase).await };
+    // It closes its connections when it is dropped.
+    UserPoolsBuilder::new(lakebase, open, |_| async {})
 }
 
 /// Sets up a [`Pool`].

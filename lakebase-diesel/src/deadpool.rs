@@ -13,6 +13,7 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, PoolError as DieselPoolError, deadpool as host,
 };
+use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -53,6 +54,28 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 /// Dropping the future closes what it has opened.
 pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
     Builder::new().build(lakebase).await
+}
+
+/// Makes pools for each user of an application: see [`UserPools`](lakebase_core::users::UserPools).
+///
+/// ```no_run
+/// # async fn run(email: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// use lakebase_core::User;
+///
+/// let lakebase = lakebase_core::Lakebase::from_env()?;
+/// let users = lakebase_diesel::deadpool::user_pools(&lakebase).max_connections(60).build();
+/// // for each request
+/// let pool = users.get(&User::new(email, token)).await?;
+/// let mut connection = pool.get().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
+    let open = |lakebase, size| async move {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        Builder::new().max_size(size).build(&lakebase).await
+    };
+    UserPoolsBuilder::new(lakebase, open, |pool: Pool| async move { pool.close() })
 }
 
 /// Sets up a [`Pool`].

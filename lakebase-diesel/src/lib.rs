@@ -25,7 +25,7 @@ mod transient;
 #[cfg(feature = "async")]
 pub use connect::connect;
 pub use lakebase_core::Retry;
-pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
+pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase, User};
 #[cfg(feature = "async")]
 pub use manager::manager;
 #[cfg(feature = "async")]

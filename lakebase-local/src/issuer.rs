@@ -32,6 +32,8 @@ struct State {
     id_tokens: HashMap<String, IdToken>,
     entra_tokens: HashMap<String, EntraToken>,
     workspace_tokens: HashMap<String, Issued>,
+    /// Of forwarded tokens.
+    scopes: HashMap<String, HashSet<String>>,
     database_tokens: HashMap<String, Issued>,
     /// Responses by request id: a repeated credential call gets the same token.
     by_request: HashMap<String, (String, SystemTime)>,
@@ -107,6 +109,7 @@ impl Issuer {
                 id_tokens: HashMap::new(),
                 entra_tokens: HashMap::new(),
                 workspace_tokens: HashMap::new(),
+                scopes: HashMap::new(),
                 database_tokens: HashMap::new(),
                 by_request: HashMap::new(),
                 minted: 0,
@@ -266,6 +269,48 @@ impl Issuer {
         };
         state.workspace_tokens.insert(token.clone(), issued);
         (token, lifetime)
+    }
+
+    /// A user's own token, as a proxy in front of an application forwards it.
+    pub(crate) fn forwarded_token(
+        &self,
+        user: &str,
+        lifetime: Duration,
+        scopes: &[&str],
+    ) -> String {
+        let mut state = self.lock();
+        let expires_at = self.clock.now() + lifetime;
+        let token = token("forwarded", user, expires_at);
+        let issued = Issued {
+            serial: 0,
+            identity: user.to_owned(),
+            expires_at,
+        };
+        state.workspace_tokens.insert(token.clone(), issued);
+        let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        state.scopes.insert(token.clone(), scopes);
+        token
+    }
+
+    /// Returns whether a bearer token is valid for this scope. Only forwarded tokens have scopes.
+    pub(crate) fn has_scope(&self, bearer: &str, scope: &str) -> bool {
+        let state = self.lock();
+        let scopes = state.scopes.get(bearer);
+        scopes.is_none_or(|scopes| scopes.contains(scope))
+    }
+
+    /// Ends all tokens of a user.
+    pub(crate) fn remove_user(&self, user: &str) {
+        let mut state = self.lock();
+        state.pats.retain(|_, owner| owner != user);
+        state
+            .workspace_tokens
+            .retain(|_, issued| issued.identity != user);
+        for issued in state.database_tokens.values_mut() {
+            if issued.identity == user {
+                issued.expires_at = SystemTime::UNIX_EPOCH;
+            }
+        }
     }
 
     /// Returns the identity of a bearer token of the workspace API.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lakebase_core::proxy::{Builder, Proxy};
+use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -31,6 +32,32 @@ use crate::options::{options, with_defaults};
 /// Dropping the future closes what it has opened.
 pub async fn connect(lakebase: &Lakebase) -> Result<DatabaseConnection, Error> {
     connect_with(lakebase, options()).await
+}
+
+/// Makes connections for each user of an application: see [`UserPools`](lakebase_core::users::UserPools).
+///
+/// ```no_run
+/// # async fn run(email: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// use lakebase_core::User;
+///
+/// let lakebase = lakebase_core::Lakebase::from_env()?;
+/// let users = lakebase_seaorm::user_pools(&lakebase).max_connections(60).build();
+/// // for each request
+/// let db = users.get(&User::new(email, token)).await?;
+/// db.ping().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<DatabaseConnection> {
+    let open = |lakebase, size| async move {
+        let mut options = options();
+        options.max_connections(size);
+        connect_with(&lakebase, options).await
+    };
+    let close = |db: DatabaseConnection| async move {
+        let _ = db.close().await;
+    };
+    UserPoolsBuilder::new(lakebase, open, close)
 }
 
 /// Connects with SeaORM's own options. All of them work (sizes, timeouts, logging, search path,

@@ -7,9 +7,9 @@ pub mod migrations;
 mod options;
 mod transaction;
 
-pub use connect::{connect, connect_with};
+pub use connect::{connect, connect_with, user_pools};
 pub use error::{cause, is_transient};
 pub use lakebase_core::Retry;
-pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase};
+pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase, User};
 pub use options::options;
 pub use transaction::transaction_with_retry;

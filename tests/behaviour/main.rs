@@ -41,4 +41,5 @@ mod sync_diesel;
 mod tls;
 mod transaction_retry;
 mod under_load;
+mod users;
 mod wrong_clock;

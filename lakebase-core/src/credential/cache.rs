@@ -107,6 +107,15 @@ impl CredentialCache {
         credential.is_usable(self.shared.flight.now())
     }
 
+    /// The next caller gets a new credential, as the provider mints with another token. The held one is a last resort.
+    pub(crate) fn supersede(&self) {
+        self.shared.flight.inspect(|held, _| {
+            if let Some(held) = held {
+                held.mark_rejected(false);
+            }
+        });
+    }
+
     /// Postgres rejected a login with `credential`.
     pub(crate) fn reject(&self, credential: &Credential, cause: Cause) -> Rejection {
         let shared = &self.shared;

@@ -53,6 +53,15 @@ impl TokenCache {
         self.flight.get(|| self.fetch()).await
     }
 
+    /// The sign-in has another token: the held one is dropped.
+    pub(crate) fn forget(&self) {
+        self.flight.inspect(|held, _| {
+            if let Some(held) = held {
+                held.rejected.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+
     fn fetch(&self) -> Fetch<Held> {
         let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(&self.sign_in));
         let ahead = self.ahead;

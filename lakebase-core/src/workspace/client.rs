@@ -51,6 +51,22 @@ impl Client {
         })
     }
 
+    /// The same workspace as another identity.
+    pub(super) fn as_identity(&self, sign_in: &Arc<SignIn>) -> Self {
+        let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(sign_in));
+        Self {
+            tokens: TokenCache::new(Arc::clone(&site), Arc::clone(&sign_in), false),
+            site,
+            sign_in,
+            agent: self.agent.clone(),
+        }
+    }
+
+    /// The identity has another token.
+    pub(crate) fn forget_token(&self) {
+        self.tokens.forget();
+    }
+
     /// Adds the identity and its way to authenticate to an error.
     pub(crate) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();

@@ -23,7 +23,7 @@ impl Workspace {
         let ask = async {
             let path = match &self.compute {
                 Compute::Instance(name) => {
-                    let reply = self.client.get(&instance_url(name)).await?;
+                    let reply = self.lookup.get(&instance_url(name)).await?;
                     return instance_host(&reply, kind);
                 }
                 Compute::Endpoint(path) => path.clone(),
@@ -35,10 +35,11 @@ impl Workspace {
                     replica.unwrap_or(endpoints.read_write)
                 }
             };
-            let reply = self.client.get(&endpoint_url(&path)).await?;
+            let reply = self.lookup.get(&endpoint_url(&path)).await?;
             endpoint_host(&reply, kind)
         };
-        ask.await.map_err(|error| self.name(error))
+        ask.await
+            .map_err(|error| self.lookup.name(self.with_compute(error)))
     }
 
     /// The endpoint to mint for: the one that was named, or the branch's own.
@@ -57,7 +58,7 @@ impl Workspace {
 
     async fn endpoints_of(&self, branch: &str) -> Result<Endpoints, Error> {
         let fetch = || -> Fetch<Found<Endpoints>> {
-            let (client, branch) = (Arc::clone(&self.client), branch.to_owned());
+            let (client, branch) = (Arc::clone(&self.lookup), branch.to_owned());
             Box::pin(async move { Endpoints::list(&client, &branch).await.map(Found::new) })
         };
         Ok(self.endpoints.get(fetch).await?.value)

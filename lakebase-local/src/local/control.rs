@@ -46,6 +46,17 @@ impl LocalLakebase {
         token
     }
 
+    /// A person's own token, as Databricks Apps forward it in `x-forwarded-access-token`. Minting takes the scope `postgres`.
+    pub fn forwarded_token(&self, user: &str, lifetime: Duration, scopes: &[&str]) -> String {
+        self.issuer.forwarded_token(user, lifetime, scopes)
+    }
+
+    /// Removes a person from the workspace. All of the person's tokens, including those for the database, are rejected from now
+    /// on.
+    pub fn remove_user(&self, name: &str) {
+        self.issuer.remove_user(name);
+    }
+
     /// Adds a group of identities, without a Postgres role.
     pub fn add_group(&self, name: &str, members: &[&str]) {
         let members = members.iter().map(|&member| member.to_owned()).collect();

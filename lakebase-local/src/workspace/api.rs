@@ -19,11 +19,7 @@ const TTL_SECONDS: std::ops::RangeInclusive<f64> = 300.0..=3600.0;
 
 impl Workspace {
     pub(super) fn caller(&self, headers: &HeaderMap) -> Result<String, Failure> {
-        let bearer = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "));
-        let known = match bearer {
+        let known = match bearer(headers) {
             Some(bearer) => self
                 .issuer
                 .identity_of(bearer)
@@ -39,6 +35,19 @@ impl Workspace {
                 "Credential was not sent or was of an unsupported type for this API.",
             )
         })
+    }
+
+    /// The caller of an API that forwarded tokens need a scope for.
+    fn caller_with_scope(&self, headers: &HeaderMap, scope: &str) -> Result<String, Failure> {
+        let caller = self.caller(headers)?;
+        match bearer(headers).is_none_or(|bearer| self.issuer.has_scope(bearer, scope)) {
+            true => Ok(caller),
+            false => Err(Failure::new(
+                403,
+                "PERMISSION_DENIED",
+                format!("Provided OAuth token does not have required scopes: {scope}"),
+            )),
+        }
     }
 
     /// Returns the identity of a token of Entra ID. A service principal also sends a token for Azure's own API.
@@ -66,6 +75,11 @@ impl Workspace {
         });
         minted
     }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ")
 }
 
 /// Parses `claims` of a credential call and returns the tables.
@@ -97,7 +111,7 @@ pub(super) async fn credentials(
     headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Answer {
-    let identity = workspace.caller(&headers)?;
+    let identity = workspace.caller_with_scope(&headers, "postgres")?;
     let endpoint = body
         .get("endpoint")
         .and_then(Value::as_str)

@@ -1,0 +1,52 @@
+//! A user's token that a proxy in front of the application forwards, as Databricks Apps do.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::token::{Token, is_header_safe};
+use super::{NotConfigured, Strategy};
+use crate::error::Error;
+use crate::settings::attributes::Attribute::Host;
+
+pub(super) static STRATEGY: Strategy = Strategy {
+    name: "on-behalf-of",
+    attributes: &[Host],
+    advice: "The user's token has expired, was revoked, or lacks the scope `postgres`. The user's next request brings a new one",
+    // No setting names it: it arrives with a request.
+    configure: |_| Err(NotConfigured::Unused),
+};
+
+/// The newest token of one user. Clones share it.
+#[derive(Clone)]
+pub(crate) struct ForwardedToken(Arc<Mutex<SecretString>>);
+
+impl ForwardedToken {
+    pub(crate) fn new(token: SecretString) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Mutex::new(checked(token)?))))
+    }
+
+    /// Returns whether it is another one than before.
+    pub(crate) fn replace(&self, token: SecretString) -> Result<bool, Error> {
+        let token = checked(token)?;
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = held.expose_secret() != token.expose_secret();
+        *held = token;
+        Ok(is_other)
+    }
+
+    pub(super) fn token(&self) -> Token {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The workspace knows when it ends: this machine's clock may be wrong.
+        Token::new("Bearer", held.expose_secret(), None)
+    }
+}
+
+fn checked(token: SecretString) -> Result<SecretString, Error> {
+    match is_header_safe(token.expose_secret()) {
+        true => Ok(token),
+        false => Err(Error::config(
+            "the user's token is empty or holds characters that no token has",
+        )),
+    }
+}

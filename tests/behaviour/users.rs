@@ -1,0 +1,446 @@
+//! Many people, one application: every user's queries run as that user, and as nobody else.
+
+use std::time::Duration;
+
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::RunQueryDsl as _;
+use futures_util::future::join_all;
+use lakebase_core::users::{UserPools, UserPoolsBuilder};
+use lakebase_core::{Error, Lakebase, User};
+use lakebase_diesel::{bb8, deadpool};
+use lakebase_local::{EventKind, LocalLakebase};
+use lakebase_tests::{PATIENCE, lakebase, lakebase_with, local, local_with_tokens_of, soon};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Notes that belong to who wrote them.
+const NOTES: &str = "CREATE TABLE notes (owner TEXT NOT NULL DEFAULT current_user, text TEXT NOT NULL); \
+    ALTER TABLE notes ENABLE ROW LEVEL SECURITY; \
+    CREATE POLICY own ON notes USING (owner = current_user); \
+    GRANT SELECT, INSERT ON notes TO PUBLIC";
+
+/// Makes a person with a role and a note, who has a fresh token.
+async fn person(local: &LocalLakebase, name: &str) -> User {
+    local.add_user(name);
+    local.create_role(name).await.expect("a role");
+    let note = format!("INSERT INTO notes VALUES ('{name}', 'of {name}')");
+    local.sql(&note).await.expect("a note");
+    signed_in(local, name)
+}
+
+fn signed_in(local: &LocalLakebase, name: &str) -> User {
+    User::new(name, local.forwarded_token(name, HOUR, &["postgres"]))
+}
+
+async fn notes() -> LocalLakebase {
+    let local = local().await;
+    local.sql(NOTES).await.expect("a table");
+    local
+}
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    text: String,
+    #[diesel(sql_type = BigInt)]
+    process: i64,
+}
+
+const ASK: &str = "SELECT text, pg_backend_pid()::bigint AS process FROM notes";
+
+/// An adapter's pool, and how a request uses it.
+trait Pool: Clone + Send + Sync + 'static {
+    fn pools(lakebase: &Lakebase) -> UserPoolsBuilder<Self>;
+    fn ask(&self) -> impl Future<Output = Result<Vec<(String, i64)>, String>> + Send;
+}
+
+fn found(rows: Vec<Row>) -> Vec<(String, i64)> {
+    rows.into_iter()
+        .map(|row| (row.text, row.process))
+        .collect()
+}
+
+impl Pool for bb8::Pool {
+    fn pools(lakebase: &Lakebase) -> UserPoolsBuilder<Self> {
+        bb8::user_pools(lakebase)
+    }
+
+    async fn ask(&self) -> Result<Vec<(String, i64)>, String> {
+        let mut connection = self.get().await.map_err(|error| error.to_string())?;
+        let rows = diesel::sql_query(ASK).load(&mut connection).await;
+        rows.map(found).map_err(|error| error.to_string())
+    }
+}
+
+impl Pool for deadpool::Pool {
+    fn pools(lakebase: &Lakebase) -> UserPoolsBuilder<Self> {
+        deadpool::user_pools(lakebase)
+    }
+
+    async fn ask(&self) -> Result<Vec<(String, i64)>, String> {
+        let mut connection = self.get().await.map_err(|error| error.to_string())?;
+        let rows = diesel::sql_query(ASK).load(&mut connection).await;
+        rows.map(found).map_err(|error| error.to_string())
+    }
+}
+
+impl Pool for DatabaseConnection {
+    fn pools(lakebase: &Lakebase) -> UserPoolsBuilder<Self> {
+        lakebase_seaorm::user_pools(lakebase)
+    }
+
+    async fn ask(&self) -> Result<Vec<(String, i64)>, String> {
+        let ask = Statement::from_string(DbBackend::Postgres, ASK);
+        let rows = self.query_all_raw(ask).await;
+        let rows = rows.map_err(|error| error.to_string())?;
+        let row = |row: &sea_orm::QueryResult| {
+            Ok::<_, sea_orm::DbErr>((row.try_get("", "text")?, row.try_get("", "process")?))
+        };
+        let rows: Result<_, _> = rows.iter().map(row).collect();
+        rows.map_err(|error| error.to_string())
+    }
+}
+
+async fn refused<P: Pool>(pools: &UserPools<P>, user: &User) -> Error {
+    let error = soon(pools.get(user)).await.map(drop);
+    error.expect_err("no pool")
+}
+
+async fn each_user_sees_the_own_rows<P: Pool>() {
+    let local = notes().await;
+    let pools = P::pools(&lakebase(&local)).build();
+    for name in ["ana@example.com", "bo@example.com"] {
+        let user = person(&local, name).await;
+        let pool = soon(pools.get(&user)).await.expect("a pool");
+        let rows = soon(pool.ask()).await.expect("rows");
+        let texts: Vec<&str> = rows.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(texts, [format!("of {name}")]);
+    }
+    assert_eq!((pools.stats().open, pools.stats().in_use), (2, 0));
+    let events = local.events();
+    let logins = events.iter().filter_map(|event| match &event.kind {
+        EventKind::LoggedIn(login) => Some(login.user.as_str()),
+        _ => None,
+    });
+    let logins: Vec<&str> = logins.collect();
+    assert_eq!(logins, ["ana@example.com", "bo@example.com"]);
+    soon(pools.close()).await;
+    assert_eq!(pools.stats().open, 0);
+    soon(local.wait_until(|events| open_sessions(events) == 0)).await;
+}
+
+fn open_sessions(events: &[lakebase_local::Event]) -> i64 {
+    let each = events.iter().map(|event| match event.kind {
+        EventKind::LoggedIn(_) => 1,
+        EventKind::Ended { .. } => -1,
+        _ => 0,
+    });
+    each.sum()
+}
+
+#[tokio::test]
+async fn each_user_sees_the_own_rows_through_bb8() {
+    each_user_sees_the_own_rows::<bb8::Pool>().await;
+}
+
+#[tokio::test]
+async fn each_user_sees_the_own_rows_through_deadpool() {
+    each_user_sees_the_own_rows::<deadpool::Pool>().await;
+}
+
+#[tokio::test]
+async fn each_user_sees_the_own_rows_through_seaorm() {
+    each_user_sees_the_own_rows::<DatabaseConnection>().await;
+}
+
+/// The application's own variables do not get in the way either: they are all set.
+#[tokio::test]
+async fn an_e_mail_with_another_users_token_gets_nothing_whether_that_user_has_a_pool_or_not() {
+    let local = notes().await;
+    let ana = person(&local, "ana@example.com").await;
+    let token = local.forwarded_token("eve@example.com", HOUR, &["postgres"]);
+    let forged = User::new("ana@example.com", token);
+    let pools = bb8::user_pools(&lakebase(&local)).build();
+    for has_pool in [false, true] {
+        if has_pool {
+            soon(pools.get(&ana)).await.expect("a pool");
+        }
+        let error = refused(&pools, &forged).await;
+        assert!(
+            error.is_login() && !error.is_transient(),
+            "{has_pool}: {error}"
+        );
+        let text = error.chain();
+        assert!(text.contains("ana@example.com"), "{text}");
+    }
+    let pool = soon(pools.get(&ana)).await.expect("unharmed");
+    assert_eq!(soon(pool.ask()).await.expect("rows").len(), 1);
+    let events = local.events();
+    let as_the_application = events.iter().filter(|event| {
+        matches!(&event.kind, EventKind::LoggedIn(login) if login.user == local.client_id())
+    });
+    assert_eq!(as_the_application.count(), 0, "never falls back");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_log_in_gets_the_reason_and_others_are_unharmed() {
+    let local = notes().await;
+    let ana = person(&local, "ana@example.com").await;
+    let pools = bb8::user_pools(&lakebase(&local)).build();
+    let pool = soon(pools.get(&ana)).await.expect("a pool");
+    local.add_user("bo@example.com");
+    // No role in the database.
+    let error = refused(&pools, &signed_in(&local, "bo@example.com")).await;
+    assert!(error.is_login(), "{error}");
+    assert!(
+        error.chain().contains("databricks_create_role"),
+        "{}",
+        error.chain()
+    );
+    // An app that does not have the scope.
+    let scopeless = local.forwarded_token("ana@example.com", HOUR, &["sql"]);
+    let error = refused(&pools, &User::new("ana@example.com", scopeless)).await;
+    assert_eq!(error.status(), Some(403), "{error}");
+    assert!(error.chain().contains("postgres"), "{}", error.chain());
+    // A token that has expired.
+    let expired = local.forwarded_token("ana@example.com", Duration::ZERO, &["postgres"]);
+    let error = refused(&pools, &User::new("ana@example.com", expired)).await;
+    assert!(error.is_sign_in(), "{error}");
+    assert!(
+        error.chain().contains("The user's token has expired"),
+        "{}",
+        error.chain()
+    );
+    // Somebody who has left.
+    let cy = person(&local, "cy@example.com").await;
+    local.remove_user("cy@example.com");
+    let error = refused(&pools, &cy).await;
+    assert!(error.is_sign_in(), "{error}");
+    assert_eq!(soon(pool.ask()).await.expect("rows").len(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_token_is_used_for_the_next_login_and_open_connections_stay() {
+    let local = notes().await;
+    let ana = person(&local, "ana@example.com").await;
+    let pools = bb8::user_pools(&lakebase(&local)).build();
+    let pool = soon(pools.get(&ana)).await.expect("a pool");
+    let before = soon(pool.ask()).await.expect("rows")[0].1;
+    // In the middle of a transaction.
+    let mut transaction = soon(pool.get()).await.expect("a connection");
+    diesel::sql_query("BEGIN")
+        .execute(&mut transaction)
+        .await
+        .expect("begun");
+    let newer = signed_in(&local, "ana@example.com");
+    let again = soon(pools.get(&newer)).await.expect("the pool");
+    diesel::sql_query("COMMIT")
+        .execute(&mut transaction)
+        .await
+        .expect("committed");
+    drop(transaction);
+    let after = soon(again.ask()).await.expect("rows")[0].1;
+    assert_eq!(before, after, "the same connection");
+    // The one before is still good, and remembered.
+    let minted = local.counters().minted;
+    soon(pools.get(&ana)).await.expect("the pool");
+    soon(pools.get(&newer)).await.expect("the pool");
+    assert_eq!(local.counters().minted, minted);
+    assert_eq!(pools.stats().open, 1);
+    // Two connections at once: the second one logs in with what the newer token mints.
+    let (one, two) = (soon(again.get()).await, soon(again.get()).await);
+    one.expect("a connection");
+    two.expect("a connection");
+    assert_eq!(local.counters().minted, minted + 1);
+}
+
+#[tokio::test]
+async fn a_token_that_expires_without_a_successor_ends_logins_and_not_sessions() {
+    let local = local_with_tokens_of(Duration::from_secs(2)).await;
+    local.sql(NOTES).await.expect("a table");
+    let ana = person(&local, "ana@example.com").await;
+    // The pool waits that long for the connection that is held.
+    let hasty = lakebase(&local).with_connect_timeout(Duration::from_secs(1));
+    let pools = bb8::user_pools(&hasty).build();
+    let pool = soon(pools.get(&ana)).await.expect("a pool");
+    let mut held = soon(pool.get()).await.expect("a connection");
+    local.expire_workspace_tokens();
+    local.expire_tokens();
+    let error = soon(pool.get()).await.map(drop).expect_err("no login");
+    let cause = lakebase_diesel::cause(&error).unwrap_or_else(|| panic!("typed: {error:?}"));
+    assert!(cause.is_sign_in(), "{cause}");
+    let rows: Vec<Row> = diesel::sql_query(ASK).load(&mut held).await.expect("rows");
+    assert_eq!(rows.len(), 1);
+    let newer = signed_in(&local, "ana@example.com");
+    soon(pools.get(&newer)).await.expect("the pool");
+    let both = (soon(pool.get()).await, soon(pool.get()).await);
+    both.0.expect("a connection");
+    both.1.expect("a connection");
+}
+
+#[tokio::test]
+async fn a_member_of_a_group_logs_in_as_the_group_with_the_own_token() {
+    let local = notes().await;
+    for name in ["ana@example.com", "eve@example.com"] {
+        local.add_user(name);
+    }
+    let members = ["ana@example.com"];
+    local
+        .create_group_role("analysts", &members)
+        .await
+        .expect("a role");
+    let pools = bb8::user_pools(&lakebase(&local)).build();
+    let ana = signed_in(&local, "ana@example.com").role("analysts");
+    let pool = soon(pools.get(&ana)).await.expect("a pool");
+    assert!(soon(pool.ask()).await.expect("no rows").is_empty());
+    let eve = signed_in(&local, "eve@example.com").role("analysts");
+    let error = refused(&pools, &eve).await;
+    assert!(error.is_login(), "{error}");
+}
+
+#[tokio::test]
+async fn a_user_waits_for_a_place_and_takes_that_of_the_pool_that_was_idle_for_the_longest_time() {
+    let local = notes().await;
+    let pools = bb8::user_pools(&lakebase(&local)).connections_per_user(1);
+    let pools = pools.max_connections(2).wait_timeout(PATIENCE).build();
+    let (ana, bo) = (
+        person(&local, "ana@x.com").await,
+        person(&local, "bo@x.com").await,
+    );
+    let (cy, di) = (
+        person(&local, "cy@x.com").await,
+        person(&local, "di@x.com").await,
+    );
+    drop(soon(pools.get(&ana)).await.expect("a pool"));
+    let used = soon(pools.get(&bo)).await.expect("a pool");
+    let third = soon(pools.get(&cy))
+        .await
+        .expect("the place of an idle pool");
+    assert_eq!(pools.stats().evicted, 1);
+    // Both are in use: one more waits, and nothing of theirs is cut.
+    let waiting = tokio::spawn({
+        let (pools, di) = (pools.clone(), di.clone());
+        async move { pools.get(&di).await.map(drop) }
+    });
+    soon(async {
+        while pools.stats().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(soon(used.ask()).await.expect("rows").len(), 1);
+    assert!(!waiting.is_finished());
+    drop(third);
+    soon(waiting).await.expect("no panic").expect("a pool");
+    assert_eq!(soon(used.ask()).await.expect("rows").len(), 1);
+    assert_eq!((pools.stats().open, pools.stats().limit), (2, 2));
+}
+
+#[tokio::test]
+async fn the_limit_of_the_pools_is_told_apart_from_the_computes_and_from_a_refusal() {
+    let local = notes().await;
+    let (ana, bo) = (
+        person(&local, "ana@x.com").await,
+        person(&local, "bo@x.com").await,
+    );
+    let hasty = lakebase(&local).with_connect_timeout(Duration::from_secs(1));
+    let pools = bb8::user_pools(&hasty).max_connections(3);
+    let pools = pools.wait_timeout(Duration::from_millis(100)).build();
+    let _used = soon(pools.get(&ana)).await.expect("a pool");
+    let error = refused(&pools, &bo).await;
+    assert!(error.is_timeout() && error.is_transient(), "{error}");
+    assert!(error.to_string().contains("no place for a pool"), "{error}");
+    assert_eq!(error.sqlstate(), None, "{error}");
+    local.set_connection_limit(0);
+    let pools = bb8::user_pools(&hasty).build();
+    let error = refused(&pools, &bo).await;
+    assert_eq!(error.sqlstate(), Some("53300"), "{error}");
+}
+
+#[tokio::test]
+async fn idle_pools_are_closed_and_opened_again_when_the_user_comes_back() {
+    let local = notes().await;
+    let ana = person(&local, "ana@example.com").await;
+    let pools = bb8::user_pools(&lakebase(&local))
+        .idle_timeout(Duration::from_millis(200))
+        .build();
+    let pool = soon(pools.get(&ana)).await.expect("a pool");
+    drop(pool);
+    soon(local.wait_until(|events| open_sessions(events) == 0)).await;
+    soon(async {
+        while pools.stats().open > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let pool = soon(pools.get(&ana)).await.expect("a pool");
+    assert_eq!(soon(pool.ask()).await.expect("rows").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_users_at_once_get_their_own_rows_within_the_limit_of_connections() {
+    const USERS: usize = 24;
+    const REQUESTS: usize = 8;
+    const CONNECTIONS: u32 = 12;
+    let local = notes().await;
+    let users = join_all((0..USERS).map(|n| {
+        let local = &local;
+        async move { person(local, &format!("user{n}@example.com")).await }
+    }));
+    let users = users.await;
+    let pools = deadpool::user_pools(&lakebase(&local)).connections_per_user(2);
+    let pools = pools
+        .max_connections(CONNECTIONS)
+        .wait_timeout(PATIENCE)
+        .build();
+    let requests = (0..USERS * REQUESTS).map(|n| {
+        // Any order will do that mixes the users.
+        let user = users[n * 7 % USERS].clone();
+        let pools = pools.clone();
+        tokio::spawn(async move {
+            let pool = pools.get(&user).await.expect("a pool");
+            let rows = pool.ask().await.expect("rows");
+            let texts: Vec<String> = rows.into_iter().map(|row| row.0).collect();
+            assert_eq!(texts, [format!("of {}", user.name())]);
+        })
+    });
+    for request in join_all(requests).await {
+        request.expect("no panic");
+    }
+    let (mut open, mut most) = (0, 0);
+    for event in local.events() {
+        open += open_sessions(std::slice::from_ref(&event));
+        most = most.max(open);
+    }
+    // A session that was closed may end a moment after the next one has begun.
+    assert!(most <= i64::from(CONNECTIONS) + 4, "{most}");
+    soon(pools.close()).await;
+    soon(local.wait_until(|events| open_sessions(events) == 0)).await;
+}
+
+#[tokio::test]
+async fn a_handle_without_a_workspace_logs_in_for_nobody() {
+    let local = notes().await;
+    let native = lakebase_with(
+        &local,
+        &[("LAKEBASE_ENDPOINT", ""), ("PGPASSWORD", "secret")],
+    );
+    let user = User::new("ana@example.com", "token");
+    let error = native.on_behalf_of(&user).expect_err("no workspace");
+    assert!(error.is_config(), "{error}");
+    for user in [
+        User::new("", "token"),
+        User::new("ana@example.com", ""),
+        User::new("ana@example.com", "two words"),
+    ] {
+        let error = lakebase(&local)
+            .on_behalf_of(&user)
+            .expect_err("no such user");
+        assert!(error.is_config(), "{user:?}: {error}");
+    }
+    let error = lakebase(&local)
+        .set_user_token("token")
+        .expect_err("no user");
+    assert!(error.is_config(), "{error}");
+}
