@@ -15,7 +15,7 @@ pub mod proxy;
 mod settings;
 mod sign_in;
 mod target;
-#[cfg(feature = "testing")]
+#[cfg(feature = "admin")]
 pub mod testing;
 mod tls;
 pub mod users;

@@ -23,6 +23,7 @@ use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
 use lakebase_core::Lakebase;
 use lakebase_core::adapter::migration::{MigrationSession, Observer};
+use lakebase_core::testing::TestBranch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -313,6 +314,70 @@ impl Migrations {
             there.apply(session, &pending, Direction::Up)
         };
         observer.finish(me.under_lock(work).await).await
+    }
+
+    /// Runs what is pending on a temporary branch of the target: a copy of its data that is made in seconds and deleted at the
+    /// end. See [`rehearse_on`](Self::rehearse_on) for the report.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse_on`](Self::rehearse_on), and if the branch cannot be created: that needs CAN MANAGE on the project.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future deletes the branch in the background.
+    pub async fn rehearse<S>(&self, source: S) -> Result<Rehearsal, MigrationError>
+    where
+        S: MigrationSource<Pg> + Send + 'static,
+    {
+        let branch = TestBranch::of_own(&self.session.lakebase).await?;
+        let report = self.rehearse_on(&branch.lakebase(), source).await;
+        if let Err(error) = branch.finish().await {
+            tracing::warn!(error = %error.chain(), "the branch of a rehearsal is left to its expiry");
+        }
+        report
+    }
+
+    /// [Rehearses](Self::rehearse) what is pending and then runs it, if no migration failed and `accept` returns true for
+    /// the report. Returns the names of those that were run.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use diesel_migrations::EmbeddedMigrations;
+    /// # const MIGRATIONS: EmbeddedMigrations = EmbeddedMigrations::new(&[]);
+    /// use std::time::Duration;
+    /// use lakebase_diesel::{Lakebase, migrations::Migrations};
+    ///
+    /// let lakebase = Lakebase::from_env()?;
+    /// let ran = Migrations::new(&lakebase)
+    ///     .run_after_rehearsal(|| MIGRATIONS, |report| {
+    ///         println!("{report}");
+    ///         report.blocking_locks(Duration::from_secs(1)).next().is_none()
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse) and [`run`](Self::run). If a migration failed in rehearsal, or `accept` returned false,
+    /// nothing was run on the target.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`rehearse`](Self::rehearse) and [`run`](Self::run).
+    pub async fn run_after_rehearsal<S>(
+        &self,
+        source: impl Fn() -> S,
+        accept: impl FnOnce(&Rehearsal) -> bool,
+    ) -> Result<Vec<String>, MigrationError>
+    where
+        S: MigrationSource<Pg> + Send + 'static,
+    {
+        let report = self.rehearse(source()).await?;
+        report.allows(accept(&report))?;
+        self.run(source()).await
     }
 
     async fn under_lock(

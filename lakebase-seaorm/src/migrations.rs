@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use lakebase_core::Lakebase;
 use lakebase_core::adapter::migration::{MigrationSession, Observer};
+use lakebase_core::testing::TestBranch;
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
 #[cfg(feature = "cli")]
@@ -223,6 +224,45 @@ impl Migrations {
             ..there.of::<M>()
         };
         observer.finish(run.run(Action::Up(None)).await).await
+    }
+
+    /// Runs what is pending on a temporary branch of the target: a copy of its data that is made in seconds and deleted at the
+    /// end. See [`rehearse_on`](Self::rehearse_on) for the report.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse_on`](Self::rehearse_on), and if the branch cannot be created: that needs CAN MANAGE on the project.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future deletes the branch in the background.
+    pub async fn rehearse<M: MigratorTrait>(&self) -> Result<Rehearsal, MigrationError> {
+        let branch = TestBranch::of_own(&self.session.lakebase).await?;
+        let report = self.rehearse_on::<M>(&branch.lakebase()).await;
+        if let Err(error) = branch.finish().await {
+            tracing::warn!(error = %error.chain(), "the branch of a rehearsal is left to its expiry");
+        }
+        report
+    }
+
+    /// [Rehearses](Self::rehearse) what is pending and then runs it, if no migration failed and `accept` returns true for
+    /// the report. Returns the names of those that were run.
+    ///
+    /// # Errors
+    ///
+    /// As [`rehearse`](Self::rehearse) and [`up`](Self::up). If a migration failed in rehearsal, or `accept` returned false,
+    /// nothing was run on the target.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`rehearse`](Self::rehearse) and [`up`](Self::up).
+    pub async fn run_after_rehearsal<M: MigratorTrait>(
+        &self,
+        accept: impl FnOnce(&Rehearsal) -> bool,
+    ) -> Result<Vec<String>, MigrationError> {
+        let report = self.rehearse::<M>().await?;
+        report.allows(accept(&report))?;
+        self.up::<M>(None).await
     }
 
     fn of<'a, M: MigratorTrait + 'a>(&'a self) -> Run<'a> {

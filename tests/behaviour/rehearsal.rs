@@ -426,3 +426,93 @@ async fn without_a_copy_there_is_no_rehearsal() {
     let exists = format!("SELECT 1 / (to_regclass('{SCHEMA}.shelves') IS NULL)::int");
     local.sql(&exists).await.expect("nothing was created");
 }
+
+/// The branches of the project, and whether the table of a migration is in production.
+async fn left_behind(local: &LocalLakebase) -> (Vec<String>, bool) {
+    let production = lakebase(local);
+    let branches = production.branches().expect("a project").list().await;
+    let branches = branches.expect("branches").into_iter();
+    let found = Snapshot::of(&production).await.expect("readable");
+    let is_there = found
+        .objects()
+        .any(|(object, _)| object.relation == "shelves");
+    (branches.map(|one| one.id().to_owned()).collect(), is_there)
+}
+
+#[tokio::test]
+async fn a_rehearsal_on_a_temporary_branch_runs_on_its_data_and_leaves_nothing() {
+    let local = library().await;
+    let folder = folder(&[
+        (ONE, "CREATE TABLE shelves (id int)", true),
+        (TWO, "CREATE UNIQUE INDEX ON books (title)", true),
+    ]);
+    let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+    let production = lakebase(&local);
+    let migrations = lakebase_diesel::migrations::Migrations::new(&production);
+    let report = soon(migrations.rehearse(source)).await.expect("a report");
+    let failed = report.failed().and_then(|one| one.error.as_ref());
+    assert_eq!(
+        failed.and_then(|error| error.sqlstate()),
+        Some("23505"),
+        "{report}"
+    );
+    assert_eq!(
+        left_behind(&local).await,
+        (vec!["production".to_owned()], false)
+    );
+    let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
+    let pending = vec![(ONE, "CREATE TABLE shelves (id int)", true)];
+    let rehearsing = MIGRATIONS.scope(pending, migrations.rehearse::<Sql>());
+    let report = soon(rehearsing).await.expect("a report");
+    assert!(report.is_ok(), "{report}");
+    assert_eq!(
+        left_behind(&local).await,
+        (vec!["production".to_owned()], false)
+    );
+}
+
+#[tokio::test]
+async fn what_failed_in_rehearsal_or_was_not_accepted_is_not_run_on_the_database_itself() {
+    let shelves = (ONE, "CREATE TABLE shelves (id int)", true);
+    let duplicates = (TWO, "CREATE UNIQUE INDEX ON books (title)", true);
+    for (pending, accept, ran) in [
+        (vec![shelves, duplicates], true, false),
+        (vec![shelves], false, false),
+        (vec![shelves], true, true),
+    ] {
+        for with_diesel in [true, false] {
+            let local = library().await;
+            let production = lakebase(&local);
+            let outcome = if with_diesel {
+                let folder = folder(&pending);
+                let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+                let migrations = lakebase_diesel::migrations::Migrations::new(&production);
+                let run = migrations.run_after_rehearsal(|| source.clone(), |_| accept);
+                soon(run).await
+            } else {
+                let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
+                let run = migrations.run_after_rehearsal::<Sql>(|_| accept);
+                soon(MIGRATIONS.scope(pending.clone(), run)).await
+            };
+            match outcome {
+                Ok(names) => assert!(ran && names == [ONE], "{names:?}"),
+                Err(error) => {
+                    assert!(!ran, "{error}");
+                    let text = error.to_string();
+                    assert!(
+                        text.contains("nothing was run on the database itself"),
+                        "{text}"
+                    );
+                    if accept {
+                        assert_eq!(error.migration(), Some(TWO));
+                        assert_eq!(error.sqlstate(), Some("23505"), "{error}");
+                    }
+                }
+            }
+            assert_eq!(
+                left_behind(&local).await,
+                (vec!["production".to_owned()], ran)
+            );
+        }
+    }
+}

@@ -57,6 +57,8 @@ pub struct Branches {
     lakebase: Lakebase,
     /// `projects/{project}`.
     project: String,
+    /// Id of the configured branch.
+    own: String,
 }
 
 impl Lakebase {
@@ -75,15 +77,24 @@ impl Lakebase {
         if config.workspace.is_none() {
             return Err(no_project());
         }
-        let project: Vec<&str> = path.split('/').take(2).collect();
+        let parts: Vec<&str> = path.split('/').collect();
+        let [projects, project, _, own, ..] = parts.as_slice() else {
+            return Err(no_project());
+        };
         Ok(Branches {
             lakebase: self.clone(),
-            project: project.join("/"),
+            project: format!("{projects}/{project}"),
+            own: (*own).to_owned(),
         })
     }
 }
 
 impl Branches {
+    /// The id of the branch that the configuration names.
+    pub fn own_id(&self) -> &str {
+        &self.own
+    }
+
     /// The resource name of the project, for example `projects/shop`.
     pub fn project(&self) -> &str {
         &self.project

@@ -75,6 +75,20 @@ impl TestBranch {
         Self::expiring(lakebase, source, EXPIRY).await
     }
 
+    /// Copies the branch that `lakebase` itself belongs to.
+    ///
+    /// # Errors
+    ///
+    /// As [`of`](Self::of).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`of`](Self::of).
+    pub async fn of_own(lakebase: &Lakebase) -> Result<Self, Error> {
+        let own = lakebase.branches()?.own_id().to_owned();
+        Self::of(lakebase, &own).await
+    }
+
     /// The same with another expiry.
     ///
     /// # Errors

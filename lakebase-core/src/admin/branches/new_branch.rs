@@ -84,7 +84,6 @@ impl NewBranch {
     }
 
     /// Whether an error of [`Branches::create`](super::Branches::create) means that there is no branch to delete.
-    #[cfg(feature = "testing")]
     pub(crate) fn was_rejected(error: &Error) -> bool {
         let is_rejection = error
             .status()

@@ -112,6 +112,18 @@ impl MigrationError {
 }
 
 impl MigrationError {
+    pub(super) fn in_rehearsal(self, migration: &str, consequence: &str) -> Self {
+        let error = Error::new(
+            Kind::Database,
+            format!("failed in rehearsal, {consequence}"),
+        );
+        Self {
+            migration: Some(migration.to_owned()),
+            error: error.with_sqlstate(self.sqlstate()).caused_by(&self, &[]),
+            ..self
+        }
+    }
+
     /// The migration that failed; `None` if none had begun.
     pub fn migration(&self) -> Option<&str> {
         self.migration.as_deref()

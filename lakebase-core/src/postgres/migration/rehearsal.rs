@@ -9,6 +9,7 @@ use serde_json::json;
 use super::error::MigrationError;
 use super::locks::LockMode;
 use super::schema::{Difference, one_line};
+use crate::error::Error;
 
 /// What the pending migrations did on a copy of the database. `Display` prints it for a terminal,
 /// [`to_markdown`](Self::to_markdown) for a pull request; as JSON, with `serde`, durations are seconds.
@@ -92,6 +93,28 @@ impl Rehearsal {
     /// The migration that failed.
     pub fn failed(&self) -> Option<&RehearsedMigration> {
         self.migrations.iter().find(|one| one.error.is_some())
+    }
+
+    /// For adapters: why nothing is run on the target after this rehearsal, if `is_accepted` is false or a migration failed.
+    ///
+    /// # Errors
+    ///
+    /// The failure, with its migration and place.
+    pub fn allows(&self, is_accepted: bool) -> Result<(), MigrationError> {
+        const NOTHING: &str = "so nothing was run on the database itself";
+        if let Some((failed, error)) = self
+            .migrations
+            .iter()
+            .find_map(|one| Some((one, one.error.as_ref()?)))
+        {
+            return Err(error.clone().in_rehearsal(&failed.name, NOTHING));
+        }
+        match is_accepted {
+            true => Ok(()),
+            false => {
+                Err(Error::config(format!("the rehearsal was not accepted, {NOTHING}")).into())
+            }
+        }
     }
 
     /// Locks that would have kept other sessions waiting for longer than this, with their migration. A limit below 50 ms
