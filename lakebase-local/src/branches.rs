@@ -115,7 +115,7 @@ impl Branches {
             .ok_or_else(unknown)
     }
 
-    /// One that is there, or was deleted and can be had back.
+    /// One that exists, or can be undeleted.
     pub(crate) fn get_any(&self, name: &str) -> Result<Arc<Branch>, Failure> {
         self.find(name).ok_or_else(unknown)
     }

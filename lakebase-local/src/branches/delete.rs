@@ -1,4 +1,4 @@
-//! Deletes branches, softly or for good, and brings deleted ones back.
+//! Deletes branches, softly or permanently, and undeletes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use super::{Branch, Branches, State, busy, unknown};
 use crate::events::EventKind;
 use crate::workspace::Failure;
 
-/// How long a deleted branch can be had back. The platform documents no time.
+/// How long a branch can be undeleted. The platform documents no time.
 const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 
 impl Branches {
-    /// Starts to delete a branch, for good or so that it can be had back.
+    /// Starts to delete a branch, permanently or so that it can be undeleted.
     pub(crate) async fn delete(
         self: &Arc<Self>,
         branch: Arc<Branch>,
@@ -40,10 +40,7 @@ impl Branches {
     ) -> Result<(), Failure> {
         let facts = branch.facts();
         let path = branch.place.branch_path();
-        let is_known = all
-            .get(&branch.place.branch)
-            .is_some_and(|known| Arc::ptr_eq(known, branch));
-        if !is_known || (facts.state == State::Deleted && !purge) {
+        if !self.is_known(all, branch) || (facts.state == State::Deleted && !purge) {
             return Err(unknown());
         }
         if branch.place.is_production() {
@@ -105,15 +102,30 @@ impl Branches {
         Ok(())
     }
 
-    /// Starts to bring a deleted branch back.
-    pub(crate) async fn undelete(self: &Arc<Self>, branch: Arc<Branch>) -> Result<Value, Failure> {
-        if branch.facts().state != State::Deleted {
-            return Err(Failure::bad("BAD_REQUEST", "branch is not deleted"));
+    fn check_deleted(&self, branch: &Arc<Branch>) -> Result<(), Failure> {
+        if !self.is_known(&self.lock(), branch) {
+            return Err(unknown());
         }
+        match branch.facts().state {
+            State::Deleted => Ok(()),
+            State::Init | State::Ready => Err(Failure::bad("BAD_REQUEST", "branch is not deleted")),
+        }
+    }
+
+    /// Whether it was not purged.
+    fn is_known(&self, all: &BTreeMap<String, Arc<Branch>>, branch: &Arc<Branch>) -> bool {
+        let known = all.get(&branch.place.branch);
+        known.is_some_and(|known| Arc::ptr_eq(known, branch))
+    }
+
+    /// Starts to undelete a branch.
+    pub(crate) async fn undelete(self: &Arc<Self>, branch: Arc<Branch>) -> Result<Value, Failure> {
+        self.check_deleted(&branch)?;
         let branches = Arc::clone(self);
         let path = branch.place.branch_path();
         let job = |mut due: Due| async move {
             due.wait().await;
+            branches.check_deleted(&branch)?;
             let serving = branch.serving().ok_or_else(unknown)?;
             let opened = serving.open().await;
             opened.map_err(|error| Failure::internal(error.chain()))?;
