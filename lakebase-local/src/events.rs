@@ -63,16 +63,16 @@ pub enum EventKind {
     Suspended,
     /// The compute is awake again.
     Awake,
-    /// A branch was made and is ready.
+    /// A branch was created and is ready.
     BranchCreated {
         /// Its id.
         branch: String,
     },
-    /// A branch was deleted, on demand or as it had expired.
+    /// A branch was deleted, by a request or because it had expired.
     BranchDeleted {
         /// Its id.
         branch: String,
-        /// For good: it cannot be had back.
+        /// Permanently: it cannot be undeleted.
         purged: bool,
     },
 }
@@ -148,9 +148,9 @@ pub struct Counters {
     pub refused: u64,
     /// Sessions open now.
     pub open_sessions: u64,
-    /// Branches made.
+    /// Branches created.
     pub branches_created: u64,
-    /// Branches deleted, softly or for good.
+    /// Deletions of branches. A soft deletion and the purge after it are two.
     pub branches_deleted: u64,
 }
 

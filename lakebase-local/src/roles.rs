@@ -1,7 +1,7 @@
 //! Which Postgres roles log in how.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How a role logs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) enum RoleKind {
 #[derive(Debug, Default)]
 pub(crate) struct Roles {
     kinds: Mutex<HashMap<String, RoleKind>>,
+    /// Of native roles.
+    passwords: Mutex<HashMap<String, String>>,
 }
 
 impl Roles {
@@ -33,7 +35,23 @@ impl Roles {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         Self {
             kinds: Mutex::new(kinds.clone()),
+            passwords: Mutex::new(self.passwords().clone()),
         }
+    }
+
+    fn passwords(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.passwords
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_password(&self, role: &str, password: &str) {
+        self.passwords()
+            .insert(role.to_owned(), password.to_owned());
+    }
+
+    pub(crate) fn password(&self, role: &str) -> Option<String> {
+        self.passwords().get(role).cloned()
     }
 
     pub(crate) fn names(&self) -> Vec<String> {

@@ -10,6 +10,7 @@ mod listener;
 mod oidc;
 mod page;
 mod reply;
+mod role;
 mod roles;
 mod tools;
 
@@ -172,6 +173,10 @@ fn resources() -> Router<Arc<Workspace>> {
             &format!("{BRANCH}/databases/{{database}}"),
             get(databases::get).delete(databases::delete),
         );
+    router = router.route(
+        &format!("{BRANCH}/roles/{{role}}/password"),
+        post(roles::password),
+    );
     for below in [
         "",
         "/endpoints/{resource}",

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{Vars, assert_becomes_empty, http, program, scratch, send, serving, sqlstate, tell};
 use tokio_postgres::Client;
@@ -752,7 +754,8 @@ async fn an_expired_branch_is_deleted_and_can_be_undeleted_until_it_is_purged() 
 
     let undelete = format!("{}/undelete", path_of("b"));
     let begun = caller.call("POST", &undelete, &json!({})).await;
-    let status = caller.finish(begun).await["response"]["status"].clone();
+    caller.finish(begun).await;
+    let status = caller.get(&path_of("b")).await["status"].clone();
     assert_eq!(status["current_state"], json!("READY"));
     assert_eq!(rows(&caller.session("b").await, "kept").await, 1);
 
@@ -765,6 +768,45 @@ async fn an_expired_branch_is_deleted_and_can_be_undeleted_until_it_is_purged() 
     caller.delete("b", true).await;
     caller.create("b", ttl()).await;
     assert_eq!(local.counters().branches_created, 3);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_branch_of_a_database_that_is_written_to_has_whole_transactions() {
+    let (local, caller) = start().await;
+    let tables = "CREATE TABLE debit (id int, text text); CREATE TABLE credit (id int, text text)";
+    local.sql(tables).await.expect("tables");
+    let write = async {
+        let change = "INSERT INTO debit SELECT id, repeat('x', 500) FROM generate_series(1, 200) AS id; \
+                      CREATE TABLE brief (id int); \
+                      INSERT INTO credit SELECT * FROM debit OFFSET (SELECT count(*) FROM credit); \
+                      DROP TABLE brief";
+        loop {
+            local.sql(change).await.expect("written");
+            local.sql("CHECKPOINT").await.expect("a checkpoint");
+        }
+    };
+    let branches = async {
+        for number in 0..3 {
+            caller.create(&format!("b{number}"), ttl()).await;
+        }
+    };
+    tokio::select! {
+        () = branches => {}
+        () = write => {}
+    }
+    let mut last = 0;
+    for number in 0..3 {
+        let check = "DO $$ BEGIN \
+                     IF (SELECT count(*) FROM debit) <> (SELECT count(*) FROM credit) \
+                     THEN RAISE 'half a transaction'; END IF; END $$; \
+                     GRANT SELECT ON debit TO PUBLIC";
+        let id = format!("b{number}");
+        local.branch_sql(&id, check).await.expect("whole");
+        let count = rows(&caller.session(&id).await, "debit").await;
+        assert!(count >= last, "{id}: {count} after {last}");
+        last = count;
+    }
     local.stop().await;
 }
 
@@ -865,7 +907,9 @@ async fn eight_branches_are_made_at_the_same_time() {
             "{addresses:?}"
         );
     }
+    let began = Instant::now();
     local.stop().await;
+    tell(&format!("they have ended after {:?}", began.elapsed()));
 }
 
 #[tokio::test]
@@ -883,6 +927,24 @@ async fn two_local_lakebases_have_branches_side_by_side() {
         .await;
     assert!(row.expect("an answer").get::<_, bool>(0));
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_handle_ends_the_postgres_of_each_branch() {
+    let (local, caller) = start().await;
+    caller.create("kept", ttl()).await;
+    caller.create("deleted", ttl()).await;
+    let mut servers = Vec::new();
+    for id in ["production", "kept", "deleted"] {
+        let session = caller.session(id).await;
+        let row = session.query_one("SELECT pg_backend_pid()", &[]).await;
+        servers.push(Pid::from_raw(row.expect("a pid").get(0)));
+    }
+    caller.delete("deleted", false).await;
+    drop(local);
+    for server in servers {
+        assert_eq!(kill(server, None), Err(Errno::ESRCH));
+    }
 }
 
 #[tokio::test]
@@ -1051,6 +1113,26 @@ async fn roles_and_databases_of_a_branch_are_made_changed_and_deleted() {
     );
     assert_eq!(names(&branch, "roles").await.len(), 3);
     assert_eq!(names(PRODUCTION, "roles").await.len(), 2);
+
+    change(
+        "POST",
+        "roles?role_id=native",
+        json!({ "postgres_role": "native" }),
+    )
+    .await;
+    let path = format!("{branch}/roles/native/password");
+    let (_, reply) = caller.call("POST", &path, &json!({})).await;
+    let password = reply["password"].as_str().expect("a password");
+    let host = local
+        .branch_address("b")
+        .expect("an address")
+        .ip()
+        .to_string();
+    let login = caller
+        .vars
+        .log_in_at(&host, None, "native", password, DATABASE);
+    login.await.expect("the native role");
+    change("DELETE", "roles/native", json!({})).await;
 
     let spec = json!({ "postgres_role": "owners", "auth_method": "NO_LOGIN" });
     change("POST", "roles", spec).await;

@@ -196,6 +196,9 @@ async fn the_workspace_api_fails_and_its_clock_is_wrong_on_demand() {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_shows_who_where_and_how_often() {
     let running = Running::start();
+    let branches = running.ctl("branches");
+    let words: Vec<&str> = branches.split_whitespace().collect();
+    assert_eq!(words, ["production", "READY", "localhost"]);
     assert_eq!(
         running.status("endpoint"),
         running.vars.get("LAKEBASE_ENDPOINT")

@@ -88,3 +88,18 @@ async fn the_official_python_clients_connect_query_and_rotate() {
         assert_eq!(local.counters().refused, 0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_python_sdk_makes_reads_and_deletes_branches() {
+    let local = local_with_tokens_of(Duration::from_secs(3600)).await;
+    // So that it polls.
+    local.set_operation_delay(Duration::from_millis(1500));
+    let python = clients().join("venv/bin/python");
+    let complete = clients().join("venv/complete");
+    if run(&local, &python, "branches.py", &complete).await {
+        let counters = local.counters();
+        assert_eq!(counters.branches_created, 1);
+        assert_eq!(counters.branches_deleted, 2);
+        assert_eq!(local.branches(), [local.branch()]);
+    }
+}

@@ -96,3 +96,27 @@ impl Place {
                 .any(|kind| label.strip_suffix(kind) == Some(&*self.endpoint_uid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_host_names_of_other_branches_are_elsewhere() {
+        let place = Place::of_branch("b", Ipv4Addr::LOCALHOST);
+        for host in [
+            "localhost",
+            "127.0.0.1",
+            "ep-other.example.com",
+            &place.pooled_host,
+            &place.read_only_host,
+            &place.read_only_pooled_host,
+            &format!("{}.localhost", place.endpoint_uid),
+        ] {
+            assert!(!place.is_elsewhere(host), "{host}");
+        }
+        for host in ["ep-local.localhost", "ep-local-ro-pooler.localhost"] {
+            assert!(place.is_elsewhere(host), "{host}");
+        }
+    }
+}

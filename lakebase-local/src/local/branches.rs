@@ -1,4 +1,4 @@
-//! Branches, as tests and their knobs see them. Programs make them over REST.
+//! Access to branches for tests. Programs create branches over REST.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +19,8 @@ impl LocalLakebase {
         paths.collect()
     }
 
-    /// Where a branch listens for Postgres clients, if it exists. The certificate is for this address.
+    /// Address at which a branch listens for Postgres clients; `None` if it does not exist or is not ready. Its
+    /// certificate is for this address.
     pub fn branch_address(&self, branch: &str) -> Option<SocketAddr> {
         let branch = self.branches.get(branch).ok()?;
         branch.serving().map(|serving| serving.address)
@@ -38,24 +39,24 @@ impl LocalLakebase {
         run_sql(gateway, DATABASE, sql).await
     }
 
-    /// Operations that start from now on are not done before this time has passed. A branch that is being
-    /// made stays in the state `INIT` until then. No delay by default.
+    /// Operations that start from now on take at least this long. A new branch stays in the state `INIT` until
+    /// then. No delay by default.
     pub fn set_operation_delay(&self, delay: Duration) {
         self.branches.operations.set_delay(delay);
     }
 
-    /// Branches made from now on reject valid tokens for this long after they are ready, with "External
+    /// Branches created from now on reject valid tokens for this long after they are ready, with "External
     /// authorization failed" (28000). `None` by default.
     pub fn set_fresh_branch_refusal(&self, duration: Option<Duration>) {
         self.branches.set_fresh_refusal(duration);
     }
 
-    /// Most branches at a time, production included; 500 by default, as on the platform.
+    /// Sets the limit of branches, production included: 500 by default, as on the platform.
     pub fn set_branch_limit(&self, limit: usize) {
         self.branches.set_limit(limit);
     }
 
-    /// Whether an identity has CAN MANAGE on the project, which changes of branches need. Everybody has it by
+    /// Grants or revokes CAN MANAGE on the project, which changes of branches need. Every identity has it by
     /// default.
     pub fn set_can_manage(&self, identity: &str, can: bool) {
         self.branches.set_may_manage(identity, can);

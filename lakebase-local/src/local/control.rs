@@ -92,6 +92,7 @@ impl LocalLakebase {
         let sql = self.gateway.postgres.create_native_role_sql(name, password);
         self.sql(&sql).await?;
         self.open_database(DATABASE, name).await?;
+        self.gateway.roles.set_password(name, password);
         self.gateway.roles.set(name, RoleKind::Native);
         Ok(())
     }

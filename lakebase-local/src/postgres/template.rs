@@ -20,8 +20,8 @@ port = 5432
 unix_socket_permissions = 0700
 max_connections = 250
 shared_buffers = 16MB
+# What is committed survives the crash of a process, as it does on the platform; a crash of the machine it does not.
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 # A branch is made from a backup. What it starts from must not be recycled while it is copied.
 wal_level = replica

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use super::Shared;
 use super::page::{Params, is_set, page};
 use super::reply::{Answer, Failure};
-use super::roles::{admin, check_own, failed, find as find_role};
+use super::role::{admin, check_own, failed, find as find_role};
 use crate::branches::empty;
 use crate::gateway::Gateway;
 use crate::ids::{Kind, is_id};
