@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use lakebase_core::admin::{Access, Branch, Expiry, IdentityKind};
+use lakebase_core::admin::{Access, Expiry, IdentityKind};
 use lakebase_core::{Config, Error, Lakebase};
 
 use crate::listen::Listen;
@@ -472,14 +472,6 @@ impl Target {
             vars.retain(|(name, _)| !set_aside.contains(&name.as_str()));
         }
         builder.vars(vars).build()
-    }
-
-    /// The same on a branch.
-    pub(crate) fn on_branch(&self, branch: &Branch) -> Self {
-        Self {
-            endpoint: Some(branch.name().to_owned()),
-            ..self.clone()
-        }
     }
 
     pub(crate) fn lakebase(&self) -> Result<Lakebase, Error> {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lakebase_core::Lakebase;
 use lakebase_core::proxy::{Builder, Clients, Proxy};
+use lakebase_core::{Config, Lakebase};
 use secrecy::SecretString;
 use serde_json::json;
 
@@ -27,19 +27,22 @@ pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, B
     command::check(&args.command)?;
     // First, so that a signal does not leave a socket or a branch behind.
     let mut signals = Signals::new()?;
+    let exec_on = async |config: Config, lakebase: Lakebase, signals| {
+        exec_through(wanted, &config, lakebase.direct(), &args.command, signals).await
+    };
     if let Some(name) = &args.branch {
         let branch = wanted.lakebase()?.branches()?.get(name).await?;
-        return exec_on(&wanted.on_branch(&branch), &args.command, signals).await;
+        return exec_on(branch.config(), branch.lakebase(), signals).await;
     }
     if !args.temporary_branch {
-        return exec_on(wanted, &args.command, signals).await;
+        let config = wanted.config()?;
+        let lakebase = Lakebase::new(config.clone())?;
+        return exec_on(config, lakebase, signals).await;
     }
     let mut temporary = Temporary::new(wanted)?;
     let from = args.from.as_deref();
     let outcome = match temporary.create(from, args.ttl, &mut signals).await {
-        Ok(Branching::Ready(branch)) => {
-            exec_on(&wanted.on_branch(&branch), &args.command, signals).await
-        }
+        Ok(Branching::Ready(branch)) => exec_on(branch.config(), branch.lakebase(), signals).await,
         Ok(Branching::Ended(code)) => Ok(code),
         Err(error) => Err(error.into()),
     };
@@ -48,16 +51,16 @@ pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, B
     outcome
 }
 
-async fn exec_on(
+async fn exec_through(
     wanted: &Target,
+    config: &Config,
+    lakebase: Lakebase,
     command: &[OsString],
     signals: Signals,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let config = wanted.config()?;
-    let lakebase = Lakebase::new(config.clone())?.direct();
     let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
     let proxy = proxy.start().await?;
-    let outcome = command::run(wanted, &config, (&lakebase, &proxy), command, signals).await;
+    let outcome = command::run(wanted, config, (&lakebase, &proxy), command, signals).await;
     proxy.shutdown(Duration::ZERO).await;
     outcome
 }

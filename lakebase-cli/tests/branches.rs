@@ -127,6 +127,18 @@ async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
     let path = "LAKEBASE_ENDPOINT=projects/local/branches/mine\n";
     assert!(ran.out.contains(path), "{}", ran.out);
 
+    // What a URL says of the database counts, and not where it says that is.
+    let roots = local.ca_file().display();
+    let port = local.postgres_port();
+    let url = format!("postgresql://localhost:{port}/elsewhere?sslrootcert={roots}");
+    let changes = [("LAKEBASE_PG_URL", url.as_str()), ("PGDATABASE", "")];
+    let ran = soon(run(args, &local.env(), &changes)).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert!(ran.out.contains("PGDATABASE=elsewhere\n"), "{}", ran.out);
+    let address = local.branch_address("mine").expect("it is served");
+    let host = format!("@{address}/elsewhere");
+    assert!(ran.out.contains(&host), "{}", ran.out);
+
     let args = [
         "exec",
         "--temporary-branch",

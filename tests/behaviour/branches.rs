@@ -16,7 +16,7 @@ use lakebase_core::admin::{
 };
 use lakebase_core::testing::TestBranch;
 use lakebase_core::{Config, Error, Lakebase};
-use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
+use lakebase_local::{Call, Fault, LocalLakebase, LoginFault, SignIn};
 use lakebase_tests::{lakebase, lakebase_with, local, soon};
 use sea_orm::{ConnectionTrait as _, Statement};
 
@@ -187,7 +187,7 @@ async fn nobody_sees_that_a_fresh_branch_rejects_logins() {
 async fn a_login_that_never_works_ends_with_the_time_limit_and_its_cause() {
     let local = local().await;
     local.set_fresh_branch_refusal(Some(Duration::MAX));
-    let limit = Duration::from_secs(4);
+    let limit = Duration::from_secs(15);
     let branches = branches(&local);
     let branch = branches.create(new("closed").timeout(limit));
     let error = soon(branch).await.expect_err("no login");
@@ -195,6 +195,20 @@ async fn a_login_that_never_works_ends_with_the_time_limit_and_its_cause() {
     says(&error, "closed is there, but a login does not work");
     let open = branches.create(new("open").without_login());
     soon(open).await.expect("a branch");
+}
+
+#[tokio::test]
+async fn a_rejected_password_counts_as_fresh_while_a_branch_is_waited_for() {
+    let local = local().await;
+    let mut production = branches(&local).get("production").await.expect("a branch");
+    let text = "password authentication failed for user";
+    local.fail_logins(3, LoginFault::refuse("28P01", text));
+    soon(production.wait_ready(Duration::from_secs(30)))
+        .await
+        .expect("ready");
+    let counters = local.counters();
+    assert_eq!(counters.refused, 3);
+    assert!(counters.minted <= 3, "{counters:?}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::api::{Api, DEFAULT_TIMEOUT, READ_LIMIT};
 use super::expiry::Expiry;
 use super::state::BranchState;
 use super::wait::Wait;
-use crate::config::HostKind;
+use crate::config::{Config, HostKind};
 use crate::error::foreign::clean_text;
 use crate::error::{Error, Kind};
 use crate::http::timestamp;
@@ -142,6 +142,11 @@ impl Branch {
     /// one database credential.
     pub fn lakebase(&self) -> Lakebase {
         self.lakebase.clone()
+    }
+
+    /// The configuration of [`lakebase`](Self::lakebase), for example to print its settings.
+    pub fn config(&self) -> Config {
+        self.lakebase.config().clone()
     }
 
     /// Looks at the branch again.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Branches;
 use super::api::{Change, encoded};
-use super::branch::Branch;
+use super::branch::{Branch, api_of};
 use super::new_branch::NewBranch;
 use super::rule::DELETED;
 use super::state::BranchState;
@@ -43,9 +43,9 @@ impl Branches {
     ///
     /// Dropping the future can leave a branch behind, which its expiry deletes.
     pub async fn create(&self, new: NewBranch) -> Result<Branch, Error> {
-        let api = self.api()?;
+        let api = api_of(&self.lakebase, format!("branch {}", self.path(&new.id)))?;
         let body = new.body(&self.project)?;
-        let mut wait = Wait::new(format!("branch {}", self.path(&new.id)), new.timeout);
+        let mut wait = Wait::new(&api.resource, new.timeout);
         let mut path = format!(
             "{}/branches?branch_id={}",
             self.project,
