@@ -47,7 +47,7 @@ down)
     lakebase branch delete "$branch" --purge --if-exists
     ;;
 cleanup)
-    lakebase branch cleanup --prefix "$prefix" --older-than 7d
+    lakebase branch cleanup --prefix "$prefix" --older-than 7d --purge --yes
     ;;
 *) usage ;;
 esac

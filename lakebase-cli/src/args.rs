@@ -123,7 +123,7 @@ pub(crate) enum Command {
         json: bool,
     },
 
-    /// List, create and delete branches of the project
+    /// List, create, compare and delete branches of the project
     ///
     /// The project is that of the configured endpoint or branch. Changes need CAN MANAGE on it.
     #[command(after_long_help = BRANCH_EXAMPLES)]
@@ -227,6 +227,26 @@ pub(crate) enum BranchCommand {
         /// Delete it even if it is protected; the platform keeps its default branch
         #[arg(long)]
         yes: bool,
+
+        /// A branch that does not exist is no error
+        #[arg(long)]
+        if_exists: bool,
+    },
+
+    /// Compare the schemas of two branches: tables, columns, constraints, indexes, privileges and more
+    ///
+    /// Reads both as the configured role. With --schema, only that schema.
+    Diff {
+        before: String,
+        after: String,
+
+        /// Print Markdown, for a comment on a pull request
+        #[arg(long, conflicts_with = "json")]
+        markdown: bool,
+
+        /// Print a JSON array of changes
+        #[arg(long)]
+        json: bool,
     },
 
     /// Change when the platform deletes a branch
@@ -291,6 +311,10 @@ pub(crate) struct CreateBranch {
     /// Delete an existing branch of this name first, with its data
     #[arg(long)]
     pub(crate) replace: bool,
+
+    /// Wait for an existing branch of this name instead; one of another source is an error
+    #[arg(long, conflicts_with = "replace")]
+    pub(crate) if_not_exists: bool,
 
     /// Do not wait for a login: for an identity without a role in Postgres
     #[arg(long)]
@@ -544,6 +568,7 @@ Examples:
   lakebase branch create ci-pr-42 --from production --ttl 4h
   lakebase branch create --git \"$(git branch --show-current)\" --ttl 7d
   lakebase branch extend ci-pr-42 --ttl 7d
+  lakebase branch diff production ci-pr-42 --markdown
   lakebase branch delete ci-pr-42 --purge
   lakebase branch cleanup --prefix ci-pr- --older-than 7d --purge --yes";
 

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use lakebase_core::Lakebase;
+use lakebase_core::admin::schema::Snapshot;
 use lakebase_core::admin::{Branch, BranchId, Branches, Expiry, NewBranch};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
@@ -39,14 +41,38 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
             progress(&text, branch.wait_ready(*limit)).await?;
             show(&branch, *json)?;
         }
-        BranchCommand::Delete { name, purge, yes } => {
-            let mut branch = branches.get(name).await?;
+        BranchCommand::Delete {
+            name,
+            purge,
+            yes,
+            if_exists,
+        } => {
+            let mut branch = match branches.get(name).await {
+                Err(error) if *if_exists && error.status() == Some(404) => return Ok(()),
+                found => found?,
+            };
             check_deletion(&branch, *yes)?;
             if branch.is_protected() {
                 branch.set_protected(false).await?;
             }
             let text = format!("deleting {name}");
             progress(&text, delete(&branch, *purge)).await?;
+        }
+        BranchCommand::Diff {
+            before,
+            after,
+            markdown,
+            json,
+        } => {
+            let (before, after) = (branches.get(before).await?, branches.get(after).await?);
+            let (one, other) = (before.lakebase(), after.lakebase());
+            let (before, after) = tokio::try_join!(snapshot(&one), snapshot(&other))?;
+            let difference = before.diff(&after);
+            write_stdout(&match (markdown, json) {
+                (true, _) => difference.to_markdown(),
+                (_, true) => format!("{:#}\n", serde_json::to_value(&difference)?),
+                _ => difference.to_string(),
+            })?;
         }
         BranchCommand::Extend { name, ttl, json } => {
             let mut branch = branches.get(name).await?;
@@ -63,12 +89,51 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
     Ok(())
 }
 
+/// Of the configured schema, or of all.
+async fn snapshot(lakebase: &Lakebase) -> Result<Snapshot, lakebase_core::Error> {
+    let snapshot = Snapshot::of(lakebase).await?;
+    Ok(match lakebase.schema() {
+        Some(schema) => snapshot.only_schema(schema),
+        None => snapshot,
+    })
+}
+
+/// The branch of this name, if it can be used in place of a new one.
+async fn existing(
+    branches: &Branches,
+    id: &BranchId,
+    args: &CreateBranch,
+) -> Result<Option<Branch>, lakebase_core::Error> {
+    let mut branch = match branches.get(id).await {
+        Err(error) if error.status() == Some(404) => return Ok(None),
+        found => found?,
+    };
+    if branch.deleted_at().is_some() {
+        return Ok(None);
+    }
+    if let (Some(wanted), source) = (&args.from, branch.source())
+        && source != Some(wanted)
+    {
+        let source = source.unwrap_or("no other branch");
+        let text = format!("branch {id} exists and was made from {source}, not from {wanted}");
+        return Err(lakebase_core::Error::config(text));
+    }
+    let text = format!("waiting for {id}");
+    progress(&text, branch.wait_ready(args.limit)).await?;
+    Ok(Some(branch))
+}
+
 async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn Error>> {
     let id = match (&args.name, &args.git) {
         (Some(name), _) => BranchId::new(name)?,
         (None, Some(git)) => BranchId::from_git(git),
         (None, None) => return Err("no name".into()),
     };
+    if args.if_not_exists
+        && let Some(branch) = existing(branches, &id, args).await?
+    {
+        return Ok(show(&branch, args.json)?);
+    }
     let mut new = NewBranch::new(id, args.ttl)
         .replace_existing(args.replace)
         .timeout(args.limit);

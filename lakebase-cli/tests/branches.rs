@@ -199,3 +199,108 @@ async fn a_temporary_branch_is_gone_after_a_signal() {
         assert_eq!(ids(&local), ["production"], "{signal} {delay:?}");
     }
 }
+
+const SHELVES: &str = "CREATE SCHEMA app; CREATE TABLE app.shelves (id int PRIMARY KEY)";
+
+#[tokio::test]
+async fn a_difference_is_printed_for_people_for_pull_requests_and_for_scripts() {
+    let local = local().await;
+    done(&local, &["create", "changed", "--ttl", "1h"]).await;
+    let same = done(&local, &["diff", "production", "changed"]).await;
+    assert_eq!(same, "no change to the schema\n");
+    local.branch_sql("changed", SHELVES).await.expect("made");
+    let text = done(&local, &["diff", "production", "changed"]).await;
+    assert!(text.contains("+ column id: integer NOT NULL"), "{text}");
+    let markdown = done(&local, &["diff", "production", "changed", "--markdown"]).await;
+    assert!(
+        markdown.contains("shelves") && markdown.contains("```"),
+        "{markdown}"
+    );
+    let json = done(&local, &["diff", "changed", "production", "--json"]).await;
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let text = json.to_string();
+    assert!(
+        text.contains("\"shelves\"") && text.contains("\"after\":null"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_branch_that_exists_is_used_again_unless_it_was_made_from_another_one() {
+    let local = local().await;
+    let create = ["create", "ci", "--ttl", "1h", "--if-not-exists", "--from"];
+    for _ in 0..2 {
+        done(&local, &[&create[..], &["production"]].concat()).await;
+    }
+    done(&local, &["create", "other", "--ttl", "1h"]).await;
+    let ran = branch(&local, &[&create[..], &["other"]].concat()).await;
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.err.contains("was made from production, not from other"),
+        "{}",
+        ran.err
+    );
+    for _ in 0..2 {
+        done(&local, &["delete", "other", "--purge", "--if-exists"]).await;
+    }
+    assert_eq!(ids(&local), ["ci", "production"]);
+}
+
+#[tokio::test]
+async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_deletes() {
+    if std::process::Command::new("psql")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        support::skipped("psql is not installed");
+        return;
+    }
+    let local = local().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/ci/branch-per-pull-request.sh"
+    );
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_lakebase"));
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(program.parent().expect("a folder").to_owned());
+    let path = std::env::join_paths(path.chain(std::env::split_paths(&others))).expect("a path");
+    let step = async |args: &[&str], migrate: &str, test: &str| {
+        let mut command = tokio::process::Command::new(script);
+        command
+            .args(args)
+            .env_clear()
+            .envs(local.env())
+            .env("PATH", &path);
+        command.env("MIGRATE", migrate).env("TEST", test);
+        let output = soon(command.current_dir(folder.path()).output()).await;
+        let output = output.expect("it runs");
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let migrate = format!("psql -qXc '{SHELVES}' -v ON_ERROR_STOP=1");
+    let test = "psql -qXc 'INSERT INTO app.shelves VALUES (1)'; test -z \"${PGPASSWORD:-}\"";
+    let (is_done, error) = step(&["up", "42"], &migrate, test).await;
+    assert!(is_done, "{error}");
+    let difference = std::fs::read_to_string(folder.path().join("schema-difference.md"));
+    let difference = difference.expect("a file");
+    assert!(difference.contains("app.shelves"), "{difference}");
+    // A second push to the same pull request: its branch is migrated already.
+    let (is_done, error) = step(&["up", "42"], "", "false").await;
+    assert!(!is_done, "tests that fail fail the script: {error}");
+    assert_eq!(ids(&local), ["ci-pr-42", "production"]);
+    for _ in 0..2 {
+        let (is_done, error) = step(&["down", "42"], "", "").await;
+        assert!(is_done, "{error}");
+    }
+    let (is_done, error) = step(&["cleanup"], "", "").await;
+    assert!(is_done, "{error}");
+    assert_eq!(ids(&local), ["production"]);
+    for args in [&["up", "42; reboot"][..], &["up"], &[]] {
+        let (is_done, error) = step(args, "", "").await;
+        assert!(!is_done && error.starts_with("Usage"), "{args:?}: {error}");
+    }
+}

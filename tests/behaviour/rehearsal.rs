@@ -427,9 +427,14 @@ async fn without_a_copy_there_is_no_rehearsal() {
     local.sql(&exists).await.expect("nothing was created");
 }
 
-/// The branches of the project, and whether the table of a migration is in production.
+/// The branches of the project, and whether the table of a migration is in production. The books are as they were.
 async fn left_behind(local: &LocalLakebase) -> (Vec<String>, bool) {
     let production = lakebase(local);
+    let (client, connection) = soon(production.connect()).await.expect("a login");
+    tokio::spawn(connection);
+    let sql = format!("SELECT count(*), count(DISTINCT title) FROM {SCHEMA}.books");
+    let row = client.query_one(&sql, &[]).await.expect("books");
+    assert_eq!((row.get(0), row.get(1)), (1000_i64, 999_i64));
     let branches = production.branches().expect("a project").list().await;
     let branches = branches.expect("branches").into_iter();
     let found = Snapshot::of(&production).await.expect("readable");
