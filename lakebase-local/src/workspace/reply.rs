@@ -21,7 +21,7 @@ pub(crate) struct Failure {
     status: u16,
     error_code: String,
     message: String,
-    detail: Option<Value>,
+    detail: Option<Box<Value>>,
 }
 
 impl Failure {
@@ -49,7 +49,7 @@ impl Failure {
     }
 
     pub(crate) fn with_detail(mut self, detail: Value) -> Self {
-        self.detail = Some(detail);
+        self.detail = Some(Box::new(detail));
         self
     }
 
@@ -58,7 +58,12 @@ impl Failure {
             "@type": "type.googleapis.com/google.rpc.RequestInfo",
             "request_id": Uuid::new_v4().to_string(),
         });
-        let details: Vec<&Value> = self.detail.iter().chain([&request]).collect();
+        let details: Vec<&Value> = self
+            .detail
+            .as_deref()
+            .into_iter()
+            .chain([&request])
+            .collect();
         json!({ "error_code": self.error_code, "message": self.message, "details": details })
     }
 }
