@@ -380,9 +380,9 @@ async fn idle_pools_are_closed_and_opened_again_when_the_user_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_users_at_once_get_their_own_rows_within_the_limit_of_connections() {
-    const USERS: usize = 24;
-    const REQUESTS: usize = 8;
-    const CONNECTIONS: u32 = 12;
+    const USERS: usize = 200;
+    const REQUESTS: usize = 20;
+    const CONNECTIONS: u32 = 60;
     let local = notes().await;
     let users = join_all((0..USERS).map(|n| {
         let local = &local;
@@ -396,7 +396,8 @@ async fn many_users_at_once_get_their_own_rows_within_the_limit_of_connections()
         .build();
     let requests = (0..USERS * REQUESTS).map(|n| {
         // Any order will do that mixes the users.
-        let user = users[n * 7 % USERS].clone();
+        let random = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        let user = users[random as usize % USERS].clone();
         let pools = pools.clone();
         tokio::spawn(async move {
             let pool = pools.get(&user).await.expect("a pool");
