@@ -188,9 +188,13 @@ impl SignIn {
         }
     }
 
-    /// Whether another token can be fetched in place of a rejected one.
-    pub(crate) fn can_renew(&self) -> bool {
-        !matches!(self.current().source, Source::Fixed(..))
+    /// Whether another token can be fetched in place of this rejected one.
+    pub(crate) fn can_renew(&self, rejected: &Token) -> bool {
+        match &self.current().source {
+            Source::Fixed(..) => false,
+            Source::Forwarded(newest) => !newest.is_in(rejected),
+            _ => true,
+        }
     }
 
     /// Fetches a token, at every call.

@@ -66,7 +66,11 @@ pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
 pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
     let open = |lakebase, size| async move { Builder::new().max_size(size).build(&lakebase).await };
     // It closes its connections when it is dropped.
-    UserPoolsBuilder::new(lakebase, open, |_| async {})
+    let is_busy = |pool: &Pool| {
+        let state = pool.state();
+        state.connections > state.idle_connections
+    };
+    UserPoolsBuilder::new(lakebase, open, is_busy, |_| async {})
 }
 
 /// Sets up a [`Pool`].

@@ -75,7 +75,16 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         Builder::new().max_size(size).build(&lakebase).await
     };
-    UserPoolsBuilder::new(lakebase, open, |pool: Pool| async move { pool.close() })
+    let is_busy = |pool: &Pool| {
+        let status = pool.status();
+        status.size > status.available
+    };
+    UserPoolsBuilder::new(
+        lakebase,
+        open,
+        is_busy,
+        |pool: Pool| async move { pool.close() },
+    )
 }
 
 /// Sets up a [`Pool`].

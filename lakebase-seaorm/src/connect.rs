@@ -57,7 +57,11 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<DatabaseConnection> {
     let close = |db: DatabaseConnection| async move {
         let _ = db.close().await;
     };
-    UserPoolsBuilder::new(lakebase, open, close)
+    let is_busy = |db: &DatabaseConnection| {
+        let pool = db.get_postgres_connection_pool();
+        usize::try_from(pool.size()).is_ok_and(|size| size > pool.num_idle())
+    };
+    UserPoolsBuilder::new(lakebase, open, is_busy, close)
 }
 
 /// Connects with SeaORM's own options. All of them work (sizes, timeouts, logging, search path,

@@ -107,13 +107,11 @@ impl CredentialCache {
         credential.is_usable(self.shared.flight.now())
     }
 
-    /// The next caller gets a new credential, as the provider mints with another token. The held one is a last resort.
+    /// The provider has another token to mint with: the next caller prefers a new credential.
     pub(crate) fn supersede(&self) {
-        self.shared.flight.inspect(|held, _| {
-            if let Some(held) = held {
-                held.mark_rejected(false);
-            }
-        });
+        let flight = &self.shared.flight;
+        flight.inspect(|held, _| held.map(Credential::mark_superseded));
+        flight.forget_failure();
     }
 
     /// Postgres rejected a login with `credential`.
@@ -291,6 +289,8 @@ impl Aging for Credential {
         {
             Age::Dead => Age::Dead,
             _ if self.is_rejected() => Age::LastResort,
+            // A new one is preferred.
+            Age::Fresh | Age::Due if self.is_superseded() => Age::NearEnd,
             age => age,
         }
     }

@@ -196,6 +196,13 @@ impl<T: Aging> SingleFlight<T> {
         look(state.held.as_ref(), failure)
     }
 
+    /// The last failure says nothing about the next attempt.
+    pub(crate) fn forget_failure(&self) {
+        // Not dropped under the lock: its cause may be the application's.
+        let failure = self.0.lock().failure.take();
+        drop(failure);
+    }
+
     /// Follows the outcomes. Ends (errors) when the last clone is dropped.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.landed.subscribe()

@@ -7,10 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Lakebase, Source};
 use crate::error::Error;
-use crate::error::foreign::has_harmful;
+use crate::error::foreign::{has_harmful, is_secret_like};
 use crate::settings::name::check_name;
 use crate::sign_in::SignIn;
-use crate::sign_in::forwarded::ForwardedToken;
+use crate::sign_in::forwarded::{ForwardedToken, expiry};
 
 /// A user of the application, with the workspace token that a proxy in front of the application forwards.
 ///
@@ -67,12 +67,13 @@ impl User {
         self.token.clone()
     }
 
-    pub(crate) fn has_token_of(&self, other: &Self) -> bool {
-        self.token.expose_secret() == other.token.expose_secret()
+    pub(crate) fn expose_token(&self) -> &str {
+        self.token.expose_secret()
     }
 
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        (&self.name, &self.role) == (&other.name, &other.role) && self.has_token_of(other)
+    /// Seconds since 1970, if it is a JWT. Unverified: only to tell the newer one of two tokens.
+    pub(crate) fn token_expiry(&self) -> Option<u64> {
+        expiry(self.token.expose_secret())
     }
 }
 
@@ -100,8 +101,14 @@ impl Lakebase {
     pub fn on_behalf_of(&self, user: &User) -> Result<Self, Error> {
         let role = user.postgres_role();
         if role.is_empty() || has_harmful(role) {
-            let text = format!("user: {role:?} is empty or has control characters");
-            return Err(Error::config(text));
+            return Err(Error::config(
+                "user: the role is empty or has control characters",
+            ));
+        }
+        if is_secret_like(role) {
+            return Err(Error::config(
+                "user: the role looks like a secret (not repeated)",
+            ));
         }
         check_name("user", role)?;
         let forwarded = ForwardedToken::new(user.token.clone())?;
@@ -123,10 +130,10 @@ impl Lakebase {
         })
     }
 
-    /// Takes a newer token of the same user. Open connections keep their login; the next one uses a credential that is minted with
-    /// the new token. The same token again changes nothing.
+    /// Takes a newer token of the same user. Open connections keep their login; credentials are minted with the new token from now
+    /// on, and the held one serves only if none can be minted. The same token again changes nothing.
     ///
-    /// The token is not checked here: one of another user fails at the next login.
+    /// The token is not checked here: logins with one of another user fail.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::token::{Token, is_header_safe};
-use super::{NotConfigured, Strategy};
+use super::{NotConfigured, Strategy, jwt};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::Host;
 
@@ -35,11 +35,26 @@ impl ForwardedToken {
         Ok(is_other)
     }
 
+    /// Whether a request was signed with it.
+    pub(super) fn is_in(&self, signed: &Token) -> bool {
+        let own = self.token();
+        let (own, signed) = (own.headers.first(), signed.headers.first());
+        let same = own
+            .zip(signed)
+            .map(|((_, own), (_, signed))| own.expose_secret() == signed.expose_secret());
+        same.unwrap_or_default()
+    }
+
     pub(super) fn token(&self) -> Token {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The workspace knows when it ends: this machine's clock may be wrong.
         Token::new("Bearer", held.expose_secret(), None)
     }
+}
+
+/// What the token says of its end, in seconds since 1970, if it is a JWT.
+pub(crate) fn expiry(token: &str) -> Option<u64> {
+    jwt::claims(token)?.get("exp")?.as_u64()
 }
 
 fn checked(token: SecretString) -> Result<SecretString, Error> {

@@ -19,6 +19,8 @@ const FETCH_LIMIT: Duration = Duration::from_secs(36);
 pub(crate) struct TokenCache {
     site: Arc<Site>,
     sign_in: Arc<SignIn>,
+    /// Finds the workspace if no setting names it.
+    finder: Arc<SignIn>,
     /// Renews stale tokens in the background.
     ahead: bool,
     flight: SingleFlight<Held>,
@@ -33,8 +35,14 @@ pub(crate) struct Held {
 }
 
 impl TokenCache {
-    pub(crate) fn new(site: Arc<Site>, sign_in: Arc<SignIn>, ahead: bool) -> Self {
+    pub(crate) fn new(
+        site: Arc<Site>,
+        sign_in: Arc<SignIn>,
+        finder: Arc<SignIn>,
+        ahead: bool,
+    ) -> Self {
         Self {
+            finder,
             flight: SingleFlight::new("workspace token", site.http.clock(), FETCH_LIMIT),
             site,
             sign_in,
@@ -60,14 +68,16 @@ impl TokenCache {
                 held.rejected.store(true, Ordering::Relaxed);
             }
         });
+        self.flight.forget_failure();
     }
 
     fn fetch(&self) -> Fetch<Held> {
         let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(&self.sign_in));
+        let finder = Arc::clone(&self.finder);
         let ahead = self.ahead;
         Box::pin(async move {
             // Before the first token, so that one flight finds it for all.
-            site.find_host(&sign_in).await?;
+            site.find_host(&finder).await?;
             Ok(Held {
                 token: Arc::new(sign_in.fetch(&site).await?),
                 ahead,

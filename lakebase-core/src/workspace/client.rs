@@ -44,7 +44,12 @@ impl Client {
         let ahead = !settings.is_true(Attribute::DisableAsyncTokenRefresh)?;
         let site = Arc::new(Site::new(http, settings.clone()));
         Ok(Self {
-            tokens: TokenCache::new(Arc::clone(&site), Arc::clone(sign_in), ahead),
+            tokens: TokenCache::new(
+                Arc::clone(&site),
+                Arc::clone(sign_in),
+                Arc::clone(sign_in),
+                ahead,
+            ),
             site,
             sign_in: Arc::clone(sign_in),
             agent: agent.clone(),
@@ -55,7 +60,12 @@ impl Client {
     pub(super) fn as_identity(&self, sign_in: &Arc<SignIn>) -> Self {
         let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(sign_in));
         Self {
-            tokens: TokenCache::new(Arc::clone(&site), Arc::clone(&sign_in), false),
+            tokens: TokenCache::new(
+                Arc::clone(&site),
+                Arc::clone(&sign_in),
+                Arc::clone(&self.sign_in),
+                false,
+            ),
             site,
             sign_in,
             agent: self.agent.clone(),
@@ -121,7 +131,7 @@ impl Client {
             };
             return match reply.status {
                 200..=299 => Ok(reply),
-                401 if refused.is_none() && self.sign_in.can_renew() => {
+                401 if refused.is_none() && self.sign_in.can_renew(&held.token) => {
                     refused = Some(held);
                     continue;
                 }

@@ -1,0 +1,352 @@
+//! Which pool a request gets: proofs of tokens, places, and what is closed for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use super::UserPoolsBuilder;
+use super::entry::{Entry, Fingerprint, Fingerprints, Key, Lease, Standing};
+use crate::error::{Error, Kind};
+use crate::lakebase::User;
+
+/// A refusal is not repeated at the workspace and the compute for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// Logins of users under way, and refusals that are remembered: a flood of made-up tokens ends here.
+const MOST: usize = 1000;
+/// For a pool that is being closed. Its place is free then.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// A pool whose last connection comes back tells nobody.
+const BUSY_POLL: Duration = Duration::from_millis(100);
+/// Between two looks for idle pools, at least.
+const SHORTEST_NAP: Duration = Duration::from_millis(50);
+/// What a login takes in the end, beyond its own limits.
+const OVERDUE: Duration = Duration::from_secs(10);
+
+pub(super) type Outcome<P> = watch::Receiver<Option<Result<Arc<Lease<P>>, Error>>>;
+
+pub(super) struct Shared<P: Clone + Send + Sync + 'static> {
+    pub(super) builder: UserPoolsBuilder<P>,
+    fingerprints: Fingerprints,
+    /// Pools that may be open.
+    places: Arc<Semaphore>,
+    /// Logins with tokens that are not proven.
+    proofs: Arc<Semaphore>,
+    state: Mutex<State<P>>,
+    /// A pool is not in use any more.
+    pub(super) freed: Notify,
+}
+
+pub(super) struct State<P: Clone + Send + Sync + 'static> {
+    pub(super) open: HashMap<Key, Arc<Entry<P>>>,
+    pub(super) opening: HashMap<(Key, Fingerprint), Opening<P>>,
+    refused: HashMap<(Key, Fingerprint), (Error, Instant)>,
+    pub(super) evicted: u64,
+    sweeper: Option<AbortHandle>,
+}
+
+/// A login that proves a token.
+pub(super) struct Opening<P: Clone + Send + Sync + 'static> {
+    outcome: Outcome<P>,
+    began: Instant,
+}
+
+pub(super) enum Found<P: Clone + Send + Sync + 'static> {
+    Open(Arc<Lease<P>>),
+    /// A login, and the pool that is good if that cannot reach the workspace.
+    Opening(Outcome<P>, Option<Arc<Lease<P>>>),
+    Refused(Error),
+}
+
+impl<P: Clone + Send + Sync + 'static> Shared<P> {
+    pub(super) fn new(builder: UserPoolsBuilder<P>) -> Self {
+        let limits = builder.limits;
+        Self {
+            fingerprints: Fingerprints::default(),
+            places: Arc::new(Semaphore::new(limits.users())),
+            proofs: Arc::new(Semaphore::new(limits.proofs())),
+            builder,
+            state: Mutex::new(State {
+                open: HashMap::new(),
+                opening: HashMap::new(),
+                refused: HashMap::new(),
+                evicted: 0,
+                sweeper: None,
+            }),
+            freed: Notify::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_in_use(&self, entry: &Entry<P>) -> bool {
+        entry.has_leases() || (self.builder.is_busy)(&entry.pool)
+    }
+
+    /// Longer than a login can take. One on a runtime that stands still is begun again then.
+    pub(super) fn opening_limit(&self) -> Duration {
+        let login = self.builder.lakebase.connect_timeout();
+        self.builder.limits.wait.saturating_mul(2) + login.saturating_mul(2) + OVERDUE
+    }
+
+    pub(super) fn find(self: &Arc<Self>, user: &User, runtime: &Handle) -> Found<P> {
+        let token = self.fingerprints.of(user);
+        let key = Key::of(user, token);
+        let mut state = self.lock();
+        let dead = state.open.get(&key).filter(|entry| entry.is_dead());
+        if dead.is_some() {
+            // Not dropped under the lock: it is the adapter's.
+            let dead = state.open.remove(&key);
+            drop(state);
+            drop(dead);
+            state = self.lock();
+        }
+        if state.sweeper.as_ref().is_none_or(AbortHandle::is_finished) {
+            let sweeper = sweep(Arc::downgrade(self), self.builder.limits.idle);
+            state.sweeper = Some(runtime.spawn(sweeper).abort_handle());
+        }
+        let entry = state.open.get(&key);
+        let standing = entry.map_or(Standing::Unknown, |entry| entry.standing(token));
+        let lease = entry.filter(|_| standing != Standing::Unknown);
+        let lease = lease.map(|entry| Lease::new(entry, self));
+        if let (Standing::Proven, Some(lease)) = (standing, &lease) {
+            return Found::Open(Arc::clone(lease));
+        }
+        let outcome = self.prove(&mut state, key, token, user, runtime);
+        match (outcome, standing, lease) {
+            (_, Standing::Due, Some(lease)) => Found::Open(lease),
+            (Ok(outcome), _, lease) => Found::Opening(outcome, lease),
+            (Err(error), _, _) => Found::Refused(error),
+        }
+    }
+
+    /// The login with this token that is under way, or a new one.
+    fn prove(
+        self: &Arc<Self>,
+        state: &mut State<P>,
+        key: Key,
+        token: Fingerprint,
+        user: &User,
+        runtime: &Handle,
+    ) -> Result<Outcome<P>, Error> {
+        let id = (key, token);
+        if let Some((error, at)) = state.refused.get(&id)
+            && at.elapsed() < REFUSED_FOR
+        {
+            return Err(error.clone());
+        }
+        let limit = self.opening_limit();
+        let is_under_way =
+            |one: &Opening<P>| one.began.elapsed() < limit && one.outcome.has_changed().is_ok();
+        if let Some(known) = state.opening.get(&id).filter(|one| is_under_way(one)) {
+            return Ok(known.outcome.clone());
+        }
+        if state.opening.len() >= MOST {
+            state.opening.retain(|_, one| is_under_way(one));
+        }
+        if state.opening.len() >= MOST {
+            let text = format!("{MOST} users are logging in already");
+            return Err(Error::new(Kind::Timeout, text).with_transient(true));
+        }
+        let (report, outcome) = watch::channel(None);
+        let opening = Opening {
+            outcome: outcome.clone(),
+            began: Instant::now(),
+        };
+        state.opening.insert(id.clone(), opening);
+        let (shared, user) = (Arc::clone(self), user.clone());
+        runtime.spawn(async move {
+            let opened = shared.open(&id.0, token, &user).await;
+            let mut state = shared.lock();
+            state.opening.remove(&id);
+            if let Err(error) = &opened
+                && !error.is_transient()
+            {
+                if let Some(entry) = state.open.get(&id.0) {
+                    entry.reject(token);
+                }
+                if state.refused.len() >= MOST {
+                    state.refused.clear();
+                }
+                let refusal = (error.clone(), Instant::now());
+                state.refused.insert(id, refusal);
+            }
+            drop(state);
+            let _ = report.send(Some(opened));
+        });
+        Ok(outcome)
+    }
+
+    /// Proves the token by a login before it gets anything: then the pool that is open, or a place for a new one.
+    async fn open(
+        self: &Arc<Self>,
+        key: &Key,
+        token: Fingerprint,
+        user: &User,
+    ) -> Result<Arc<Lease<P>>, Error> {
+        let lakebase = self.builder.lakebase.on_behalf_of(user)?;
+        let size = self.builder.limits.per_user;
+        let proof = self.turn().await?;
+        let pool = (self.builder.open)(lakebase.clone(), size).await?;
+        let place = match self.known(key, token, user) {
+            None => Arc::clone(&self.places).try_acquire_owned().ok(),
+            Some(known) => {
+                self.dispose(pool, proof);
+                return Ok(known);
+            }
+        };
+        let (pool, place) = match place {
+            Some(place) => (pool, place),
+            // Its connection must not count while it waits.
+            None => {
+                self.dispose(pool, proof);
+                let place = self.place().await?;
+                let pool = (self.builder.open)(lakebase.clone(), size).await?;
+                (pool, place)
+            }
+        };
+        if let Some(known) = self.known(key, token, user) {
+            self.dispose(pool, place);
+            return Ok(known);
+        }
+        let entry = Arc::new(Entry::new(pool, lakebase, place, user, token));
+        let mut state = self.lock();
+        let lease = Lease::new(&entry, self);
+        let replaced = state.open.insert(key.clone(), entry);
+        drop(state);
+        if let Some(replaced) = replaced {
+            self.retire(replaced);
+        }
+        Ok(lease)
+    }
+
+    /// The open pool, which accepts the proven token from now on.
+    fn known(
+        self: &Arc<Self>,
+        key: &Key,
+        token: Fingerprint,
+        user: &User,
+    ) -> Option<Arc<Lease<P>>> {
+        let state = self.lock();
+        let entry = state.open.get(key).filter(|entry| !entry.is_dead())?;
+        entry.accept(user, token);
+        Some(Lease::new(entry, self))
+    }
+
+    /// A turn to log in with a token that is not proven.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let turn = Arc::clone(&self.proofs).acquire_owned();
+        match timeout(self.builder.limits.wait, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(self.limit("no turn to log in for a user")),
+        }
+    }
+
+    /// A free place, or that of the pool that was not in use for the longest time. Callers get places in their order.
+    async fn place(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, Error> {
+        let deadline = Instant::now() + self.builder.limits.wait;
+        let mut place = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
+        let mut closing: Option<JoinHandle<()>> = None;
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            // Queues before anything is closed.
+            let queued = timeout_at(Instant::now(), &mut place).await;
+            if let Ok(Ok(place)) = queued {
+                return Ok(place);
+            }
+            if closing.as_ref().is_none_or(JoinHandle::is_finished) {
+                closing = self.evict().map(|entry| self.retire(entry));
+            }
+            tokio::select! {
+                biased;
+                Ok(place) = &mut place => return Ok(place),
+                () = sleep_until(deadline) => return Err(self.limit("no place for a pool of another user")),
+                () = freed => {}
+                () = sleep(BUSY_POLL) => {}
+            }
+        }
+    }
+
+    fn limit(&self, what: &str) -> Error {
+        let limits = &self.builder.limits;
+        let text = format!(
+            "{what} within {} s: at most {} users have a pool at a time",
+            limits.wait.as_secs_f64(),
+            limits.users()
+        );
+        let hint = "Raise max_connections if the compute allows it, or take fewer connections for each user";
+        Error::new(Kind::Timeout, text)
+            .with_transient(true)
+            .with_hint(hint)
+    }
+
+    /// Takes the pool out that was not in use for the longest time.
+    fn evict(&self) -> Option<Arc<Entry<P>>> {
+        let mut state = self.lock();
+        let idle = state
+            .open
+            .iter()
+            .filter(|(_, entry)| !self.is_in_use(entry));
+        let oldest = idle.min_by_key(|(_, entry)| entry.last_used());
+        let key = oldest.map(|(key, _)| key.clone())?;
+        state.evicted += 1;
+        state.open.remove(&key)
+    }
+
+    /// Takes out those that `is_over` says of, and are not in use.
+    pub(super) fn take_idle(&self, is_over: impl Fn(&Entry<P>) -> bool) -> Vec<Arc<Entry<P>>> {
+        let mut taken = Vec::new();
+        self.lock().open.retain(|_, entry| {
+            let goes = entry.is_dead() || is_over(entry) && !self.is_in_use(entry);
+            if goes {
+                taken.push(Arc::clone(entry));
+            }
+            !goes
+        });
+        taken
+    }
+
+    /// Closes a pool on a task of its own. Its place is free afterwards.
+    pub(super) fn retire(&self, entry: Arc<Entry<P>>) -> JoinHandle<()> {
+        let closing = (self.builder.close)(entry.pool.clone());
+        tokio::spawn(async move {
+            let _ = timeout(CLOSE_LIMIT, closing).await;
+            drop(entry);
+        })
+    }
+
+    /// Closes a pool that is not needed, and gives back what its connections counted for.
+    fn dispose(&self, pool: P, counted: OwnedSemaphorePermit) {
+        let closing = (self.builder.close)(pool);
+        tokio::spawn(async move {
+            let _ = timeout(CLOSE_LIMIT, closing).await;
+            drop(counted);
+        });
+    }
+}
+
+/// Closes pools that were not in use for so long, until none is left.
+async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: Duration) {
+    loop {
+        sleep((idle / 4).max(SHORTEST_NAP)).await;
+        let Some(pools) = pools.upgrade() else { return };
+        for entry in pools.take_idle(|entry| entry.last_used().elapsed() >= idle) {
+            pools.retire(entry);
+        }
+        let mut state = pools.lock();
+        state
+            .refused
+            .retain(|_, (_, at)| at.elapsed() < REFUSED_FOR);
+        if state.open.is_empty() && state.opening.is_empty() {
+            state.sweeper = None;
+            return;
+        }
+    }
+}
