@@ -115,7 +115,7 @@ pub(crate) enum Command {
     /// Check step by step what a login needs, and print what to fix
     ///
     /// Checks configuration and the source of each value, authentication, compute, clock, token, name resolution,
-    /// network, TLS certificate, login, role, schema privileges and versions. It resumes a suspended compute and changes
+    /// network, TLS certificate, login, role, schema privileges, row-level security and versions. It resumes a suspended compute and changes
     /// nothing else. Exit status 0 if a program can log in, 1 if not.
     Doctor {
         /// Print a JSON object, for scripts
@@ -395,9 +395,14 @@ pub(crate) struct Grant {
     #[arg(long)]
     pub(crate) deploy: bool,
 
-    /// Make it a member of this role, for example of a common owner
+    /// Make it a member of this role, for example of a group
     #[arg(long, value_name = "ROLE")]
     pub(crate) member_of: Option<String>,
+
+    /// Make it a member of this role without login, which is created if missing. With --schema, that role then owns the
+    /// schema and your objects in it, so that each member may migrate them
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) shared_owner: Option<String>,
 
     /// Put the schema (--schema) first on its search path in this database, as pooled hosts need it
     #[arg(long)]
@@ -595,6 +600,13 @@ Examples:
   Then, as the role that deployed the schema and owns it:
     lakebase --schema app grant 0b1c73d9-.. --access write
     lakebase --schema app grant analysts --access read
+
+  As the project's owner, for two service principals that migrate the same tables:
+    lakebase grant 6f2f0a2e-.. --shared-owner app_owner
+    lakebase grant 0b1c73d9-.. --shared-owner app_owner
+
+  Then, as the role that deployed the schema:
+    lakebase --schema app grant 6f2f0a2e-.. --shared-owner app_owner
 
   Print the SQL of that:
     lakebase --schema app grant analysts --access read --dry-run";

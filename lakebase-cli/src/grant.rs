@@ -44,12 +44,18 @@ fn plan(lakebase: &Lakebase, grant: &Grant) -> Result<Plan, Box<dyn Error>> {
     if let Some(role) = &grant.member_of {
         plan = plan.grant_role(role, grantee);
     }
+    if let Some(owner) = &grant.shared_owner {
+        plan = plan.shared_owner(owner, grantee);
+        if let Some(schema) = lakebase.schema() {
+            plan = plan.transfer_schema(schema, owner);
+        }
+    }
     if grant.search_path {
         plan = plan.set_search_path(schema("--search-path")?, grantee);
     }
     if plan.statements().next().is_none() {
         return Err(lakebase_core::Error::config(
-            "nothing to do: give at least one of --create, --access, --deploy, --member-of and --search-path",
+            "nothing to do: give at least one of --create, --access, --deploy, --member-of, --shared-owner and --search-path",
         )
         .into());
     }

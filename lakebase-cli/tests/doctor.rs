@@ -243,6 +243,22 @@ async fn no_right_in_public_is_told_but_breaks_nothing() {
 }
 
 #[tokio::test]
+async fn a_role_that_row_level_security_does_not_restrict_is_a_warning_with_the_reason() {
+    let local = local().await;
+    let role = local.client_id();
+    let sql = format!(
+        "CREATE ROLE app_owner; CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO \"{role}\"; \
+         CREATE TABLE app.open (); CREATE TABLE app.notes (); ALTER TABLE app.notes ENABLE ROW LEVEL SECURITY; \
+         CREATE TABLE app.drafts (); ALTER TABLE app.drafts ENABLE ROW LEVEL SECURITY; \
+         ALTER TABLE app.drafts OWNER TO \"{role}\"; \
+         ALTER TABLE app.notes OWNER TO app_owner; GRANT app_owner TO \"{role}\""
+    );
+    local.sql(&sql).await.expect("a schema");
+    let ran = doctor("warning_rows", &local, &[("LAKEBASE_SCHEMA", "app")]).await;
+    assert_eq!(ran.code, Some(0));
+}
+
+#[tokio::test]
 async fn scripts_get_the_same_as_json() {
     let local = local().await;
     let fault = Fault::status(

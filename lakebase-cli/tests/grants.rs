@@ -24,7 +24,7 @@ fn postgres_17() -> Option<PathBuf> {
     (!folder.is_empty()).then(|| PathBuf::from(folder))
 }
 
-/// The commands of a text, and whether the project's owner runs them or the role that has deployed the schema.
+/// The commands of a text that grant or check, and whether the project's owner runs them or the role that has deployed the schema.
 fn commands(text: &str) -> Vec<(bool, Vec<String>)> {
     let mut is_owner = None;
     let mut commands = Vec::new();
@@ -38,7 +38,7 @@ fn commands(text: &str) -> Vec<(bool, Vec<String>)> {
         let (Some(is_owner), Some(command)) = (is_owner, line.strip_prefix("lakebase ")) else {
             continue;
         };
-        if command.contains("grant ") {
+        if command.contains("grant ") || command.ends_with("doctor") {
             let words = command.split_whitespace().map(str::to_owned).collect();
             commands.push((is_owner, words));
         }
@@ -86,6 +86,7 @@ async fn flow(folder: &Path, text: &str) {
     let local = local.start().await.expect("a local Lakebase");
     let (deployer, deployer_secret) = local.add_service_principal();
     let (app, app_secret) = local.add_service_principal();
+    let (second, second_secret) = local.add_service_principal();
     let analyst = local.add_user("analyst@example.com");
     local.add_group("analysts", &["analyst@example.com"]);
     let owner = local.env_for(SignIn::Pat);
@@ -103,6 +104,7 @@ async fn flow(folder: &Path, text: &str) {
         let word = |word: &String| match word.as_str() {
             "6f2f0a2e-.." => deployer.clone(),
             "0b1c73d9-.." => app.clone(),
+            "b41d7c52-.." => second.clone(),
             word => word.to_owned(),
         };
         let words: Vec<String> = words.iter().map(word).collect();
@@ -120,7 +122,23 @@ async fn flow(folder: &Path, text: &str) {
     }
     assert!(is_deployed, "{commands:?}");
     let write = "INSERT INTO app.orders (item) VALUES ('a'); SELECT * FROM app.orders";
-    sql(local.env(), &principal(&app, &app_secret), write).await;
+    let as_app = principal(&app, &app_secret);
+    sql(local.env(), &as_app, write).await;
+    if text.contains("--shared-owner app_owner") {
+        let member = match text.contains("b41d7c52-..") {
+            true => principal(&second, &second_secret),
+            false => as_app,
+        };
+        let migrate =
+            "SET ROLE app_owner; ALTER TABLE app.orders ADD note TEXT; CREATE TABLE app.later ()";
+        sql(local.env(), &member, migrate).await;
+        sql(
+            local.env(),
+            &as_app,
+            "SELECT note FROM app.orders, app.later",
+        )
+        .await;
+    }
     if text.contains("grant analysts --access read") {
         let group = [
             ("DATABRICKS_TOKEN", analyst.as_str()),

@@ -14,4 +14,7 @@ pub mod schema {
 }
 
 pub use inspect::ComputeStatus;
-pub use roles::{Access, IdentityKind, Object, ObjectKind, Plan, Privilege};
+pub use roles::{
+    Access, BypassReason, IdentityKind, Object, ObjectKind, Plan, Privilege, RowSecurityBypass,
+    row_security_bypasses,
+};

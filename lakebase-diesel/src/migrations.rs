@@ -152,6 +152,15 @@ impl Migrations {
         self
     }
 
+    /// Runs the migrations as a shared owner (`SET ROLE`), so that what they create belongs to it, the history included:
+    /// then each member may migrate, for example another service principal on a branch. By default they run as the role
+    /// that logs in. Create the owner and its members with `lakebase grant ROLE --shared-owner OWNER`; a role that is no
+    /// member gets an error with that command.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.session.owner = Some(owner.into());
+        self
+    }
+
     /// Calls `report` at each step; for steps of a migration, on the thread that migrates. `tracing` reports them as well.
     pub fn on_progress(mut self, report: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         self.on_progress = Arc::new(report);
@@ -402,6 +411,7 @@ impl Migrations {
         let driver = tokio::spawn(connection);
         // Closed when this future is dropped.
         let (caller, _caller_waits) = oneshot::channel();
+        self.session.become_owner(&client).await?;
         let schema = self.session.schema.as_deref();
         let mut session = Session::new(client, setup, schema, caller).await?;
         let outcome = tokio::task::spawn_blocking(move || work(&mut session)).await;

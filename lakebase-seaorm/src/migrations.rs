@@ -94,6 +94,15 @@ impl Migrations {
         self
     }
 
+    /// Runs the migrations as a shared owner (`SET ROLE`), so that what they create belongs to it, the history included:
+    /// then each member may migrate, for example another service principal on a branch. By default they run as the role
+    /// that logs in. Create the owner and its members with `lakebase grant ROLE --shared-owner OWNER`; a role that is no
+    /// member gets an error with that command.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.session.owner = Some(owner.into());
+        self
+    }
+
     /// Runs what is pending, or the next `steps` of it. Returns the names of those that were run.
     ///
     /// # Errors

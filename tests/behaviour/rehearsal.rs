@@ -20,7 +20,7 @@ const THREE: &str = "2026-01-01-000003_three";
 const GIVE_UP: &str = "-- give up";
 
 /// Name, SQL, and whether it runs in a transaction.
-type Migration = (&'static str, &'static str, bool);
+pub(crate) type Migration = (&'static str, &'static str, bool);
 
 /// With data: 1000 books, two of them with the same title.
 async fn library() -> LocalLakebase {
@@ -40,7 +40,7 @@ async fn copy_of(local: &LocalLakebase) -> Lakebase {
     lakebase(local).with_database(&copy).expect("a name")
 }
 
-fn folder(migrations: &[Migration]) -> TempDir {
+pub(crate) fn folder(migrations: &[Migration]) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, sql, in_transaction) in migrations {
         let path = folder.path().join(name);
@@ -74,10 +74,10 @@ async fn with_seaorm(
 }
 
 tokio::task_local! {
-    static MIGRATIONS: Vec<Migration>;
+    pub(crate) static MIGRATIONS: Vec<Migration>;
 }
 
-struct Sql;
+pub(crate) struct Sql;
 
 impl MigratorTrait for Sql {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {

@@ -7,13 +7,13 @@ use lakebase_tests::{lakebase_with, local, soon};
 use tokio_postgres::Client;
 
 /// The person who made the project.
-fn owner(local: &LocalLakebase) -> Lakebase {
+pub(crate) fn owner(local: &LocalLakebase) -> Lakebase {
     let config = Config::from_vars(local.env_for(SignIn::Pat)).expect("a configuration");
     Lakebase::new(config).expect("a handle")
 }
 
 /// Another service principal, who has no role yet.
-fn newcomer(local: &LocalLakebase) -> (String, Lakebase) {
+pub(crate) fn newcomer(local: &LocalLakebase) -> (String, Lakebase) {
     let (id, secret) = local.add_service_principal();
     let changes = [
         ("DATABRICKS_CLIENT_ID", id.as_str()),
@@ -24,7 +24,7 @@ fn newcomer(local: &LocalLakebase) -> (String, Lakebase) {
     (id, lakebase)
 }
 
-async fn connect(lakebase: &Lakebase) -> Client {
+pub(crate) async fn connect(lakebase: &Lakebase) -> Client {
     let (client, connection) = soon(lakebase.connect()).await.expect("a login");
     tokio::spawn(connection);
     client
@@ -43,7 +43,7 @@ async fn deploy(client: &Client) {
         .expect("deployed");
 }
 
-fn plan(lakebase: &Lakebase) -> Plan {
+pub(crate) fn plan(lakebase: &Lakebase) -> Plan {
     Plan::new(lakebase.database())
 }
 

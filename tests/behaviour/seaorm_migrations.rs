@@ -577,6 +577,18 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
     assert!(is_good, "{out} {err}");
     assert!(exists(&local, "made.shelves").await, "the schema was made");
 
+    let sql = format!(
+        "CREATE ROLE app_owner; GRANT app_owner TO \"{}\"; CREATE SCHEMA shared AUTHORIZATION app_owner",
+        local.client_id()
+    );
+    local.sql(&sql).await.expect("a shared owner");
+    let arguments = ["up", "-s", "shared", "--owner", "app_owner"];
+    let (is_good, out, err) = migration_crate(&vars, &arguments).await;
+    assert!(is_good, "{out} {err}");
+    let owned = "SELECT 1 / (relowner = 'app_owner'::regrole)::int FROM pg_class \
+                 WHERE oid = 'shared.shelves'::regclass";
+    local.sql(owned).await.expect("the shared owner's");
+
     let mut wrong = vars.clone();
     wrong.push(("PGUSER".to_owned(), "stranger".to_owned()));
     let (is_good, _, err) = migration_crate(&wrong, &["up"]).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lakebase_core::adapter::advice;
-use lakebase_core::admin::ComputeStatus;
+use lakebase_core::admin::{ComputeStatus, row_security_bypasses};
 use lakebase_core::config::ResolvedSetting;
 use lakebase_core::{Config, Error, Lakebase, Target};
 use tokio::net::{TcpStream, lookup_host};
@@ -122,6 +122,7 @@ impl Subject {
             Check::Login => self.login().await,
             Check::Role => self.role().await,
             Check::Schema => self.schema().await,
+            Check::Rows => self.rows().await,
             Check::Versions => self.versions().await,
         };
         outcome.unwrap_or_else(|error| Finding::failed(&error))
@@ -384,6 +385,31 @@ impl Subject {
                 ),
             ),
         })
+    }
+
+    async fn rows(&mut self) -> Result<Finding, Error> {
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(finding) => return Ok(finding),
+        };
+        let schema = self.lakebase.schema().unwrap_or("public");
+        let bypasses = match row_security_bypasses(client, self.user(), schema).await {
+            Err(error) if error.sqlstate() == Some("3F000") => {
+                return Ok(Finding::skipped("no schema"));
+            }
+            bypasses => bypasses?,
+        };
+        if bypasses.is_empty() {
+            let text = format!("applies to this role wherever a table of {schema:?} has it");
+            return Ok(Finding::good(text));
+        }
+        let facts = bypasses
+            .iter()
+            .map(|bypass| (bypass.table.clone(), bypass.to_string()));
+        let text = format!("does not apply to this role in {schema:?}");
+        let fix = "As intended for a role that migrates. To restrict a role, give it neither BYPASSRLS nor membership in the \
+            tables' owner; on its own tables, FORCE ROW LEVEL SECURITY";
+        Ok(Finding::warning(text, fix).with(facts.collect::<Vec<_>>()))
     }
 
     fn user(&self) -> &str {

@@ -21,11 +21,12 @@ pub(crate) enum Check {
     Login,
     Role,
     Schema,
+    Rows,
     Versions,
 }
 
 impl Check {
-    pub(crate) const AFTER_CONFIGURATION: [Self; 11] = [
+    pub(crate) const AFTER_CONFIGURATION: [Self; 12] = [
         Self::SignIn,
         Self::Compute,
         Self::Clock,
@@ -36,6 +37,7 @@ impl Check {
         Self::Login,
         Self::Role,
         Self::Schema,
+        Self::Rows,
         Self::Versions,
     ];
 
@@ -52,6 +54,7 @@ impl Check {
             Self::Login => "login",
             Self::Role => "role",
             Self::Schema => "schema",
+            Self::Rows => "row security",
             Self::Versions => "versions",
         }
     }

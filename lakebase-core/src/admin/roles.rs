@@ -22,16 +22,19 @@
 //!
 //! The platform's rules: an identity that is logged in with a token and may create roles creates roles; the owner of
 //! an object grants privileges on it. The role that created a table owns it, and no other role may change it, so let
-//! the application's service principal deploy first.
+//! the application's service principal deploy first, or let several roles share an owner: [`Plan::shared_owner`].
 
 mod apply;
+mod owner;
 mod privilege;
+mod rows;
 
 use std::fmt;
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 pub use privilege::{Access, IdentityKind, Object, ObjectKind, Privilege};
+pub use rows::{BypassReason, RowSecurityBypass, row_security_bypasses};
 
 use crate::error::Error;
 use crate::postgres::search_path::set_search_path;
@@ -139,7 +142,8 @@ impl Plan {
         ))
     }
 
-    /// Makes `member` a member of `role`: a common owner of schemas, for example.
+    /// Makes `member` a member of `role`, for example of a group. For an owner of schemas, see
+    /// [`shared_owner`](Self::shared_owner).
     pub fn grant_role(mut self, role: &str, member: &str) -> Self {
         let (role, member) = (self.role(role), self.role(member));
         self.add(format!("GRANT {role} TO {member}"))
@@ -184,11 +188,21 @@ impl Plan {
         let (has, privileges) = (has.join(" AND "), privilege::list(privileges));
         let database = escape_identifier(&self.database);
         let grantee = self.role(grantee);
-        let body = format!(
-            "BEGIN IF NOT ({has}) THEN GRANT {privileges} ON DATABASE {database} TO {grantee}; END IF; END"
-        );
+        self.add_unless(
+            &has,
+            &format!("GRANT {privileges} ON DATABASE {database} TO {grantee}"),
+        )
+    }
+
+    fn add_unless(self, condition: &str, statement: &str) -> Self {
+        self.add_block(&format!(
+            "BEGIN IF NOT ({condition}) THEN {statement}; END IF; END"
+        ))
+    }
+
+    fn add_block(self, body: &str) -> Self {
         self.add(match body.contains("$$") {
-            true => format!("DO {}", escape_literal(&body)),
+            true => format!("DO {}", escape_literal(body)),
             false => format!("DO $$ {body} $$"),
         })
     }
@@ -320,10 +334,15 @@ COMMIT;
             Plan::new("d").grant(&[Privilege::Usage], &Object::Schema(long.clone()), "g"),
             Plan::new("d").allow(Access::Read, "s", Some(&long), "g"),
             Plan::new("d").grant_role("r", &long),
+            Plan::new("d").own_rows("s", "t", &long),
+            // The name of the policy.
+            Plan::new("d").all_rows_for("s", "t", &long[3..]),
+            Plan::new("d").shared_owner(&long, "m"),
+            Plan::new("d").transfer_schema(&long, "o"),
         ] {
             let error = plan.check().expect_err("too long");
             assert!(
-                error.is_config() && error.to_string().contains(&long),
+                error.is_config() && error.to_string().contains(&long[3..]),
                 "{error}"
             );
         }
@@ -338,6 +357,9 @@ COMMIT;
             Plan::new("d").allow(Access::Read, "s", Some("public"), "g"),
             Plan::new("d").allow_to_deploy("public"),
             Plan::new("d").grant_role("r", "public"),
+            Plan::new("d").all_rows_for("s", "t", "public"),
+            Plan::new("d").shared_owner("o", "public"),
+            Plan::new("d").transfer_schema("s", "public"),
             Plan::new("d").set_search_path("s", "public"),
         ] {
             let error = plan.check().expect_err("everybody");
@@ -358,6 +380,19 @@ COMMIT;
         assert!(
             sql.starts_with("DO 'BEGIN") && sql.ends_with("END'"),
             "{sql}"
+        );
+    }
+
+    #[test]
+    fn a_policy_is_part_of_the_script() {
+        let plan = Plan::new("d").own_rows("a", "t x", "o'");
+        let statements: Vec<&str> = plan.statements().collect();
+        assert_eq!(
+            statements,
+            [
+                r#"DO $$ BEGIN IF NOT ((SELECT relrowsecurity FROM pg_class WHERE oid = '"a"."t x"'::regclass)) THEN ALTER TABLE "a"."t x" ENABLE ROW LEVEL SECURITY; END IF; END $$"#,
+                r#"DO $$ BEGIN IF NOT (EXISTS (SELECT FROM pg_policy WHERE polrelid = '"a"."t x"'::regclass AND polname = 'own_rows_o''')) THEN CREATE POLICY "own_rows_o'" ON "a"."t x" USING ("o'" = current_user); END IF; END $$"#,
+            ]
         );
     }
 

@@ -20,7 +20,10 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
         "42501"
             if has("must be owner") || has("must be member") || has("must be able to set role") =>
         {
-            "Only the owner may do this, which is the role that created the object. Let the service principal deploy first, or reassign it (REASSIGN OWNED), or work as a common owner (GRANT owner TO both; SET ROLE owner)"
+            "Only the owner may do this, which is the role that created the object. Let the service principal deploy first, or let both roles share an owner (`lakebase grant ROLE --shared-owner OWNER`; migrations then take `owner(OWNER)`)"
+        }
+        "42501" if has("row-level security policy") => {
+            "Row-level security: the row must match a policy of the table (pg_policies shows them), and the role must be the one that the policy names; programs that read whole tables, such as pg_dump, need a role that policies do not restrict"
         }
         "42501" if has("default privileges") => {
             "Default privileges of a role are set by that role itself, or by a member of it"
@@ -107,7 +110,8 @@ mod tests {
         for line in [
             "42501 permission denied for schema public => LAKEBASE_SCHEMA",
             "42501 must be owner of table orders => deploy first",
-            "42501 must be able to SET ROLE \"m\" => SET ROLE",
+            "42501 must be able to SET ROLE \"m\" => --shared-owner",
+            "42501 new row violates row-level security policy for table \"notes\" => pg_policies",
             "42501 permission denied to create role => CAN MANAGE",
             "42501 permission denied to create extension \"databricks_auth\" => CREATE on it",
             "42501 permission denied for database databricks_postgres => --deploy",

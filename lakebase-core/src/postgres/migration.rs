@@ -19,7 +19,7 @@ use crate::error::Kind;
 use crate::error::foreign::clean_text;
 use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
-use crate::settings::name::check_schema;
+use crate::settings::name::{check_name, check_schema};
 use crate::target::Target;
 
 pub use error::{MigrationError, Position};
@@ -67,6 +67,8 @@ pub struct MigrationSession {
     pub lakebase: Lakebase,
     /// The schema of tables and history; `None` for the first one on the role's search path.
     pub schema: Option<String>,
+    /// The role that runs the migrations and owns what they create, by `SET ROLE`; `None` for the role that logs in.
+    pub owner: Option<String>,
     /// Whether [`locked`](Self::locked) creates a missing schema.
     pub create_schema: bool,
     /// How long [`locked`](Self::locked) waits for other replicas. With zero it tries once.
@@ -81,6 +83,7 @@ impl MigrationSession {
         Self {
             lakebase: lakebase.with_connect_timeout(budget).direct(),
             schema: lakebase.schema().map(str::to_owned),
+            owner: None,
             create_schema: false,
             lock_timeout: LOCK_TIMEOUT,
         }
@@ -112,15 +115,16 @@ impl MigrationSession {
 
     /// What a session runs first that only reads the history.
     pub fn reader_sql(&self) -> String {
-        format!("{SETTINGS}{}", self.search_path(""))
+        format!("{SETTINGS}{}{}", self.search_path(""), self.set_role())
     }
 
     /// What each session that migrates runs first, while the lock is held, and again after each [`RESET_SESSION`].
     pub fn worker_sql(&self) -> String {
         format!(
-            "{}; {SETTINGS}{}",
+            "{}; {SETTINGS}{}{}",
             hold_lock(),
-            self.search_path(", public")
+            self.search_path(", public"),
+            self.set_role()
         )
     }
 
@@ -128,6 +132,43 @@ impl MigrationSession {
     /// its search path.
     pub fn drop_sql(&self) -> String {
         format!("{}; {}", hold_lock(), self.reader_sql())
+    }
+
+    fn set_role(&self) -> String {
+        let owner = self.owner.as_deref().map(escape_identifier);
+        owner.map_or_else(String::new, |owner| format!("; SET ROLE {owner}"))
+    }
+
+    /// Lets a session act as the owner, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The role that logs in is not a member of the owner; with the command that makes it one.
+    ///
+    /// # Cancel safety
+    ///
+    /// The session may act as the owner or not.
+    pub async fn become_owner(&self, client: &Client) -> Result<(), Error> {
+        let Some(owner) = &self.owner else {
+            return Ok(());
+        };
+        let sql = format!("SET ROLE {}", escape_identifier(owner));
+        let Err(error) = client.batch_execute(&sql).await else {
+            return Ok(());
+        };
+        let target = self.lakebase.target().await?;
+        let user = target.user();
+        let is_rejected = error.as_db_error().is_some();
+        let failed = database_error(
+            format!("{user:?} cannot migrate as the shared owner {owner:?}"),
+            error,
+        );
+        Err(match is_rejected {
+            true => failed.with_hint(format!(
+                "The project's owner has to run: lakebase grant '{user}' --shared-owner '{owner}'"
+            )),
+            false => failed,
+        })
     }
 
     fn search_path(&self, others: &str) -> String {
@@ -164,6 +205,7 @@ impl MigrationSession {
         // Not there on a Postgres older than what the platform has.
         let _ = client.batch_execute(SETTINGS).await;
         self.acquire(&client, on_wait).await?;
+        self.become_owner(&client).await?;
         if !self.has_schema(&client).await? {
             let create = format!("CREATE SCHEMA {}", self.quoted_schema());
             let created = client.batch_execute(&create).await;
@@ -193,11 +235,11 @@ impl MigrationSession {
         outcome
     }
 
-    /// Opens a session past the pooler.
+    /// Opens a session past the pooler, as the role that logs in.
     ///
     /// # Errors
     ///
-    /// As [`Lakebase::connect`], and if the schema's name cannot be one.
+    /// As [`Lakebase::connect`], and if the name of the schema or the owner cannot be one.
     ///
     /// # Cancel safety
     ///
@@ -207,6 +249,9 @@ impl MigrationSession {
     ) -> Result<(Client, Connection<Socket, impl TlsStream + Send + use<>>), Error> {
         if let Some(schema) = &self.schema {
             check_schema("schema", schema)?;
+        }
+        if let Some(owner) = &self.owner {
+            check_name("owner", owner)?;
         }
         self.lakebase.connect().await
     }
@@ -235,9 +280,15 @@ impl MigrationSession {
         match (found.get(0), found.get(1)) {
             (true, true) => Ok(true),
             (true, false) => {
-                let hint = format!(
-                    "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or choose a schema of its own (LAKEBASE_SCHEMA)"
-                );
+                let hint = match (&self.owner, &self.schema) {
+                    (Some(owner), Some(name)) => format!(
+                        "The schema does not belong to {owner:?}. Its owner, as a member, has to run: \
+                         lakebase --schema '{name}' grant ROLE --shared-owner '{owner}' (ROLE: itself)"
+                    ),
+                    _ => format!(
+                        "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or choose a schema of its own (LAKEBASE_SCHEMA)"
+                    ),
+                };
                 let what = format!("no privilege to use the schema {schema}");
                 let error = Error::new(Kind::Database, what).with_hint(hint);
                 Err(error.with_sqlstate(Some("42501")))

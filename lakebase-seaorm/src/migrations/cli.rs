@@ -27,6 +27,10 @@ struct Cli {
     #[arg(short = 's', long, global = true, env = "DATABASE_SCHEMA")]
     database_schema: Option<String>,
 
+    /// Shared owner that runs the migrations and owns what they create; you must be a member
+    #[arg(long, global = true, value_name = "ROLE")]
+    owner: Option<String>,
+
     /// A Postgres URL, where the environment does not say where (LAKEBASE_ENDPOINT, PGHOST, ...)
     #[arg(short = 'u', long, global = true)]
     database_url: Option<String>,
@@ -105,6 +109,7 @@ async fn run<M: MigratorTraitSelf>(
     let mut session = MigrationSession::new(&lakebase);
     session.create_schema = true;
     session.schema = cli.database_schema.or(session.schema);
+    session.owner = cli.owner;
     let run = Run {
         session: &session,
         migrations: Box::new(|| migrator.migrations()),

@@ -110,10 +110,14 @@ impl Run<'_> {
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
         let (client, connection) = self.session.connect().await?;
         let driver = tokio::spawn(connection);
-        let schema = self.session.has_schema(&client).await;
+        let found = async {
+            self.session.become_owner(&client).await?;
+            self.session.has_schema(&client).await
+        };
+        let found = found.await;
         drop(client);
         let _ = driver.await;
-        schema?;
+        found?;
         let db = self.connect(self.session.reader_sql()).await?;
         let found = self.get_migration_with_status_read_only(&db).await;
         let _ = db.close().await;

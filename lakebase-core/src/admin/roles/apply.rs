@@ -18,6 +18,9 @@ const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::b
 /// Another one has changed the same thing since we looked: somewhere else, as the lock is this database's.
 const MOST_ATTEMPTS: usize = 3;
 
+/// Characters of a statement in an error; `Display` of the plan has all of it.
+const LONGEST_STATEMENT: usize = 400;
+
 fn was_overtaken(error: &Error) -> bool {
     let code = error.sqlstate().unwrap_or_default();
     // The last one is "tuple concurrently updated".
@@ -105,7 +108,12 @@ impl Plan {
 }
 
 fn refused_text(statement: &str) -> String {
-    format!("rejected, and nothing was changed: {statement}")
+    let end = statement.char_indices().nth(LONGEST_STATEMENT);
+    let (statement, cut) = match end {
+        Some((end, _)) => (&statement[..end], " .."),
+        None => (statement, ""),
+    };
+    format!("rejected, and nothing was changed: {statement}{cut}")
 }
 
 async fn ask(client: &Client, question: &str) -> Result<bool, Error> {

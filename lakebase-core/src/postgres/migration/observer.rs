@@ -86,6 +86,7 @@ impl Observer {
         let (client, connection) = session.connect().await?;
         // Ends with the client.
         tokio::spawn(connection);
+        session.become_owner(&client).await?;
         let setup = client.batch_execute(&session.reader_sql()).await;
         setup.map_err(cannot_watch)?;
         let locks = format!(
