@@ -1,0 +1,40 @@
+//! Errors of requests. Users see why their login failed; other causes are in the log only.
+
+use std::fmt;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+/// Status and text of the response.
+#[derive(Debug)]
+pub struct Failure(pub StatusCode, pub String);
+
+impl Failure {
+    pub fn statement(cause: impl fmt::Display) -> Self {
+        tracing::error!(%cause, "a statement failed");
+        let text = "The statement failed.".to_owned();
+        Self(StatusCode::INTERNAL_SERVER_ERROR, text)
+    }
+}
+
+/// The user's pool cannot log in.
+impl From<lakebase_core::Error> for Failure {
+    fn from(error: lakebase_core::Error) -> Self {
+        tracing::warn!(error = %error.chain(), "a login failed");
+        if error.is_transient() || !(error.is_login() || error.is_sign_in()) {
+            let text = "The database is not available, try again.".to_owned();
+            return Self(StatusCode::SERVICE_UNAVAILABLE, text);
+        }
+        let status = match error.status() {
+            Some(401) => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::FORBIDDEN,
+        };
+        Self(status, error.chain())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
