@@ -15,6 +15,8 @@ mod half_open;
 mod herd;
 mod hopeless_login;
 mod native_password;
+mod notes;
+mod notes_in_a_browser;
 mod official_clients;
 mod open_transactions;
 mod platform_errors;
