@@ -1,6 +1,7 @@
 //! The promises, one module each, named after it.
 
 mod api_outage;
+mod appkit_users;
 mod authentication_methods;
 mod branches;
 mod cancellation;
