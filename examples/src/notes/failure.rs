@@ -21,15 +21,18 @@ impl Failure {
 impl From<lakebase_core::Error> for Failure {
     fn from(error: lakebase_core::Error) -> Self {
         tracing::warn!(error = %error.chain(), "a login failed");
-        if error.is_transient() || !(error.is_login() || error.is_sign_in()) {
+        let is_rejected = error.is_login() || error.is_sign_in();
+        if error.is_transient() {
             let text = "The database is not available, try again.".to_owned();
-            return Self(StatusCode::SERVICE_UNAVAILABLE, text);
+            Self(StatusCode::SERVICE_UNAVAILABLE, text)
+        } else if is_rejected && error.status() == Some(401) {
+            Self(StatusCode::UNAUTHORIZED, error.chain())
+        } else if is_rejected {
+            Self(StatusCode::FORBIDDEN, error.chain())
+        } else {
+            let text = "The login failed.".to_owned();
+            Self(StatusCode::INTERNAL_SERVER_ERROR, text)
         }
-        let status = match error.status() {
-            Some(401) => StatusCode::UNAUTHORIZED,
-            _ => StatusCode::FORBIDDEN,
-        };
-        Self(status, error.chain())
     }
 }
 

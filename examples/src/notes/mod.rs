@@ -24,7 +24,7 @@ pub use serve::{place, serve};
 pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// Number of notes on the page and in the API, newest first.
-const SHOWN: u32 = 100;
+const SHOWN: u16 = 100;
 
 /// A row that the policies show.
 #[derive(Clone, Debug, Serialize)]

@@ -30,11 +30,10 @@ impl From<Model> for Note {
 
 impl Notes for DatabaseConnection {
     async fn list(&self) -> Result<Vec<Note>, Failure> {
-        let rows = Entity::find()
+        let newest = Entity::find()
             .order_by_desc(Column::Id)
-            .limit(u64::from(SHOWN))
-            .all(self)
-            .await?;
+            .limit(u64::from(SHOWN));
+        let rows = newest.all(self).await?;
         Ok(rows.into_iter().map(Note::from).collect())
     }
 
