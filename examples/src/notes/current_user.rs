@@ -51,13 +51,11 @@ impl<P: Clone + Send + Sync + 'static> FromRequestParts<Users<P>> for CurrentUse
             let value = parts.headers.get(name)?.to_str().ok()?;
             Some(value).filter(|value| !value.is_empty())
         };
-        let missing = |text: String| Failure(StatusCode::UNAUTHORIZED, text);
+        let missing = |text| Failure(StatusCode::UNAUTHORIZED, text);
         let Headers { email, user, token } = &*users.headers;
-        let name = header(email).or_else(|| header(user));
-        let name = name.ok_or_else(|| {
-            missing(format!(
-                "The request has neither header {email} nor {user}."
-            ))
+        let name = header(email).or_else(|| header(user)).ok_or_else(|| {
+            let text = format!("The request has neither header {email} nor {user}.");
+            missing(text)
         })?;
         let token = header(token).ok_or_else(|| {
             let hint = "Add the user authorization scope postgres to the app.";

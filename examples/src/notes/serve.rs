@@ -21,15 +21,20 @@ pub async fn place(schema: &str) -> Result<Place> {
 
 /// Serves until Ctrl-C: on `NOTES_ADDRESS`, on the port that Databricks Apps set, or on 127.0.0.1:8080.
 pub async fn serve<P: Notes>(pools: UserPools<P>, place: Place) -> Result<()> {
-    let headers = Default::default();
-    let mut app = routes(Users { pools, headers });
-    if let Some(local) = &place.local {
-        app = front(app, local);
-    }
     let address = var("NOTES_ADDRESS")
         .or_else(|_| var("DATABRICKS_APP_PORT").map(|port| format!("0.0.0.0:{port}")))
         .unwrap_or_else(|_| "127.0.0.1:8080".to_owned());
     let listener = TcpListener::bind(address).await?;
+    let headers = Default::default();
+    let mut app = routes(Users { pools, headers });
+    if let Some(local) = &place.local {
+        if !listener.local_addr()?.ip().is_loopback() {
+            return Err(
+                "the login page is for a loopback address only: set LAKEBASE_ENDPOINT".into(),
+            );
+        }
+        app = front(app, local);
+    }
     println!("notes are at http://{}/", listener.local_addr()?);
     let interrupted = async { drop(tokio::signal::ctrl_c().await) };
     let server = axum::serve(listener, app);
