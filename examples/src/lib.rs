@@ -1,5 +1,7 @@
-//! The Lakebase of the examples, configured by the environment or local, and the shop, an application to swap.
+//! The Lakebase of the examples, configured by the environment or local, and two applications: the shop, to swap, and notes
+//! of many users.
 
+pub mod notes;
 pub mod shop;
 
 use std::env::var_os;
@@ -27,9 +29,18 @@ pub async fn place(
     local_tokens: Duration,
     ttl: Option<Duration>,
 ) -> Result<Place, Box<dyn Error + Send + Sync>> {
+    place_in(SCHEMA, local_tokens, ttl).await
+}
+
+/// The same with another schema.
+pub async fn place_in(
+    schema: &str,
+    local_tokens: Duration,
+    ttl: Option<Duration>,
+) -> Result<Place, Box<dyn Error + Send + Sync>> {
     let is_set = |name| var_os(name).is_some_and(|value| !value.is_empty());
     if is_set("LAKEBASE_ENDPOINT") || is_set("PGHOST") {
-        let mut config = Config::builder().schema(SCHEMA).env();
+        let mut config = Config::builder().schema(schema).env();
         if let Some(ttl) = ttl {
             config = config.token_ttl(ttl);
         }
@@ -42,7 +53,7 @@ pub async fn place(
         .token_lifetime(local_tokens)
         .start()
         .await?;
-    let config = Config::builder().schema(SCHEMA).vars(local.env()).build()?;
+    let config = Config::builder().schema(schema).vars(local.env()).build()?;
     Ok(Place {
         lakebase: Lakebase::new(config)?,
         local: Some(local),

@@ -1,6 +1,7 @@
 //! The promises, one module each, named after it.
 
 mod api_outage;
+mod appkit_users;
 mod authentication_methods;
 mod branches;
 mod cancellation;
@@ -15,6 +16,8 @@ mod half_open;
 mod herd;
 mod hopeless_login;
 mod native_password;
+mod notes;
+mod notes_in_a_browser;
 mod official_clients;
 mod open_transactions;
 mod platform_errors;

@@ -22,7 +22,7 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 const SEARCH_MILLIS: u64 = 50_000;
 
 /// A browser without a window, and its driver. Nothing of either is left when it is dropped.
-struct Browser {
+pub(crate) struct Browser {
     session: String,
     driver: Driver,
 }
@@ -48,13 +48,13 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
     if std::env::var_os("LAKEBASE_TESTS_REQUIRE_BROWSER").is_some_and(|value| value == "1") {
         panic!("{why}");
     }
-    lakebase_tests::tell(&format!("SKIPPED shop in a browser: {why}"));
+    lakebase_tests::tell(&format!("SKIPPED in a browser: {why}"));
     None
 }
 
 impl Browser {
     /// `None` where there is none.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let (browser, driver) = programs()?;
         let home = tempfile::tempdir().expect("a folder");
         let child = Command::new(driver)
@@ -106,12 +106,12 @@ impl Browser {
         ask(http().post(format!("{}/{path}", self.session)).json(&body)).await
     }
 
-    async fn open(&self, url: &str) {
+    pub(crate) async fn open(&self, url: &str) {
         self.command("url", json!({ "url": url })).await;
     }
 
     /// Waits until it is there.
-    async fn find(&self, xpath: &str) -> String {
+    pub(crate) async fn find(&self, xpath: &str) -> String {
         let element = self.command("element", json!({ "using": "xpath", "value": xpath }));
         let element = element.await;
         let id = element[ELEMENT].as_str();
@@ -120,7 +120,7 @@ impl Browser {
     }
 
     /// Into the field that has this label.
-    async fn fill_in(&self, label: &str, text: &str) {
+    pub(crate) async fn fill_in(&self, label: &str, text: &str) {
         let xpath = format!("//input[@id = //label[. = '{label}']/@for]");
         let field = self.find(&xpath).await;
         self.command(&format!("element/{field}/clear"), json!({}))
@@ -129,9 +129,13 @@ impl Browser {
             .await;
     }
 
-    async fn press(&self, button: &str) {
-        let button = self.find(&format!("//button[. = '{button}']")).await;
-        self.command(&format!("element/{button}/click"), json!({}))
+    pub(crate) async fn press(&self, button: &str) {
+        self.click(&format!("//button[. = '{button}']")).await;
+    }
+
+    pub(crate) async fn click(&self, xpath: &str) {
+        let element = self.find(xpath).await;
+        self.command(&format!("element/{element}/click"), json!({}))
             .await;
     }
 
@@ -140,7 +144,7 @@ impl Browser {
         url.as_str().expect("a URL").to_owned()
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         ask(http().delete(&self.session)).await;
         self.driver.end().await;
     }

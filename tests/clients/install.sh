@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs the official clients and drivers of other languages beside this script, for the tests that run them.
+# Installs the official clients and drivers of other languages beside this script, for the tests that run them. With the
+# argument `appkit`, it also installs AppKit, which is 400 MB.
 set -eu
 cd "$(dirname "$0")"
 if command -v npm >/dev/null 2>&1; then
-    npm install --silent --no-save --no-package-lock --no-audit --no-fund @databricks/lakebase@0.6 pg@8
+    set -- ${1:+--ignore-scripts @databricks/$1@0.38.1}
+    npm install --silent --no-save --no-package-lock --no-audit --no-fund @databricks/lakebase@0.6 pg@8 "$@"
 else
     echo "npm is missing: the Node driver will be skipped"
 fi

@@ -1,4 +1,4 @@
-//! The four programs of the shop: each listens on `SHOP_ADDRESS`, accepts an order, and ends at Ctrl-C.
+//! The programs of the shop and of the notes: each listens on the given address, answers requests, and ends at Ctrl-C.
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ impl Open {
             .env_clear()
             .envs(vars)
             .env("SHOP_ADDRESS", "127.0.0.1:0")
+            .env("NOTES_ADDRESS", "127.0.0.1:0")
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -29,8 +30,8 @@ impl Open {
         let line = soon(lines.next_line()).await.expect("text");
         let line = line.expect("it prints its address");
         let address = line
-            .strip_prefix("the shop is open at http://")
-            .and_then(|rest| rest.strip_suffix('/'))
+            .split_once(" at http://")
+            .and_then(|(_, rest)| rest.strip_suffix('/'))
             .unwrap_or_else(|| panic!("{line:?}"));
         Self {
             address: address.to_owned(),
@@ -101,5 +102,41 @@ async fn before_the_swap_they_run_on_a_plain_postgres() {
         let host = local.dir().display().to_string().replace('/', "%2F");
         let url = format!("postgresql://lakebase_admin@{host}/postgres");
         takes_an_order(program, vec![("DATABASE_URL".to_owned(), url)]).await;
+    }
+}
+
+const NOTES: [&str; 2] = [
+    env!("CARGO_BIN_EXE_notes_diesel"),
+    env!("CARGO_BIN_EXE_notes_seaorm"),
+];
+
+#[tokio::test]
+async fn notes_alone_have_a_local_lakebase_and_a_login_page() {
+    for program in NOTES {
+        let path = std::env::var("PATH").expect("a path");
+        let notes = Open::start(program, vec![("PATH".to_owned(), path)]).await;
+        let page = notes.ask("GET /", "").await;
+        assert!(page.starts_with("HTTP/1.1 303"), "{program}: {page}");
+        let page = notes.ask("GET /login", "").await;
+        assert!(page.contains("bo@example.com"), "{program}: {page}");
+        let answer = notes.ask("POST /login", "person=bo%40example.com").await;
+        assert!(
+            answer.contains("set-cookie: person=bo@example.com"),
+            "{answer}"
+        );
+        notes.interrupt().await;
+    }
+}
+
+#[tokio::test]
+async fn notes_with_a_configured_lakebase_have_no_login_page() {
+    for program in NOTES {
+        let local = LocalLakebase::start().await.expect("a local Lakebase");
+        let notes = Open::start(program, local.env()).await;
+        let answer = notes.ask("GET /", "").await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{program}: {answer}");
+        let answer = notes.ask("GET /login", "").await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{program}: {answer}");
+        notes.interrupt().await;
     }
 }
