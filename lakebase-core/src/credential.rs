@@ -46,8 +46,6 @@ struct Standing {
     /// The one before it was blamed.
     replaces_blamed: AtomicBool,
     retired: AtomicBool,
-    /// The provider has a newer token to mint with.
-    superseded: AtomicBool,
 }
 
 impl Credential {
@@ -131,14 +129,6 @@ impl Credential {
     pub(crate) fn mark_rejected(&self, blamed: bool) {
         self.standing.blamed.store(blamed, Ordering::Relaxed);
         self.standing.rejected.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn mark_superseded(&self) {
-        self.standing.superseded.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.standing.superseded.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_rejected(&self) -> bool {

@@ -17,7 +17,7 @@ use crate::credential::single_flight::no_runtime;
 use crate::error::{Error, Kind};
 use crate::lakebase::{Lakebase, User};
 use entry::Lease;
-use open::{Found, Shared};
+use open::{Found, Shared, is_rejection};
 
 /// A few concurrent queries of one user; as the official Node driver has.
 const CONNECTIONS_PER_USER: u32 = 3;
@@ -43,15 +43,18 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 ///
 /// A token that is new gets nothing before a login with it succeeds, so a forged e-mail gets an error and never the pool of another
 /// user. With a [role](User::role) of a group, each token has a pool of its own, as Postgres confirms only that it is a
-/// member's. An accepted token is tried again every 5 minutes: a user whose token was revoked keeps the pool for 10 minutes at
-/// most, or for an hour while the workspace cannot be reached. A query that runs is not interrupted.
+/// member's.
+///
+/// The workspace is asked every 5 minutes whether an accepted token is still good: [`get`](Self::get) returns an error to a user whose
+/// token was revoked after 10 minutes at most, or an hour while the workspace cannot be reached. It does not take back what it
+/// has returned: a [`UserPool`] that is kept for longer logs in for as long as the user's credential can be renewed.
 ///
 /// # Limits
 ///
-/// All pools together open at most [`max_connections`](UserPoolsBuilder::max_connections). A tenth of them is for new tokens,
-/// so that a flood of bad ones costs the others neither their places nor their pools. If all places are taken, a further user gets the place of the pool that
-/// was not in use for the longest time; callers wait in order. A pool is in use while a [`UserPool`] of it exists or one of its
-/// connections is checked out.
+/// All pools together open at most [`max_connections`](UserPoolsBuilder::max_connections). A tenth of them is for logins with new tokens,
+/// so that a flood of bad ones costs the others neither their places nor their pools. If all places are taken, a further user gets
+/// the place of the pool that was not in use for the longest time; callers wait in order. A pool is in use while a [`UserPool`]
+/// of it exists or one of its connections is checked out.
 pub struct UserPools<P: Clone + Send + Sync + 'static>(Arc<Shared<P>>);
 
 /// Settings of [`UserPools`].
@@ -159,7 +162,7 @@ impl<P: Clone + Send + Sync + 'static> UserPoolsBuilder<P> {
         self
     }
 
-    /// Sets how long a user waits for a place while all pools are in use: 10 s by default, a day at most.
+    /// Sets how long a user waits for a place while all pools are in use: 10 s by default, a day at most. Logins come on top.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.limits.wait = timeout.min(LONGEST);
         self
@@ -199,7 +202,7 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
             };
             match (landed.clone(), held) {
                 (Some(Ok(lease)), _) => return Ok(UserPool(lease)),
-                (Some(Err(error)), Some(held)) if error.is_transient() => {
+                (Some(Err(error)), Some(held)) if !is_rejection(&error) => {
                     tracing::debug!(%error, "a user's token cannot be tried again");
                     return Ok(UserPool(held));
                 }
@@ -248,11 +251,18 @@ impl<P: Clone + Send + Sync + 'static> Clone for UserPools<P> {
     }
 }
 
+/// The pool is in use until the last clone is dropped.
+impl<P: Clone + Send + Sync + 'static> Clone for UserPool<P> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
 impl<P: Clone + Send + Sync + 'static> Deref for UserPool<P> {
     type Target = P;
 
     fn deref(&self) -> &P {
-        &self.0.entry.pool
+        &self.0.0.pool
     }
 }
 
@@ -272,7 +282,7 @@ impl<P: Clone + Send + Sync + 'static> fmt::Debug for UserPoolsBuilder<P> {
 
 impl<P: Clone + Send + Sync + 'static> fmt::Debug for UserPool<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lakebase = &self.0.entry.lakebase;
+        let lakebase = &self.0.0.lakebase;
         f.debug_tuple("UserPool")
             .field(&lakebase.config().user)
             .finish()

@@ -9,7 +9,6 @@ mod create;
 mod delete;
 pub(crate) mod expiry;
 mod operations;
-mod place;
 mod serving;
 
 use std::collections::{BTreeMap, HashSet};
@@ -22,14 +21,14 @@ use tokio::sync::watch;
 pub(crate) use branch::{Branch, State};
 pub(crate) use create::NewBranch;
 pub(crate) use operations::{Operations, empty};
-pub(crate) use place::Place;
 pub(crate) use serving::Serving;
 
 use crate::certs::Authority;
 use crate::clock::PlatformClock;
 use crate::events::{EventKind, EventLog};
+use crate::place::Place;
 use crate::postgres::Postgres;
-use crate::workspace::Failure;
+use crate::reply::Failure;
 
 /// As many as the platform allows.
 const MOST_BRANCHES: usize = 500;

@@ -16,12 +16,12 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
 use crate::Error;
-use crate::branches::Place;
 use crate::compute::{Admission, Compute, Cut};
 use crate::events::{EventKind, EventLog, Login};
 use crate::faults::{LoginFault, LoginFaults};
 use crate::ids::Ids;
 use crate::issuer::{Issuer, TokenState};
+use crate::place::Place;
 use crate::postgres::{self, DATABASE, OUR_PATH, Server, quote_literal};
 use crate::protocol::{self, AuthStep, First, Startup};
 use crate::roles::{RoleKind, Roles};

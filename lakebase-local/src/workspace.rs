@@ -9,7 +9,6 @@ mod endpoints;
 mod listener;
 mod oidc;
 mod page;
-mod reply;
 mod role;
 mod roles;
 mod tools;
@@ -32,9 +31,9 @@ use crate::clock::PlatformClock;
 use crate::events::{Call, EventKind, EventLog};
 use crate::faults::{Fault, Faults};
 use crate::issuer::Issuer;
+use crate::reply::{self, Failure};
 pub use listener::Outage;
 pub(crate) use listener::Switch;
-pub(crate) use reply::{Failure, rfc3339};
 
 pub(crate) struct Workspace {
     pub(crate) base_url: String,

@@ -107,11 +107,9 @@ impl CredentialCache {
         credential.is_usable(self.shared.flight.now())
     }
 
-    /// The provider has another token to mint with: the next caller prefers a new credential.
-    pub(crate) fn supersede(&self) {
-        let flight = &self.shared.flight;
-        flight.inspect(|held, _| held.map(Credential::mark_superseded));
-        flight.forget_failure();
+    /// The provider has another token to mint with: why the last mint failed does not matter any more.
+    pub(crate) fn forget_failure(&self) {
+        self.shared.flight.forget_failure();
     }
 
     /// Postgres rejected a login with `credential`.
@@ -289,8 +287,6 @@ impl Aging for Credential {
         {
             Age::Dead => Age::Dead,
             _ if self.is_rejected() => Age::LastResort,
-            // A new one is preferred.
-            Age::Fresh | Age::Due if self.is_superseded() => Age::NearEnd,
             age => age,
         }
     }

@@ -130,8 +130,8 @@ impl Lakebase {
         })
     }
 
-    /// Takes a newer token of the same user. Open connections keep their login; credentials are minted with the new token from now
-    /// on, and the held one serves only if none can be minted. The same token again changes nothing.
+    /// Takes a newer token of the same user. Open connections keep their login, and credentials are minted with the new token from
+    /// now on; the held one serves until it is due. The same token again changes nothing.
     ///
     /// The token is not checked here: logins with one of another user fail.
     ///
@@ -146,7 +146,7 @@ impl Lakebase {
         if forwarded.replace(token.into())? {
             workspace.client.forget_token();
             if let Source::Minted(cache) = &inner.source {
-                cache.supersede();
+                cache.forget_failure();
             }
         }
         Ok(())

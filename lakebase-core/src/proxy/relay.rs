@@ -13,7 +13,6 @@ use super::checks::{ANSWER_LIMIT, Checks};
 use super::follow::{Follow, Malformed};
 use super::pipe::Pipe;
 use super::server::Wire;
-use super::session::wait_for_drain;
 use super::socket::Stream;
 
 /// More than that on its way to a server that does not take it is a busy server, not a lost network.
@@ -215,6 +214,11 @@ impl<'a> Relay<'a> {
             End::Unresponsive | End::Malformed => {}
         }
     }
+}
+
+/// Waits until the proxy is to end.
+pub(super) async fn wait_for_drain(drain: &mut watch::Receiver<bool>) {
+    let _ = drain.wait_for(|is_draining| *is_draining).await;
 }
 
 #[cfg(test)]

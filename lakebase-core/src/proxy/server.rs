@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,11 +18,9 @@ use x509_cert::der::Decode;
 use x509_cert::der::oid::db::rfc5912 as oid;
 
 use super::client::Key;
-use super::socket::Stream;
+use super::socket::{Stream, keep_alive};
 use crate::postgres::login::LoginFailure;
-use crate::postgres::tcp::{
-    ADDRESS_LIMIT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, USER_TIMEOUT,
-};
+use crate::postgres::tcp::{ADDRESS_LIMIT, USER_TIMEOUT};
 use crate::target::Target;
 
 /// An open connection to the server, encrypted or not.
@@ -129,16 +127,6 @@ async fn dial(target: &Target, at: Option<SocketAddr>) -> io::Result<(TcpStream,
         }
     }
     Err(failure)
-}
-
-/// Without delay, and a peer that is gone is noticed.
-pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// Asks the server at that address to cancel what the session with that key does.

@@ -16,8 +16,9 @@ use super::checks::Checks;
 use super::client::{Key, Parameters, Request, knows_password, read_request};
 use super::follow::Follow;
 use super::login::{self, Session};
-use super::relay::Relay;
-use super::socket::{Peer, Stream};
+use super::peer::Peer;
+use super::relay::{Relay, wait_for_drain};
+use super::socket::Stream;
 use super::{report, server};
 use crate::lakebase::Lakebase;
 use crate::target::Target;
@@ -138,9 +139,4 @@ impl Sessions {
     fn running(&self) -> MutexGuard<'_, HashMap<Key, Weak<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Waits until the proxy is to end.
-pub(super) async fn wait_for_drain(drain: &mut watch::Receiver<bool>) {
-    let _ = drain.wait_for(|is_draining| *is_draining).await;
 }

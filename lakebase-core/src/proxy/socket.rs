@@ -4,14 +4,16 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::task::spawn_blocking;
 
-use super::server::keep_alive;
+use super::peer::Peer;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
+use crate::postgres::tcp::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES};
 
 /// Where a proxy listens.
 #[derive(Clone, Debug)]
@@ -31,17 +33,6 @@ pub(super) enum Listener {
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-/// The connecting process, as the kernel reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(unix), allow(dead_code))]
-pub(super) enum Peer {
-    ThisProcess,
-    ThisUser,
-    OtherUser,
-    /// On TCP.
-    Unknown,
-}
 
 impl Listener {
     /// Without a place: in a new folder or, where that cannot be, on a free port of loopback.
@@ -99,4 +90,14 @@ impl Listener {
             Self::Tcp(_) => Ok(()),
         }
     }
+}
+
+/// Without delay, and a peer that is gone is noticed.
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

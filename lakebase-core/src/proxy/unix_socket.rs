@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::socket::Peer;
+use super::peer::Peer;
 
 /// As Postgres and its drivers name it.
 const SOCKET: &str = ".s.PGSQL.5432";

@@ -3,14 +3,13 @@
 use std::hash::BuildHasher as _;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::open::Shared;
 use crate::lakebase::{Lakebase, User};
 
 /// So old may the proof of a token be. Older ones are renewed in the background.
@@ -68,8 +67,8 @@ pub(super) struct Entry<P> {
 }
 
 struct Tokens {
-    /// Last used first.
-    proven: Vec<(Fingerprint, Instant)>,
+    /// Last used first, with the time of the proof.
+    proven: Vec<(Fingerprint, Duration)>,
     /// The one that credentials are minted with, and its expiry.
     current: (Fingerprint, Option<u64>),
 }
@@ -94,13 +93,12 @@ impl<P> Entry<P> {
         user: &User,
         token: Fingerprint,
     ) -> Self {
-        let now = Instant::now();
         Self {
             pool,
-            lakebase,
-            tokens: Mutex::new(Tokens::new(token, user.token_expiry())),
+            tokens: Mutex::new(Tokens::new(token, user.token_expiry(), passed(&lakebase))),
             leases: AtomicUsize::new(0),
-            used: Mutex::new(now),
+            used: Mutex::new(Instant::now()),
+            lakebase,
             runtime: tokio::spawn(std::future::pending::<()>()).abort_handle(),
             _place: place,
         }
@@ -124,12 +122,14 @@ impl<P> Entry<P> {
     }
 
     pub(super) fn standing(&self, token: Fingerprint) -> Standing {
-        self.tokens().standing(token)
+        self.tokens().standing(token, passed(&self.lakebase))
     }
 
     /// Postgres has accepted a login with this token.
     pub(super) fn accept(&self, user: &User, token: Fingerprint) {
-        if self.tokens().accept(token, user.token_expiry()) {
+        let now = passed(&self.lakebase);
+        let is_newer = self.tokens().accept(token, user.token_expiry(), now);
+        if is_newer {
             // It has been used for a login, so it is a token.
             let _ = self.lakebase.set_user_token(user.token());
         }
@@ -141,21 +141,26 @@ impl<P> Entry<P> {
     }
 }
 
+/// By a clock that goes on while the machine is suspended.
+fn passed(lakebase: &Lakebase) -> Duration {
+    lakebase.config().clock.now().passed
+}
+
 impl Tokens {
-    fn new(token: Fingerprint, expiry: Option<u64>) -> Self {
+    fn new(token: Fingerprint, expiry: Option<u64>, now: Duration) -> Self {
         Self {
-            proven: vec![(token, Instant::now())],
+            proven: vec![(token, now)],
             current: (token, expiry),
         }
     }
 
-    fn standing(&mut self, token: Fingerprint) -> Standing {
+    fn standing(&mut self, token: Fingerprint, now: Duration) -> Standing {
         let Some(index) = self.proven.iter().position(|known| known.0 == token) else {
             return Standing::Unknown;
         };
         let known = self.proven.remove(index);
         self.proven.insert(0, known);
-        match known.1.elapsed() {
+        match now.saturating_sub(known.1) {
             age if age < FRESH => Standing::Proven,
             age if age < TRUSTED => Standing::Due,
             age if age < AT_MOST => Standing::Overdue,
@@ -164,12 +169,17 @@ impl Tokens {
     }
 
     /// Returns whether credentials are to be minted with this token from now on.
-    fn accept(&mut self, token: Fingerprint, expiry: Option<u64>) -> bool {
+    fn accept(&mut self, token: Fingerprint, expiry: Option<u64>, now: Duration) -> bool {
         self.proven.retain(|known| known.0 != token);
         self.proven.truncate(REMEMBERED - 1);
-        self.proven.insert(0, (token, Instant::now()));
-        // A browser's tab may still send the token before the newest one.
-        let is_older = expiry.is_some() && expiry < self.current.1;
+        self.proven.insert(0, (token, now));
+        // A browser's tab may still send the token before the newest one, unless that was rejected or is not used any more.
+        let is_trusted = |known: &&(Fingerprint, Duration)| now.saturating_sub(known.1) < TRUSTED;
+        let current = self.proven.iter().filter(is_trusted);
+        let is_in_use = current
+            .map(|known| known.0)
+            .any(|known| known == self.current.0);
+        let is_older = is_in_use && expiry.is_some() && expiry < self.current.1;
         let is_newer = self.current.0 != token && !is_older;
         if is_newer {
             self.current = (token, expiry);
@@ -185,78 +195,84 @@ impl<P> Drop for Entry<P> {
 }
 
 /// Keeps a pool from being closed.
-pub(super) struct Lease<P: Clone + Send + Sync + 'static> {
-    pub(super) entry: Arc<Entry<P>>,
-    pools: Weak<Shared<P>>,
-}
+pub(super) struct Lease<P>(pub(super) Arc<Entry<P>>);
 
-impl<P: Clone + Send + Sync + 'static> Lease<P> {
+impl<P> Lease<P> {
     /// Under the lock of the pools, so that an idle one cannot be closed meanwhile.
-    pub(super) fn new(entry: &Arc<Entry<P>>, pools: &Arc<Shared<P>>) -> Arc<Self> {
+    pub(super) fn new(entry: &Arc<Entry<P>>) -> Arc<Self> {
         entry.leases.fetch_add(1, Ordering::AcqRel);
-        Arc::new(Self {
-            entry: Arc::clone(entry),
-            pools: Arc::downgrade(pools),
-        })
+        Arc::new(Self(Arc::clone(entry)))
     }
 }
 
-impl<P: Clone + Send + Sync + 'static> Drop for Lease<P> {
+impl<P> Drop for Lease<P> {
     fn drop(&mut self) {
-        *self
-            .entry
-            .used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.entry.leases.fetch_sub(1, Ordering::AcqRel);
-        if let Some(pools) = self.pools.upgrade() {
-            pools.freed.notify_waiters();
-        }
+        let used = self.0.used.lock();
+        *used.unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.leases.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
-
     use super::*;
 
     const FIRST: Fingerprint = Fingerprint(1, 1);
 
-    /// A unit test: the limits are minutes, and time stands still for no real login.
-    #[tokio::test(start_paused = true)]
-    async fn an_accepted_token_is_proven_again_in_time() {
-        let mut tokens = Tokens::new(FIRST, None);
-        assert_eq!(tokens.standing(Fingerprint(2, 1)), Standing::Unknown);
-        for (minutes, expected) in [
-            (4, Standing::Proven),
-            (2, Standing::Due),
-            (5, Standing::Overdue),
-            (50, Standing::Unknown),
-        ] {
-            advance(Duration::from_secs(minutes * 60)).await;
-            assert_eq!(tokens.standing(FIRST), expected, "{minutes}");
-        }
-        tokens.accept(FIRST, None);
-        assert_eq!(tokens.standing(FIRST), Standing::Proven);
+    fn minutes(minutes: u64) -> Duration {
+        Duration::from_secs(minutes * 60)
     }
 
-    #[tokio::test]
-    async fn credentials_are_minted_with_the_newest_token_and_those_used_last_are_remembered() {
-        let mut tokens = Tokens::new(FIRST, Some(100));
-        let token = |n| Fingerprint(n, 0);
-        assert!(tokens.accept(token(2), Some(200)));
-        assert!(!tokens.accept(FIRST, Some(100)), "a tab with the older one");
-        assert_eq!(tokens.current, (token(2), Some(200)));
-        assert!(
-            tokens.accept(token(3), None),
-            "the last one, where none says"
-        );
-        for n in 10..10 + REMEMBERED as u64 - 1 {
-            tokens.accept(token(n), None);
-            assert_eq!(tokens.standing(token(3)), Standing::Proven);
+    #[test]
+    fn an_accepted_token_is_proven_again_in_time() {
+        let mut tokens = Tokens::new(FIRST, None, minutes(1));
+        for (age, expected) in [
+            (4, Standing::Proven),
+            (6, Standing::Due),
+            (11, Standing::Overdue),
+            (61, Standing::Unknown),
+        ] {
+            assert_eq!(tokens.standing(FIRST, minutes(1 + age)), expected, "{age}");
         }
-        assert_eq!(tokens.standing(FIRST), Standing::Unknown);
+        tokens.accept(FIRST, None, minutes(70));
+        assert_eq!(tokens.standing(FIRST, minutes(70)), Standing::Proven);
+        let other = Fingerprint(2, 1);
+        assert_eq!(tokens.standing(other, minutes(70)), Standing::Unknown);
+    }
+
+    #[test]
+    fn credentials_are_minted_with_the_newest_token_that_is_in_use() {
+        let now = minutes(1);
+        let second = Fingerprint(2, 0);
+        let mut tokens = Tokens::new(FIRST, Some(100), now);
+        assert!(tokens.accept(second, Some(200), now));
+        assert!(
+            !tokens.accept(FIRST, Some(100), now),
+            "a tab with the older one"
+        );
+        tokens.proven.retain(|known| known.0 != second);
+        assert!(
+            tokens.accept(FIRST, Some(100), now),
+            "the newer one was rejected"
+        );
+        assert!(tokens.accept(second, Some(200), now));
+        assert!(
+            tokens.accept(FIRST, Some(100), minutes(20)),
+            "its device is gone"
+        );
+    }
+
+    #[test]
+    fn tokens_that_were_used_last_are_remembered() {
+        let now = minutes(1);
+        let kept = Fingerprint(3, 0);
+        let mut tokens = Tokens::new(FIRST, None, now);
+        tokens.accept(kept, None, now);
+        for n in 10..10 + REMEMBERED as u64 {
+            tokens.accept(Fingerprint(n, 0), None, now);
+            assert_eq!(tokens.standing(kept, now), Standing::Proven);
+        }
+        assert_eq!(tokens.standing(FIRST, now), Standing::Unknown);
         assert_eq!(tokens.proven.len(), REMEMBERED);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -16,12 +16,15 @@ use crate::lakebase::User;
 
 /// A refusal is not repeated at the workspace and the compute for so long.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// After a transient failure: doubled with each in a row.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Logins of users under way, and refusals that are remembered: a flood of made-up tokens ends here.
 const MOST: usize = 1000;
 /// For a pool that is being closed. Its place is free then.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// A pool whose last connection comes back tells nobody.
-const BUSY_POLL: Duration = Duration::from_millis(100);
+/// A caller that waits for a place looks so often for a pool that is not in use any more.
+const LOOK: Duration = Duration::from_millis(50);
 /// Between two looks for idle pools, at least.
 const SHORTEST_NAP: Duration = Duration::from_millis(50);
 /// What a login takes in the end, beyond its own limits.
@@ -37,14 +40,12 @@ pub(super) struct Shared<P: Clone + Send + Sync + 'static> {
     /// Logins with tokens that are not proven.
     proofs: Arc<Semaphore>,
     state: Mutex<State<P>>,
-    /// A pool is not in use any more.
-    pub(super) freed: Notify,
 }
 
 pub(super) struct State<P: Clone + Send + Sync + 'static> {
     pub(super) open: HashMap<Key, Arc<Entry<P>>>,
     pub(super) opening: HashMap<(Key, Fingerprint), Opening<P>>,
-    refused: HashMap<(Key, Fingerprint), (Error, Instant)>,
+    failed: HashMap<(Key, Fingerprint), Failed>,
     pub(super) evicted: u64,
     sweeper: Option<AbortHandle>,
 }
@@ -53,6 +54,25 @@ pub(super) struct State<P: Clone + Send + Sync + 'static> {
 pub(super) struct Opening<P: Clone + Send + Sync + 'static> {
     outcome: Outcome<P>,
     began: Instant,
+}
+
+impl<P: Clone + Send + Sync + 'static> Opening<P> {
+    /// Not one that its runtime took along, or that stands still with it.
+    fn is_under_way(&self, limit: Duration) -> bool {
+        self.began.elapsed() < limit && self.outcome.has_changed().is_ok()
+    }
+}
+
+/// A login that failed, and is not tried again for a while.
+struct Failed {
+    error: Error,
+    at: Instant,
+    pause: Duration,
+}
+
+/// It is about the token. Anything else may pass, or is about the application.
+pub(super) fn is_rejection(error: &Error) -> bool {
+    error.is_login() || error.is_sign_in()
 }
 
 pub(super) enum Found<P: Clone + Send + Sync + 'static> {
@@ -73,11 +93,10 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             state: Mutex::new(State {
                 open: HashMap::new(),
                 opening: HashMap::new(),
-                refused: HashMap::new(),
+                failed: HashMap::new(),
                 evicted: 0,
                 sweeper: None,
             }),
-            freed: Notify::new(),
         }
     }
 
@@ -114,13 +133,14 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let entry = state.open.get(&key);
         let standing = entry.map_or(Standing::Unknown, |entry| entry.standing(token));
         let lease = entry.filter(|_| standing != Standing::Unknown);
-        let lease = lease.map(|entry| Lease::new(entry, self));
+        let lease = lease.map(Lease::new);
         if let (Standing::Proven, Some(lease)) = (standing, &lease) {
             return Found::Open(Arc::clone(lease));
         }
         let outcome = self.prove(&mut state, key, token, user, runtime);
         match (outcome, standing, lease) {
             (_, Standing::Due, Some(lease)) => Found::Open(lease),
+            (Err(error), _, Some(lease)) if !is_rejection(&error) => Found::Open(lease),
             (Ok(outcome), _, lease) => Found::Opening(outcome, lease),
             (Err(error), _, _) => Found::Refused(error),
         }
@@ -136,19 +156,15 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         runtime: &Handle,
     ) -> Result<Outcome<P>, Error> {
         let id = (key, token);
-        if let Some((error, at)) = state.refused.get(&id)
-            && at.elapsed() < REFUSED_FOR
+        if let Some(failed) = state.failed.get(&id)
+            && failed.at.elapsed() < failed.pause
         {
-            return Err(error.clone());
+            return Err(failed.error.clone());
         }
         let limit = self.opening_limit();
-        let is_under_way =
-            |one: &Opening<P>| one.began.elapsed() < limit && one.outcome.has_changed().is_ok();
-        if let Some(known) = state.opening.get(&id).filter(|one| is_under_way(one)) {
+        let known = state.opening.get(&id);
+        if let Some(known) = known.filter(|one| one.is_under_way(limit)) {
             return Ok(known.outcome.clone());
-        }
-        if state.opening.len() >= MOST {
-            state.opening.retain(|_, one| is_under_way(one));
         }
         if state.opening.len() >= MOST {
             let text = format!("{MOST} users are logging in already");
@@ -160,30 +176,54 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             began: Instant::now(),
         };
         state.opening.insert(id.clone(), opening);
-        let (shared, user) = (Arc::clone(self), user.clone());
+        let (shared, user, own) = (Arc::clone(self), user.clone(), outcome.clone());
         runtime.spawn(async move {
             let opened = shared.open(&id.0, token, &user).await;
-            let mut state = shared.lock();
-            state.opening.remove(&id);
-            if let Err(error) = &opened
-                && !error.is_transient()
-            {
-                if let Some(entry) = state.open.get(&id.0) {
-                    entry.reject(token);
-                }
-                if state.refused.len() >= MOST {
-                    state.refused.clear();
-                }
-                let refusal = (error.clone(), Instant::now());
-                state.refused.insert(id, refusal);
-            }
-            drop(state);
+            let outdated = shared.note(id, &own, opened.as_ref().err());
+            // Not under the lock: causes of errors may be the application's.
+            drop(outdated);
             let _ = report.send(Some(opened));
         });
         Ok(outcome)
     }
 
-    /// Proves the token by a login before it gets anything: then the pool that is open, or a place for a new one.
+    /// A login is over. Returns what is to be dropped.
+    fn note(
+        &self,
+        id: (Key, Fingerprint),
+        own: &Outcome<P>,
+        error: Option<&Error>,
+    ) -> (Option<Failed>, HashMap<(Key, Fingerprint), Failed>) {
+        let mut state = self.lock();
+        let opening = state.opening.get(&id);
+        if opening.is_some_and(|one| one.outcome.same_channel(own)) {
+            state.opening.remove(&id);
+        }
+        let before = state.failed.remove(&id);
+        let mut outdated = HashMap::new();
+        if let Some(error) = error {
+            let pause = match (is_rejection(error), &before) {
+                (true, _) => REFUSED_FOR,
+                (false, None) => FIRST_PAUSE,
+                (false, Some(before)) => (before.pause * 2).min(LONGEST_PAUSE),
+            };
+            if let Some(entry) = state.open.get(&id.0).filter(|_| is_rejection(error)) {
+                entry.reject(id.1);
+            }
+            if state.failed.len() >= MOST {
+                outdated = std::mem::take(&mut state.failed);
+            }
+            let failed = Failed {
+                error: error.clone(),
+                at: Instant::now(),
+                pause,
+            };
+            state.failed.insert(id, failed);
+        }
+        (before, outdated)
+    }
+
+    /// Proves the token before it gets anything: then the pool that is open, or a place for a new one.
     async fn open(
         self: &Arc<Self>,
         key: &Key,
@@ -192,73 +232,94 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
     ) -> Result<Arc<Lease<P>>, Error> {
         let lakebase = self.builder.lakebase.on_behalf_of(user)?;
         let size = self.builder.limits.per_user;
-        let proof = self.turn().await?;
-        let pool = (self.builder.open)(lakebase.clone(), size).await?;
-        let place = match self.known(key, token, user) {
-            None => Arc::clone(&self.places).try_acquire_owned().ok(),
-            Some(known) => {
-                self.dispose(pool, proof);
+        if self.has_accepted(key, token) {
+            // Whose it is has not changed, only whether it is still good.
+            lakebase.credential().await?;
+            if let Some(known) = self.known(key, token, user) {
                 return Ok(known);
             }
-        };
-        let (pool, place) = match place {
-            Some(place) => (pool, place),
-            // Its connection must not count while it waits.
-            None => {
-                self.dispose(pool, proof);
+        }
+        let turn = self.turn().await?;
+        let mut pool = (self.builder.open)(lakebase.clone(), size).await?;
+        let place = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                // Its connection must not count while it waits.
+                self.dispose(pool, turn);
+                if let Some(known) = self.known(key, token, user) {
+                    return Ok(known);
+                }
                 let place = self.place().await?;
-                let pool = (self.builder.open)(lakebase.clone(), size).await?;
-                (pool, place)
+                pool = (self.builder.open)(lakebase.clone(), size).await?;
+                place
             }
         };
-        if let Some(known) = self.known(key, token, user) {
-            self.dispose(pool, place);
-            return Ok(known);
-        }
-        let entry = Arc::new(Entry::new(pool, lakebase, place, user, token));
-        let mut state = self.lock();
-        let lease = Lease::new(&entry, self);
-        let replaced = state.open.insert(key.clone(), entry);
-        drop(state);
-        if let Some(replaced) = replaced {
-            self.retire(replaced);
-        }
-        Ok(lease)
+        let entry = Entry::new(pool, lakebase, place, user, token);
+        Ok(self.admit(key, Arc::new(entry), user, token))
+    }
+
+    fn has_accepted(&self, key: &Key, token: Fingerprint) -> bool {
+        let state = self.lock();
+        let entry = state.open.get(key);
+        entry.is_some_and(|entry| entry.standing(token) != Standing::Unknown)
     }
 
     /// The open pool, which accepts the proven token from now on.
-    fn known(
-        self: &Arc<Self>,
-        key: &Key,
-        token: Fingerprint,
-        user: &User,
-    ) -> Option<Arc<Lease<P>>> {
+    fn known(&self, key: &Key, token: Fingerprint, user: &User) -> Option<Arc<Lease<P>>> {
         let state = self.lock();
         let entry = state.open.get(key).filter(|entry| !entry.is_dead())?;
         entry.accept(user, token);
-        Some(Lease::new(entry, self))
+        Some(Lease::new(entry))
     }
 
-    /// A turn to log in with a token that is not proven.
+    /// Adds a pool, unless another token of the same user was faster: then that one's serves both.
+    fn admit(
+        &self,
+        key: &Key,
+        entry: Arc<Entry<P>>,
+        user: &User,
+        token: Fingerprint,
+    ) -> Arc<Lease<P>> {
+        let mut state = self.lock();
+        let known = state.open.get(key).filter(|entry| !entry.is_dead());
+        let (lease, spare) = match known {
+            Some(known) => {
+                known.accept(user, token);
+                (Lease::new(known), Some(entry))
+            }
+            None => (Lease::new(&entry), state.open.insert(key.clone(), entry)),
+        };
+        drop(state);
+        if let Some(spare) = spare {
+            self.retire(spare);
+        }
+        lease
+    }
+
+    /// A turn to log in with a token that is not proven. The others' logins have their own limit.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let turn = Arc::clone(&self.proofs).acquire_owned();
-        match timeout(self.builder.limits.wait, turn).await {
+        let limit = self.builder.limits.wait + self.builder.lakebase.connect_timeout();
+        match timeout(limit, Arc::clone(&self.proofs).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(self.limit("no turn to log in for a user")),
+            Ok(Err(_)) | Err(_) => {
+                let text = format!(
+                    "no turn within {} s to log in for a user: the logins of other users take too long",
+                    limit.as_secs_f64()
+                );
+                Err(Error::new(Kind::Timeout, text).with_transient(true))
+            }
         }
     }
 
     /// A free place, or that of the pool that was not in use for the longest time. Callers get places in their order.
-    async fn place(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, Error> {
-        let deadline = Instant::now() + self.builder.limits.wait;
+    async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let limits = &self.builder.limits;
+        let deadline = Instant::now() + limits.wait;
         let mut place = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
         let mut closing: Option<JoinHandle<()>> = None;
         loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            freed.as_mut().enable();
             // Queues before anything is closed.
-            let queued = timeout_at(Instant::now(), &mut place).await;
-            if let Ok(Ok(place)) = queued {
+            if let Ok(Ok(place)) = timeout_at(Instant::now(), &mut place).await {
                 return Ok(place);
             }
             if closing.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -267,24 +328,19 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             tokio::select! {
                 biased;
                 Ok(place) = &mut place => return Ok(place),
-                () = sleep_until(deadline) => return Err(self.limit("no place for a pool of another user")),
-                () = freed => {}
-                () = sleep(BUSY_POLL) => {}
+                () = sleep_until(deadline) => break,
+                () = sleep(LOOK) => {}
             }
         }
-    }
-
-    fn limit(&self, what: &str) -> Error {
-        let limits = &self.builder.limits;
         let text = format!(
-            "{what} within {} s: at most {} users have a pool at a time",
+            "no place for a pool of another user within {} s: {} users have requests under way",
             limits.wait.as_secs_f64(),
             limits.users()
         );
         let hint = "Raise max_connections if the compute allows it, or take fewer connections for each user";
-        Error::new(Kind::Timeout, text)
+        Err(Error::new(Kind::Timeout, text)
             .with_transient(true)
-            .with_hint(hint)
+            .with_hint(hint))
     }
 
     /// Takes the pool out that was not in use for the longest time.
@@ -340,12 +396,20 @@ async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: D
         for entry in pools.take_idle(|entry| entry.last_used().elapsed() >= idle) {
             pools.retire(entry);
         }
+        let limit = pools.opening_limit();
         let mut state = pools.lock();
-        state
-            .refused
-            .retain(|_, (_, at)| at.elapsed() < REFUSED_FOR);
-        if state.open.is_empty() && state.opening.is_empty() {
+        state.opening.retain(|_, one| one.is_under_way(limit));
+        let is_past = |failed: &Failed| failed.at.elapsed() > failed.pause + LONGEST_PAUSE;
+        let past = state.failed.extract_if(|_, failed| is_past(failed));
+        let past: Vec<_> = past.collect();
+        let is_last = state.open.is_empty() && state.opening.is_empty();
+        if is_last {
             state.sweeper = None;
+        }
+        drop(state);
+        // Not under the lock: causes of errors may be the application's.
+        drop(past);
+        if is_last {
             return;
         }
     }

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::place::Place;
 use super::serving::Serving;
 use crate::gateway::Gateway;
-use crate::workspace::rfc3339;
+use crate::place::Place;
+use crate::reply::rfc3339;
 
 #[derive(Debug)]
 pub(crate) struct Branch {

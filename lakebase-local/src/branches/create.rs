@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::operations::Due;
-use super::place::Place;
 use super::serving::{Serving, listen};
 use super::{Branch, Branches, State, busy, exists, unknown};
 use crate::events::EventKind;
 use crate::faults::LoginFault;
 use crate::gateway::Gateway;
+use crate::place::Place;
 use crate::postgres::{Original, Postgres};
-use crate::workspace::Failure;
+use crate::reply::Failure;
 
 /// An LSN that is older by no more counts as the current one: the server itself writes now and then.
 const LSN_SLACK: i64 = 64 * 1024;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::operations::{Due, empty};
 use super::{Branch, Branches, State, busy, unknown};
 use crate::events::EventKind;
-use crate::workspace::Failure;
+use crate::reply::Failure;
 
 /// How long a branch can be undeleted. The platform documents no time.
 const RETENTION: Duration = Duration::from_secs(7 * 86_400);

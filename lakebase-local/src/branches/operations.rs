@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::workspace::Failure;
+use crate::reply::Failure;
 
 /// A reply waits this long for the end of its job.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::LocalLakebase;
 use crate::Error;
-use crate::branches::{Branches, Place, Serving, expiry};
+use crate::branches::{Branches, Serving, expiry};
 use crate::certs::Authority;
 use crate::clock::PlatformClock;
 use crate::compute::Compute;
@@ -22,6 +22,7 @@ use crate::faults::Faults;
 use crate::gateway::{Gateway, Rules};
 use crate::ids::Ids;
 use crate::issuer::Issuer;
+use crate::place::Place;
 use crate::postgres::{DATABASE, Origin, Postgres, Private, Secret, quote_ident};
 use crate::roles::Roles;
 use crate::workspace::{self, People, Switch, Workspace};

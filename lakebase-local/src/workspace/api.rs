@@ -9,10 +9,10 @@ use axum::http::header::AUTHORIZATION;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use super::reply::{Answer, Failure, rfc3339};
 use super::{APPLICATION, INSTANCE, RESOURCE_ID, Shared, Workspace, oidc};
 use crate::events::EventKind;
 use crate::issuer::MintedToken;
+use crate::reply::{Answer, Failure, rfc3339};
 
 /// The platform's limits of `ttl`.
 const TTL_SECONDS: std::ops::RangeInclusive<f64> = 300.0..=3600.0;

@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::reply::status;
 use super::{Shared, oidc, unknown};
+use crate::reply::status;
 
 /// The Entra application of Azure Databricks.
 pub(crate) const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::reply::Failure;
+use crate::reply::Failure;
 
 /// The longest that a branch may live.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);

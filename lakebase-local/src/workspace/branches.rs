@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::branch_spec::Spec;
 use super::page::{Params, is_set, page};
-use super::reply::{Answer, Failure, rfc3339};
 use super::{Shared, Workspace};
-use crate::branches::{Branch, NewBranch, Place, State, exists};
+use crate::branches::{Branch, NewBranch, State, exists};
 use crate::gateway::Gateway;
 use crate::ids::is_id;
+use crate::place::Place;
+use crate::reply::{Answer, Failure, rfc3339};
 
 /// Longest page of a list.
 const PAGE: usize = 100;

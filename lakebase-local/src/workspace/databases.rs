@@ -11,12 +11,12 @@ use tokio_postgres::Client;
 
 use super::Shared;
 use super::page::{Params, is_set, page};
-use super::reply::{Answer, Failure};
 use super::role::{admin, check_own, failed, find as find_role};
 use crate::branches::empty;
 use crate::gateway::Gateway;
 use crate::ids::{Kind, is_id};
 use crate::postgres::{DATABASE, quote_ident};
+use crate::reply::{Answer, Failure};
 
 const PAGE: usize = 100;
 /// Where a session does not keep a database from being dropped.

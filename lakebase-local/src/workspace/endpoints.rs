@@ -9,9 +9,9 @@ use axum::response::IntoResponse as _;
 
 use super::api::not_found;
 use super::page::{Params, page};
-use super::reply::{Answer, Failure};
 use super::{Shared, Workspace};
 use crate::branches::Branch;
+use crate::reply::{Answer, Failure};
 
 impl Workspace {
     /// The branch of an endpoint.

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::Shared;
-use super::reply::status;
+use crate::reply::status;
 
 pub(super) async fn host_metadata(State(workspace): Shared) -> Response {
     let base = &workspace.base_url;

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
-use super::reply::{Answer, Failure};
+use crate::reply::{Answer, Failure};
 
 /// Parameters after the question mark.
 pub(super) type Params = HashMap<String, String>;

@@ -5,10 +5,10 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::Workspace;
-use super::reply::Failure;
 use crate::gateway::Gateway;
 use crate::ids::Kind;
 use crate::postgres::{NATIVE_GROUP, OUR_PATH, quote_ident};
+use crate::reply::Failure;
 use crate::roles::RoleKind;
 
 /// The only membership that the API can give.

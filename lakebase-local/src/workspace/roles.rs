@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::page::{Params, is_set, page};
-use super::reply::{Answer, Failure};
 use super::role::{Spec, admin, all, check_own, failed, find, made};
 use crate::branches::empty;
 use crate::ids::{Kind, is_id};
 use crate::postgres::{DATABASE, quote_ident, quote_literal};
+use crate::reply::{Answer, Failure};
 use crate::roles::RoleKind;
 
 const PAGE: usize = 100;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Shared;
 use super::azure::{APPLICATION, TENANT, epoch};
-use super::reply::{rfc3339, status};
+use crate::reply::{rfc3339, status};
 
 /// Needs only bash, which can open TCP connections.
 const SCRIPT: &str = r#"#!/bin/bash
