@@ -8,9 +8,12 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{name, reaper};
 use crate::admin::{Branch, BranchId, Branches, Expiry, NewBranch};
+use crate::config::HostKind;
 use crate::credential::single_flight::no_runtime;
 use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
+use crate::settings::host_name::{direct_host, is_pooled_host};
+use crate::workspace::retry::retrying;
 
 /// Crash safety only: no test should take that long.
 const EXPIRY: Duration = Duration::from_secs(3600);
@@ -79,14 +82,28 @@ impl TestBranch {
     ///
     /// # Errors
     ///
-    /// As [`of`](Self::of).
+    /// As [`of`](Self::of), and [`Error::is_config`] if the configured host (`PGHOST`) is not the one of that branch.
     ///
     /// # Cancel safety
     ///
     /// As [`of`](Self::of).
     pub async fn of_own(lakebase: &Lakebase) -> Result<Self, Error> {
-        let own = lakebase.branches()?.own_id().to_owned();
-        Self::of(lakebase, &own).await
+        Self::of_own_expiring(lakebase, EXPIRY).await
+    }
+
+    /// The same with another expiry.
+    ///
+    /// # Errors
+    ///
+    /// As [`of_own`](Self::of_own).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`of`](Self::of).
+    pub async fn of_own_expiring(lakebase: &Lakebase, expiry: Duration) -> Result<Self, Error> {
+        let branches = lakebase.branches()?;
+        check_host(lakebase).await?;
+        Self::expiring(lakebase, branches.own_id(), expiry).await
     }
 
     /// The same with another expiry.
@@ -166,6 +183,25 @@ impl TestBranch {
             outcome => outcome,
         }
     }
+}
+
+/// A configured host takes precedence over the branch, so that the database in use may belong to another one.
+async fn check_host(lakebase: &Lakebase) -> Result<(), Error> {
+    let config = lakebase.config();
+    let (Some(host), Some(workspace)) = (&config.host, lakebase.workspace()?) else {
+        return Ok(());
+    };
+    let own = retrying(|| workspace.host(HostKind::ReadWrite)).await?;
+    let host = match is_pooled_host(host) {
+        true => direct_host(host),
+        false => host.clone(),
+    };
+    if host.eq_ignore_ascii_case(&own) {
+        return Ok(());
+    }
+    let text = format!("PGHOST is {host}, but the configured branch has the host {own}");
+    let hint = "The copy would be one of another database: leave PGHOST unset, or set LAKEBASE_ENDPOINT to the branch of that host";
+    Err(Error::config(text).with_hint(hint))
 }
 
 /// Deletes what dead processes of this machine have left behind.
