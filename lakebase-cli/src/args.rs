@@ -224,7 +224,7 @@ pub(crate) enum BranchCommand {
         #[arg(long)]
         purge: bool,
 
-        /// Delete it even if it is protected; the platform keeps its default branch
+        /// Delete it even if it is protected. The default branch cannot be deleted
         #[arg(long)]
         yes: bool,
 
@@ -297,7 +297,7 @@ pub(crate) struct CreateBranch {
     pub(crate) from: Option<String>,
 
     /// The data as they were then, for example 2026-09-14T10:30:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "if_not_exists")]
     pub(crate) at: Option<jiff::Timestamp>,
 
     /// When the platform deletes it: 7d, 168h, 604800s or never
@@ -308,11 +308,16 @@ pub(crate) struct CreateBranch {
     #[arg(long)]
     pub(crate) protected: bool,
 
-    /// Delete an existing branch of this name first, with its data
+    /// Purge an existing branch of this name first, with its data; as `delete --purge`
     #[arg(long)]
     pub(crate) replace: bool,
 
-    /// Wait for an existing branch of this name instead; one of another source is an error
+    /// With --replace: purge the existing branch even if it is protected
+    #[arg(long, requires = "replace")]
+    pub(crate) yes: bool,
+
+    /// Use an existing branch of this name and extend it to --ttl; one of another source is an error. A deleted branch of this
+    /// name is purged first
     #[arg(long, conflicts_with = "replace")]
     pub(crate) if_not_exists: bool,
 

@@ -16,7 +16,7 @@ use lakebase_core::admin::{
 };
 use lakebase_core::testing::TestBranch;
 use lakebase_core::{Config, Error, Lakebase};
-use lakebase_local::{Call, Fault, LocalLakebase, LoginFault, SignIn};
+use lakebase_local::{Call, EventKind, Fault, LocalLakebase, LoginFault, SignIn};
 use lakebase_tests::{lakebase, lakebase_with, local, soon};
 use sea_orm::{ConnectionTrait as _, Statement};
 
@@ -234,9 +234,8 @@ async fn each_rule_says_what_to_do() {
         .await
         .expect_err("taken");
     assert_eq!(error.status(), Some(409));
-    says(&error, "replace_existing");
-    let again = branches.create(new("taken").replace_existing(true));
-    let mut branch = soon(again).await.expect("replaced");
+    says(&error, "choose another id");
+    let mut branch = branches.get("taken").await.expect("a branch");
 
     soon(branch.set_protected(true)).await.expect("protected");
     let error = soon(branch.purge()).await.expect_err("protected");
@@ -481,6 +480,29 @@ async fn a_test_branch_that_is_dropped_or_never_waited_for_is_deleted() {
             events.iter().filter(is_deletion).count() as u64 > deleted
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_rejection_after_the_creation_leaves_no_branch() {
+    let local = local().await;
+    let production = lakebase(&local);
+    let denied = Fault::status(403, "PERMISSION_DENIED", "no credential for you");
+    local.fail(Call::Credential, denied);
+    let error = soon(TestBranch::of(&production, "production")).await;
+    assert_eq!(error.expect_err("no login").status(), Some(403));
+    soon(local.wait_until(|events| {
+        events
+            .iter()
+            .any(|event| matches!(event.kind, EventKind::BranchDeleted { .. }))
+    }))
+    .await;
+    assert_eq!(local.branches().len(), 1);
+
+    let branches = branches(&local);
+    let failed = soon(branches.try_create(new("left"))).await;
+    assert!(failed.expect_err("no login").may_exist);
+    let failed = soon(branches.try_create(new("left"))).await;
+    assert!(!failed.expect_err("taken").may_exist, "that is another one");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{name, reaper};
+use super::name::{self, EndedRuns};
+use super::reaper::{self, Order};
 use crate::admin::{Branch, BranchId, Branches, Expiry, NewBranch};
 use crate::config::HostKind;
 use crate::credential::single_flight::no_runtime;
@@ -38,12 +39,17 @@ struct Guard {
     branches: Branches,
     /// `None` if it is deleted already.
     id: Option<String>,
+    is_created: bool,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            reaper::delete(self.branches.clone(), id);
+            reaper::delete(Order {
+                branches: self.branches.clone(),
+                id,
+                is_created: self.is_created,
+            });
         }
     }
 }
@@ -144,14 +150,18 @@ impl TestBranch {
         let mut guard = Guard {
             id: Some(new.id().to_string()),
             branches: branches.clone(),
+            is_created: false,
         };
-        match branches.create(new).await {
-            Ok(branch) => Ok(Self { branch, guard }),
-            Err(error) => {
-                if NewBranch::was_rejected(&error) {
+        match branches.try_create(new).await {
+            Ok(branch) => {
+                guard.is_created = true;
+                Ok(Self { branch, guard })
+            }
+            Err(failed) => {
+                if !failed.may_exist {
                     guard.id = None;
                 }
-                Err(error)
+                Err(failed.error)
             }
         }
     }
@@ -208,17 +218,22 @@ async fn check_host(lakebase: &Lakebase) -> Result<(), Error> {
 async fn sweep(branches: &Branches) {
     match branches.list().await {
         Ok(all) => {
-            let left = all
-                .iter()
-                .map(Branch::id)
-                .filter(|id| name::is_left_behind(id));
+            let Ok(ended) = tokio::task::spawn_blocking(EndedRuns::find).await else {
+                return;
+            };
+            let left = all.iter().map(Branch::id).filter(|id| ended.made(id));
             for id in left {
                 tracing::info!(
                     branch = id,
                     "deletes a test branch of a process that has ended"
                 );
-                reaper::delete(branches.clone(), id.to_owned());
+                reaper::delete(Order {
+                    branches: branches.clone(),
+                    id: id.to_owned(),
+                    is_created: true,
+                });
             }
+            ended.forget();
         }
         Err(error) => tracing::debug!(%error, "no look at test branches that were left behind"),
     }
