@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Run a command that logs in through an auth proxy
     ///
     /// The command gets PGHOST (the folder of a Unix socket), PGPORT, PGDATABASE, PGUSER, PGSSLMODE and DATABASE_URL, and
-    /// no token. Each of its connections logs in with a current token, for as long as the command runs. If a schema is set,
+    /// no database token. Each of its connections logs in with a current token, for as long as the command runs. If a schema is set,
     /// it comes first in the search path, and the command gets DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a native
     /// password, the direct host replaces a pooled one, as migrations and pg_dump need it. Signals are forwarded, and the
     /// exit status is the command's.
@@ -171,6 +171,12 @@ pub(crate) struct ExecArgs {
     /// When the platform deletes the new branch if this program cannot: 7d, 168h, 604800s or never
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = expiry)]
     pub(crate) ttl: Expiry,
+
+    /// Remove what authenticates at the workspace from the command's environment: DATABRICKS_*, ARM_*, AZURE_*, GOOGLE_*
+    /// credentials, ACTIONS_ID_TOKEN_REQUEST_*, LAKEBASE_* and PGPASSWORD. Programs with the crates of this workspace log in
+    /// directly and need them
+    #[arg(long)]
+    pub(crate) no_credentials: bool,
 
     /// The command and its arguments
     #[arg(

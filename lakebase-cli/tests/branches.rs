@@ -197,6 +197,37 @@ async fn a_temporary_branch_is_gone_after_a_signal() {
     }
 }
 
+#[tokio::test]
+async fn a_command_can_run_without_credentials() {
+    let local = local().await;
+    let changes = [
+        ("AZURE_CONFIG_DIR", "secret"),
+        ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "secret"),
+        ("LAKEBASE_PROXY_PASSWORD", "secret"),
+        ("LAKEBASE_SCHEMA", "mine"),
+    ];
+    let run_env = async |options: &[&str]| {
+        let args = [&["exec"], options, &["--", "env"]].concat();
+        let ran = soon(run(args, &local.env(), &changes)).await;
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.out
+    };
+    let with = run_env(&[]).await;
+    assert!(with.contains("DATABRICKS_CLIENT_SECRET=") && with.contains("=secret"));
+    let without = run_env(&["--no-credentials"]).await;
+    for hidden in [
+        "DATABRICKS_",
+        "=secret",
+        "LAKEBASE_ENDPOINT",
+        "LAKEBASE_PG_URL",
+    ] {
+        assert!(!without.contains(hidden), "{hidden}: {without}");
+    }
+    for kept in ["DATABASE_URL=", "PGHOST=", "LAKEBASE_SCHEMA=mine"] {
+        assert!(without.contains(kept), "{kept}: {without}");
+    }
+}
+
 const SHELVES: &str = "CREATE SCHEMA app; CREATE TABLE app.shelves (id int PRIMARY KEY)";
 
 #[tokio::test]
@@ -401,13 +432,14 @@ async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_delete
     let others = std::env::var_os("PATH").unwrap_or_default();
     let path = std::iter::once(program.parent().expect("a folder").to_owned());
     let path = std::env::join_paths(path.chain(std::env::split_paths(&others))).expect("a path");
-    let step = async |args: &[&str], migrate: &str, test: &str| {
+    let step_with = async |vars: &[(&str, &str)], args: &[&str], migrate: &str, test: &str| {
         let mut command = tokio::process::Command::new(script);
         command
             .args(args)
             .env_clear()
             .envs(local.env())
-            .env("PATH", &path);
+            .env("PATH", &path)
+            .envs(vars.iter().copied());
         command.env("MIGRATE", migrate).env("TEST", test);
         let output = soon(command.current_dir(folder.path()).output()).await;
         let output = output.expect("it runs");
@@ -416,8 +448,11 @@ async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_delete
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     };
+    let step =
+        async |args: &[&str], migrate: &str, test: &str| step_with(&[], args, migrate, test).await;
     let migrate = format!("psql -qXc '{SHELVES}' -v ON_ERROR_STOP=1");
-    let test = "psql -qXc 'INSERT INTO app.shelves VALUES (1)'; test -z \"${PGPASSWORD:-}\"";
+    let test = "psql -qXc 'INSERT INTO app.shelves VALUES (1)'; test -z \"${PGPASSWORD:-}\"; \
+        ! env | grep -E '^(DATABRICKS|LAKEBASE)_' | grep -v '^LAKEBASE_EXEC='";
     let (is_done, error) = step(&["up", "42"], &migrate, test).await;
     assert!(is_done, "{error}");
     let difference = std::fs::read_to_string(folder.path().join("schema-difference.md"));
@@ -433,6 +468,25 @@ async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_delete
     }
     let (is_done, error) = step(&["cleanup"], "", "").await;
     assert!(is_done, "{error}");
+    // Repositories that share a project have branches of their own, and a credential for those who need it.
+    let keeps = [
+        ("KEEP_CREDENTIALS", "1"),
+        ("GITHUB_REPOSITORY", "acme/My.Shop"),
+    ];
+    let test = "test -n \"$DATABRICKS_CLIENT_SECRET\"";
+    let (is_done, error) = step_with(&keeps, &["up", "42"], "", test).await;
+    assert!(is_done, "{error}");
+    let named = ids(&local).remove(0);
+    assert!(
+        named.starts_with("ci-my-shop-") && named.ends_with("-pr-42"),
+        "{named}"
+    );
+    let (is_done, error) = step_with(&keeps, &["down", "42"], "", "").await;
+    assert!(is_done, "{error}");
+    for prefix in ["ci", "CI-", "-", "c;-"] {
+        let (is_done, error) = step_with(&[("PREFIX", prefix)], &["cleanup"], "", "").await;
+        assert!(!is_done && error.starts_with("Usage"), "{prefix}: {error}");
+    }
     assert_eq!(ids(&local), ["production"]);
     for args in [&["up", "42; reboot"][..], &["up"], &[]] {
         let (is_done, error) = step(args, "", "").await;
