@@ -25,21 +25,25 @@ TEXT
     exit 2
 }
 
-export LC_ALL=C
-
-# Repositories that share a project need prefixes of their own.
-default_prefix() {
+# Repositories that share a project need prefixes of their own. In a subshell, as the commands keep their locale.
+default_prefix() (
+    export LC_ALL=C
     if [ -z "${GITHUB_REPOSITORY:-}" ]; then
         echo ci-pr-
-        return
+        exit
     fi
     name=$(printf %s "${GITHUB_REPOSITORY##*/}" | tr A-Z a-z | tr -c a-z0-9 - | cut -c 1-30)
     sum=$(printf %s "$GITHUB_REPOSITORY" | cksum | cut -d ' ' -f 1)
     echo "ci-$name-$sum-pr-"
-}
+)
+
+is_prefix() (
+    LC_ALL=C
+    [[ $1 =~ ^[a-z][a-z0-9-]{1,50}-$ ]]
+)
 
 prefix=${PREFIX:-$(default_prefix)}
-[[ $prefix =~ ^[a-z][a-z0-9-]{1,50}-$ ]] || usage
+is_prefix "$prefix" || usage
 base=${BASE_BRANCH:-production}
 
 number() {
