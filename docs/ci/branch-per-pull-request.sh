@@ -7,8 +7,8 @@ usage() {
     cat >&2 <<'TEXT'
 Usage: branch-per-pull-request.sh up NUMBER | down NUMBER | cleanup
 
-up       creates the branch ci-pr-NUMBER if it does not exist, migrates it, runs the tests, and writes the difference of the
-         schemas to DIFF_FILE as Markdown
+up       creates the branch {PREFIX}{NUMBER} or extends it, migrates it, runs the tests, and writes the difference of the schemas to
+         DIFF_FILE as Markdown
 down     deletes it
 cleanup  deletes branches of pull requests that were left behind
 
@@ -16,12 +16,34 @@ Reads LAKEBASE_ENDPOINT (any endpoint or branch of the project) and the variable
 BASE_BRANCH        Lakebase branch to copy            [default: production]
 BRANCH_TTL         when Lakebase deletes the copy     [default: 4h]
 MIGRATE, TEST      commands, run by sh                [default: none]
+KEEP_CREDENTIALS   1: the commands get the variables that authenticate at the workspace; for programs that log in
+                   with the crates of Lakebase        [default: they are removed]
+PREFIX             of the branches' names, with a dash at its end
+                   [default: made of GITHUB_REPOSITORY, or else ci-pr-]
 DIFF_FILE          [default: schema-difference.md]
 TEXT
     exit 2
 }
 
-prefix=ci-pr-
+# Repositories that share a project need prefixes of their own. In a subshell, as the commands keep their locale.
+default_prefix() (
+    export LC_ALL=C
+    if [ -z "${GITHUB_REPOSITORY:-}" ]; then
+        echo ci-pr-
+        exit
+    fi
+    name=$(printf %s "${GITHUB_REPOSITORY##*/}" | tr A-Z a-z | tr -c a-z0-9 - | cut -c 1-30)
+    sum=$(printf %s "$GITHUB_REPOSITORY" | cksum | cut -d ' ' -f 1)
+    echo "ci-$name-$sum-pr-"
+)
+
+is_prefix() (
+    LC_ALL=C
+    [[ $1 =~ ^[a-z][a-z0-9-]{1,50}-$ ]]
+)
+
+prefix=${PREFIX:-$(default_prefix)}
+is_prefix "$prefix" || usage
 base=${BASE_BRANCH:-production}
 
 number() {
@@ -31,8 +53,13 @@ number() {
     esac
 }
 
-# Each connection of the command logs in to the branch; no token is in its environment.
-on_branch() { lakebase exec --branch "$1" -- sh -euc "$2"; }
+# Each connection of the command logs in to the branch through a proxy.
+on_branch() {
+    case ${KEEP_CREDENTIALS:-} in
+    1) lakebase exec --branch "$1" -- sh -euc "$2" ;;
+    *) lakebase exec --no-credentials --branch "$1" -- sh -euc "$2" ;;
+    esac
+}
 
 case ${1:-} in
 up)

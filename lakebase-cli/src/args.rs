@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Run a command that logs in through an auth proxy
     ///
     /// The command gets PGHOST (the folder of a Unix socket), PGPORT, PGDATABASE, PGUSER, PGSSLMODE and DATABASE_URL, and
-    /// no token. Each of its connections logs in with a current token, for as long as the command runs. If a schema is set,
+    /// no database token. Each of its connections logs in with a current token, for as long as the command runs. If a schema is set,
     /// it comes first in the search path, and the command gets DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a native
     /// password, the direct host replaces a pooled one, as migrations and pg_dump need it. Signals are forwarded, and the
     /// exit status is the command's.
@@ -172,6 +172,12 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = expiry)]
     pub(crate) ttl: Expiry,
 
+    /// Remove what authenticates at the workspace from the command's environment: DATABRICKS_*, ARM_*, AZURE_*, GOOGLE_*
+    /// credentials, ACTIONS_ID_TOKEN_REQUEST_*, LAKEBASE_* and PGPASSWORD. Programs with the crates of this workspace log in
+    /// directly and need them
+    #[arg(long)]
+    pub(crate) no_credentials: bool,
+
     /// The command and its arguments
     #[arg(
         required = true,
@@ -224,7 +230,7 @@ pub(crate) enum BranchCommand {
         #[arg(long)]
         purge: bool,
 
-        /// Delete it even if it is protected; the platform keeps its default branch
+        /// Delete it even if it is protected. The default branch cannot be deleted
         #[arg(long)]
         yes: bool,
 
@@ -297,7 +303,7 @@ pub(crate) struct CreateBranch {
     pub(crate) from: Option<String>,
 
     /// The data as they were then, for example 2026-09-14T10:30:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "if_not_exists")]
     pub(crate) at: Option<jiff::Timestamp>,
 
     /// When the platform deletes it: 7d, 168h, 604800s or never
@@ -308,11 +314,16 @@ pub(crate) struct CreateBranch {
     #[arg(long)]
     pub(crate) protected: bool,
 
-    /// Delete an existing branch of this name first, with its data
+    /// Purge an existing branch of this name first, with its data; as `delete --purge`
     #[arg(long)]
     pub(crate) replace: bool,
 
-    /// Wait for an existing branch of this name instead; one of another source is an error
+    /// With --replace: purge the existing branch even if it is protected
+    #[arg(long, requires = "replace")]
+    pub(crate) yes: bool,
+
+    /// Use an existing branch of this name and extend it to --ttl; one of another source is an error. A deleted branch of this
+    /// name is purged first
     #[arg(long, conflicts_with = "replace")]
     pub(crate) if_not_exists: bool,
 

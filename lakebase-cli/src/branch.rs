@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use lakebase_core::Lakebase;
 use lakebase_core::admin::schema::Snapshot;
-use lakebase_core::admin::{Branch, BranchId, Branches, Expiry, NewBranch};
+use lakebase_core::admin::{Branch, BranchId, BranchState, Branches, Expiry, NewBranch};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
 
@@ -52,11 +52,8 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
                 found => found?,
             };
             check_deletion(&branch, *yes)?;
-            if branch.is_protected() {
-                branch.set_protected(false).await?;
-            }
             let text = format!("deleting {name}");
-            progress(&text, delete(&branch, *purge)).await?;
+            progress(&text, delete_protected(&mut branch, *purge)).await?;
         }
         BranchCommand::Diff {
             before,
@@ -98,7 +95,7 @@ async fn snapshot(lakebase: &Lakebase) -> Result<Snapshot, lakebase_core::Error>
     })
 }
 
-/// The branch of this name, if it can be used in place of a new one.
+/// The branch of this name, if it can be used in place of a new one. Purges a deleted one, which keeps its name until then.
 async fn existing(
     branches: &Branches,
     id: &BranchId,
@@ -108,7 +105,8 @@ async fn existing(
         Err(error) if error.status() == Some(404) => return Ok(None),
         found => found?,
     };
-    if branch.deleted_at().is_some() {
+    if *branch.state() == BranchState::Deleted {
+        branch.purge().await?;
         return Ok(None);
     }
     if let (Some(wanted), source) = (&args.from, branch.source())
@@ -118,9 +116,58 @@ async fn existing(
         let text = format!("branch {id} exists and was made from {source}, not from {wanted}");
         return Err(lakebase_core::Error::config(text));
     }
+    // One that is being created has a new expiry.
+    if *branch.state() != BranchState::Init {
+        extend(&mut branch, args.ttl).await?;
+    }
     let text = format!("waiting for {id}");
-    progress(&text, branch.wait_ready(args.limit)).await?;
+    let wait = async {
+        match args.no_login {
+            true => branch.wait_ready_without_login(args.limit).await,
+            false => branch.wait_ready(args.limit).await,
+        }
+    };
+    progress(&text, wait).await?;
     Ok(Some(branch))
+}
+
+/// Lets a branch live at least this long from now on.
+async fn extend(branch: &mut Branch, ttl: Expiry) -> Result<(), lakebase_core::Error> {
+    let Some(expires) = branch.expires_at() else {
+        return Ok(());
+    };
+    let is_longer = match ttl {
+        Expiry::After(ttl) => now().checked_add(ttl).is_none_or(|at| at > expires),
+        _ => true,
+    };
+    match is_longer {
+        true => branch.set_expiry(ttl).await,
+        false => Ok(()),
+    }
+}
+
+/// Deletes the branch that `create --replace` replaces.
+async fn purge_existing(
+    branches: &Branches,
+    id: &BranchId,
+    args: &CreateBranch,
+) -> Result<(), lakebase_core::Error> {
+    let mut branch = match branches.get(id).await {
+        Err(error) if error.status() == Some(404) => return Ok(()),
+        found => found?,
+    };
+    check_deletion(&branch, args.yes)?;
+    // A branch is not deleted for one that cannot be created.
+    match &args.from {
+        Some(from) if from == id.as_str() => {
+            let text = format!("--replace: {id} cannot be replaced by a copy of itself");
+            return Err(lakebase_core::Error::config(text));
+        }
+        Some(from) => drop(branches.get(from).await?),
+        None => {}
+    }
+    let text = format!("deleting {id}");
+    progress(&text, delete_protected(&mut branch, true)).await
 }
 
 async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn Error>> {
@@ -134,9 +181,10 @@ async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn 
     {
         return Ok(show(&branch, args.json)?);
     }
-    let mut new = NewBranch::new(id, args.ttl)
-        .replace_existing(args.replace)
-        .timeout(args.limit);
+    if args.replace {
+        purge_existing(branches, &id, args).await?;
+    }
+    let mut new = NewBranch::new(id, args.ttl).timeout(args.limit);
     if let Some(source) = &args.from {
         new = new.source(source);
     }
@@ -156,13 +204,36 @@ async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn 
 
 fn check_deletion(branch: &Branch, yes: bool) -> Result<(), lakebase_core::Error> {
     let what = match (branch.is_default(), branch.is_protected()) {
-        _ if yes => return Ok(()),
-        (true, _) => "the project's default branch",
-        (false, true) => "protected",
-        (false, false) => return Ok(()),
+        (true, _) => "the project's default branch, which cannot be deleted",
+        (false, true) if !yes => "protected: give --yes if you mean it",
+        (false, _) => return Ok(()),
     };
-    let text = format!("{} is {what}: give --yes if you mean it", branch.id());
+    let text = format!("{} is {what}", branch.id());
     Err(lakebase_core::Error::config(text))
+}
+
+/// Takes the protection away first. If the branch cannot be deleted, it is protected again.
+async fn delete_protected(branch: &mut Branch, purge: bool) -> Result<(), lakebase_core::Error> {
+    if !branch.is_protected() {
+        return delete(branch, purge).await;
+    }
+    let deleted = match branch.set_protected(false).await {
+        Ok(()) => delete(branch, purge).await,
+        Err(error) => Err(error),
+    };
+    if deleted.is_err() {
+        let id = branch.id().to_owned();
+        let text = match branch.set_protected(true).await {
+            Ok(()) => format!("{id} is protected again"),
+            Err(error) => format!("{id} may be unprotected now: {}", error.chain()),
+        };
+        let _ = writeln!(io::stderr(), "lakebase: {text}");
+    }
+    deleted
+}
+
+fn now() -> SystemTime {
+    SystemTime::from(jiff::Timestamp::now())
 }
 
 async fn delete(branch: &Branch, purge: bool) -> Result<(), lakebase_core::Error> {
@@ -179,7 +250,7 @@ async fn cleanup(
     purge: bool,
     yes: bool,
 ) -> Result<(), Box<dyn Error>> {
-    let now = SystemTime::from(jiff::Timestamp::now());
+    let now = now();
     let is_old = |branch: &Branch| {
         let age = branch.created_at().map(|at| now.duration_since(at));
         age.is_some_and(|age| age.unwrap_or_default() >= older_than)
@@ -216,9 +287,9 @@ pub(crate) enum Branching {
 pub(crate) struct Temporary {
     branches: Branches,
     id: BranchId,
-    /// No request to create it is under way.
-    is_sure: bool,
-    is_there: bool,
+    /// It was created, so that it is gone once it is not found.
+    is_created: bool,
+    may_exist: bool,
 }
 
 impl Temporary {
@@ -228,8 +299,8 @@ impl Temporary {
         Ok(Self {
             branches: target.lakebase()?.branches()?,
             id: BranchId::new(id)?,
-            is_sure: true,
-            is_there: true,
+            is_created: false,
+            may_exist: true,
         })
     }
 
@@ -245,34 +316,40 @@ impl Temporary {
             new = new.source(source);
         }
         let text = format!("creating branch {}", self.id);
-        self.is_sure = false;
         tokio::select! {
             biased;
             code = signals.end() => Ok(Branching::Ended(code)),
-            made = progress(&text, self.branches.create(new)) => {
-                self.is_sure = true;
-                self.is_there = !made.as_ref().is_err_and(is_rejection);
-                made.map(Branching::Ready)
+            made = progress(&text, self.branches.try_create(new)) => match made {
+                Ok(branch) => {
+                    self.is_created = true;
+                    Ok(Branching::Ready(branch))
+                }
+                Err(failed) => {
+                    self.may_exist = failed.may_exist;
+                    Err(failed.error)
+                }
             }
         }
     }
 
     /// Deletes it. A signal leaves it to its expiry.
     pub(crate) async fn delete(self, mut signals: Signals) {
-        if !self.is_there {
+        if !self.may_exist {
             return;
         }
         let deleted = async {
             for look in 1.. {
                 match self.branches.purge(&self.id).await {
-                    // The request that a signal has ended may still arrive.
                     Err(error) if error.status() == Some(404) => {
-                        if self.is_sure || look == MOST_LOOKS {
+                        if self.is_created {
                             return Ok(());
+                        }
+                        if look == MOST_LOOKS {
+                            return Err("the request that creates it may still arrive".to_owned());
                         }
                         sleep(Duration::from_secs(1)).await;
                     }
-                    outcome => return outcome,
+                    outcome => return outcome.map_err(|error| error.chain()),
                 }
             }
             Ok(())
@@ -283,20 +360,12 @@ impl Temporary {
             _ = signals.end() => "interrupted".to_owned(),
             deleted = progress(&text, deleted) => match deleted {
                 Ok(()) => return,
-                Err(error) => error.chain(),
+                Err(why) => why,
             }
         };
         let text = format!("branch {} is left to its expiry: {why}", self.id);
         let _ = writeln!(io::stderr(), "lakebase: {text}");
     }
-}
-
-/// Nothing was created.
-fn is_rejection(error: &lakebase_core::Error) -> bool {
-    let is_of_client = error
-        .status()
-        .is_some_and(|status| (400..500).contains(&status));
-    is_of_client && !error.is_timeout()
 }
 
 /// Shows on a terminal how long something takes.

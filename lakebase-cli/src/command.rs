@@ -47,6 +47,19 @@ const CLEARED_VARIABLES: &[&str] = &[
     "PGTARGETSESSIONATTRS",
 ];
 
+/// Beginnings of the variables that `--no-credentials` removes: by them a program authenticates at the workspace, or asks for an
+/// identity by which it can. What the proxy's clients need is set afterwards.
+const CREDENTIALS: &[&str] = &[
+    "ACTIONS_ID_TOKEN_REQUEST_",
+    "ARM_",
+    "AZURE_",
+    "DATABRICKS_",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CREDENTIALS",
+    "LAKEBASE_",
+    "PGPASSWORD",
+];
+
 /// Timeout of the query for a warning.
 const SCHEMA_CHECK: Duration = Duration::from_secs(10);
 
@@ -67,13 +80,25 @@ async fn prepare(
     config: &Config,
     lakebase: &Lakebase,
     proxy: &Proxy,
-    command: &[OsString],
+    (command, has_credentials): (&[OsString], bool),
 ) -> Result<Command, Box<dyn Error>> {
     let (program, arguments) = command.split_first().ok_or("no command")?;
     let target = lakebase.target().await?;
     let mut command = Command::new(program);
     for name in CLEARED_VARIABLES {
         command.env_remove(name);
+    }
+    if !has_credentials {
+        let names = std::env::vars_os().map(|(name, _)| name);
+        let is_credential = |name: &OsString| {
+            let name = name.as_encoded_bytes();
+            CREDENTIALS
+                .iter()
+                .any(|known| name.starts_with(known.as_bytes()))
+        };
+        for name in names.filter(is_credential) {
+            command.env_remove(name);
+        }
     }
     let (host, port) = match (proxy.folder(), proxy.address()) {
         (Some(folder), _) => (folder.as_os_str().to_owned(), 5432),
@@ -91,28 +116,32 @@ async fn prepare(
     if let Some(password) = proxy.password() {
         command.env("PGPASSWORD", password);
     }
-    // Programs with these crates log in directly, with the original configuration.
-    let roots = args::setting(config, "sslrootcert");
-    let credential = match lakebase.uses_tokens() {
-        true => None,
-        // A native password, which the environment contained already.
-        false => Some(lakebase.credential().await?),
-    };
-    let password = credential
-        .as_ref()
-        .map_or(Password::None, |known| Password::Shown(known.expose()));
-    let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
-    command
-        .env("LAKEBASE_PG_URL", own.as_str())
-        .env("LAKEBASE_EXEC", proxy.url());
-    for (name, variable) in [
-        ("endpoint", "LAKEBASE_ENDPOINT"),
-        ("instance", "LAKEBASE_INSTANCE_NAME"),
-    ] {
-        match args::setting(config, name) {
-            Some(value) => command.env(variable, value),
-            None => command.env_remove(variable),
+    command.env("LAKEBASE_EXEC", proxy.url());
+    if has_credentials {
+        // Programs with these crates log in directly, with the original configuration.
+        let roots = args::setting(config, "sslrootcert");
+        let credential = match lakebase.uses_tokens() {
+            true => None,
+            // A native password, which the environment contained already.
+            false => Some(lakebase.credential().await?),
         };
+        let password = credential
+            .as_ref()
+            .map_or(Password::None, |known| Password::Shown(known.expose()));
+        let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
+        command.env("LAKEBASE_PG_URL", own.as_str());
+        for (name, variable) in [
+            ("endpoint", "LAKEBASE_ENDPOINT"),
+            ("instance", "LAKEBASE_INSTANCE_NAME"),
+        ] {
+            match args::setting(config, name) {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        if let Some(profile) = &wanted.profile {
+            command.env("DATABRICKS_CONFIG_PROFILE", profile);
+        }
     }
     if let Some(schema) = lakebase.schema() {
         warn_of_missing_schema(lakebase).await;
@@ -123,9 +152,6 @@ async fn prepare(
     // The URL of the configuration is replaced.
     if let Some(name) = args::setting_of_url(config, "application_name") {
         command.env("PGAPPNAME", name);
-    }
-    if let Some(profile) = &wanted.profile {
-        command.env("DATABRICKS_CONFIG_PROFILE", profile);
     }
     // libpq takes whole seconds. Longer than the proxy's limit, so that the proxy's error arrives.
     let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
@@ -149,12 +175,13 @@ async fn warn_of_missing_schema(lakebase: &Lakebase) {
     let _ = session.await;
 }
 
-/// Runs the command to its end and forwards signals to it. A signal before its start ends the wait.
+/// Runs the command, with or without the credentials of this process, to its end and forwards signals to it. A signal before
+/// its start ends the wait.
 pub(crate) async fn run(
     wanted: &Target,
     config: &Config,
     (lakebase, proxy): (&Lakebase, &Proxy),
-    command: &[OsString],
+    command: (&[OsString], bool),
     mut signals: Signals,
 ) -> Result<ExitCode, Box<dyn Error>> {
     tokio::select! {

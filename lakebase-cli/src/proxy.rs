@@ -28,7 +28,8 @@ pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, B
     // First, so that a signal does not leave a socket or a branch behind.
     let mut signals = Signals::new()?;
     let exec_on = async |config: Config, lakebase: Lakebase, signals| {
-        exec_through(wanted, &config, lakebase.direct(), &args.command, signals).await
+        let command = (&args.command[..], !args.no_credentials);
+        exec_through(wanted, &config, lakebase.direct(), command, signals).await
     };
     if let Some(name) = &args.branch {
         let branch = wanted.lakebase()?.branches()?.get(name).await?;
@@ -55,7 +56,7 @@ async fn exec_through(
     wanted: &Target,
     config: &Config,
     lakebase: Lakebase,
-    command: &[OsString],
+    command: (&[OsString], bool),
     signals: Signals,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
@@ -106,7 +107,8 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
     let outcome = match (signals, proxies.first()) {
         (Some(signals), Some((lakebase, proxy))) => {
             let through = (lakebase, proxy);
-            let outcome = command::run(wanted, &config, through, &args.command, signals).await;
+            let command = (&args.command[..], true);
+            let outcome = command::run(wanted, &config, through, command, signals).await;
             // Earlier signals were for the command.
             orders = Orders::new()?;
             outcome

@@ -7,7 +7,7 @@ mod support;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lakebase_local::LocalLakebase;
+use lakebase_local::{Call, EventKind, Fault, LocalLakebase};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -68,9 +68,6 @@ async fn branches_are_created_shown_extended_and_deleted() {
         serde_json::from_str(&done(&local, &["wait", "ci-1", "--json"]).await).expect("JSON");
     assert_ne!(before["expires_at"], after["expires_at"]);
 
-    let ran = branch(&local, &["delete", "production"]).await;
-    assert_eq!(ran.code, Some(2));
-    assert!(ran.err.contains("--yes"), "{}", ran.err);
     done(&local, &["create", "kept", "--protected", "--ttl", "1d"]).await;
     let ran = branch(&local, &["delete", "kept"]).await;
     assert!(ran.err.contains("--yes"), "{}", ran.err);
@@ -200,6 +197,37 @@ async fn a_temporary_branch_is_gone_after_a_signal() {
     }
 }
 
+#[tokio::test]
+async fn a_command_can_run_without_credentials() {
+    let local = local().await;
+    let changes = [
+        ("AZURE_CONFIG_DIR", "secret"),
+        ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "secret"),
+        ("LAKEBASE_PROXY_PASSWORD", "secret"),
+        ("LAKEBASE_SCHEMA", "mine"),
+    ];
+    let run_env = async |options: &[&str]| {
+        let args = [&["exec"], options, &["--", "env"]].concat();
+        let ran = soon(run(args, &local.env(), &changes)).await;
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.out
+    };
+    let with = run_env(&[]).await;
+    assert!(with.contains("DATABRICKS_CLIENT_SECRET=") && with.contains("=secret"));
+    let without = run_env(&["--no-credentials"]).await;
+    for hidden in [
+        "DATABRICKS_",
+        "=secret",
+        "LAKEBASE_ENDPOINT",
+        "LAKEBASE_PG_URL",
+    ] {
+        assert!(!without.contains(hidden), "{hidden}: {without}");
+    }
+    for kept in ["DATABASE_URL=", "PGHOST=", "LAKEBASE_SCHEMA=mine"] {
+        assert!(without.contains(kept), "{kept}: {without}");
+    }
+}
+
 const SHELVES: &str = "CREATE SCHEMA app; CREATE TABLE app.shelves (id int PRIMARY KEY)";
 
 #[tokio::test]
@@ -223,6 +251,144 @@ async fn a_difference_is_printed_for_people_for_pull_requests_and_for_scripts() 
         text.contains("\"shelves\"") && text.contains("\"after\":null"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_branch_that_cannot_be_deleted_keeps_its_protection() {
+    let local = local().await;
+    let is_protected = async |name: &str| {
+        let shown: Value =
+            serde_json::from_str(&done(&local, &["show", name, "--json"]).await).expect("JSON");
+        shown["is_protected"] == true
+    };
+    done(&local, &["create", "kept", "--protected", "--ttl", "1d"]).await;
+    done(
+        &local,
+        &["create", "child", "--from", "kept", "--ttl", "1d"],
+    )
+    .await;
+    let replace = ["create", "kept", "--replace", "--yes", "--ttl", "1d"];
+    for args in [&["delete", "kept", "--yes"][..], &replace] {
+        let ran = branch(&local, args).await;
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        assert!(ran.err.contains("kept is protected again"), "{}", ran.err);
+        assert!(is_protected("kept").await);
+    }
+
+    let config = lakebase_core::Config::from_vars(local.env()).expect("a configuration");
+    let production = lakebase_core::Lakebase::new(config).expect("a handle");
+    let branches = production.branches().expect("a project");
+    let mut production = branches.get("production").await.expect("a branch");
+    soon(production.set_protected(true))
+        .await
+        .expect("protected");
+    for yes in [&[][..], &["--yes"]] {
+        let ran = branch(&local, &[&["delete", "production"], yes].concat()).await;
+        assert_eq!(ran.code, Some(2));
+        assert!(ran.err.contains("default branch"), "{}", ran.err);
+    }
+    assert!(is_protected("production").await);
+}
+
+#[tokio::test]
+async fn a_branch_that_is_replaced_has_fresh_data() {
+    let local = local().await;
+    let create = ["create", "ci", "--ttl", "1h", "--from", "production"];
+    let replace = [&create[..], &["--replace"]].concat();
+    done(&local, &replace).await;
+    local.branch_sql("ci", SHELVES).await.expect("made");
+    done(&local, &replace).await;
+    let same = done(&local, &["diff", "production", "ci"]).await;
+    assert_eq!(same, "no change to the schema\n");
+
+    done(&local, &["create", "kept", "--protected", "--ttl", "1h"]).await;
+    for (args, text) in [
+        (&["create", "kept", "--ttl", "1h", "--replace"][..], "--yes"),
+        (
+            &["create", "production", "--ttl", "1h", "--replace", "--yes"],
+            "default branch",
+        ),
+        (
+            &[
+                "create",
+                "ci",
+                "--ttl",
+                "1h",
+                "--replace",
+                "--from",
+                "nothing",
+            ],
+            "not by their uid",
+        ),
+        (
+            &["create", "ci", "--ttl", "1h", "--replace", "--from", "ci"],
+            "copy of itself",
+        ),
+    ] {
+        let ran = branch(&local, args).await;
+        assert_ne!(ran.code, Some(0), "{args:?}");
+        assert!(ran.err.contains(text), "{args:?}: {}", ran.err);
+    }
+    assert_eq!(ids(&local), ["ci", "kept", "production"]);
+}
+
+#[tokio::test]
+async fn a_branch_of_a_pull_request_is_extended_and_an_expired_one_is_created_again() {
+    const MINUTES: i64 = 60 * 1000;
+
+    let local = local().await;
+    let create = ["create", "ci", "--ttl", "4h", "--if-not-exists", "--json"];
+    let create =
+        async || -> Value { serde_json::from_str(&done(&local, &create).await).expect("JSON") };
+    let first = create().await;
+    local.branch_sql("ci", SHELVES).await.expect("made");
+    local.set_clock_skew_millis(235 * MINUTES);
+    let second = create().await;
+    assert_eq!(first["uid"], second["uid"]);
+    assert!(
+        first["expires_at"].as_str() < second["expires_at"].as_str(),
+        "{first} {second}"
+    );
+    // Not cut short.
+    done(&local, &["extend", "ci", "--ttl", "7d"]).await;
+    let third = create().await;
+    assert!(second["expires_at"].as_str() < third["expires_at"].as_str());
+
+    local.set_clock_skew_millis(8 * 24 * 60 * MINUTES);
+    soon(local.wait_until(|events| {
+        events
+            .iter()
+            .any(|event| matches!(event.kind, EventKind::BranchDeleted { .. }))
+    }))
+    .await;
+    let fresh = create().await;
+    assert_ne!(first["uid"], fresh["uid"]);
+    let same = done(&local, &["diff", "production", "ci"]).await;
+    assert_eq!(same, "no change to the schema\n");
+}
+
+#[tokio::test]
+async fn an_identity_without_a_role_waits_for_a_branch_that_exists() {
+    let local = local().await;
+    let create = ["create", "ci", "--ttl", "1h", "--if-not-exists"];
+    done(&local, &create).await;
+    let denied = Fault::status(403, "PERMISSION_DENIED", "no credential for you");
+    local.fail(Call::Credential, denied);
+    let ran = branch(&local, &create).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    done(&local, &[&create[..], &["--no-login"]].concat()).await;
+    let at = ["--at", "2026-09-14T10:30:00Z"];
+    let ran = branch(&local, &[&create[..], &at].concat()).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+
+    let ran = soon(run(
+        ["exec", "--temporary-branch", "--", "true"],
+        &local.env(),
+        &[],
+    ))
+    .await;
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(ids(&local), ["ci", "production"], "{}", ran.err);
 }
 
 #[tokio::test]
@@ -266,13 +432,14 @@ async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_delete
     let others = std::env::var_os("PATH").unwrap_or_default();
     let path = std::iter::once(program.parent().expect("a folder").to_owned());
     let path = std::env::join_paths(path.chain(std::env::split_paths(&others))).expect("a path");
-    let step = async |args: &[&str], migrate: &str, test: &str| {
+    let step_with = async |vars: &[(&str, &str)], args: &[&str], migrate: &str, test: &str| {
         let mut command = tokio::process::Command::new(script);
         command
             .args(args)
             .env_clear()
             .envs(local.env())
-            .env("PATH", &path);
+            .env("PATH", &path)
+            .envs(vars.iter().copied());
         command.env("MIGRATE", migrate).env("TEST", test);
         let output = soon(command.current_dir(folder.path()).output()).await;
         let output = output.expect("it runs");
@@ -281,8 +448,11 @@ async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_delete
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     };
+    let step =
+        async |args: &[&str], migrate: &str, test: &str| step_with(&[], args, migrate, test).await;
     let migrate = format!("psql -qXc '{SHELVES}' -v ON_ERROR_STOP=1");
-    let test = "psql -qXc 'INSERT INTO app.shelves VALUES (1)'; test -z \"${PGPASSWORD:-}\"";
+    let test = "psql -qXc 'INSERT INTO app.shelves VALUES (1)'; test -z \"${PGPASSWORD:-}\"; \
+        ! env | grep -E '^(DATABRICKS|LAKEBASE)_' | grep -v '^LAKEBASE_EXEC='";
     let (is_done, error) = step(&["up", "42"], &migrate, test).await;
     assert!(is_done, "{error}");
     let difference = std::fs::read_to_string(folder.path().join("schema-difference.md"));
@@ -298,6 +468,25 @@ async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_delete
     }
     let (is_done, error) = step(&["cleanup"], "", "").await;
     assert!(is_done, "{error}");
+    // Repositories that share a project have branches of their own, and a credential for those who need it.
+    let keeps = [
+        ("KEEP_CREDENTIALS", "1"),
+        ("GITHUB_REPOSITORY", "acme/My.Shop"),
+    ];
+    let test = "test -n \"$DATABRICKS_CLIENT_SECRET\"";
+    let (is_done, error) = step_with(&keeps, &["up", "42"], "", test).await;
+    assert!(is_done, "{error}");
+    let named = ids(&local).remove(0);
+    assert!(
+        named.starts_with("ci-my-shop-") && named.ends_with("-pr-42"),
+        "{named}"
+    );
+    let (is_done, error) = step_with(&keeps, &["down", "42"], "", "").await;
+    assert!(is_done, "{error}");
+    for prefix in ["ci", "CI-", "-", "c;-"] {
+        let (is_done, error) = step_with(&[("PREFIX", prefix)], &["cleanup"], "", "").await;
+        assert!(!is_done && error.starts_with("Usage"), "{prefix}: {error}");
+    }
     assert_eq!(ids(&local), ["production"]);
     for args in [&["up", "42; reboot"][..], &["up"], &[]] {
         let (is_done, error) = step(args, "", "").await;

@@ -5,7 +5,8 @@ mod inspect;
 mod roles;
 
 pub use branches::{
-    Branch, BranchDatabase, BranchId, BranchRole, BranchState, Branches, Expiry, NewBranch, NewRole,
+    Branch, BranchDatabase, BranchId, BranchRole, BranchState, Branches, Expiry, NewBranch,
+    NewRole, NotCreated,
 };
 
 /// What a database contains, and the difference between two of them.

@@ -17,9 +17,10 @@
 //!
 //! [`TestBranch::finish`] deletes the branch and reports errors. Dropping it, which a failing test does, deletes it in the
 //! background. A branch that neither of them could delete, because the process ended, expires after an hour; on Linux, the
-//! next test process on the same machine deletes it earlier. That looks at branches named `test-{machine}-{process}-..` only,
-//! and deletes one only if its name has the mark of this machine and its process does not run. The mark is made of the
-//! machine's boot and its process namespace, so containers and CI machines leave each other's branches alone.
+//! next test process of the same user on the same machine deletes it earlier. Each process holds a lock on an empty file in the
+//! temporary folder (`lakebase-test-..`), with the mark of its branches in the name. Only branches whose file is there and
+//! not locked are deleted, so containers, CI machines and clones of a machine leave each other's branches alone. Without a
+//! temporary folder that can be written, no other process deletes them.
 //!
 //! # Limits
 //!

@@ -146,6 +146,13 @@ impl Migrations {
         self
     }
 
+    /// Sets when the platform deletes the branch of [`rehearse`](Self::rehearse) if this program cannot, because it was
+    /// killed: 6 hours by default. A rehearsal that takes longer loses its branch. The workspace has a limit, 30 days at most.
+    pub fn rehearsal_expiry(mut self, expiry: Duration) -> Self {
+        self.session.rehearsal_expiry = expiry;
+        self
+    }
+
     /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
         self.session.create_schema = create;
@@ -330,7 +337,8 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// As [`rehearse_on`](Self::rehearse_on), and if the branch cannot be created: that needs CAN MANAGE on the project.
+    /// As [`rehearse_on`](Self::rehearse_on), if the branch cannot be created (that needs CAN MANAGE on the project), and if the
+    /// configured host (`PGHOST`) is not the one of the configured branch.
     ///
     /// # Cancel safety
     ///
@@ -339,7 +347,12 @@ impl Migrations {
     where
         S: MigrationSource<Pg> + Send + 'static,
     {
-        let branch = TestBranch::of_own(&self.session.lakebase).await?;
+        let MigrationSession {
+            lakebase,
+            rehearsal_expiry,
+            ..
+        } = &self.session;
+        let branch = TestBranch::of_own_expiring(lakebase, *rehearsal_expiry).await?;
         let report = self.rehearse_on(&branch.lakebase(), source).await;
         if let Err(error) = branch.finish().await {
             tracing::warn!(error = %error.chain(), "the branch of a rehearsal is left to its expiry");
@@ -371,7 +384,8 @@ impl Migrations {
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse) and [`run`](Self::run). If a migration failed in rehearsal, or `accept` returned false,
-    /// nothing was run on the target.
+    /// nothing was run on the target. The same if a migration is pending there that was not rehearsed: `source` has other
+    /// migrations by now, or another deployment has reverted some.
     ///
     /// # Cancel safety
     ///
@@ -386,7 +400,14 @@ impl Migrations {
     {
         let report = self.rehearse(source()).await?;
         report.allows(accept(&report))?;
-        self.run(source()).await
+        let (me, source) = (self.clone(), source());
+        self.under_lock(move |session| {
+            let pending = session.pending(&source)?;
+            let names: Vec<_> = pending.iter().map(|one| one.name().to_string()).collect();
+            report.covers(names.iter().map(String::as_str))?;
+            me.apply(session, &pending, Direction::Up)
+        })
+        .await
     }
 
     async fn under_lock(

@@ -88,6 +88,13 @@ impl Migrations {
         self
     }
 
+    /// Sets when the platform deletes the branch of [`rehearse`](Self::rehearse) if this program cannot, because it was
+    /// killed: 6 hours by default. A rehearsal that takes longer loses its branch. The workspace has a limit, 30 days at most.
+    pub fn rehearsal_expiry(mut self, expiry: Duration) -> Self {
+        self.session.rehearsal_expiry = expiry;
+        self
+    }
+
     /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
         self.session.create_schema = create;
@@ -240,13 +247,19 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// As [`rehearse_on`](Self::rehearse_on), and if the branch cannot be created: that needs CAN MANAGE on the project.
+    /// As [`rehearse_on`](Self::rehearse_on), if the branch cannot be created (that needs CAN MANAGE on the project), and if the
+    /// configured host (`PGHOST`) is not the one of the configured branch.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future deletes the branch in the background.
     pub async fn rehearse<M: MigratorTrait>(&self) -> Result<Rehearsal, MigrationError> {
-        let branch = TestBranch::of_own(&self.session.lakebase).await?;
+        let MigrationSession {
+            lakebase,
+            rehearsal_expiry,
+            ..
+        } = &self.session;
+        let branch = TestBranch::of_own_expiring(lakebase, *rehearsal_expiry).await?;
         let report = self.rehearse_on::<M>(&branch.lakebase()).await;
         if let Err(error) = branch.finish().await {
             tracing::warn!(error = %error.chain(), "the branch of a rehearsal is left to its expiry");
@@ -260,7 +273,7 @@ impl Migrations {
     /// # Errors
     ///
     /// As [`rehearse`](Self::rehearse) and [`up`](Self::up). If a migration failed in rehearsal, or `accept` returned false,
-    /// nothing was run on the target.
+    /// nothing was run on the target. The same if a migration is pending there that was not rehearsed.
     ///
     /// # Cancel safety
     ///
@@ -271,7 +284,11 @@ impl Migrations {
     ) -> Result<Vec<String>, MigrationError> {
         let report = self.rehearse::<M>().await?;
         report.allows(accept(&report))?;
-        self.up::<M>(None).await
+        let run = Run {
+            rehearsal: Some(&report),
+            ..self.of::<M>()
+        };
+        run.run(Action::Up(None)).await
     }
 
     fn of<'a, M: MigratorTrait + 'a>(&'a self) -> Run<'a> {
@@ -280,6 +297,7 @@ impl Migrations {
             migrations: Box::new(M::migrations),
             history: M::migration_table_name(),
             observer: None,
+            rehearsal: None,
         }
     }
 }

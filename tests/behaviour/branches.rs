@@ -16,7 +16,7 @@ use lakebase_core::admin::{
 };
 use lakebase_core::testing::TestBranch;
 use lakebase_core::{Config, Error, Lakebase};
-use lakebase_local::{Call, Fault, LocalLakebase, LoginFault, SignIn};
+use lakebase_local::{Call, EventKind, Fault, LocalLakebase, LoginFault, SignIn};
 use lakebase_tests::{lakebase, lakebase_with, local, soon};
 use sea_orm::{ConnectionTrait as _, Statement};
 
@@ -234,9 +234,8 @@ async fn each_rule_says_what_to_do() {
         .await
         .expect_err("taken");
     assert_eq!(error.status(), Some(409));
-    says(&error, "replace_existing");
-    let again = branches.create(new("taken").replace_existing(true));
-    let mut branch = soon(again).await.expect("replaced");
+    says(&error, "choose another id");
+    let mut branch = branches.get("taken").await.expect("a branch");
 
     soon(branch.set_protected(true)).await.expect("protected");
     let error = soon(branch.purge()).await.expect_err("protected");
@@ -483,6 +482,29 @@ async fn a_test_branch_that_is_dropped_or_never_waited_for_is_deleted() {
         .await;
 }
 
+#[tokio::test]
+async fn a_rejection_after_the_creation_leaves_no_branch() {
+    let local = local().await;
+    let production = lakebase(&local);
+    let denied = Fault::status(403, "PERMISSION_DENIED", "no credential for you");
+    local.fail(Call::Credential, denied);
+    let error = soon(TestBranch::of(&production, "production")).await;
+    assert_eq!(error.expect_err("no login").status(), Some(403));
+    soon(local.wait_until(|events| {
+        events
+            .iter()
+            .any(|event| matches!(event.kind, EventKind::BranchDeleted { .. }))
+    }))
+    .await;
+    assert_eq!(local.branches().len(), 1);
+
+    let branches = branches(&local);
+    let failed = soon(branches.try_create(new("left"))).await;
+    assert!(failed.expect_err("no login").may_exist);
+    let failed = soon(branches.try_create(new("left"))).await;
+    assert!(!failed.expect_err("taken").may_exist, "that is another one");
+}
+
 #[test]
 fn a_test_branch_outlives_the_runtime_of_its_test_and_is_deleted() {
     let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
@@ -587,7 +609,28 @@ async fn lose(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let url = format!("{}{uri}", state.workspace);
+    let is_creation = method == Method::POST && uri.path().ends_with("/branches");
+    let response = forward(&state.workspace, method, uri, headers, body).await;
+    match is_creation && !state.has_lost.swap(true, Ordering::SeqCst) {
+        true => broken(),
+        false => response,
+    }
+}
+
+/// A reply that breaks off.
+fn broken() -> Response {
+    let broken = Err::<Bytes, _>(std::io::Error::other("lost on purpose"));
+    Body::from_stream(futures_util::stream::iter([broken])).into_response()
+}
+
+async fn forward(
+    workspace: &str,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let url = format!("{workspace}{uri}");
     let request = crate::shop::http().request(method.clone(), url);
     let kept = [header::AUTHORIZATION, header::CONTENT_TYPE];
     let kept = kept
@@ -595,11 +638,6 @@ async fn lose(
         .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
     let request = request.headers(kept.collect()).body(body);
     let reply = request.send().await.expect("a reply");
-    let is_creation = method == Method::POST && uri.path().ends_with("/branches");
-    if is_creation && !state.has_lost.swap(true, Ordering::SeqCst) {
-        let broken = Err::<Bytes, _>(std::io::Error::other("lost on purpose"));
-        return Body::from_stream(futures_util::stream::iter([broken])).into_response();
-    }
     let status = StatusCode::from_u16(reply.status().as_u16()).expect("a status");
     let date = reply.headers().get(header::DATE).cloned();
     let body = reply.bytes().await.expect("a body");
@@ -610,6 +648,73 @@ async fn lose(
     response
 }
 
+/// Returns the URL of a workspace.
+async fn serve(app: axum::Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    format!("http://{address}")
+}
+
+/// A workspace that gets the first request for a branch after one to delete it, and rejects the others.
+#[derive(Clone)]
+struct Overtakes {
+    workspace: String,
+    has_delayed: Arc<AtomicBool>,
+    has_overtaken: Arc<tokio::sync::Notify>,
+}
+
+async fn overtake(
+    State(state): State<Overtakes>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let workspace = state.workspace;
+    if method == Method::POST && uri.path().ends_with("/branches") {
+        if state.has_delayed.swap(true, Ordering::SeqCst) {
+            let denied = r#"{"error_code":"PERMISSION_DENIED","message":"not any more"}"#;
+            return (StatusCode::FORBIDDEN, denied).into_response();
+        }
+        tokio::spawn(async move {
+            state.has_overtaken.notified().await;
+            forward(&workspace, method, uri, headers, body).await
+        });
+        return broken();
+    }
+    let is_deletion = method == Method::DELETE;
+    let response = forward(&workspace, method, uri, headers, body).await;
+    if is_deletion && response.status() == StatusCode::NOT_FOUND {
+        state.has_overtaken.notify_one();
+    }
+    response
+}
+
+#[tokio::test]
+async fn a_branch_that_comes_into_being_after_its_deletion_is_deleted() {
+    let local = local().await;
+    let state = Overtakes {
+        workspace: local.workspace_url(),
+        has_delayed: Arc::default(),
+        has_overtaken: Arc::default(),
+    };
+    let host = serve(axum::Router::new().fallback(overtake).with_state(state)).await;
+    let production = lakebase_with(&local, &[("DATABRICKS_HOST", &host)]);
+    let error = soon(TestBranch::of(&production, "production")).await;
+    assert_eq!(error.expect_err("rejected").status(), Some(403));
+    soon(local.wait_until(|events| {
+        events
+            .iter()
+            .any(|event| matches!(event.kind, EventKind::BranchDeleted { .. }))
+    }))
+    .await;
+    assert_eq!(local.counters().branches_created, 1);
+    assert_eq!(local.branches().len(), 1);
+}
+
 #[tokio::test]
 async fn a_branch_whose_creation_was_not_heard_of_is_found() {
     let local = local().await;
@@ -617,13 +722,8 @@ async fn a_branch_whose_creation_was_not_heard_of_is_found() {
         workspace: local.workspace_url(),
         has_lost: Arc::default(),
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let address = listener.local_addr().expect("an address");
     let app = axum::Router::new().fallback(lose).with_state(state.clone());
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    let host = format!("http://{address}");
+    let host = serve(app).await;
     let lakebase = lakebase_with(&local, &[("DATABRICKS_HOST", &host)]);
     let branches = lakebase.branches().expect("a project");
     let branch = soon(branches.create(new("lost"))).await.expect("found");

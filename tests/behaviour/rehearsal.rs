@@ -1,6 +1,8 @@
 //! A rehearsal on a copy shows what migrations will do to the database: errors that only its data causes, locks, rewrites
 //! and the new schema. The database itself stays as it is.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diesel_migrations::FileBasedMigrations;
@@ -8,7 +10,7 @@ use lakebase_core::Lakebase;
 use lakebase_core::adapter::migration::{LockMode, MigrationError, Rehearsal};
 use lakebase_core::admin::schema::Snapshot;
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{SCHEMA, lakebase, local_with_schema, soon};
+use lakebase_tests::{SCHEMA, lakebase, lakebase_with, local_with_schema, soon};
 use sea_orm_migration::prelude::*;
 use tempfile::TempDir;
 
@@ -520,4 +522,145 @@ async fn what_failed_in_rehearsal_or_was_not_accepted_is_not_run_on_the_database
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_session_that_ends_before_its_migration_begins_fails_the_rehearsal() {
+    use lakebase_diesel::migrations::{Migrations, Progress};
+
+    let pending = [
+        (ONE, "CREATE TABLE shelves (id int)", true),
+        (TWO, "CREATE TABLE rooms (id int)", true),
+    ];
+    for (number, lost) in [ONE, TWO].into_iter().enumerate() {
+        let local = Arc::new(library().await);
+        let (production, copy) = (lakebase(&local), copy_of(&local).await);
+        let folder = folder(&pending);
+        let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+        let runtime = tokio::runtime::Handle::current();
+        let rehearsing = Migrations::new(&production).on_progress(move |progress| {
+            if matches!(progress, Progress::Running { migration, .. } if migration == lost) {
+                let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks \
+                     WHERE locktype = 'advisory' AND mode = 'ShareLock'";
+                runtime.block_on(local.sql(end)).expect("it ends");
+            }
+        });
+        let report = soon(rehearsing.rehearse_on(&copy, source)).await;
+        let report = report.expect("a report");
+        assert!(!report.is_ok() && report.allows(true).is_err(), "{report}");
+        assert_eq!(report.migrations.len(), number + 1, "{report}");
+        let failed = report.failed().expect("one failed");
+        assert_eq!(failed.name, lost, "{report}");
+        assert_eq!(report.not_tried.len(), 1 - number, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn another_address_of_the_database_is_no_copy() {
+    let migrations = &[(ONE, "CREATE TABLE shelves (id int)", true)];
+    let local = library().await;
+    let production = lakebase(&local);
+    for change in [("PGHOSTADDR", "127.0.0.1"), ("PGHOST", "LOCALHOST")] {
+        let alias = lakebase_with(&local, &[change]);
+        for outcome in [
+            with_diesel(&production, &alias, migrations).await,
+            with_seaorm(&production, &alias, migrations).await,
+        ] {
+            let error = outcome.expect_err("no copy");
+            assert!(
+                error.is_config() && error.chain().contains("the database itself"),
+                "{error:?}"
+            );
+        }
+    }
+    assert!(!left_behind(&local).await.1);
+}
+
+#[tokio::test]
+async fn functions_of_the_application_do_not_run_with_the_privileges_of_the_rehearsal() {
+    let local = library().await;
+    let hostile = format!(
+        "CREATE FUNCTION {SCHEMA}.format(text, name, name) RETURNS text LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE 'it runs'; END $$"
+    );
+    local.sql(&hostile).await.expect("made");
+    let copy = copy_of(&local).await;
+    let pending = &[(ONE, "CREATE TABLE shelves (id int)", true)];
+    let report = with_diesel(&lakebase(&local), &copy, pending).await;
+    assert!(report.expect("a report").is_ok());
+}
+
+static HAS_GROWN: AtomicBool = AtomicBool::new(false);
+
+/// Has a second migration later.
+struct Grows;
+
+impl MigratorTrait for Grows {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let mut all: Vec<Box<dyn MigrationTrait>> = vec![Box::new(RunsSql((
+            ONE,
+            "CREATE TABLE shelves (id int)",
+            true,
+        )))];
+        if HAS_GROWN.load(Ordering::SeqCst) {
+            all.push(Box::new(RunsSql((
+                TWO,
+                "CREATE TABLE rooms (id int)",
+                true,
+            ))));
+        }
+        all
+    }
+}
+
+#[tokio::test]
+async fn a_migration_that_was_not_rehearsed_is_not_run_after_a_rehearsal() {
+    let local = library().await;
+    let production = lakebase(&local);
+    let shelves = (ONE, "CREATE TABLE shelves (id int)", true);
+    let folders = [
+        folder(&[shelves]),
+        folder(&[shelves, (TWO, "CREATE TABLE rooms (id int)", true)]),
+    ];
+    let calls = AtomicUsize::new(0);
+    let source = || {
+        let folder = &folders[calls.fetch_add(1, Ordering::SeqCst)];
+        FileBasedMigrations::from_path(folder.path()).expect("readable")
+    };
+    let migrations = lakebase_diesel::migrations::Migrations::new(&production);
+    let with_diesel = soon(migrations.run_after_rehearsal(source, |_| true)).await;
+    let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
+    let with_seaorm = migrations.run_after_rehearsal::<Grows>(|_| {
+        HAS_GROWN.store(true, Ordering::SeqCst);
+        true
+    });
+    for outcome in [with_diesel, soon(with_seaorm).await] {
+        let error = outcome.expect_err("not rehearsed");
+        assert!(error.is_config(), "{error:?}");
+        assert_eq!(error.migration(), Some(TWO));
+        assert!(error.chain().contains("was not rehearsed"), "{error:?}");
+    }
+    assert!(!left_behind(&local).await.1);
+}
+
+#[tokio::test]
+async fn the_branch_of_a_rehearsal_has_to_be_the_one_of_the_database() {
+    let local = library().await;
+    let elsewhere = lakebase_with(&local, &[("PGHOST", "127.0.0.1")]);
+    let migrations = lakebase_seaorm::migrations::Migrations::new(&elsewhere);
+    let error = soon(migrations.rehearse::<Grows>()).await;
+    let error = error.expect_err("another host");
+    assert!(
+        error.is_config() && error.chain().contains("PGHOST"),
+        "{error:?}"
+    );
+    let migrations = lakebase_seaorm::migrations::Migrations::new(&lakebase(&local));
+    let too_long = migrations.rehearsal_expiry(Duration::MAX);
+    let error = soon(too_long.rehearse::<Grows>()).await;
+    let error = error.expect_err("no such expiry");
+    assert!(
+        error.is_config() && error.chain().contains("expiry"),
+        "{error:?}"
+    );
+    assert_eq!(local.branches().len(), 1);
 }

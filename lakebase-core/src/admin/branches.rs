@@ -31,6 +31,7 @@ mod state;
 mod wait;
 
 pub use branch::Branch;
+pub use create::NotCreated;
 pub use database::BranchDatabase;
 pub use expiry::Expiry;
 pub use id::BranchId;

@@ -38,6 +38,8 @@ const WORK_LOCK: i64 = MIGRATION_LOCK + 1;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 /// Longer than most migrations; shorter than the time after which platforms give up a deployment that hangs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Longer than the rewrite of a large table.
+const REHEARSAL_EXPIRY: Duration = Duration::from_secs(6 * 3600);
 /// How often the lock is tried.
 const POLL: Duration = Duration::from_millis(300);
 /// More often than gateways close idle connections.
@@ -73,6 +75,8 @@ pub struct MigrationSession {
     pub create_schema: bool,
     /// How long [`locked`](Self::locked) waits for other replicas. With zero it tries once.
     pub lock_timeout: Duration,
+    /// When the platform deletes the branch of a rehearsal, if the program cannot.
+    pub rehearsal_expiry: Duration,
 }
 
 impl MigrationSession {
@@ -86,24 +90,27 @@ impl MigrationSession {
             owner: None,
             create_schema: false,
             lock_timeout: LOCK_TIMEOUT,
+            rehearsal_expiry: REHEARSAL_EXPIRY,
         }
     }
 
-    /// The same on a copy of the database, for a rehearsal.
+    /// The same on a copy of the database, for a rehearsal. Two names or addresses can lead to one database, so the server
+    /// decides: a session of the copy must not see an advisory lock that a session of this database holds.
     ///
     /// # Errors
     ///
-    /// `copy` is no copy but this database, or one of the two cannot be resolved.
+    /// `copy` is no copy but this database, or there is no connection to one of the two.
     ///
     /// # Cancel safety
     ///
-    /// It only reads.
+    /// It changes nothing; the lock ends with its session.
     pub async fn on_copy(&self, copy: &Lakebase) -> Result<Self, Error> {
         let copy = copy.with_connect_timeout(self.lakebase.connect_timeout());
         let copy = copy.direct();
         let (here, there) = (self.lakebase.target().await?, copy.target().await?);
         let place = |target: &Target| (target.host.clone(), target.hostaddr, target.port);
-        if place(&here) == place(&there) && here.database == there.database {
+        let is_same = place(&here) == place(&there) && here.database == there.database;
+        if is_same || is_same_database(&self.lakebase, &copy).await? {
             let text = format!("a rehearsal needs a copy, and {there} is the database itself");
             return Err(Error::config(text));
         }
@@ -330,6 +337,39 @@ impl MigrationSession {
             Err(Error::new(Kind::Timeout, what).with_hint(LOCK_TIMEOUT_HINT))
         })
     }
+}
+
+/// Whether both lead to one database of one server.
+async fn is_same_database(one: &Lakebase, other: &Lakebase) -> Result<bool, Error> {
+    let key = fastrand::i64(..);
+    let (holder, connection) = one.connect().await?;
+    let holding = tokio::spawn(connection);
+    let (observer, connection) = other.connect().await?;
+    let observing = tokio::spawn(connection);
+    let seen = async {
+        let hold = format!("SELECT pg_catalog.pg_advisory_lock({key})");
+        holder.batch_execute(&hold).await?;
+        // The path first, as functions of the application must not run.
+        let path = "SET search_path = pg_catalog";
+        observer.batch_execute(path).await?;
+        let query = format!(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND {} \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            is_key(key)
+        );
+        let row = observer.query_one(&query, &[]).await?;
+        Ok(row.get(0))
+    };
+    let seen = seen.await;
+    drop((holder, observer));
+    let _ = tokio::join!(holding, observing);
+    seen.map_err(|error| database_error("cannot compare the database with its copy", error))
+}
+
+/// In `pg_locks`.
+fn is_key(key: i64) -> String {
+    let (high, low) = ((key >> 32) as u32, key as u32);
+    format!("objsubid = 1 AND classid = {high} AND objid = {low}")
 }
 
 fn hold_lock() -> String {

@@ -1,5 +1,12 @@
-//! Names that say which process of which machine a test branch belongs to.
+//! Names that say which run of a test program a branch belongs to, and which runs have ended.
+//!
+//! A run is a process. It holds a lock on a file of its own for as long as it lives, so another process of the same machine
+//! can see that it has ended. A mark of the machine alone is not enough: clones of a virtual machine have the same one.
 
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,19 +14,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const PREFIX: &str = "test";
 
 /// This process.
-pub(super) struct Run {
-    /// `None` where processes of other machines cannot be told apart: nothing is swept there.
-    machine: Option<String>,
+struct Run {
+    /// Marks the machine and this run; `None` where no file can be held: nobody can tell whether this run has ended.
+    mark: Option<String>,
     process: u32,
     /// Numbers of processes are used again.
     random: u32,
+    /// Locked.
+    _file: Option<File>,
 }
 
-static RUN: LazyLock<Run> = LazyLock::new(|| Run {
-    machine: machine(),
-    process: std::process::id(),
-    random: fastrand::u32(..),
-});
+static RUN: LazyLock<Run> = LazyLock::new(|| Run::start(&std::env::temp_dir()));
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// The id of this process's next branch: `test-{machine}-{process}-{random}-{number}`.
@@ -28,39 +33,121 @@ pub(super) fn next() -> String {
     RUN.name(number)
 }
 
-/// Whether a branch was left behind by a process of this machine that has ended.
-pub(super) fn is_left_behind(id: &str) -> bool {
-    RUN.owner_of(id).is_some_and(has_ended)
-}
-
 impl Run {
+    fn start(folder: &Path) -> Self {
+        let random = fastrand::u32(..);
+        let held = machine().and_then(|mark| {
+            let file = hold(&folder.join(file_name(&mark, random))).ok()?;
+            Some((mark, file))
+        });
+        let (mark, file) = held.unzip();
+        Self {
+            mark,
+            process: std::process::id(),
+            random,
+            _file: file,
+        }
+    }
+
     fn name(&self, number: u32) -> String {
-        let machine = self.machine.as_deref().unwrap_or("x");
+        let machine = self.mark.as_deref().unwrap_or("x");
         let (process, random) = (self.process, self.random);
         format!("{PREFIX}-{machine}-{process}-{random:08x}-{number}")
     }
+}
 
-    /// The process of this machine that a branch belongs to.
-    fn owner_of(&self, id: &str) -> Option<u32> {
+/// Runs of this machine and user that have ended.
+#[derive(Debug, Default)]
+pub(super) struct EndedRuns {
+    /// By the names of the files.
+    files: HashMap<String, PathBuf>,
+}
+
+impl EndedRuns {
+    /// Blocks.
+    pub(super) fn find() -> Self {
+        Self::find_in(&std::env::temp_dir())
+    }
+
+    fn find_in(folder: &Path) -> Self {
+        let (Some(machine), Ok(entries)) = (machine(), fs::read_dir(folder)) else {
+            return Self::default();
+        };
+        let prefix = file_name(&machine, 0);
+        let prefix = &prefix[..prefix.len() - 8];
+        let ended = entries.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().ok()?;
+            let random = name.strip_prefix(prefix)?;
+            let is_one = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+            (is_one && has_ended(&entry.path())).then(|| (name, entry.path()))
+        });
+        Self {
+            files: ended.collect(),
+        }
+    }
+
+    /// Whether one of them made the branch of this id.
+    pub(super) fn made(&self, id: &str) -> bool {
         let parts: Vec<&str> = id.split('-').collect();
         match parts.as_slice() {
             [PREFIX, machine, process, random, number]
-                if Some(*machine) == self.machine.as_deref()
-                    && u32::from_str_radix(random, 16).is_ok()
-                    && number.parse::<u32>().is_ok() =>
+                if process.parse::<u32>().is_ok() && number.parse::<u32>().is_ok() =>
             {
-                process.parse().ok()
+                let random = u32::from_str_radix(random, 16);
+                random.is_ok_and(|random| self.files.contains_key(&file_name(machine, random)))
             }
-            _ => None,
+            _ => false,
         }
     }
+
+    /// Removes their files, once their branches are being deleted.
+    pub(super) fn forget(self) {
+        for file in self.files.into_values() {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+fn file_name(machine: &str, random: u32) -> String {
+    format!("lakebase-{PREFIX}-{machine}-{random:08x}")
+}
+
+/// Creates a file that is locked as soon as it has its name.
+fn hold(path: &Path) -> io::Result<File> {
+    let unnamed = path.with_extension("new");
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&unnamed)?;
+    let held = file.try_lock().map_err(io::Error::from);
+    if let Err(error) = held.and_then(|()| fs::rename(&unnamed, path)) {
+        let _ = fs::remove_file(&unnamed);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Whether the file is this user's and nobody holds it. Processes that started the run's children count as well.
+#[cfg(unix)]
+fn has_ended(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let is_own = fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_file() && found.uid() == nix::unistd::geteuid().as_raw());
+    is_own && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+}
+
+#[cfg(not(unix))]
+fn has_ended(_: &Path) -> bool {
+    false
 }
 
 /// A mark of the running system and of its namespace of processes: both are gone when either ends.
 fn machine() -> Option<String> {
     // Both are the kernel's memory, so this does not block.
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(mark(&format!("{} {}", boot.trim(), namespace.display())))
 }
 
@@ -72,55 +159,10 @@ fn mark(text: &str) -> String {
     format!("{hash:016x}")
 }
 
-#[cfg(unix)]
-fn has_ended(process: u32) -> bool {
-    use nix::errno::Errno;
-    use nix::sys::signal::kill;
-    use nix::unistd::Pid;
-
-    let Some(process) = i32::try_from(process).ok().filter(|process| *process > 0) else {
-        return false;
-    };
-    kill(Pid::from_raw(process), None) == Err(Errno::ESRCH)
-}
-
-#[cfg(not(unix))]
-fn has_ended(_: u32) -> bool {
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::admin::BranchId;
-
-    fn run(machine: Option<&str>) -> Run {
-        Run {
-            machine: machine.map(str::to_owned),
-            process: 4711,
-            random: 255,
-        }
-    }
-
-    #[test]
-    fn a_name_says_whose_branch_it_is_on_this_machine_only() {
-        let ours = run(Some("0123456789abcdef"));
-        let name = ours.name(7);
-        assert_eq!(name, "test-0123456789abcdef-4711-000000ff-7");
-        assert_eq!(ours.owner_of(&name), Some(4711));
-        for stranger in [run(Some("fedcba9876543210")), run(None)] {
-            assert_eq!(stranger.owner_of(&name), None);
-            assert_eq!(ours.owner_of(&stranger.name(7)), None);
-        }
-        for other in [
-            "production",
-            "test-a",
-            "test-0123456789abcdef-4711",
-            "ci-0123456789abcdef-4711-000000ff-7",
-        ] {
-            assert_eq!(ours.owner_of(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn names_are_ids_and_none_comes_twice() {
@@ -131,15 +173,28 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn branches_of_running_processes_are_left_alone() {
-        assert!(!is_left_behind(&next()));
-        let mut child = std::process::Command::new("true").spawn().expect("it runs");
-        let ended = Run {
-            process: child.id(),
-            machine: machine(),
-            random: 0,
-        };
-        child.wait().expect("it ends");
-        assert!(is_left_behind(&ended.name(0)));
+    fn only_branches_of_runs_whose_file_nobody_holds_are_left_behind() {
+        let folder = std::env::temp_dir().join(format!("lakebase-{:016x}", fastrand::u64(..)));
+        fs::create_dir(&folder).expect("a folder");
+        let (ends, lives) = (Run::start(&folder), Run::start(&folder));
+        let names = [ends.name(7), lives.name(7)];
+        let made = |ended: &EndedRuns| names.each_ref().map(|name| ended.made(name));
+        assert_eq!(made(&EndedRuns::find_in(&folder)), [false, false]);
+        drop(ends);
+        let ended = EndedRuns::find_in(&folder);
+        assert_eq!(made(&ended), [true, false]);
+        for other in ["production", "test-a", "test-0123456789abcdef-4711"] {
+            assert!(!ended.made(other), "{other}");
+        }
+        // As on a clone of the machine, which has no such file.
+        ended.forget();
+        assert_eq!(made(&EndedRuns::find_in(&folder)), [false, false]);
+        drop(lives);
+        fs::remove_dir_all(folder).expect("removed");
+        assert_eq!(
+            made(&EndedRuns::find_in(Path::new("/nowhere"))),
+            [false, false]
+        );
+        assert!(Run::start(Path::new("/nowhere")).mark.is_none());
     }
 }

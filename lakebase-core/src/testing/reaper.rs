@@ -2,22 +2,35 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep};
 
 use crate::admin::Branches;
+use crate::error::Error;
 
 /// As many as are created at a time.
 const AT_A_TIME: usize = 4;
+/// For so long, the request for a branch may arrive after the one that deletes it.
+const OVERTAKEN: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(2);
 
-type Order = (Branches, String);
+/// A branch to delete.
+pub(super) struct Order {
+    pub(super) branches: Branches,
+    pub(super) id: String,
+    /// Whether its creation has ended: a branch that is not there yet may still come into being.
+    pub(super) is_created: bool,
+}
 
 /// A process that was forked has no such thread, so it has its number with it.
 static REAPER: Mutex<Option<(u32, UnboundedSender<Order>)>> = Mutex::new(None);
 
 /// Deletes a branch, some time soon. What fails is left to its expiry.
-pub(super) fn delete(branches: Branches, id: String) {
+pub(super) fn delete(order: Order) {
     let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();
     if !reaper
@@ -27,7 +40,7 @@ pub(super) fn delete(branches: Branches, id: String) {
         *reaper = start().map(|orders| (process, orders));
     }
     if let Some((_, orders)) = reaper.as_ref() {
-        let _ = orders.send((branches, id));
+        let _ = orders.send(order);
     }
 }
 
@@ -49,13 +62,32 @@ async fn work(received: UnboundedReceiver<Order>) {
     let orders = futures_util::stream::unfold(received, |mut received| async move {
         Some((received.recv().await?, received))
     });
+    let permits = &Semaphore::new(AT_A_TIME);
     orders
-        .for_each_concurrent(AT_A_TIME, |(branches, id)| async move {
-            if let Err(error) = branches.purge(&id).await
-                && error.status() != Some(404)
-            {
-                tracing::warn!(%error, branch = id, "a test branch is left to its expiry");
+        .for_each_concurrent(None, |order| async move {
+            if let Err(error) = order.carry_out(permits).await {
+                tracing::warn!(%error, branch = order.id, "a test branch is left to its expiry");
             }
         })
         .await;
+}
+
+impl Order {
+    async fn carry_out(&self, permits: &Semaphore) -> Result<(), Error> {
+        let began = Instant::now();
+        loop {
+            let permit = permits.acquire().await;
+            let outcome = self.branches.purge(&self.id).await;
+            drop(permit);
+            match outcome {
+                Err(error) if error.status() == Some(404) => {
+                    if self.is_created || began.elapsed() >= OVERTAKEN {
+                        return Ok(());
+                    }
+                }
+                outcome => return outcome,
+            }
+            sleep(PAUSE).await;
+        }
+    }
 }

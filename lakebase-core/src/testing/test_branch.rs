@@ -6,11 +6,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{name, reaper};
+use super::name::{self, EndedRuns};
+use super::reaper::{self, Order};
 use crate::admin::{Branch, BranchId, Branches, Expiry, NewBranch};
+use crate::config::HostKind;
 use crate::credential::single_flight::no_runtime;
 use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
+use crate::settings::host_name::{direct_host, is_pooled_host};
+use crate::workspace::retry::retrying;
 
 /// Crash safety only: no test should take that long.
 const EXPIRY: Duration = Duration::from_secs(3600);
@@ -35,12 +39,17 @@ struct Guard {
     branches: Branches,
     /// `None` if it is deleted already.
     id: Option<String>,
+    is_created: bool,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            reaper::delete(self.branches.clone(), id);
+            reaper::delete(Order {
+                branches: self.branches.clone(),
+                id,
+                is_created: self.is_created,
+            });
         }
     }
 }
@@ -79,14 +88,28 @@ impl TestBranch {
     ///
     /// # Errors
     ///
-    /// As [`of`](Self::of).
+    /// As [`of`](Self::of), and [`Error::is_config`] if the configured host (`PGHOST`) is not the one of that branch.
     ///
     /// # Cancel safety
     ///
     /// As [`of`](Self::of).
     pub async fn of_own(lakebase: &Lakebase) -> Result<Self, Error> {
-        let own = lakebase.branches()?.own_id().to_owned();
-        Self::of(lakebase, &own).await
+        Self::of_own_expiring(lakebase, EXPIRY).await
+    }
+
+    /// The same with another expiry.
+    ///
+    /// # Errors
+    ///
+    /// As [`of_own`](Self::of_own).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`of`](Self::of).
+    pub async fn of_own_expiring(lakebase: &Lakebase, expiry: Duration) -> Result<Self, Error> {
+        let branches = lakebase.branches()?;
+        check_host(lakebase).await?;
+        Self::expiring(lakebase, branches.own_id(), expiry).await
     }
 
     /// The same with another expiry.
@@ -127,14 +150,18 @@ impl TestBranch {
         let mut guard = Guard {
             id: Some(new.id().to_string()),
             branches: branches.clone(),
+            is_created: false,
         };
-        match branches.create(new).await {
-            Ok(branch) => Ok(Self { branch, guard }),
-            Err(error) => {
-                if NewBranch::was_rejected(&error) {
+        match branches.try_create(new).await {
+            Ok(branch) => {
+                guard.is_created = true;
+                Ok(Self { branch, guard })
+            }
+            Err(failed) => {
+                if !failed.may_exist {
                     guard.id = None;
                 }
-                Err(error)
+                Err(failed.error)
             }
         }
     }
@@ -168,21 +195,45 @@ impl TestBranch {
     }
 }
 
+/// A configured host takes precedence over the branch, so that the database in use may belong to another one.
+async fn check_host(lakebase: &Lakebase) -> Result<(), Error> {
+    let config = lakebase.config();
+    let (Some(host), Some(workspace)) = (&config.host, lakebase.workspace()?) else {
+        return Ok(());
+    };
+    let own = retrying(|| workspace.host(HostKind::ReadWrite)).await?;
+    let host = match is_pooled_host(host) {
+        true => direct_host(host),
+        false => host.clone(),
+    };
+    if host.eq_ignore_ascii_case(&own) {
+        return Ok(());
+    }
+    let text = format!("PGHOST is {host}, but the configured branch has the host {own}");
+    let hint = "The copy would be one of another database: leave PGHOST unset, or set LAKEBASE_ENDPOINT to the branch of that host";
+    Err(Error::config(text).with_hint(hint))
+}
+
 /// Deletes what dead processes of this machine have left behind.
 async fn sweep(branches: &Branches) {
     match branches.list().await {
         Ok(all) => {
-            let left = all
-                .iter()
-                .map(Branch::id)
-                .filter(|id| name::is_left_behind(id));
+            let Ok(ended) = tokio::task::spawn_blocking(EndedRuns::find).await else {
+                return;
+            };
+            let left = all.iter().map(Branch::id).filter(|id| ended.made(id));
             for id in left {
                 tracing::info!(
                     branch = id,
                     "deletes a test branch of a process that has ended"
                 );
-                reaper::delete(branches.clone(), id.to_owned());
+                reaper::delete(Order {
+                    branches: branches.clone(),
+                    id: id.to_owned(),
+                    is_created: true,
+                });
             }
+            ended.forget();
         }
         Err(error) => tracing::debug!(%error, "no look at test branches that were left behind"),
     }

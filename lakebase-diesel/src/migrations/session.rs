@@ -160,15 +160,23 @@ impl Session {
         migration: &dyn Migration<Pg>,
         direction: Direction,
     ) -> Result<(), MigrationError> {
-        self.execute("cannot begin", DISCARD_TEMPORARY)?;
         self.observe(async |observer| observer.begin());
-        let change = |session: &mut Self| session.change(migration, direction);
-        let applied = match migration.metadata().run_in_transaction() && !self.in_transaction {
-            true => self.transaction(change),
-            false => change(self),
-        };
+        let applied = self.apply_unobserved(migration, direction);
         self.observe(async |observer| observer.end().await);
         applied
+    }
+
+    fn apply_unobserved(
+        &mut self,
+        migration: &dyn Migration<Pg>,
+        direction: Direction,
+    ) -> Result<(), MigrationError> {
+        self.execute("cannot begin", DISCARD_TEMPORARY)?;
+        let change = |session: &mut Self| session.change(migration, direction);
+        match migration.metadata().run_in_transaction() && !self.in_transaction {
+            true => self.transaction(change),
+            false => change(self),
+        }
     }
 
     fn change(

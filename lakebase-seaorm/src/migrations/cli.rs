@@ -115,6 +115,7 @@ async fn run<M: MigratorTraitSelf>(
         migrations: Box::new(|| migrator.migrations()),
         history: migrator.migration_table_name(),
         observer: None,
+        rehearsal: None,
     };
     let action = match cli.command {
         Some(MigrateSubcommands::Status) => {

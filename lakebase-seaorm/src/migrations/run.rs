@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use lakebase_core::adapter::migration::{
-    DISCARD_TEMPORARY, MigrationError, MigrationSession, Observer, RESET_SESSION,
+    DISCARD_TEMPORARY, MigrationError, MigrationSession, Observer, RESET_SESSION, Rehearsal,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, Statement,
@@ -24,6 +24,8 @@ pub(super) struct Run<'a> {
     pub(super) history: DynIden,
     /// Of a rehearsal.
     pub(super) observer: Option<&'a Observer>,
+    /// What was rehearsed, if nothing else may run.
+    pub(super) rehearsal: Option<&'a Rehearsal>,
 }
 
 /// SeaORM's own queries of the history.
@@ -97,6 +99,7 @@ impl Run<'_> {
             migrations: Box::new(Vec::new),
             history: self.history.clone(),
             observer: None,
+            rehearsal: None,
         };
         // SeaORM drops by bare names, which would be found in the next schema of the path as well.
         let db = self.connect(self.session.drop_sql()).await?;
@@ -174,6 +177,9 @@ impl Run<'_> {
         };
         let steps = steps.and_then(|steps| usize::try_from(steps).ok());
         migrations.truncate(steps.unwrap_or(usize::MAX));
+        if let Some(rehearsal) = self.rehearsal {
+            rehearsal.covers(migrations.iter().map(|migration| migration.name()))?;
+        }
         if let Some(observer) = self.observer {
             let names = migrations
                 .iter()

@@ -37,6 +37,8 @@ pub(super) enum Change {
     Done,
     /// The request may have arrived, or not.
     InDoubt(Error),
+    /// The workspace rejected the request, or it was never sent: nothing has happened.
+    Rejected(Error),
 }
 
 impl Api {
@@ -70,7 +72,7 @@ impl Api {
         Err(self.name(Error::new(Kind::Platform, text)))
     }
 
-    /// Sends a change, once unless it certainly did nothing, and waits for its operation.
+    /// Sends a change, once unless it certainly did nothing, and waits for its operation. An error is one of the operation.
     pub(super) async fn change(
         &self,
         method: &Method,
@@ -93,9 +95,19 @@ impl Api {
             };
             match error.status() {
                 // Nothing has happened: a rate limit, or another change under way.
-                Some(409 | 429) if error.is_transient() => wait.pause(self.name(error)).await?,
-                _ if error.is_transient() => return Ok(Change::InDoubt(self.name(error))),
-                _ => return Err(self.name(error)),
+                Some(409 | 429) if error.is_transient() => {
+                    if let Err(error) = wait.pause(self.name(error)).await {
+                        return Ok(Change::Rejected(error));
+                    }
+                }
+                Some(400..500) if !error.is_transient() => {
+                    return Ok(Change::Rejected(self.name(error)));
+                }
+                // Without a token nothing is sent.
+                _ if error.is_config() || (error.is_sign_in() && !error.is_transient()) => {
+                    return Ok(Change::Rejected(self.name(error)));
+                }
+                _ => return Ok(Change::InDoubt(self.name(error))),
             }
         }
     }
@@ -112,13 +124,19 @@ impl Api {
         loop {
             match self.change(method, path, body, wait).await {
                 Ok(Change::Done) => return Ok(()),
-                Ok(Change::InDoubt(error)) => {
+                Ok(Change::InDoubt(error)) if error.is_transient() => {
                     in_doubt = true;
                     wait.pause(error).await?;
                 }
                 // It did arrive.
-                Err(error) if in_doubt && is_done_already(method, &error) => return Ok(()),
-                Err(error) => return Err(error),
+                Ok(Change::Rejected(error)) | Err(error)
+                    if in_doubt && is_done_already(method, &error) =>
+                {
+                    return Ok(());
+                }
+                Ok(Change::InDoubt(error) | Change::Rejected(error)) | Err(error) => {
+                    return Err(error);
+                }
             }
         }
     }

@@ -179,6 +179,20 @@ impl Branch {
         self.until_ready(&mut wait, true).await
     }
 
+    /// The same without the login: for an identity that has no role in Postgres.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing.
+    pub async fn wait_ready_without_login(&mut self, limit: Duration) -> Result<(), Error> {
+        let mut wait = Wait::new(self.what(), limit);
+        self.until_ready(&mut wait, false).await
+    }
+
     pub(super) async fn until_ready(
         &mut self,
         wait: &mut Wait,

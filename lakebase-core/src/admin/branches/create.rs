@@ -17,6 +17,17 @@ use crate::error::Error;
 /// Times of the platform are cut to seconds, and its clocks differ a little.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
+/// Why [`Branches::try_create`] has returned no branch.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct NotCreated {
+    /// The cause.
+    pub error: Error,
+    /// Whether the branch may exist, or come into being yet. False only if the workspace rejected the one request for it, or
+    /// none was sent; then a branch of this id is another one.
+    pub may_exist: bool,
+}
+
 /// What has the id of a branch that was to be created.
 enum Found {
     /// Nothing, or a deleted branch.
@@ -43,26 +54,44 @@ impl Branches {
     ///
     /// Dropping the future can leave a branch behind, which its expiry deletes.
     pub async fn create(&self, new: NewBranch) -> Result<Branch, Error> {
+        self.try_create(new).await.map_err(|failed| failed.error)
+    }
+
+    /// The same, and a failure reports whether there may be a branch to delete: for callers that clean up.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`create`](Self::create).
+    pub async fn try_create(&self, new: NewBranch) -> Result<Branch, NotCreated> {
+        let mut may_exist = false;
+        let created = self.create_noting(new, &mut may_exist).await;
+        created.map_err(|error| NotCreated { error, may_exist })
+    }
+
+    async fn create_noting(&self, new: NewBranch, may_exist: &mut bool) -> Result<Branch, Error> {
         let api = api_of(&self.lakebase, format!("branch {}", self.path(&new.id)))?;
         let body = new.body(&self.project)?;
         let mut wait = Wait::new(&api.resource, new.timeout);
-        let mut path = format!(
+        let path = format!(
             "{}/branches?branch_id={}",
             self.project,
             encoded(new.id.as_str())
         );
-        if new.replaces {
-            path.push_str("&replace_existing=true");
-        }
         let began = Instant::now();
         let mut in_doubt = false;
         let found = loop {
+            *may_exist = true;
             match api
                 .change(&Method::POST, &path, Some(&body), &mut wait)
-                .await
+                .await?
             {
-                Ok(Change::Done) => break None,
-                Ok(Change::InDoubt(error)) => {
+                Change::Done => break None,
+                Change::InDoubt(error) if !error.is_transient() => return Err(error),
+                Change::InDoubt(error) => {
                     in_doubt = true;
                     if let Found::Created(branch) =
                         self.find_created(&new, began, &mut wait).await?
@@ -71,14 +100,18 @@ impl Branches {
                     }
                     wait.pause(error).await?;
                 }
-                Err(error) if error.status() == Some(409) => {
+                Change::Rejected(error) if error.status() == Some(409) => {
+                    *may_exist = in_doubt;
                     match self.find_created(&new, began, &mut wait).await {
                         Ok(Found::Created(branch)) if in_doubt => break Some(branch),
                         Ok(Found::Nothing) => return Err(error.with_hint(DELETED)),
                         _ => return Err(error),
                     }
                 }
-                Err(error) => return Err(error),
+                Change::Rejected(error) => {
+                    *may_exist = in_doubt;
+                    return Err(error);
+                }
             }
         };
         let mut branch = match found {

@@ -26,7 +26,10 @@ impl Expiry {
                 Err(Error::config("expiry: a branch cannot live for 0 s"))
             }
             Self::After(ttl) => {
-                let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+                let seconds = ttl.as_secs().checked_add(u64::from(ttl.subsec_nanos() > 0));
+                let seconds = seconds.ok_or_else(|| {
+                    Error::config("expiry: more seconds than there are; Expiry::Never has no limit")
+                })?;
                 Ok(("ttl", json!(format!("{seconds}s"))))
             }
             Self::At(time) => Ok(("expire_time", json!(rfc3339("expiry", time)?))),
@@ -65,9 +68,9 @@ mod tests {
         ] {
             assert_eq!(expiry.field().expect("valid"), (name, value));
         }
-        let error = Expiry::After(Duration::ZERO)
-            .field()
-            .expect_err("too short");
-        assert!(error.is_config(), "{error}");
+        for wrong in [Duration::ZERO, Duration::MAX] {
+            let error = Expiry::After(wrong).field().expect_err("no expiry");
+            assert!(error.is_config(), "{error}");
+        }
     }
 }

@@ -16,7 +16,6 @@ pub struct NewBranch {
     pub(super) id: BranchId,
     pub(super) expiry: Expiry,
     pub(super) source: Option<String>,
-    pub(super) replaces: bool,
     pub(super) timeout: Duration,
     pub(super) logs_in: bool,
     at_time: Option<SystemTime>,
@@ -31,7 +30,6 @@ impl NewBranch {
             id,
             expiry,
             source: None,
-            replaces: false,
             timeout: DEFAULT_TIMEOUT,
             logs_in: true,
             at_time: None,
@@ -64,12 +62,6 @@ impl NewBranch {
         self
     }
 
-    /// Whether an existing branch of this id is deleted first, with its data. Default: no.
-    pub fn replace_existing(mut self, replaces: bool) -> Self {
-        self.replaces = replaces;
-        self
-    }
-
     /// The limit for the whole creation: until a login works. Default: 10 minutes; a day at most.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -81,14 +73,6 @@ impl NewBranch {
     pub fn without_login(mut self) -> Self {
         self.logs_in = false;
         self
-    }
-
-    /// Whether an error of [`Branches::create`](super::Branches::create) means that there is no branch to delete.
-    pub(crate) fn was_rejected(error: &Error) -> bool {
-        let is_rejection = error
-            .status()
-            .is_some_and(|status| (400..500).contains(&status));
-        is_rejection && !error.is_timeout()
     }
 
     /// The id that the branch will have.

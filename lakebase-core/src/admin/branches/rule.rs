@@ -5,6 +5,9 @@ use crate::error::Error;
 /// Some replies do not say why an id is taken.
 pub(super) const DELETED: &str = "A deleted branch keeps its id until it is purged: undelete it, purge it, or use an id of its own for each branch";
 
+const TOO_MANY: &str =
+    "The project has as many branches as it may have: delete some, and give new ones an expiry";
+
 const CAN_MANAGE: &str = "Creating, changing and deleting branches needs CAN MANAGE on the project: its owner grants that under Settings > Project permissions. CAN USE is enough for listing branches and creating roles and databases";
 
 /// The hint, by HTTP status, the platform's code, and texts in the message of which one has to be there. No text
@@ -45,7 +48,7 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
     (
         0,
         "",
-        &["maximum expiration", "exceeds the maximum", "30 days"],
+        &["maximum expiration", "30 days"],
         "The workspace limits how long a branch may live: choose a shorter expiry, for example 7 days, or Expiry::Never",
     ),
     (
@@ -62,7 +65,7 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
             "reached its limit",
             "too many branches",
         ],
-        "The project has as many branches as it may have: delete some, and give new ones an expiry",
+        TOO_MANY,
     ),
     (
         0,
@@ -86,7 +89,7 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
         409,
         "",
         &[],
-        "A branch of that id exists: take it, choose another id, or let replace_existing(true) delete it with its data",
+        "A branch of that id exists: take it, choose another id, or purge it first",
     ),
     (
         404,
@@ -111,8 +114,12 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
 /// Adds what to do next. A rule is no passing trouble, whatever status it comes with.
 pub(super) fn explained(error: Error) -> Error {
     let code = error.error_code().unwrap_or_default().to_owned();
-    let fits = |&&(status, wanted, texts, _): &&(u16, &str, &[&str], &str)| {
-        (status == 0 || error.status() == Some(status))
+    // A quota of branches may come as 429, but other texts there are about the rate of requests, which passes.
+    let is_rate =
+        |hint: &str| error.status() == Some(429) && !(hint == TOO_MANY && error.says("branch"));
+    let fits = |&&(status, wanted, texts, hint): &&(u16, &str, &[&str], &str)| {
+        !is_rate(hint)
+            && (status == 0 || error.status() == Some(status))
             && (wanted.is_empty() || wanted == code)
             && (texts.is_empty() || texts.iter().any(|text| error.says(text)))
     };
@@ -123,7 +130,6 @@ pub(super) fn explained(error: Error) -> Error {
     let Some(&(_, _, _, hint)) = RULES.iter().find(fits) else {
         return error;
     };
-    // A quota may come as 429. Who may not do it may have to wait for a network, not for this.
     error.with_hint(hint).with_transient(code == "ABORTED")
 }
 
@@ -139,7 +145,7 @@ mod tests {
                 409,
                 "ALREADY_EXISTS",
                 "branch with such id already exists",
-                "replace_existing",
+                "choose another id",
             ),
             (
                 400,
@@ -230,6 +236,16 @@ mod tests {
     fn what_passes_is_no_rule() {
         for (status, code, message) in [
             (429, "RESOURCE_EXHAUSTED", "slow down"),
+            (
+                429,
+                "RESOURCE_EXHAUSTED",
+                "the rate of requests exceeds the maximum quota of 10 per second",
+            ),
+            (
+                429,
+                "RESOURCE_EXHAUSTED",
+                "too many changes of protected branches and their children",
+            ),
             (503, "TEMPORARILY_UNAVAILABLE", "try later"),
             (409, "ABORTED", "another operation runs"),
         ] {

@@ -13,7 +13,7 @@ use super::error::MigrationError;
 use super::locks::{LockMode, Locks};
 use super::rehearsal::{HeldLock, IndexBuild, Rehearsal, RehearsedMigration, Rewrite};
 use super::schema::Snapshot;
-use super::{MigrationSession, WORK_LOCK};
+use super::{MigrationSession, SETTINGS, WORK_LOCK, is_key};
 use crate::error::Error;
 use crate::postgres::advice::database_error;
 
@@ -87,15 +87,16 @@ impl Observer {
         // Ends with the client.
         tokio::spawn(connection);
         session.become_owner(&client).await?;
-        let setup = client.batch_execute(&session.reader_sql()).await;
+        // Functions and operators of the application must not run with the privileges of this role.
+        let setup = format!("{SETTINGS}; SET search_path = pg_catalog");
+        let setup = client.batch_execute(&setup).await;
         setup.map_err(cannot_watch)?;
         let locks = format!(
             "SELECT relation, mode FROM pg_locks WHERE locktype = 'relation' AND granted AND relation IS NOT NULL \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted \
-             AND objsubid = 1 AND classid = {} AND objid = {})",
-            WORK_LOCK >> 32,
-            WORK_LOCK & 0xffff_ffff,
+             AND {})",
+            is_key(WORK_LOCK),
         );
         let locks = client.prepare(&locks).await;
         Ok(Arc::new(Self {
@@ -231,14 +232,14 @@ impl Observer {
     ///
     /// # Errors
     ///
-    /// That of `outcome`, if no migration had begun; or what kept the observer from seeing all.
+    /// That of `outcome`, unless it is about the last migration that began; or what kept the observer from seeing all.
     pub async fn finish<T>(
         &self,
         outcome: Result<T, MigrationError>,
     ) -> Result<Rehearsal, MigrationError> {
-        let error = match outcome {
+        let outcome = match outcome {
             Err(error) if error.migration().is_none() => return Err(error),
-            outcome => outcome.err(),
+            outcome => outcome,
         };
         let State {
             planned,
@@ -249,11 +250,14 @@ impl Observer {
         if let Some(failure) = failure {
             return Err(failure.into());
         }
+        if let Err(error) = outcome {
+            match migrations.last_mut() {
+                Some(last) if error.migration() == Some(&last.name) => last.error = Some(error),
+                _ => return Err(error),
+            }
+        }
         let after = Snapshot::of(&self.session.lakebase).await?;
         let not_tried = planned.into_iter().skip(migrations.len()).collect();
-        if let Some(last) = migrations.last_mut() {
-            last.error = error;
-        }
         Ok(Rehearsal {
             migrations,
             not_tried,

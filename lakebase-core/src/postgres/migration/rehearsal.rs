@@ -11,6 +11,8 @@ use super::locks::LockMode;
 use super::schema::{Difference, one_line};
 use crate::error::Error;
 
+const NOTHING: &str = "so nothing was run on the database itself";
+
 /// What the pending migrations did on a copy of the database. `Display` prints it for a terminal,
 /// [`to_markdown`](Self::to_markdown) for a pull request; as JSON, with `serde`, durations are seconds.
 #[derive(Clone, Debug, Serialize)]
@@ -84,10 +86,10 @@ pub struct IndexBuild {
 }
 
 impl Rehearsal {
-    /// Returns whether no migration failed. Locks and rewrites do not count: see
+    /// Returns whether all pending migrations ran and none failed. Locks and rewrites do not count: see
     /// [`blocking_locks`](Self::blocking_locks) for a limit.
     pub fn is_ok(&self) -> bool {
-        self.failed().is_none()
+        self.failed().is_none() && self.not_tried.is_empty()
     }
 
     /// The migration that failed.
@@ -101,7 +103,6 @@ impl Rehearsal {
     ///
     /// The failure, with its migration and place.
     pub fn allows(&self, is_accepted: bool) -> Result<(), MigrationError> {
-        const NOTHING: &str = "so nothing was run on the database itself";
         if let Some((failed, error)) = self
             .migrations
             .iter()
@@ -109,11 +110,37 @@ impl Rehearsal {
         {
             return Err(error.clone().in_rehearsal(&failed.name, NOTHING));
         }
+        if let Some(name) = self.not_tried.first() {
+            let text = format!("was not tried in rehearsal, {NOTHING}");
+            return Err(MigrationError::from(Error::config(text)).of(name));
+        }
         match is_accepted {
             true => Ok(()),
             false => {
                 Err(Error::config(format!("the rehearsal was not accepted, {NOTHING}")).into())
             }
+        }
+    }
+
+    /// For adapters, under the lock of the target: nothing is pending there that was not rehearsed. Another replica may have
+    /// run some of it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Names the migration.
+    pub fn covers<'a>(
+        &self,
+        pending: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), MigrationError> {
+        let is_new = |name: &&str| self.migrations.iter().all(|one| one.name != *name);
+        match pending.into_iter().find(is_new) {
+            Some(name) => {
+                let text = format!("is pending but was not rehearsed, {NOTHING}");
+                let error = Error::config(text)
+                    .with_hint("Rehearse again: the migrations or the history changed meanwhile");
+                Err(MigrationError::from(error).of(name))
+            }
+            None => Ok(()),
         }
     }
 
@@ -187,7 +214,7 @@ impl Rehearsal {
     }
 
     fn summary(&self) -> String {
-        let failed = usize::from(!self.is_ok());
+        let failed = usize::from(self.failed().is_some());
         let ran = self.migrations.len() - failed;
         match (ran, failed) {
             (0, 0) => "nothing pending".to_owned(),
