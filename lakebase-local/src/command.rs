@@ -18,7 +18,7 @@ const HELP: &str = "\
 A Databricks Lakebase on this machine: workspace API, TLS gateway, real Postgres.
 
 Usage: %NAME% [OPTIONS]               prints export lines and serves until Ctrl-C
-       %NAME% [OPTIONS] CMD [ARGS]..  runs CMD with the variables and returns its exit status
+       %NAME% [OPTIONS] CMD [ARGS]..  runs CMD with the variables; its exit status is CMD's
        %NAME% ctl COMMAND             controls a running one, see ctl --help
 
 Options:

@@ -201,7 +201,7 @@ async fn a_role_that_cannot_be_dropped_does_not_keep_the_rest_and_is_dropped_lat
     for part in [&*stuck, "privileges for database shop"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert_eq!(text.matches("left behind").count(), 1, "{text}");
+    assert_eq!(text.matches("objects remain").count(), 1, "{text}");
     assert_eq!(lender.traces().await, [&*stuck]);
 
     lender.run("DROP DATABASE shop").await;

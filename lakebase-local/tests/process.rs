@@ -216,8 +216,8 @@ fn a_program_can_be_made_to_sign_in_in_another_way() {
     for (args, words) in [
         (["--sign-in", "magic"], ["magic", "azure-msi"]),
         // Its service is at an address that no variable changes: on a real one, it would be asked.
-        (["--sign-in", "azure-msi"], ["azure-msi", "in Rust only"]),
-        (["--sign-in", "azure-cli"], ["azure-cli", "needs a program"]),
+        (["--sign-in", "azure-msi"], ["azure-msi", "only from Rust"]),
+        (["--sign-in", "azure-cli"], ["azure-cli", "needs a command"]),
         (["--token-lifetime", "abc"], ["--token-lifetime", "abc"]),
     ] {
         let output = program(scratch.path()).args(args).output();
