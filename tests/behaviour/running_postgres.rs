@@ -89,7 +89,7 @@ async fn the_error_of_an_unusable_url_does_not_show_its_password() {
             "postgresql://u:hush-hush@127.0.0.1:1/postgres",
             "cannot reach",
         ),
-        ("hush-hush", "no Postgres URL"),
+        ("hush-hush", "is not a Postgres URL"),
     ] {
         let started = LocalLakebase::builder().postgres_url(url).start().await;
         let error = started.map(drop).expect_err(url);

@@ -70,6 +70,20 @@ struct Failed {
     pause: Duration,
 }
 
+/// Why there is no pool.
+enum NotOpened {
+    /// The login failed.
+    Failed(Error),
+    /// A limit of these pools, which the next caller may not meet.
+    Limit(Error),
+}
+
+impl From<Error> for NotOpened {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// It is about the token. Anything else may pass, or is about the application.
 pub(super) fn is_rejection(error: &Error) -> bool {
     error.is_login() || error.is_sign_in()
@@ -179,9 +193,15 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let (shared, user, own) = (Arc::clone(self), user.clone(), outcome.clone());
         runtime.spawn(async move {
             let opened = shared.open(&id.0, token, &user).await;
-            let outdated = shared.note(id, &own, opened.as_ref().err());
+            let failure = match &opened {
+                Err(NotOpened::Failed(error)) => Some(error),
+                Ok(_) | Err(NotOpened::Limit(_)) => None,
+            };
+            let outdated = shared.note(id, &own, failure);
             // Not under the lock: causes of errors may be the application's.
             drop(outdated);
+            let opened =
+                opened.map_err(|(NotOpened::Failed(error) | NotOpened::Limit(error))| error);
             let _ = report.send(Some(opened));
         });
         Ok(outcome)
@@ -229,7 +249,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         key: &Key,
         token: Fingerprint,
         user: &User,
-    ) -> Result<Arc<Lease<P>>, Error> {
+    ) -> Result<Arc<Lease<P>>, NotOpened> {
         let lakebase = self.builder.lakebase.on_behalf_of(user)?;
         let size = self.builder.limits.per_user;
         if self.has_accepted(key, token) {
@@ -297,7 +317,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
     }
 
     /// A turn to log in with a token that is not proven. The others' logins have their own limit.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, NotOpened> {
         let limit = self.builder.limits.wait + self.builder.lakebase.connect_timeout();
         match timeout(limit, Arc::clone(&self.proofs).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
@@ -306,13 +326,14 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
                     "no turn within {} s to log in for a user: the logins of other users take too long",
                     limit.as_secs_f64()
                 );
-                Err(Error::new(Kind::Timeout, text).with_transient(true))
+                let error = Error::new(Kind::Timeout, text).with_transient(true);
+                Err(NotOpened::Limit(error))
             }
         }
     }
 
     /// A free place, or that of the pool that was not in use for the longest time. Callers get places in their order.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+    async fn place(&self) -> Result<OwnedSemaphorePermit, NotOpened> {
         let limits = &self.builder.limits;
         let deadline = Instant::now() + limits.wait;
         let mut place = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
@@ -338,9 +359,8 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             limits.users()
         );
         let hint = "Raise max_connections if the compute allows it, or take fewer connections for each user";
-        Err(Error::new(Kind::Timeout, text)
-            .with_transient(true)
-            .with_hint(hint))
+        let error = Error::new(Kind::Timeout, text).with_transient(true);
+        Err(NotOpened::Limit(error.with_hint(hint)))
     }
 
     /// Takes the pool out that was not in use for the longest time.
