@@ -160,6 +160,10 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "temporary_branch")]
     pub(crate) branch: Option<String>,
 
+    /// Run it also if --branch names a protected branch or the default one
+    #[arg(long, requires = "branch")]
+    pub(crate) yes: bool,
+
     /// Run the command on a new branch, which is deleted at the end
     #[arg(long)]
     pub(crate) temporary_branch: bool,
@@ -262,6 +266,10 @@ pub(crate) enum BranchCommand {
         /// From now: 7d, 168h, 604800s or never
         #[arg(long, value_name = "TIME", value_parser = expiry)]
         ttl: Expiry,
+
+        /// Change it even if it is protected or the default branch
+        #[arg(long)]
+        yes: bool,
 
         /// Print a JSON object
         #[arg(long)]

@@ -71,8 +71,14 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
                 _ => difference.to_string(),
             })?;
         }
-        BranchCommand::Extend { name, ttl, json } => {
+        BranchCommand::Extend {
+            name,
+            ttl,
+            yes,
+            json,
+        } => {
             let mut branch = branches.get(name).await?;
+            check_change(&branch, *yes)?;
             branch.set_expiry(*ttl).await?;
             show(&branch, *json)?;
         }
@@ -200,6 +206,18 @@ async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn 
     let text = format!("creating {}", new.id());
     let branch = progress(&text, branches.create(new)).await?;
     Ok(show(&branch, args.json)?)
+}
+
+/// Nothing is changed by mistake on a branch that others rely on.
+pub(crate) fn check_change(branch: &Branch, yes: bool) -> Result<(), lakebase_core::Error> {
+    let what = match (branch.is_default(), branch.is_protected()) {
+        _ if yes => return Ok(()),
+        (true, _) => "the project's default branch",
+        (false, true) => "protected",
+        (false, false) => return Ok(()),
+    };
+    let text = format!("{} is {what}: give --yes if you mean it", branch.id());
+    Err(lakebase_core::Error::config(text))
 }
 
 fn check_deletion(branch: &Branch, yes: bool) -> Result<(), lakebase_core::Error> {

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::args::{ExecArgs, ProxyArgs, Target};
-use crate::branch::{Branching, Temporary};
+use crate::branch::{Branching, Temporary, check_change};
 use crate::command::{self, Signals};
 use crate::listen::{Listen, Place};
 use crate::write_stdout;
@@ -33,6 +33,7 @@ pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, B
     };
     if let Some(name) = &args.branch {
         let branch = wanted.lakebase()?.branches()?.get(name).await?;
+        check_change(&branch, args.yes)?;
         return exec_on(branch.config(), branch.lakebase(), signals).await;
     }
     if !args.temporary_branch {

@@ -124,6 +124,40 @@ async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
     let path = "LAKEBASE_ENDPOINT=projects/local/branches/mine\n";
     assert!(ran.out.contains(path), "{}", ran.out);
 
+    // Not on production by mistake.
+    for (args, is_run) in [
+        (
+            &["exec", "--branch", "production", "--", "echo", "ran"][..],
+            false,
+        ),
+        (
+            &[
+                "exec",
+                "--branch",
+                "production",
+                "--yes",
+                "--",
+                "echo",
+                "ran",
+            ],
+            true,
+        ),
+        (&["branch", "extend", "production", "--ttl", "1d"], false),
+    ] {
+        let ran = soon(run(args, &local.env(), &[])).await;
+        assert_eq!(
+            (ran.code == Some(0), ran.out == "ran\n"),
+            (is_run, is_run),
+            "{args:?}"
+        );
+        assert_eq!(
+            ran.err.contains("default branch: give --yes"),
+            !is_run,
+            "{}",
+            ran.err
+        );
+    }
+
     // What a URL says of the database counts, and not where it says that is.
     let roots = local.ca_file().display();
     let port = local.postgres_port();
