@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl as _;
-use lakebase_core::{Config, Error};
+use lakebase_core::{Config, Error, User};
 use lakebase_local::{Call, Fault, LocalLakebase, LoginFault};
 use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, vars};
 use sea_orm::ConnectionTrait as _;
@@ -256,4 +256,33 @@ async fn a_server_that_repeats_a_token_is_not_quoted_and_does_not_control_the_te
         assert_hidden(&shown, local.secrets());
     }
     assert!(!shown.contains('\u{1b}'), "a terminal is controlled");
+}
+
+#[tokio::test]
+async fn a_users_own_token_is_not_shown_whether_it_works_or_not() {
+    let local = captured().await;
+    let name = "ana@example.com";
+    local.add_user(name);
+    local.create_role(name).await.expect("a role");
+    let hour = Duration::from_secs(3600);
+    let token = |scope| local.forwarded_token(name, hour, &[scope]);
+    let pools = lakebase_diesel::bb8::user_pools(&lakebase(&local)).build();
+    let mut shown = String::new();
+    for user in [
+        User::new(name, token("postgres")),
+        User::new(name, token("sql")),
+        User::new("eve@example.com", token("postgres")),
+        // The arguments the wrong way round.
+        User::new(token("postgres"), name),
+    ] {
+        let _ = write!(shown, "{user:?} {user:#?} ");
+        match pools.get(&user).await {
+            Ok(pool) => {
+                pool.get().await.expect("a connection");
+                let _ = write!(shown, "{pool:?} {pools:?} ");
+            }
+            Err(error) => shown += &all_forms(&error),
+        }
+    }
+    assert_hidden(&shown, local.secrets());
 }

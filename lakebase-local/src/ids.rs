@@ -13,7 +13,7 @@ pub(crate) enum Kind {
     Database,
 }
 
-/// Ids that somebody chose, by name in Postgres. Others follow from the name.
+/// Ids that were given on creation, by name in Postgres. Others follow from the name.
 #[derive(Debug, Default)]
 pub(crate) struct Ids(Mutex<HashMap<(Kind, String), String>>);
 

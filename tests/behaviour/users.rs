@@ -205,6 +205,12 @@ async fn a_user_who_may_not_log_in_gets_the_reason_and_others_are_unharmed() {
         "{}",
         error.chain()
     );
+    // The advice is SQL that an administrator copies.
+    let name = "x', 'USER'); DROP ROLE ana; --";
+    local.add_user(name);
+    let error = refused(&pools, &signed_in(&local, name)).await;
+    let advice = "databricks_create_role('x'', ''USER''); DROP ROLE ana; --', ...)";
+    assert!(error.chain().contains(advice), "{}", error.chain());
     // An app that does not have the scope.
     let scopeless = local.forwarded_token("ana@example.com", HOUR, &["sql"]);
     let error = refused(&pools, &User::new("ana@example.com", scopeless)).await;
@@ -219,7 +225,7 @@ async fn a_user_who_may_not_log_in_gets_the_reason_and_others_are_unharmed() {
         "{}",
         error.chain()
     );
-    // Somebody who has left.
+    // A user who was removed from the workspace.
     let cy = person(&local, "cy@example.com").await;
     local.remove_user("cy@example.com");
     let error = refused(&pools, &cy).await;

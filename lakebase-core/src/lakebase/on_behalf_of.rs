@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Lakebase, Source};
 use crate::error::Error;
-use crate::error::foreign::{has_harmful, is_secret_like};
+use crate::error::foreign::{clean_text, has_harmful, is_secret_like};
 use crate::settings::name::check_name;
 use crate::sign_in::SignIn;
 use crate::sign_in::forwarded::{ForwardedToken, expiry};
@@ -80,8 +80,9 @@ impl User {
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User")
-            .field("name", &self.name)
-            .field("role", &self.role)
+            // Both come with a request, and may be a token by mistake.
+            .field("name", &clean_text(&self.name))
+            .field("role", &self.role.as_deref().map(clean_text))
             .finish_non_exhaustive()
     }
 }

@@ -51,6 +51,12 @@ pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
     }
 }
 
+/// For SQL that a person copies: names may come with a request.
+fn quoted(name: &str, quote: char) -> String {
+    let doubled = name.replace(quote, &format!("{quote}{quote}"));
+    format!("{quote}{doubled}{quote}")
+}
+
 /// What to do next, for the person who reads the error.
 pub(super) fn hint(
     verdict: Verdict,
@@ -67,8 +73,9 @@ pub(super) fn hint(
             format!("The role {user:?} is made for membership only: check PGUSER")
         }
         "42501" => format!(
-            "Run: GRANT CONNECT ON DATABASE \"{}\" TO \"{user}\"",
-            target.database()
+            "Run: GRANT CONNECT ON DATABASE {} TO {}",
+            quoted(target.database(), '"'),
+            quoted(user, '"')
         ),
         "53300" => {
             "The compute's connection limit is reached: use smaller pools or a larger compute"
@@ -82,7 +89,8 @@ pub(super) fn hint(
                 .to_owned()
         }
         _ if message.contains("does not exist") => format!(
-            "Create the role (SELECT databricks_create_role('{user}', ...)), or check PGUSER"
+            "Create the role (SELECT databricks_create_role({}, ...)), or check PGUSER",
+            quoted(user, '\'')
         ),
         _ if message.contains("security label") || message.contains("identity") => format!(
             "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"

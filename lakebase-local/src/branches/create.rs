@@ -20,7 +20,7 @@ const LSN_SLACK: i64 = 64 * 1024;
 /// SQLSTATE of a fresh branch that rejects good tokens; the platform documents none.
 const FRESH_SQLSTATE: &str = "28000";
 
-/// A branch that somebody asks for.
+/// A branch to create, as a request describes it.
 #[derive(Debug)]
 pub(crate) struct NewBranch {
     pub(crate) id: String,
