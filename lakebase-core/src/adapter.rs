@@ -137,6 +137,23 @@ pub fn last_failure_within(lakebase: &Lakebase, age: Duration) -> Option<Error> 
     lakebase.last_failure_within(age)
 }
 
+/// Reports a statement that has run, for the exporter of `opentelemetry`. `failure` has the SQLSTATE of one that failed, if there was one.
+#[cfg(feature = "opentelemetry")]
+pub fn record_operation(
+    lakebase: &Lakebase,
+    statement: &str,
+    took: Duration,
+    failure: Option<Option<&str>>,
+) {
+    if let Some(listener) = lakebase.counts().operations.get() {
+        listener(&crate::telemetry::Operation {
+            statement,
+            took,
+            failure,
+        });
+    }
+}
+
 /// Returns the clocks of the configuration, to measure for how long a connection was idle.
 pub fn watch(lakebase: &Lakebase) -> Arc<Watch> {
     Arc::clone(&lakebase.config().clock)

@@ -85,6 +85,32 @@ pub(crate) enum Kind {
     Provider,
 }
 
+impl Kind {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Config,
+        Self::SignIn,
+        Self::Platform,
+        Self::Network,
+        Self::Timeout,
+        Self::Login,
+        Self::Database,
+        Self::Provider,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::SignIn => "sign_in",
+            Self::Platform => "platform",
+            Self::Network => "network",
+            Self::Timeout => "timeout",
+            Self::Login => "login",
+            Self::Database => "database",
+            Self::Provider => "provider",
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         let transient = matches!(kind, Kind::Network | Kind::Timeout);
@@ -283,6 +309,15 @@ impl Error {
     /// SQLSTATE of the failed login or statement, if Postgres (or its gateway) sent one.
     pub fn sqlstate(&self) -> Option<&str> {
         self.0.sqlstate.as_deref()
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The SQLSTATE, or the name of the kind: `error.type` of telemetry.
+    pub(crate) fn error_type(&self) -> &str {
+        self.sqlstate().unwrap_or(self.0.kind.name())
     }
 
     /// How long the workspace wants the next attempt to wait (`Retry-After`).

@@ -29,6 +29,7 @@ use crate::error::chain::find_cause;
 use crate::error::{Error, Kind};
 use crate::settings::attributes::Vars;
 use crate::settings::host_name::is_loopback;
+use crate::telemetry::Outage;
 use crate::tls::Roots;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ pub(crate) struct Http {
     client: OnceLock<reqwest::Client>,
     clock: Arc<Watch>,
     pace: Pace,
+    outage: Arc<Outage>,
 }
 
 impl Http {
@@ -59,6 +61,7 @@ impl Http {
             client: OnceLock::new(),
             clock,
             pace: Pace::default(),
+            outage: Arc::default(),
         })
     }
 
@@ -110,6 +113,11 @@ impl Http {
 
     pub(crate) fn clock(&self) -> Arc<Watch> {
         Arc::clone(&self.clock)
+    }
+
+    /// Whether the workspace can be reached at the moment.
+    pub(crate) fn outage(&self) -> &Arc<Outage> {
+        &self.outage
     }
 
     /// One reply, whatever its status. `secrets` are what the request carries; no error repeats them. The request may be

@@ -5,7 +5,7 @@ mod on_behalf_of;
 pub use on_behalf_of::User;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::settings::host_name::is_pooled_host;
 use crate::settings::name::check_name;
 use crate::sign_in::forwarded::ForwardedToken;
 use crate::target::Target;
+use crate::telemetry::{Counts, LoginStats, Outage, ProxyStats, Stats};
 use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
@@ -59,6 +60,7 @@ pub struct Lakebase {
 #[derive(Default)]
 struct Logins {
     last_failure: Mutex<Option<(Instant, Error)>>,
+    outage: Outage,
     /// Sessions behind the pooler begin in the configured schema.
     has_path_of_role: AtomicBool,
 }
@@ -70,6 +72,7 @@ struct Inner {
     forwarded: Option<ForwardedToken>,
     source: Source,
     lookups: Lookups,
+    counts: Arc<Counts>,
     /// As it was resolved last.
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
@@ -83,13 +86,19 @@ struct Lookups {
 }
 
 impl Lookups {
-    fn new(clock: &Arc<Watch>) -> Self {
-        let flight = |what| SingleFlight::new(what, Arc::clone(clock), LOOKUP_LIMIT);
+    fn new(clock: &Arc<Watch>, outage: &Arc<Outage>) -> Self {
+        let flight = |what| SingleFlight::new(what, Arc::clone(clock), LOOKUP_LIMIT, outage);
         Self {
             host: flight("host of the endpoint"),
             user: flight("user name"),
         }
     }
+}
+
+fn outage_of(workspace: Option<&Workspace>) -> Arc<Outage> {
+    workspace.map_or_else(Arc::default, |workspace| {
+        Arc::clone(workspace.client.outage())
+    })
 }
 
 /// Where passwords come from.
@@ -123,8 +132,8 @@ impl Lakebase {
             }
             _ => None,
         };
-        let lookups = Lookups::new(&config.clock);
-        Self::assemble(config, workspace, lookups, None)
+        let lookups = Lookups::new(&config.clock, &outage_of(workspace.as_ref()));
+        Self::assemble(config, workspace, lookups, None, Arc::default())
     }
 
     fn assemble(
@@ -132,9 +141,13 @@ impl Lakebase {
         workspace: Option<Workspace>,
         lookups: Lookups,
         forwarded: Option<ForwardedToken>,
+        counts: Arc<Counts>,
     ) -> Result<Self, Error> {
-        let clock = || Arc::clone(&config.clock);
-        let cache = |provider| CredentialCache::new(provider, clock(), config.refresh);
+        let outage = outage_of(workspace.as_ref());
+        let cache = |provider| {
+            let clock = Arc::clone(&config.clock);
+            CredentialCache::new(provider, clock, config.refresh, &outage, &counts)
+        };
         let workspace = workspace.map(Arc::new);
         let source = match (&config.login, &workspace) {
             (LoginKind::Password(password), _) => {
@@ -161,6 +174,7 @@ impl Lakebase {
             logins: Arc::default(),
             inner: Arc::new(Inner {
                 lookups,
+                counts,
                 config,
                 workspace,
                 forwarded,
@@ -259,7 +273,7 @@ impl Lakebase {
             return Ok(known);
         }
         let target = Arc::new(Target::new(&self.inner.config, host, user).await?);
-        tracing::debug!(%target, "resolved");
+        tracing::debug!(name: "lakebase.login.resolved", target: "lakebase::login", %target, "resolved");
         *self.target_slot() = Some(Arc::clone(&target));
         Ok(target)
     }
@@ -329,6 +343,39 @@ impl Lakebase {
     fn last_failure_slot(&self) -> MutexGuard<'_, Option<(Instant, Error)>> {
         let slot = self.logins.last_failure.lock();
         slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this handle has done so far, for health checks and dashboards. Clones and the handles of an application's users share the
+    /// counts. Reads memory alone.
+    pub fn stats(&self) -> Stats {
+        let counts = &self.inner.counts;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            token: match &self.inner.source {
+                Source::Native(_) => None,
+                Source::Minted(cache) => Some(cache.stats()),
+            },
+            logins: LoginStats {
+                under_way: count(&counts.logging_in),
+                attempts: count(&counts.login_attempts),
+                failures: counts.failed_logins(),
+                last_error: self.last_failure().map(|error| error.chain()),
+                succeeded: counts.logins.stats(),
+            },
+            proxy: ProxyStats {
+                sessions: count(&counts.sessions),
+                opened: count(&counts.sessions_begun),
+            },
+        }
+    }
+
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
+        &self.inner.counts
+    }
+
+    /// Whether logins to this database fail at the moment.
+    pub(crate) fn outage(&self) -> &Outage {
+        &self.logins.outage
     }
 
     /// Budget for one connection: that of the configuration, unless this handle has its own.
@@ -408,9 +455,10 @@ impl Lakebase {
         let config = inner.config.of_branch(path);
         let lookups = Lookups {
             user: inner.lookups.user.clone(),
-            ..Lookups::new(&config.clock)
+            ..Lookups::new(&config.clock, &outage_of(workspace.as_ref()))
         };
-        let assembled = Self::assemble(config, workspace, lookups, inner.forwarded.clone());
+        let forwarded = inner.forwarded.clone();
+        let assembled = Self::assemble(config, workspace, lookups, forwarded, Arc::default());
         Ok(Self {
             inner: assembled?.inner,
             logins: Arc::default(),

@@ -9,12 +9,15 @@ mod credential;
 mod error;
 mod http;
 mod lakebase;
+#[cfg(feature = "opentelemetry")]
+pub mod opentelemetry;
 mod postgres;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 mod settings;
 mod sign_in;
 mod target;
+pub mod telemetry;
 #[cfg(feature = "admin")]
 pub mod testing;
 mod tls;

@@ -227,7 +227,7 @@ impl SignIn {
             let Strategy { name, advice, .. } = candidate.strategy;
             match ask(candidate).await {
                 Err(Refusal::Declined(reason)) => {
-                    tracing::debug!(strategy = name, reason, "declined");
+                    tracing::debug!(name: "lakebase.sign_in.declined", target: "lakebase::sign_in", strategy = name, reason, "declined");
                     reasons.push(format!("{name}: {reason}. {advice}"));
                 }
                 outcome => {

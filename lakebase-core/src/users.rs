@@ -203,7 +203,7 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
             match (landed.clone(), held) {
                 (Some(Ok(lease)), _) => return Ok(UserPool(lease)),
                 (Some(Err(error)), Some(held)) if !is_rejection(&error) => {
-                    tracing::debug!(%error, "a user's token cannot be tried again");
+                    tracing::debug!(name: "lakebase.user.recheck_failed", target: "lakebase::user", %error, "a user's token cannot be tried again");
                     return Ok(UserPool(held));
                 }
                 (Some(Err(error)), _) => return Err(error),

@@ -38,7 +38,12 @@ pub(crate) struct Workspace {
 impl Workspace {
     pub(crate) fn new(client: Arc<Client>, compute: Compute) -> Self {
         Self {
-            endpoints: SingleFlight::new("list of endpoints", client.clock(), LOOKUP_LIMIT),
+            endpoints: SingleFlight::new(
+                "list of endpoints",
+                client.clock(),
+                LOOKUP_LIMIT,
+                client.outage(),
+            ),
             lookup: Arc::clone(&client),
             client,
             compute,

@@ -52,6 +52,8 @@ impl Activity {
         };
         if information.message() == "permission denied for schema public" {
             tracing::warn!(
+                name: "lakebase.schema.missing",
+                target: "lakebase::schema",
                 "permission denied for schema public: does the configured schema {schema} exist, with USAGE for this role? Create it (CREATE SCHEMA {schema}), or run the migrations with lakebase_diesel::migrations and `create_schema(true)`"
             );
         }

@@ -329,7 +329,7 @@ impl bb8::ErrorSink<PoolError> for Failures {
                 _,
             )) => {
                 let error = clean_text(&error.to_string());
-                tracing::debug!(error, "dropped an idle connection");
+                tracing::debug!(name: "lakebase.pool.connection_dropped", target: "lakebase::pool", error, "dropped an idle connection");
                 return;
             }
             // A connection customizer of the application failed.

@@ -263,7 +263,7 @@ async fn reap(pool: WeakPool<Manager>, limits: Limits) {
         };
         let removed = pool.retain(|_, metrics| limits.allow(&metrics)).removed;
         if !removed.is_empty() {
-            tracing::debug!(count = removed.len(), "closed idle connections");
+            tracing::debug!(name: "lakebase.pool.idle_closed", target: "lakebase::pool", count = removed.len(), "closed idle connections");
         }
     }
 }

@@ -31,19 +31,14 @@ use crate::connect::connect;
 /// ```
 ///
 /// bb8 itself answers a failed login with `TimedOut`; the pool of [`bb8`](crate::bb8) returns the cause. Causes are
-/// logged through `tracing` in any case.
+/// logged through `tracing` in any case, once for each outage.
 pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
     let checks = Arc::new(Checks::new(watch(lakebase)));
     let lakebase = lakebase.clone();
     let mut config = ManagerConfig::default();
     config.custom_setup = Box::new(move |_| {
         let lakebase = lakebase.clone();
-        Box::pin(async move {
-            connect(&lakebase).await.map_err(|error| {
-                tracing::warn!(error = %error.chain(), "could not open a connection");
-                ConnectionError::from(error)
-            })
-        })
+        Box::pin(async move { connect(&lakebase).await.map_err(ConnectionError::from) })
     });
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
         let checks = Arc::clone(&checks);

@@ -26,6 +26,7 @@ use lakebase_core::adapter::migration::{MigrationSession, Observer};
 use lakebase_core::testing::TestBranch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::field::Empty;
 
 pub use lakebase_core::adapter::migration::{
     Change, Difference, HeldLock, IndexBuild, LockMode, MigrationError, Object, Position,
@@ -355,7 +356,7 @@ impl Migrations {
         let branch = TestBranch::of_own_expiring(lakebase, *rehearsal_expiry).await?;
         let report = self.rehearse_on(&branch.lakebase(), source).await;
         if let Err(error) = branch.finish().await {
-            tracing::warn!(error = %error.chain(), "the branch of a rehearsal is left to its expiry");
+            tracing::warn!(name: "lakebase.migration.branch_left", target: "lakebase::migration", error = %error.chain(), "the branch of a rehearsal is left to its expiry");
         }
         report
     }
@@ -459,8 +460,18 @@ impl Migrations {
                 Direction::Down => Progress::Reverting { migration: &name },
             });
             let began = Instant::now();
-            let applied = session.apply(&**migration, direction);
-            applied.map_err(|error| error.of(&name))?;
+            let span = tracing::info_span!(
+                target: "lakebase::migration",
+                "lakebase.migration",
+                migration = name,
+                ?direction,
+                error.type = Empty,
+            );
+            let applied = span.in_scope(|| session.apply(&**migration, direction));
+            applied.map_err(|error| {
+                span.record("error.type", error.sqlstate().unwrap_or("migration"));
+                error.of(&name)
+            })?;
             let (migration, took) = (name.as_str(), began.elapsed());
             self.report(match direction {
                 Direction::Up => Progress::Ran { migration, took },
@@ -472,7 +483,7 @@ impl Migrations {
     }
 
     fn report(&self, progress: Progress<'_>) {
-        tracing::info!(?progress, "migrations");
+        tracing::info!(name: "lakebase.migration.progress", target: "lakebase::migration", ?progress, "migrations");
         (self.on_progress)(progress);
     }
 }

@@ -262,7 +262,7 @@ impl Migrations {
         let branch = TestBranch::of_own_expiring(lakebase, *rehearsal_expiry).await?;
         let report = self.rehearse_on::<M>(&branch.lakebase()).await;
         if let Err(error) = branch.finish().await {
-            tracing::warn!(error = %error.chain(), "the branch of a rehearsal is left to its expiry");
+            tracing::warn!(name: "lakebase.migration.branch_left", target: "lakebase::migration", error = %error.chain(), "the branch of a rehearsal is left to its expiry");
         }
         report
     }

@@ -63,7 +63,7 @@ where
         });
         match retry.pause(attempts) {
             Some(pause) if is_passing && (is_certain || retry.is_idempotent()) => {
-                tracing::debug!(%error, attempts, "runs a transaction again");
+                tracing::debug!(name: "lakebase.transaction.retry", target: "lakebase::transaction", %error, attempts, "runs a transaction again");
                 tokio::time::sleep(pause).await;
             }
             _ => return Err(error),

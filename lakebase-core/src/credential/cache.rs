@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Span};
 
 use crate::credential::Credential;
 use crate::credential::clock::{Now, Watch};
 use crate::credential::provider::SharedProvider;
 use crate::credential::refresh::{Age, Bucket, Refresh, Schedule, Validity, mint_interval};
 use crate::credential::single_flight::{Aging, Fetch, SingleFlight, no_runtime};
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
+use crate::telemetry::{Counts, Outage, TokenStats};
 
 /// Upper bound for one mint, so that a provider that never answers cannot block renewal forever.
 const MINT_LIMIT: Duration = Duration::from_secs(40);
@@ -62,14 +65,26 @@ pub(crate) enum Rejection {
 }
 
 impl CredentialCache {
-    pub(crate) fn new(provider: SharedProvider, clock: Arc<Watch>, refresh: Refresh) -> Self {
+    pub(crate) fn new(
+        provider: SharedProvider,
+        clock: Arc<Watch>,
+        refresh: Refresh,
+        outage: &Arc<Outage>,
+        counts: &Arc<Counts>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                flight: SingleFlight::new("database credential", Arc::clone(&clock), MINT_LIMIT),
+                flight: SingleFlight::new(
+                    "database credential",
+                    Arc::clone(&clock),
+                    MINT_LIMIT,
+                    outage,
+                ),
                 minter: Arc::new(Minter {
                     provider,
                     clock,
                     refresh,
+                    counts: Arc::clone(counts),
                     minted: AtomicU64::new(0),
                     bucket: Mutex::new(Bucket::full()),
                     last_lifetime_ms: AtomicU64::new(u64::MAX),
@@ -105,6 +120,28 @@ impl CredentialCache {
     /// Still good for a login, newest or not.
     pub(crate) fn is_valid(&self, credential: &Credential) -> bool {
         credential.is_usable(self.shared.flight.now())
+    }
+
+    pub(crate) fn stats(&self) -> TokenStats {
+        let shared = &self.shared;
+        let now = shared.flight.now();
+        let counts = &shared.minter.counts;
+        let mut stats = TokenStats {
+            failures: counts.failed_mints.load(Ordering::Relaxed),
+            mints: counts.mints.stats(),
+            ..TokenStats::default()
+        };
+        shared.flight.inspect(|held, failure| {
+            let schedule = held.and_then(|held| held.schedule);
+            stats.age = schedule.map(|schedule| schedule.elapsed(now));
+            stats.renewal_in = schedule.map(|schedule| schedule.until_renewal(now));
+            stats.usable_for = held.map(|held| match held.is_rejected() {
+                true => Duration::ZERO,
+                false => held.usable_for(now),
+            });
+            stats.last_error = failure.map(Error::chain);
+        });
+        stats
     }
 
     /// The provider has another token to mint with: why the last mint failed does not matter any more.
@@ -207,6 +244,7 @@ struct Minter {
     provider: SharedProvider,
     clock: Arc<Watch>,
     refresh: Refresh,
+    counts: Arc<Counts>,
     minted: AtomicU64,
     /// Counts successes: failures have pauses of their own.
     bucket: Mutex<Bucket>,
@@ -229,12 +267,38 @@ impl Minter {
     async fn attempt(&self) -> Result<Option<Credential>, Error> {
         let sent = self.clock.now();
         self.check_rate(sent)?;
-        let minted = self.provider.mint().await;
+        let span = tracing::info_span!(
+            target: "lakebase::token",
+            "lakebase.token.refresh",
+            lakebase.token.expires_at = Empty,
+            error.type = Empty,
+        );
+        let minted = self.provider.mint().instrument(span.clone()).await;
+        self.note(sent, &minted, &span);
         let accepted = minted.and_then(|credential| self.accept(credential, sent));
         if !matches!(accepted, Ok(Some(_))) {
             self.bucket().give_back();
         }
         accepted
+    }
+
+    fn note(&self, sent: Now, minted: &Result<Credential, Error>, span: &Span) {
+        let error_type = minted.as_ref().err().map(Error::error_type);
+        let took = self
+            .clock
+            .now()
+            .monotonic
+            .saturating_duration_since(sent.monotonic);
+        self.counts.mints.record(took, error_type);
+        if let Some(error_type) = error_type {
+            self.counts.failed_mints.fetch_add(1, Ordering::Relaxed);
+            span.record("error.type", error_type);
+        }
+        if let Some(expires_at) = minted.as_ref().ok().and_then(Credential::expires_at)
+            && let Ok(expires_at) = Timestamp::try_from(expires_at)
+        {
+            span.record("lakebase.token.expires_at", display(expires_at));
+        }
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {

@@ -13,8 +13,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::credential::clock::{Now, Watch};
 use crate::credential::refresh::{Age, Backoff};
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
+use crate::telemetry::Outage;
+
+/// Of events.
+const TARGET: &str = "lakebase::workspace";
 
 /// A caller restarts a flight that was lost this often.
 const MOST_LOST: u32 = 2;
@@ -69,6 +72,7 @@ struct Shared<T: Aging> {
     what: &'static str,
     clock: Arc<Watch>,
     limit: Duration,
+    outage: Arc<Outage>,
     /// Notified of every outcome.
     landed: watch::Sender<u64>,
     state: Mutex<State<T>>,
@@ -110,12 +114,18 @@ enum Answer<T> {
 }
 
 impl<T: Aging> SingleFlight<T> {
-    /// Fetches `what`; one flight is given `limit`.
-    pub(crate) fn new(what: &'static str, clock: Arc<Watch>, limit: Duration) -> Self {
+    /// Fetches `what`; one flight is given `limit`. What shares an outage shares the lines about it.
+    pub(crate) fn new(
+        what: &'static str,
+        clock: Arc<Watch>,
+        limit: Duration,
+        outage: &Arc<Outage>,
+    ) -> Self {
         Self(Arc::new(Shared {
             what,
             clock,
             limit,
+            outage: Arc::clone(outage),
             landed: watch::Sender::new(0),
             state: Mutex::new(State {
                 held: None,
@@ -200,7 +210,7 @@ impl<T: Aging> SingleFlight<T> {
     pub(crate) fn forget_failure(&self) {
         // Not dropped under the lock: its cause may be the application's.
         let failure = self.0.lock().failure.take();
-        drop(failure);
+        self.0.leave_outage(failure.as_ref());
     }
 
     /// Follows the outcomes. Ends (errors) when the last clone is dropped.
@@ -321,25 +331,54 @@ impl<T: Aging> Shared<T> {
     ) -> Option<Result<T, Error>> {
         let shared = shared.upgrade()?;
         let now = shared.clock.now();
-        let (attempt, before) = {
+        let before = {
             let mut state = shared.lock();
             state.flight.take_if(|flight| flight.number == number)?;
             let before = state.failure.take();
-            (state.land(&fetched, before.as_ref(), now), before)
+            state.land(&fetched, before.as_ref(), now);
+            before
         };
-        // Not under the lock: its cause may be the application's.
-        drop(before);
         shared.landed.send_modify(|landings| *landings += 1);
-        // Not under the lock: a subscriber may use the same handle.
-        match &fetched {
-            Ok(_) => tracing::debug!(what = shared.what, "fetched"),
-            // An outage is worth a few lines, not one per attempt.
-            Err(error) if attempt.is_power_of_two() => {
-                tracing::warn!(what = shared.what, error = %error.chain(), attempt, "could not fetch");
-            }
-            Err(error) => tracing::debug!(what = shared.what, %error, attempt, "could not fetch"),
-        }
+        // Neither of these under the lock: a cause may be the application's, and a subscriber may use the same handle.
+        shared.report(&fetched, before.as_ref().map(|before| &before.error));
+        drop(before);
         Some(fetched)
+    }
+
+    /// Nothing is known any more of what failed.
+    fn leave_outage(&self, failure: Option<&Failure>) {
+        if failure.is_some_and(|failure| failure.error.is_transient()) {
+            let _ = self.outage.recovered();
+        }
+    }
+
+    fn report(&self, fetched: &Result<T, Error>, before: Option<&Error>) {
+        let what = self.what;
+        let was_out = before.is_some_and(Error::is_transient);
+        let is_news = match fetched {
+            Err(error) if error.is_transient() => self.outage.failed(error, !was_out),
+            Err(error) => before.is_none_or(Error::is_transient) && self.outage.rejected(error),
+            Ok(_) => false,
+        };
+        match fetched {
+            Ok(_) => {
+                tracing::debug!(name: "lakebase.workspace.fetched", target: TARGET, what, "fetched")
+            }
+            Err(error) if is_news => {
+                let error = error.chain();
+                tracing::warn!(name: "lakebase.workspace.failed", target: TARGET, what, error, "cannot fetch from the workspace");
+            }
+            Err(error) => {
+                tracing::debug!(name: "lakebase.workspace.failed_again", target: TARGET, what, %error, "cannot fetch");
+            }
+        }
+        if was_out
+            && !fetched.as_ref().is_err_and(Error::is_transient)
+            && let Some(ended) = self.outage.recovered()
+        {
+            let (lasted, failures) = (ended.lasted.as_secs_f64(), ended.failures);
+            tracing::info!(name: "lakebase.workspace.recovered", target: TARGET, lasted, failures, "the workspace answers again");
+        }
     }
 }
 
@@ -387,14 +426,12 @@ impl<T: Aging> State<T> {
         self.held.clone().filter(|_| !is_spent)
     }
 
-    /// Returns how many attempts have failed in a row.
-    fn land(&mut self, fetched: &Result<T, Error>, before: Option<&Failure>, now: Now) -> u32 {
+    fn land(&mut self, fetched: &Result<T, Error>, before: Option<&Failure>, now: Now) {
         match fetched {
             Ok(value) => {
                 if let Some(retired) = self.held.replace(value.clone()) {
                     retired.retire(value);
                 }
-                0
             }
             Err(error) => {
                 let count = before.map_or(1, |before| before.count.saturating_add(1));
@@ -406,7 +443,6 @@ impl<T: Aging> State<T> {
                     backoff: Backoff::new(now.monotonic, count, lifetime, asked, fastrand::f64())
                         .at_least(T::RENEWAL_PAUSE),
                 });
-                count
             }
         }
     }
@@ -420,6 +456,8 @@ impl<T: Aging> Drop for Shared<T> {
         if let Some(flight) = state.flight.take().filter(ours) {
             flight.task.abort();
         }
+        let failure = state.failure.take();
+        self.leave_outage(failure.as_ref());
     }
 }
 

@@ -123,7 +123,13 @@ impl Lakebase {
             ));
         };
         let (workspace, lookups) = (workspace.as_identity(&sign_in), inner.lookups.clone());
-        let assembled = Self::assemble(config, Some(workspace), lookups, Some(forwarded))?;
+        let assembled = Self::assemble(
+            config,
+            Some(workspace),
+            lookups,
+            Some(forwarded),
+            Arc::clone(&inner.counts),
+        )?;
         Ok(Self {
             inner: assembled.inner,
             logins: Arc::default(),

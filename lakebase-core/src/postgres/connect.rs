@@ -1,16 +1,20 @@
 //! Connections of tokio-postgres.
 
+use std::error::Error as StdError;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use tokio_postgres::config::{ChannelBinding, SslMode};
-use tokio_postgres::tls::TlsStream;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::{Span, debug_span};
 
 use crate::error::Error;
 use crate::error::chain::find_cause;
 use crate::lakebase::Lakebase;
-use crate::postgres::login::{Login, LoginFailure};
+use crate::postgres::login::{Login, LoginFailure, TARGET};
 use crate::postgres::tcp::{
     ADDRESS_LIMIT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, USER_TIMEOUT,
 };
@@ -67,10 +71,63 @@ impl Login {
                 .client_config()
                 .map_err(LoginFailure::permanent)?,
         };
+        let part = Part::begin(debug_span!(target: TARGET, "lakebase.login.connect"));
         driver_config(&self.target, self.credential.expose())
-            .connect(MakeRustlsConnect::new(tls))
+            .connect(Traced(MakeRustlsConnect::new(tls), part))
             .await
             .map_err(classify)
+    }
+}
+
+/// The part of a login that is under way.
+#[derive(Clone)]
+struct Part(Arc<Mutex<Span>>);
+
+impl Part {
+    fn begin(span: Span) -> Self {
+        Self(Arc::new(Mutex::new(span)))
+    }
+
+    /// Ends the part before.
+    fn next(&self, span: Span) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = span;
+    }
+}
+
+/// TLS that marks the parts of a login, which tokio-postgres does not.
+struct Traced<T>(T, Part);
+
+impl<T: MakeTlsConnect<Socket>> MakeTlsConnect<Socket> for Traced<T>
+where
+    Traced<T::TlsConnect>: TlsConnect<Socket, Stream = T::Stream>,
+    <Traced<T::TlsConnect> as TlsConnect<Socket>>::Error: Into<Box<dyn StdError + Sync + Send>>,
+{
+    type Stream = T::Stream;
+    type TlsConnect = Traced<T::TlsConnect>;
+    type Error = T::Error;
+
+    fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Self::Error> {
+        Ok(Traced(self.0.make_tls_connect(domain)?, self.1.clone()))
+    }
+}
+
+impl<T: TlsConnect<Socket>> TlsConnect<Socket> for Traced<T>
+where
+    T::Future: Send + 'static,
+{
+    type Stream = T::Stream;
+    type Error = T::Error;
+    type Future = BoxFuture<'static, Result<T::Stream, T::Error>>;
+
+    fn connect(self, stream: Socket) -> Self::Future {
+        let Self(tls, part) = self;
+        part.next(debug_span!(target: TARGET, "lakebase.login.tls"));
+        let handshake = tls.connect(stream);
+        Box::pin(async move {
+            let stream = handshake.await?;
+            part.next(debug_span!(target: TARGET, "lakebase.login.authentication"));
+            Ok(stream)
+        })
     }
 }
 

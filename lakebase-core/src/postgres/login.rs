@@ -4,11 +4,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, Rejection};
@@ -20,6 +23,10 @@ use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
 use crate::postgres::classify::{Verdict, classify, hint};
 use crate::target::Target;
+use crate::telemetry::Running;
+
+/// Of spans and events.
+pub(crate) const TARGET: &str = "lakebase::login";
 
 /// One attempt is cut off here, so that a server that accepts and does not answer costs one attempt
 /// and not the whole budget.
@@ -33,16 +40,16 @@ struct Obstacle {
 
 /// Asking for a credential again costs nothing, as callers share a failure for half a second. So a login
 /// that waits for the workspace is there within a second after it is back.
-const WORKSPACE: Obstacle = Obstacle {
+static WORKSPACE: Obstacle = Obstacle {
     name: "the workspace",
     pauses: [Duration::from_millis(50), Duration::from_millis(250)],
 };
-const POSTGRES: Obstacle = Obstacle {
+static POSTGRES: Obstacle = Obstacle {
     name: "Postgres",
     pauses: [Duration::from_millis(50), Duration::from_secs(1)],
 };
 /// A fresh branch rejects good credentials for seconds, seldom for a minute.
-const BRANCH: Obstacle = Obstacle {
+static BRANCH: Obstacle = Obstacle {
     name: "the branch, which still rejects logins",
     pauses: [Duration::from_millis(500), Duration::from_secs(4)],
 };
@@ -121,6 +128,7 @@ impl LoginFailure {
 
 /// How far a login has come.
 struct Progress {
+    attempts: u32,
     renewed: bool,
     closed: u32,
     waiting_for: &'static Obstacle,
@@ -128,33 +136,68 @@ struct Progress {
 
 impl Lakebase {
     /// See [`adapter::login`](crate::adapter::login).
-    pub(crate) async fn login<T, F>(&self, mut attempt: impl FnMut(Login) -> F) -> Result<T, Error>
+    pub(crate) async fn login<T, F>(&self, attempt: impl FnMut(Login) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, LoginFailure>>,
     {
         // Timers and sockets of tokio panic without one.
         Handle::try_current().map_err(|_| no_runtime())?;
-        let budget = self.connect_timeout();
-        let deadline = Instant::now() + budget;
-        let mut pause = Duration::ZERO;
+        let span = tracing::info_span!(
+            target: TARGET,
+            "lakebase.login",
+            otel.kind = "client",
+            db.system.name = "postgresql",
+            db.namespace = self.database(),
+            server.address = Empty,
+            server.port = Empty,
+            attempts = Empty,
+            error.type = Empty,
+        );
+        let counts = self.counts();
+        let _under_way = Running::new(counts, |counts| &counts.logging_in);
+        let began = Instant::now();
         let mut progress = Progress {
+            attempts: 0,
             renewed: false,
             closed: 0,
             waiting_for: &WORKSPACE,
         };
+        let outcome = self.attempts(attempt, &mut progress);
+        let outcome = outcome.instrument(span.clone()).await;
+        span.record("attempts", progress.attempts);
+        match &outcome {
+            Ok(_) => counts.logins.record(began.elapsed(), None),
+            Err(error) => {
+                counts.count_failed_login(error);
+                span.record("error.type", error.error_type());
+            }
+        }
+        outcome
+    }
+
+    async fn attempts<T, F>(
+        &self,
+        mut attempt: impl FnMut(Login) -> F,
+        progress: &mut Progress,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, LoginFailure>>,
+    {
+        let deadline = Instant::now() + self.connect_timeout();
+        let mut pause = Duration::ZERO;
         let mut last = None;
         loop {
-            let step = self.step(&mut attempt, &mut progress);
+            let step = self.step(&mut attempt, progress);
             let failure = match timeout_at(deadline, step).await {
                 Ok(Ok(Some(connection))) => {
-                    self.set_last_failure(None);
+                    self.note_success();
                     return Ok(connection);
                 }
                 Ok(Ok(None)) => continue,
                 Ok(Err(failure)) => failure,
                 Err(_) => return Err(self.out_of_time(progress.waiting_for, last)),
             };
-            self.set_last_failure(Some(failure.clone()));
+            self.note_failure(&failure, progress.waiting_for);
             if !failure.is_transient() || progress.closed == MOST_CLOSED {
                 return Err(failure);
             }
@@ -164,12 +207,7 @@ impl Lakebase {
             let wait = pause
                 .mul_f64(0.5 + fastrand::f64())
                 .max(asked.min(MAX_ASKED_WAIT));
-            match last {
-                None if !self.is_fresh() => {
-                    tracing::warn!(error = %failure.chain(), "login failed, tries again");
-                }
-                _ => tracing::debug!(error = %failure, ?wait, "login failed again"),
-            }
+            tracing::debug!(name: "lakebase.login.retry", target: TARGET, wait = wait.as_secs_f64(), "retries the login");
             last = Some(failure);
             if wait >= deadline.saturating_duration_since(Instant::now()) {
                 return Err(self.out_of_time(progress.waiting_for, last));
@@ -189,8 +227,15 @@ impl Lakebase {
         F: Future<Output = Result<T, LoginFailure>>,
     {
         progress.waiting_for = &WORKSPACE;
-        let (target, credential) = tokio::try_join!(self.target(), self.credential())?;
+        let wait = async { tokio::try_join!(self.target(), self.credential()) };
+        let span = tracing::debug_span!(target: TARGET, "lakebase.login.credential");
+        let (target, credential) = wait.instrument(span).await?;
         progress.waiting_for = &POSTGRES;
+        progress.attempts += 1;
+        self.counts().login_attempts.fetch_add(1, Ordering::Relaxed);
+        let span = Span::current();
+        span.record("server.address", target.host());
+        span.record("server.port", target.port());
         let login = Login {
             target: Arc::clone(&target),
             credential: credential.clone(),
@@ -232,7 +277,7 @@ impl Lakebase {
                 if verdict == Verdict::Rejected
                     && (!progress.renewed || credential.is_last_resort()) =>
             {
-                tracing::info!(%error, "login rejected, renews the credential");
+                tracing::info!(name: "lakebase.login.rejected", target: TARGET, %error, "Postgres rejected the token, renews it");
                 progress.renewed = true;
                 Ok(None)
             }
@@ -319,8 +364,27 @@ impl Lakebase {
                 Error::new(Kind::Timeout, text)
             }
         };
-        self.set_last_failure(Some(error.clone()));
+        self.note_failure(&error, waiting_for);
         error
+    }
+
+    fn note_failure(&self, error: &Error, waiting_for: &Obstacle) {
+        self.set_last_failure(Some(error.clone()));
+        // What the workspace has caused is reported by what failed there.
+        let is_reported = self.is_fresh() || std::ptr::eq(waiting_for, &WORKSPACE);
+        if !is_reported && self.outage().failed(error, false) {
+            tracing::warn!(name: "lakebase.login.failed", target: TARGET, error = error.chain(), "logins fail");
+        } else {
+            tracing::debug!(name: "lakebase.login.failed_again", target: TARGET, %error, "a login failed");
+        }
+    }
+
+    fn note_success(&self) {
+        self.set_last_failure(None);
+        if let Some(ended) = self.outage().recovered() {
+            let (lasted, failures) = (ended.lasted.as_secs_f64(), ended.failures);
+            tracing::info!(name: "lakebase.login.recovered", target: TARGET, lasted, failures, "logins succeed again");
+        }
     }
 }
 

@@ -206,7 +206,7 @@ impl MigrationSession {
         let mut session = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 let error = clean_text(&error.to_string());
-                tracing::warn!(error, "lost the session of the migration lock");
+                tracing::warn!(name: "lakebase.migration.lock_lost", target: "lakebase::migration", error, "lost the session of the migration lock");
             }
         });
         // Not there on a Postgres older than what the platform has.

@@ -57,19 +57,19 @@ async fn accept(
                     let (sessions, draining) = (Arc::clone(&sessions), draining.clone());
                     running.spawn(async move {
                         if let Err(error) = sessions.serve(client, peer, permit, draining).await {
-                            tracing::debug!(%error, "a driver did not log in");
+                            tracing::debug!(name: "lakebase.proxy.login_failed", target: "lakebase::proxy", %error, "a driver did not log in");
                         }
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the proxy cannot take a connection");
+                    tracing::warn!(name: "lakebase.proxy.accept_failed", target: "lakebase::proxy", %error, "the proxy cannot take a connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = running.join_next() => {}
             _ = socket_checks.tick() => {
                 if let Err(error) = listener.revive().await {
-                    tracing::warn!(%error, "the proxy's socket is gone");
+                    tracing::warn!(name: "lakebase.proxy.socket_lost", target: "lakebase::proxy", %error, "the proxy's socket is gone");
                 }
             }
             order = orders.changed(), if has_handles => {

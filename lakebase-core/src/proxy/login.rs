@@ -11,11 +11,12 @@ use postgres_protocol::authentication::sasl::{
 use postgres_protocol::message::backend::{Header, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing::{Instrument as _, debug_span};
 
 use super::client::Key;
 use super::parameters::complete;
 use super::server::{Wire, connect};
-use crate::postgres::login::{Login, LoginFailure};
+use crate::postgres::login::{Login, LoginFailure, TARGET};
 
 /// Longest message of a server before the session has begun.
 const LONGEST_MESSAGE: i32 = 64 * 1024;
@@ -50,8 +51,12 @@ pub(super) async fn log_in(
     session
         .send(|message| frontend::startup_message(parameters, message))
         .await?;
-    session.authenticate(login).await?;
-    session.begin().await?;
+    let span = debug_span!(target: TARGET, "lakebase.login.authentication");
+    let authenticating = async {
+        session.authenticate(login).await?;
+        session.begin().await
+    };
+    authenticating.instrument(span).await?;
     Ok(session)
 }
 

@@ -14,12 +14,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tracing::{Instrument as _, debug_span};
 use x509_cert::der::Decode;
 use x509_cert::der::oid::db::rfc5912 as oid;
 
 use super::client::Key;
 use super::socket::{Stream, keep_alive};
-use crate::postgres::login::LoginFailure;
+use crate::postgres::login::{LoginFailure, TARGET};
 use crate::postgres::tcp::{ADDRESS_LIMIT, USER_TIMEOUT};
 use crate::target::Target;
 
@@ -37,7 +38,7 @@ pub(super) trait Wire: Stream {
         if let Err(error) =
             SockRef::from(self.tcp()).set_tcp_user_timeout(is_on.then_some(USER_TIMEOUT))
         {
-            tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
+            tracing::debug!(name: "lakebase.proxy.no_user_timeout", target: "lakebase::proxy", %error, "cannot set TCP_USER_TIMEOUT");
         }
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let _ = is_on;
@@ -87,7 +88,8 @@ pub(super) async fn connect(
     let Some(tls) = &target.tls else {
         return Ok((Box::new(tcp), address));
     };
-    match request_tls(&mut tcp).await {
+    let span = debug_span!(target: TARGET, "lakebase.login.tls");
+    match request_tls(&mut tcp).instrument(span.clone()).await {
         Ok(b'S') => {}
         Ok(b'N') => return Err(LoginFailure::permanent("server does not support TLS")),
         Ok(_) => return Err(LoginFailure::permanent("the server is no Postgres server")),
@@ -95,7 +97,7 @@ pub(super) async fn connect(
     }
     let name = ServerName::try_from(target.host().to_owned()).map_err(LoginFailure::permanent)?;
     let connector = TlsConnector::from(Arc::clone(tls));
-    let stream = connector.connect(name, tcp).await;
+    let stream = connector.connect(name, tcp).instrument(span).await;
     Ok((Box::new(stream.map_err(LoginFailure::transport)?), address))
 }
 
@@ -111,12 +113,15 @@ async fn dial(target: &Target, at: Option<SocketAddr>) -> io::Result<(TcpStream,
     let addresses = match at.or(known) {
         Some(address) => vec![address],
         None => tokio::net::lookup_host((target.host(), target.port()))
+            .instrument(debug_span!(target: TARGET, "lakebase.login.name"))
             .await?
             .collect(),
     };
     let mut failure = io::Error::other("the host name has no address");
     for address in addresses {
-        match timeout(ADDRESS_LIMIT, TcpStream::connect(address)).await {
+        let connecting = TcpStream::connect(address);
+        let span = debug_span!(target: TARGET, "lakebase.login.tcp");
+        match timeout(ADDRESS_LIMIT, connecting).instrument(span).await {
             Ok(Ok(stream)) => {
                 keep_alive(&stream)?;
                 stream.set_user_timeout(true);
@@ -144,6 +149,6 @@ pub(super) async fn cancel(target: &Target, address: SocketAddr, key: Key) {
         sent.await.map(drop).map_err(LoginFailure::transport)
     };
     if let Ok(Err(error)) = timeout(ADDRESS_LIMIT, cancelling).await {
-        tracing::debug!(%error, "a cancel request did not reach the server");
+        tracing::debug!(name: "lakebase.proxy.cancel_failed", target: "lakebase::proxy", %error, "a cancel request did not reach the server");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::socket::Stream;
 use super::{report, server};
 use crate::lakebase::Lakebase;
 use crate::target::Target;
+use crate::telemetry;
 
 /// For what a driver has to send before its login.
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);
@@ -88,9 +90,12 @@ impl Sessions {
         }
         client.write_all(&greeting).await?;
         drop(greeting);
+        let counts = self.lakebase.counts();
+        counts.sessions_begun.fetch_add(1, Ordering::Relaxed);
+        let _open = telemetry::Running::new(counts, |counts| &counts.sessions);
         let relay = Relay::new(client, &mut *session.wire, follow, &self.checks);
         let end = relay.run(drain).await;
-        tracing::debug!(?end, "session ended");
+        tracing::debug!(name: "lakebase.proxy.session_ended", target: "lakebase::proxy", ?end, "session ended");
         Ok(())
     }
 

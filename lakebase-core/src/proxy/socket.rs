@@ -42,7 +42,7 @@ impl Listener {
             None => match spawn_blocking(UnixSocket::private).await? {
                 Ok(socket) => return Ok(Self::Unix(socket)),
                 Err(error) => {
-                    tracing::debug!(%error, "no folder for a socket, listens on loopback");
+                    tracing::debug!(name: "lakebase.proxy.on_loopback", target: "lakebase::proxy", %error, "no folder for a socket, listens on loopback");
                 }
             },
             Some(Place::Folder(folder)) => {

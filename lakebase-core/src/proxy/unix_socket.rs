@@ -109,7 +109,7 @@ impl UnixSocket {
         });
         if let Some(again) = revived.await?? {
             *self = again;
-            tracing::warn!("the proxy's socket was removed, listens again");
+            tracing::warn!(name: "lakebase.proxy.socket_restored", target: "lakebase::proxy", "the proxy's socket was removed, listens again");
         }
         Ok(())
     }

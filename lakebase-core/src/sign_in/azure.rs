@@ -103,7 +103,7 @@ impl Entra {
         match self.token_for(site, resource).await {
             Ok(token) => Ok(Some(token)),
             Err(refusal) if is_cli => {
-                tracing::debug!(?refusal, "no service-management token");
+                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?refusal, "no service-management token");
                 Ok(None)
             }
             Err(refusal) => Err(refusal),

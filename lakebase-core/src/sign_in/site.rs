@@ -111,7 +111,7 @@ impl Site {
             match self.fetch_metadata().await {
                 Ok(found) => _ = self.metadata.set(found),
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "the workspace does not describe itself");
+                    tracing::warn!(name: "lakebase.workspace.not_described", target: "lakebase::workspace", error = %error.chain(), "the workspace does not describe itself");
                 }
             }
         }
@@ -232,6 +232,8 @@ impl Site {
         if endpoint.contains(ACCOUNT) {
             let Some(account) = self.account_id(metadata) else {
                 tracing::warn!(
+                    name: "lakebase.workspace.no_account_id",
+                    target: "lakebase::workspace",
                     "account_id is required to resolve the OAuth document that the host names; using the workspace's instead"
                 );
                 return None;

@@ -43,7 +43,12 @@ impl TokenCache {
     ) -> Self {
         Self {
             finder,
-            flight: SingleFlight::new("workspace token", site.http.clock(), FETCH_LIMIT),
+            flight: SingleFlight::new(
+                "workspace token",
+                site.http.clock(),
+                FETCH_LIMIT,
+                site.http.outage(),
+            ),
             site,
             sign_in,
             ahead,

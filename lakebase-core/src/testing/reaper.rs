@@ -66,7 +66,7 @@ async fn work(received: UnboundedReceiver<Order>) {
     orders
         .for_each_concurrent(None, |order| async move {
             if let Err(error) = order.carry_out(permits).await {
-                tracing::warn!(%error, branch = order.id, "a test branch is left to its expiry");
+                tracing::warn!(name: "lakebase.branch.left_to_expiry", target: "lakebase::branch", %error, branch = order.id, "a test branch is left to its expiry");
             }
         })
         .await;

@@ -224,6 +224,8 @@ async fn sweep(branches: &Branches) {
             let left = all.iter().map(Branch::id).filter(|id| ended.made(id));
             for id in left {
                 tracing::info!(
+                    name: "lakebase.branch.swept",
+                    target: "lakebase::branch",
                     branch = id,
                     "deletes a test branch of a process that has ended"
                 );
@@ -235,6 +237,8 @@ async fn sweep(branches: &Branches) {
             }
             ended.forget();
         }
-        Err(error) => tracing::debug!(%error, "no look at test branches that were left behind"),
+        Err(error) => {
+            tracing::debug!(name: "lakebase.branch.not_swept", target: "lakebase::branch", %error, "no look at test branches that were left behind")
+        }
     }
 }

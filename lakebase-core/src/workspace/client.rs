@@ -17,6 +17,7 @@ use crate::settings::attributes::Attribute;
 use crate::settings::resolved::Settings;
 use crate::sign_in::token_cache::{Held, TokenCache};
 use crate::sign_in::{SignIn, Site};
+use crate::telemetry::Outage;
 
 /// What a call does, and so how often it may be sent.
 enum Call {
@@ -94,6 +95,10 @@ impl Client {
 
     pub(super) fn clock(&self) -> Arc<Watch> {
         self.site.http.clock()
+    }
+
+    pub(crate) fn outage(&self) -> &Arc<Outage> {
+        self.site.http.outage()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {

@@ -37,6 +37,6 @@ where
         Some(asked) => pause.map(|pause| pause.max(spread(asked, fastrand::f64()))),
         None => pause,
     })
-    .notify(|error, pause| tracing::debug!(%error, ?pause, "tries again"))
+    .notify(|error, pause| tracing::debug!(name: "lakebase.workspace.retry", target: "lakebase::workspace", %error, ?pause, "retries the request"))
     .await
 }

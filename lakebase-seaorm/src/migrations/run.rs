@@ -13,6 +13,8 @@ use sea_orm::{
 use sea_orm_migration::{MigrationStatus, MigrationTrait, MigratorTraitSelf, SchemaManager};
 use sqlx::PgPool;
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::connect::connect_with;
 use crate::error::{driver_error, is_transient};
@@ -64,7 +66,7 @@ impl Run<'_> {
             let _ = db.close().await;
             outcome
         };
-        let waiting = || tracing::info!("another replica migrates, waiting");
+        let waiting = || tracing::info!(name: "lakebase.migration.waiting", target: "lakebase::migration", "another replica migrates, waiting");
         self.session.locked(waiting, work).await
     }
 
@@ -189,15 +191,27 @@ impl Run<'_> {
         let mut done = Vec::new();
         for migration in &migrations {
             let name = migration.name().to_owned();
-            tracing::info!(migration = name, ?direction, "migrates");
+            tracing::info!(name: "lakebase.migration.progress", target: "lakebase::migration", migration = name, ?direction, "migrates");
             if let Some(observer) = self.observer {
                 observer.begin();
             }
-            let applied = self.apply(db, &**migration, direction).await;
+            let span = tracing::info_span!(
+                target: "lakebase::migration",
+                "lakebase.migration",
+                migration = name,
+                ?direction,
+                error.type = Empty,
+            );
+            let applied = self.apply(db, &**migration, direction);
+            let applied = applied.instrument(span.clone()).await;
             if let Some(observer) = self.observer {
                 observer.end().await;
             }
-            applied.map_err(|error| failed(what, error).of(&name))?;
+            applied.map_err(|error| {
+                let error = failed(what, error);
+                span.record("error.type", error.sqlstate().unwrap_or("migration"));
+                error.of(&name)
+            })?;
             done.push(name);
         }
         Ok(done)

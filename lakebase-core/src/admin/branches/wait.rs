@@ -52,7 +52,7 @@ impl Wait {
         if pause > self.left() {
             return Err(why.given_up(&self.over()));
         }
-        tracing::debug!(what = self.what, %why, ?pause, "waits");
+        tracing::debug!(name: "lakebase.branch.waiting", target: "lakebase::branch", what = self.what, %why, ?pause, "waits");
         sleep(pause).await;
         Ok(())
     }

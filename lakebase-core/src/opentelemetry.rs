@@ -1,0 +1,448 @@
+//! Exports what [`Lakebase::stats`] and pools count to the global meter of OpenTelemetry, under the names of its semantic
+//! conventions.
+//!
+//! ```no_run
+//! # fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use lakebase_core::opentelemetry::Observer;
+//!
+//! // after opentelemetry::global::set_meter_provider(..)
+//! let lakebase = lakebase_core::Lakebase::from_env()?;
+//! let observation = Observer::new("orders").lakebase(&lakebase).start();
+//! // until it is dropped
+//! # drop(observation);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | instrument | kind, unit | attributes besides the pool's name |
+//! |---|---|---|
+//! | `db.client.operation.duration` | histogram, s | `db.system.name`, `db.namespace`, `db.operation.name`, `error.type`, `db.response.status_code`, `server.address`, `server.port` |
+//! | `db.client.connection.create_time` | histogram, s | |
+//! | `db.client.connection.count` | up-down counter | `db.client.connection.state`: `idle`, `used` |
+//! | `db.client.connection.max` | up-down counter | |
+//! | `db.client.connection.pending_requests` | up-down counter | |
+//! | `db.client.connection.timeouts` | counter | |
+//! | `lakebase.login.attempts` | counter | |
+//! | `lakebase.login.failures` | counter | `error.type` |
+//! | `lakebase.login.pending` | up-down counter | |
+//! | `lakebase.proxy.sessions` | up-down counter | |
+//! | `lakebase.token.age`, `lakebase.token.usable_for` | gauge, s | |
+//! | `lakebase.token.mints`, `lakebase.token.failures` | counter | |
+//! | `lakebase.token.refresh.duration` | histogram, ms | `error.type` |
+//!
+//! The pool's name is the attribute `db.client.connection.pool.name`.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use ::opentelemetry::metrics::Meter;
+use ::opentelemetry::{KeyValue, global};
+
+use crate::lakebase::Lakebase;
+use crate::telemetry::{DurationStats, Operation, PoolStats, Stats};
+
+/// First words of statements: a bounded set, so that no text of an application becomes an attribute.
+const OPERATIONS: [&str; 16] = [
+    "SELECT",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+    "WITH",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "CREATE",
+    "ALTER",
+    "DROP",
+    "COPY",
+    "CALL",
+    "SET",
+];
+
+/// What is exported, and under which name.
+#[must_use]
+pub struct Observer {
+    name: String,
+    lakebase: Option<Lakebase>,
+    pool: Option<Box<dyn Fn() -> PoolStats + Send + Sync>>,
+    has_node_names: bool,
+}
+
+/// Exports until it is dropped. Keeps the observed handle and pool.
+#[must_use = "the export ends when it is dropped"]
+pub struct Observation {
+    stats: Source<Stats>,
+    pool: Source<PoolStats>,
+    lakebase: Option<Lakebase>,
+}
+
+/// What callbacks read. The meter keeps them forever, so it is emptied at the end.
+struct Source<T>(Arc<RwLock<Option<Read<T>>>>);
+
+type Read<T> = Box<dyn Fn() -> T + Send + Sync>;
+
+impl<T> Source<T> {
+    fn new(read: Option<Read<T>>) -> Self {
+        Self(Arc::new(RwLock::new(read)))
+    }
+
+    fn read(&self) -> Option<T> {
+        let read = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        Some(read.as_ref()?())
+    }
+
+    fn close(&self) {
+        let read = self
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Not under the lock: it may be the application's last handle.
+        drop(read);
+    }
+}
+
+impl<T> Clone for Source<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Observer {
+    /// `name` is the value of `db.client.connection.pool.name`: unique in the application.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            lakebase: None,
+            pool: None,
+            has_node_names: false,
+        }
+    }
+
+    /// Exports tokens, logins, proxy sessions and, with the adapters' feature `opentelemetry`, queries. A handle has one observation at
+    /// a time: a later one takes its histograms.
+    pub fn lakebase(mut self, lakebase: &Lakebase) -> Self {
+        self.lakebase = Some(lakebase.clone());
+        self
+    }
+
+    /// Exports a pool's connections, for example with `move || pool.stats()`. It is called at each collection and must not block.
+    pub fn pool(mut self, stats: impl Fn() -> PoolStats + Send + Sync + 'static) -> Self {
+        self.pool = Some(Box::new(stats));
+        self
+    }
+
+    /// Exports the pool's connections and the failed logins under the names of the Node driver `@databricks/lakebase` as well, for its
+    /// dashboards: `lakebase.pool.connections.total`, `.idle`, `.waiting` and `lakebase.pool.errors`. Off by default.
+    pub fn node_driver_names(mut self, is_on: bool) -> Self {
+        self.has_node_names = is_on;
+        self
+    }
+
+    /// Starts the export, on the meter provider that is the global one now.
+    pub fn start(self) -> Observation {
+        let meter = global::meter("lakebase");
+        let pool_name = KeyValue::new("db.client.connection.pool.name", self.name);
+        let handle = self.lakebase.clone();
+        let observation = Observation {
+            stats: Source::new(
+                handle.map(|handle| -> Read<Stats> { Box::new(move || handle.stats()) }),
+            ),
+            pool: Source::new(self.pool),
+            lakebase: self.lakebase,
+        };
+        let export = Export { meter, pool_name };
+        if let Some(lakebase) = &observation.lakebase {
+            export.handle(&observation.stats);
+            export.durations(lakebase);
+        }
+        export.pool(&observation.pool);
+        if self.has_node_names {
+            export.node_names(&observation);
+        }
+        observation
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.stats.close();
+        self.pool.close();
+        if let Some(lakebase) = &self.lakebase {
+            let counts = lakebase.counts();
+            counts.mints.listener.set(None);
+            counts.logins.listener.set(None);
+            counts.operations.set(None);
+        }
+    }
+}
+
+struct Export {
+    meter: Meter,
+    pool_name: KeyValue,
+}
+
+/// Takes a value with its attributes.
+type Observe<'a> = &'a mut dyn FnMut(u64, &[KeyValue]);
+
+/// Reads what is exported: values, each with an attribute or without one.
+type Values<T> = fn(&T) -> Vec<(u64, Option<KeyValue>)>;
+
+fn one(value: u64) -> Vec<(u64, Option<KeyValue>)> {
+    vec![(value, None)]
+}
+
+fn known(value: Option<u64>) -> Vec<(u64, Option<KeyValue>)> {
+    value.map(|value| (value, None)).into_iter().collect()
+}
+
+impl Export {
+    fn attributes(&self, other: Option<KeyValue>) -> Vec<KeyValue> {
+        [Some(self.pool_name.clone()), other]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Calls `observe` for each value, with its attributes.
+    fn callback<T: 'static>(
+        &self,
+        source: &Source<T>,
+        values: Values<T>,
+    ) -> impl Fn(Observe<'_>) + Send + Sync + use<T> {
+        let (source, pool_name) = (source.clone(), self.pool_name.clone());
+        move |observe| {
+            for (value, attribute) in source.read().iter().flat_map(values) {
+                let all: Vec<_> = std::iter::once(pool_name.clone())
+                    .chain(attribute)
+                    .collect();
+                observe(value, &all);
+            }
+        }
+    }
+
+    fn counter<T: 'static>(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        source: &Source<T>,
+        values: Values<T>,
+    ) {
+        let read = self.callback(source, values);
+        let counter = self.meter.u64_observable_counter(name).with_unit(unit);
+        let _ = counter
+            .with_callback(move |to| read(&mut |value, all| to.observe(value, all)))
+            .build();
+    }
+
+    fn gauge<T: 'static>(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        source: &Source<T>,
+        values: Values<T>,
+    ) {
+        let read = self.callback(source, values);
+        let gauge = self.meter.u64_observable_gauge(name).with_unit(unit);
+        let _ = gauge
+            .with_callback(move |to| read(&mut |value, all| to.observe(value, all)))
+            .build();
+    }
+
+    /// Something that goes up and down, and of which those of several pools may be added.
+    fn level<T: 'static>(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        source: &Source<T>,
+        values: Values<T>,
+    ) {
+        let read = self.callback(source, values);
+        let level = self
+            .meter
+            .i64_observable_up_down_counter(name)
+            .with_unit(unit);
+        let _ = level
+            .with_callback(move |to| {
+                read(&mut |value, all| to.observe(i64::try_from(value).unwrap_or(i64::MAX), all));
+            })
+            .build();
+    }
+
+    fn handle(&self, stats: &Source<Stats>) {
+        self.counter("lakebase.login.attempts", "{attempt}", stats, |stats| {
+            one(stats.logins.attempts)
+        });
+        self.counter("lakebase.login.failures", "{login}", stats, |stats| {
+            failures(stats, "error.type")
+        });
+        self.level("lakebase.login.pending", "{login}", stats, |stats| {
+            one(stats.logins.under_way)
+        });
+        self.level("lakebase.proxy.sessions", "{session}", stats, |stats| {
+            one(stats.proxy.sessions)
+        });
+        let token = stats;
+        self.counter("lakebase.token.mints", "{request}", token, |stats| {
+            known(stats.token.as_ref().map(|token| token.mints.count))
+        });
+        self.counter("lakebase.token.failures", "{request}", token, |stats| {
+            known(stats.token.as_ref().map(|token| token.failures))
+        });
+        self.gauge("lakebase.token.age", "s", token, |stats| {
+            known(
+                stats
+                    .token
+                    .as_ref()
+                    .and_then(|token| token.age)
+                    .map(|age| age.as_secs()),
+            )
+        });
+        self.gauge("lakebase.token.usable_for", "s", token, |stats| {
+            known(
+                stats
+                    .token
+                    .as_ref()
+                    .and_then(|token| token.usable_for)
+                    .map(|left| left.as_secs()),
+            )
+        });
+    }
+
+    fn pool(&self, pool: &Source<PoolStats>) {
+        const CONNECTIONS: &str = "{connection}";
+        self.level("db.client.connection.count", CONNECTIONS, pool, |pool| {
+            let state = |state| Some(KeyValue::new("db.client.connection.state", state));
+            vec![(pool.in_use, state("used")), (pool.idle, state("idle"))]
+        });
+        self.level("db.client.connection.max", CONNECTIONS, pool, |pool| {
+            known(pool.limit)
+        });
+        self.level(
+            "db.client.connection.pending_requests",
+            "{request}",
+            pool,
+            |pool| known(pool.waiting),
+        );
+        self.counter("db.client.connection.timeouts", "{timeout}", pool, |pool| {
+            known(pool.timeouts)
+        });
+    }
+
+    fn node_names(&self, observation: &Observation) {
+        let pool = &observation.pool;
+        self.gauge("lakebase.pool.connections.total", "", pool, |pool| {
+            one(pool.in_use + pool.idle)
+        });
+        self.gauge("lakebase.pool.connections.idle", "", pool, |pool| {
+            one(pool.idle)
+        });
+        self.gauge("lakebase.pool.connections.waiting", "", pool, |pool| {
+            known(pool.waiting)
+        });
+        self.counter("lakebase.pool.errors", "1", &observation.stats, |stats| {
+            failures(stats, "error.code")
+        });
+    }
+
+    fn durations(&self, lakebase: &Lakebase) {
+        let counts = lakebase.counts();
+        let bounds = || DurationStats::BOUNDS.to_vec();
+        let logins = self.meter.f64_histogram("db.client.connection.create_time");
+        let logins = logins.with_unit("s").with_boundaries(bounds()).build();
+        let attributes = self.attributes(None);
+        counts
+            .logins
+            .listener
+            .set(Some(Arc::new(move |took: Duration, _| {
+                logins.record(took.as_secs_f64(), &attributes);
+            })));
+        let mints = self.meter.f64_histogram("lakebase.token.refresh.duration");
+        let mints = mints.with_unit("ms").build();
+        let pool_name = self.pool_name.clone();
+        counts
+            .mints
+            .listener
+            .set(Some(Arc::new(move |took: Duration, error_type| {
+                let error_type =
+                    error_type.map(|name| KeyValue::new("error.type", name.to_owned()));
+                let all: Vec<_> = std::iter::once(pool_name.clone())
+                    .chain(error_type)
+                    .collect();
+                mints.record(took.as_secs_f64() * 1000.0, &all);
+            })));
+        let operations = self.meter.f64_histogram("db.client.operation.duration");
+        let operations = operations.with_unit("s").with_boundaries(bounds()).build();
+        let system = KeyValue::new("db.system.name", "postgresql");
+        let (fixed, handle) = (self.attributes(Some(system)), lakebase.clone());
+        counts
+            .operations
+            .set(Some(Arc::new(move |operation: &Operation<'_>| {
+                let mut all = fixed.clone();
+                all.extend(target_attributes(&handle));
+                all.extend(operation_attributes(operation));
+                operations.record(operation.took.as_secs_f64(), &all);
+            })));
+    }
+}
+
+fn failures(stats: &Stats, attribute: &'static str) -> Vec<(u64, Option<KeyValue>)> {
+    let counts = stats.logins.failures.iter();
+    let kind = |kind: &'static str| Some(KeyValue::new(attribute, kind));
+    counts.map(|(name, count)| (*count, kind(name))).collect()
+}
+
+fn target_attributes(lakebase: &Lakebase) -> Vec<KeyValue> {
+    let Some(target) = lakebase.known_target() else {
+        return Vec::new();
+    };
+    let database = lakebase.database();
+    let namespace = match lakebase.schema() {
+        Some(schema) => format!("{database}|{schema}"),
+        None => database.to_owned(),
+    };
+    vec![
+        KeyValue::new("db.namespace", namespace),
+        KeyValue::new("server.address", target.host().to_owned()),
+        KeyValue::new("server.port", i64::from(target.port())),
+    ]
+}
+
+fn operation_attributes(operation: &Operation<'_>) -> Vec<KeyValue> {
+    let words = operation
+        .statement
+        .split(|c: char| !c.is_ascii_alphabetic());
+    let word = words.into_iter().find(|word| !word.is_empty());
+    let name = OPERATIONS
+        .iter()
+        .find(|name| word.is_some_and(|word| name.eq_ignore_ascii_case(word)));
+    let mut all: Vec<_> = name
+        .map(|name| KeyValue::new("db.operation.name", *name))
+        .into_iter()
+        .collect();
+    if let Some(sqlstate) = operation.failure {
+        let error_type = sqlstate.unwrap_or("_OTHER");
+        all.push(KeyValue::new("error.type", error_type.to_owned()));
+        all.extend(
+            sqlstate.map(|state| KeyValue::new("db.response.status_code", state.to_owned())),
+        );
+    }
+    all
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observation").finish_non_exhaustive()
+    }
+}

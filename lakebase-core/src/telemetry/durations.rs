@@ -1,0 +1,73 @@
+//! How long something took, counted in buckets.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::listener::Listener;
+use super::stats::seconds;
+
+const BUCKETS: usize = DurationStats::BOUNDS.len() + 1;
+
+/// Gets each duration, and the kind of error if it ended in one.
+type OnDuration = dyn Fn(Duration, Option<&str>) + Send + Sync;
+
+/// A histogram. Recording does not allocate.
+#[derive(Default)]
+pub(crate) struct Durations {
+    buckets: [AtomicU64; BUCKETS],
+    nanos: AtomicU64,
+    pub(crate) listener: Listener<OnDuration>,
+}
+
+impl Durations {
+    pub(crate) fn record(&self, duration: Duration, error_type: Option<&str>) {
+        let seconds = duration.as_secs_f64();
+        let bucket = DurationStats::BOUNDS.partition_point(|bound| *bound < seconds);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        if let Some(listener) = self.listener.get() {
+            listener(duration, error_type);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> DurationStats {
+        let buckets = self
+            .buckets
+            .each_ref()
+            .map(|bucket| bucket.load(Ordering::Relaxed));
+        DurationStats {
+            count: buckets.iter().sum(),
+            sum: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
+            buckets,
+        }
+    }
+}
+
+impl fmt::Debug for Durations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stats().fmt(f)
+    }
+}
+
+/// How often something happened, and how long it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DurationStats {
+    /// How often.
+    pub count: u64,
+    /// How long all of them took together.
+    #[serde(serialize_with = "seconds")]
+    pub sum: Duration,
+    /// How many took at most each of [`BOUNDS`](Self::BOUNDS), and longer than the one before; the last is for those that took longer
+    /// than all.
+    pub buckets: [u64; BUCKETS],
+}
+
+impl DurationStats {
+    /// Upper bounds of the buckets in seconds, as OpenTelemetry's conventions for databases have them.
+    pub const BOUNDS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+}

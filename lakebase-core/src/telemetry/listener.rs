@@ -1,0 +1,26 @@
+//! Where an exporter gets what it cannot read later.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// At most one function, which the next one replaces.
+pub(crate) struct Listener<F: ?Sized>(RwLock<Option<Arc<F>>>);
+
+impl<F: ?Sized> Listener<F> {
+    pub(crate) fn get(&self) -> Option<Arc<F>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    #[cfg(feature = "opentelemetry")]
+    pub(crate) fn set(&self, listener: Option<Arc<F>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = listener;
+    }
+}
+
+impl<F: ?Sized> Default for Listener<F> {
+    fn default() -> Self {
+        Self(RwLock::new(None))
+    }
+}

@@ -1,0 +1,84 @@
+//! One line when something begins to fail, and one when it works again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::Error;
+
+/// Between two lines. An outage that begins earlier is logged when it has lasted for so long.
+const FLOOR: Duration = Duration::from_secs(30);
+
+/// Whether the workspace, or Postgres, fails at the moment. Several requests may share one outage.
+#[derive(Debug, Default)]
+pub(crate) struct Outage(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What fails at the moment.
+    failing: usize,
+    since: Option<Instant>,
+    failures: u64,
+    /// What the line of this outage said.
+    logged: Option<String>,
+    last_line: Option<Instant>,
+}
+
+/// An outage that was logged.
+pub(crate) struct Ended {
+    pub(crate) lasted: Duration,
+    pub(crate) failures: u64,
+}
+
+impl Outage {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something failed. `has_worked` unless it was failing before. Returns whether that is worth a line.
+    pub(crate) fn failed(&self, error: &Error, has_worked: bool) -> bool {
+        let mut state = self.lock();
+        state.failing += usize::from(has_worked || state.failing == 0);
+        state.failures += 1;
+        state.since.get_or_insert_with(Instant::now);
+        let is_news = state.logged.as_deref() != Some(error.error_type());
+        is_news && state.may_log(error)
+    }
+
+    /// Something is rejected, which is not an outage.
+    pub(crate) fn rejected(&self, error: &Error) -> bool {
+        let mut state = self.lock();
+        let logged = state.logged.take();
+        let may_log = state.may_log(error);
+        state.logged = logged;
+        may_log
+    }
+
+    /// Something that failed works again. Returns the outage if that was the last, and it was logged.
+    pub(crate) fn recovered(&self) -> Option<Ended> {
+        let mut state = self.lock();
+        state.failing = state.failing.saturating_sub(1);
+        if state.failing > 0 {
+            return None;
+        }
+        let failures = std::mem::take(&mut state.failures);
+        let since = state.since.take();
+        state.logged.take()?;
+        Some(Ended {
+            lasted: since?.elapsed(),
+            failures,
+        })
+    }
+}
+
+impl State {
+    fn may_log(&mut self, error: &Error) -> bool {
+        let may = self.last_line.is_none_or(|last| last.elapsed() >= FLOOR);
+        if may {
+            self.last_line = Some(Instant::now());
+            self.logged = Some(error.error_type().to_owned());
+        }
+        may
+    }
+}
