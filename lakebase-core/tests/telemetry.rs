@@ -117,10 +117,14 @@ async fn another_cause_in_the_same_outage_is_another_line() {
     let (log, _guard) = Log::start();
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     let failed = [(Level::WARN, "lakebase.login.failed")];
-    log_in(&lakebase, Some("3D000")).await.expect_err("no database");
+    log_in(&lakebase, Some("3D000"))
+        .await
+        .expect_err("no database");
     assert_eq!(log.take(), failed);
     sleep(60 * SECOND).await;
-    log_in(&lakebase, Some("3D000")).await.expect_err("the same");
+    log_in(&lakebase, Some("3D000"))
+        .await
+        .expect_err("the same");
     assert_eq!(log.take(), []);
     log_in(&lakebase, Some("42501")).await.expect_err("another");
     assert_eq!(log.take(), failed);
@@ -135,8 +139,10 @@ async fn what_flaps_is_a_line_in_30_seconds_at_most() {
         log_in(&lakebase, None).await.expect("yes");
         sleep(SECOND).await;
     }
-    let (warnings, recoveries): (Vec<_>, Vec<_>) =
-        log.take().into_iter().partition(|line| line.0 == Level::WARN);
+    let (warnings, recoveries): (Vec<_>, Vec<_>) = log
+        .take()
+        .into_iter()
+        .partition(|line| line.0 == Level::WARN);
     assert_eq!((warnings.len(), recoveries.len()), (4, 4));
 }
 
@@ -159,7 +165,9 @@ async fn stats_are_json_with_times_in_seconds() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     log_in(&lakebase, None).await.expect("a login");
-    log_in(&lakebase, Some("42501")).await.expect_err("rejected");
+    log_in(&lakebase, Some("42501"))
+        .await
+        .expect_err("rejected");
     sleep(90 * SECOND).await;
     let json = serde_json::to_value(lakebase.stats()).expect("serialises");
     assert_eq!(json["token"]["age"], 90.0);

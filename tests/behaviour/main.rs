@@ -43,6 +43,7 @@ mod shop_in_a_browser;
 mod stopped_process;
 mod suspend;
 mod sync_diesel;
+mod telemetry;
 mod tls;
 mod transaction_retry;
 mod under_load;
