@@ -110,7 +110,7 @@ async fn a_login_is_a_span_with_its_parts() {
     let target = lakebase.target().await.expect("a target");
     let (spans, _guard) = Spans::start();
     let direct = ["credential", "connect", "tls", "authentication"];
-    let proxied = ["credential", "tcp", "tls", "authentication"];
+    let proxied = ["credential", "name", "tcp", "tls", "authentication"];
 
     let pool = bb8::connect(&lakebase).await.expect("a pool");
     let seen = spans.take();
