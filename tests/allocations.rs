@@ -8,7 +8,6 @@
 use std::alloc::System;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
 use diesel::IntoSql as _;
 use diesel::r2d2::ConnectionManager;
@@ -18,9 +17,9 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::proxy::Proxy;
-use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
+use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
-use lakebase_tests::all_idle;
+use lakebase_tests::{all_idle, lakebase_without_workspace};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, Statement};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
@@ -106,23 +105,8 @@ async fn count(mut step: impl AsyncFnMut()) -> usize {
     least
 }
 
-#[derive(Debug)]
-struct Provider;
-
-impl CredentialProvider for Provider {
-    async fn credential(&self) -> Result<Credential, Error> {
-        let hour = Duration::from_secs(3600);
-        Ok(Credential::new("a token", SystemTime::now() + hour))
-    }
-}
-
 async fn held_credential() -> (usize, usize) {
-    let config = Config::builder()
-        .host("db.example.com")
-        .user("app")
-        .credential_provider(Provider)
-        .build();
-    let lakebase = Lakebase::new(config.expect("a configuration")).expect("a handle");
+    let lakebase = lakebase_without_workspace();
     let ours = count(async || drop(lakebase.credential().await.expect("a credential"))).await;
     (ours, 0)
 }
