@@ -13,7 +13,7 @@ pub use pace::{
     TooSlow, in_time, in_time_blocking, logged_in, no_expired_token_was_used, too_slow_unless,
 };
 
-use lakebase_core::{Config, Lakebase};
+use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};
 
 /// Far more than anything here takes; a test that waits this long hangs.
@@ -90,6 +90,29 @@ pub fn lakebase_with(local: &LocalLakebase, changes: &[(&str, &str)]) -> Lakebas
 /// If the variables do not make a configuration.
 pub fn lakebase_on(local: &LocalLakebase, clock: &TestClock) -> Lakebase {
     let config = Config::builder().vars(local.env()).clock(clock.clone());
+    Lakebase::new(config.build().expect("a configuration")).expect("a handle")
+}
+
+#[derive(Debug)]
+struct MadeUp;
+
+impl CredentialProvider for MadeUp {
+    async fn credential(&self) -> Result<Credential, Error> {
+        let hour = Duration::from_secs(3600);
+        Ok(Credential::new("a token", SystemTime::now() + hour))
+    }
+}
+
+/// A handle without a workspace, which makes its tokens up.
+///
+/// # Panics
+///
+/// If that is no configuration.
+pub fn lakebase_without_workspace() -> Lakebase {
+    let config = Config::builder()
+        .host("db.example.com")
+        .user("app")
+        .credential_provider(MadeUp);
     Lakebase::new(config.build().expect("a configuration")).expect("a handle")
 }
 
