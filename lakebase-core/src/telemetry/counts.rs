@@ -11,7 +11,8 @@ use super::durations::Durations;
 use super::listener::Listener;
 use crate::error::{Error, Kind};
 
-/// Of one application: its handle, the clones of that, and the handles of its users.
+/// Of one application: its handle, the clones of that, and the handles of its users. A handle for another database has counts of its
+/// own for all but mints.
 #[derive(Default)]
 pub(crate) struct Counts {
     /// Of all mints, failed ones as well.
