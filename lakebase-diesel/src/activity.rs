@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel::result::Error;
-use lakebase_core::Target;
-use lakebase_core::adapter::Watch;
+use lakebase_core::adapter::{Watch, watch};
+use lakebase_core::{Lakebase, Target};
 
 use crate::is_transient;
 
@@ -21,10 +21,13 @@ pub(crate) struct Activity {
     /// The schema that the configuration puts first on the search path, quoted.
     schema: Option<String>,
     default: Option<Box<dyn Instrumentation>>,
+    #[cfg(feature = "opentelemetry")]
+    timer: crate::opentelemetry::Timer,
 }
 
 impl Activity {
-    pub(crate) fn new(target: &Target, watch: Arc<Watch>) -> Self {
+    pub(crate) fn new(target: &Target, lakebase: &Lakebase) -> Self {
+        let watch = watch(lakebase);
         let path = target.search_path();
         Self {
             last: watch.passed(),
@@ -32,6 +35,8 @@ impl Activity {
             doubtful: false,
             schema: path.and_then(|path| Some(path.strip_suffix(",public")?.to_owned())),
             default: get_default_instrumentation(),
+            #[cfg(feature = "opentelemetry")]
+            timer: crate::opentelemetry::Timer::new(lakebase),
         }
     }
 
@@ -62,6 +67,8 @@ impl Activity {
 
 impl Instrumentation for Activity {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        #[cfg(feature = "opentelemetry")]
+        self.timer.note(&event);
         match event {
             InstrumentationEvent::FinishQuery { error: None, .. } => {
                 self.last = self.watch.passed();

@@ -8,12 +8,15 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
 use lakebase_core::adapter::{clean_text, last_failure_within};
+use lakebase_core::telemetry::PoolStats;
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use tokio::sync::watch;
@@ -81,6 +84,7 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
 /// that the others can go idle.
 #[must_use]
 pub struct Builder {
+    max_size: Option<u32>,
     changes: Vec<Change>,
 }
 
@@ -96,6 +100,7 @@ impl Builder {
     /// The tuned defaults.
     pub fn new() -> Self {
         Self {
+            max_size: None,
             changes: Vec::new(),
         }
     }
@@ -105,8 +110,9 @@ impl Builder {
     /// # Panics
     ///
     /// [`build`](Self::build) panics if it is zero, as bb8 does.
-    pub fn max_size(self, size: u32) -> Self {
-        self.configure(move |inner| inner.max_size(size))
+    pub fn max_size(mut self, size: u32) -> Self {
+        self.max_size = Some(size);
+        self
     }
 
     /// How long [`Pool::get`] waits for a connection.
@@ -118,7 +124,7 @@ impl Builder {
         self.configure(move |inner| inner.connection_timeout(timeout))
     }
 
-    /// Every other setting of bb8. The error sink is ours: bb8 reports failed logins to it.
+    /// Every other setting of bb8. A size that is set here is not known to [`Pool::stats`]. The error sink is ours: bb8 reports failed logins to it.
     pub fn configure(
         mut self,
         change: impl FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager> + Send + 'static,
@@ -156,6 +162,10 @@ impl Builder {
     /// Makes the pool without opening a connection. Needs a tokio runtime.
     pub fn build_lazy(self, lakebase: &Lakebase) -> Pool {
         let failures = Failures(watch::Sender::new(None));
+        let limit = match self.changes.is_empty() {
+            true => Some(self.max_size.unwrap_or(MAX_SIZE)),
+            false => self.max_size,
+        };
         let inner = bb8::Builder::new()
             .max_size(MAX_SIZE)
             .idle_timeout(IDLE_TIMEOUT)
@@ -165,7 +175,12 @@ impl Builder {
         let inner = self
             .changes
             .into_iter()
-            .fold(inner, |inner, change| change(inner))
+            .fold(inner, |inner, change| change(inner));
+        let inner = match limit {
+            Some(limit) => inner.max_size(limit),
+            None => inner,
+        };
+        let inner = inner
             // The login loop underneath tries again; bb8 doing so as well would hide the cause.
             .retry_connection(false)
             .error_sink(Box::new(failures.clone()))
@@ -173,6 +188,8 @@ impl Builder {
         Pool {
             inner,
             failures,
+            limit,
+            waiting: Arc::default(),
             lakebase: lakebase.clone(),
         }
     }
@@ -195,6 +212,8 @@ impl fmt::Debug for Builder {
 pub struct Pool {
     inner: host::Pool<AsyncPgConnection>,
     failures: Failures,
+    limit: Option<u32>,
+    waiting: Arc<AtomicU64>,
     lakebase: Lakebase,
 }
 
@@ -240,6 +259,18 @@ impl Pool {
         self.lakebase.last_failure()
     }
 
+    /// What the pool's connections are doing, for health checks and dashboards. Callers that wait are those of [`get`](Self::get)
+    /// and [`get_owned`](Self::get_owned).
+    pub fn stats(&self) -> PoolStats {
+        let state = self.inner.state();
+        let in_use = state.connections.saturating_sub(state.idle_connections);
+        let mut stats = PoolStats::new(in_use.into(), state.idle_connections.into());
+        stats.limit = self.limit.map(u64::from);
+        stats.waiting = Some(self.waiting.load(Ordering::Relaxed));
+        stats.timeouts = Some(state.statistics.get_timed_out);
+        stats
+    }
+
     /// No connection is open, no login has failed, and the wait was longer than a login may take: the task that opened a
     /// connection is gone.
     fn lost_runtime(&self, began: Instant) -> Option<Error> {
@@ -255,6 +286,7 @@ impl Pool {
     /// Waits for the pool, or for a login that failed for good.
     async fn wait<T>(&self, get: impl Future<Output = Result<T, RunError>>) -> Result<T, Failure> {
         let began = Instant::now();
+        let _waiting = Waiting::new(&self.waiting);
         let mut signal = self.failures.0.subscribe();
         let mut get = pin!(get);
         let mut reported = None;
@@ -279,6 +311,22 @@ impl Pool {
                 }
             }
         }
+    }
+}
+
+/// Counts a caller for as long as it waits.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
-use lakebase_core::adapter::{LoginFailure, login, watch};
+use lakebase_core::adapter::{LoginFailure, login};
 use lakebase_core::{Error, Lakebase};
 
 use crate::activity::Activity;
@@ -26,7 +26,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
         if login.target.is_pooled() {
             connection.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        connection.set_instrumentation(Activity::new(&login.target, watch(lakebase)));
+        connection.set_instrumentation(Activity::new(&login.target, lakebase));
         Ok(connection)
     })
     .await

@@ -16,6 +16,10 @@ pub mod deadpool;
 mod manager;
 #[cfg(feature = "migrations")]
 pub mod migrations;
+#[cfg(feature = "opentelemetry")]
+pub mod opentelemetry;
+#[cfg(any(feature = "deadpool", feature = "r2d2"))]
+mod pool_ext;
 #[cfg(feature = "r2d2")]
 pub mod r2d2;
 #[cfg(feature = "async")]
@@ -28,6 +32,8 @@ pub use lakebase_core::Retry;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase, User};
 #[cfg(feature = "async")]
 pub use manager::manager;
+#[cfg(any(feature = "deadpool", feature = "r2d2"))]
+pub use pool_ext::PoolExt;
 #[cfg(feature = "async")]
 pub use transaction::transaction_with_retry;
 pub use transient::{cause, is_transient, is_transient_connection_error};

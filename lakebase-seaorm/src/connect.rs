@@ -108,6 +108,12 @@ pub async fn connect_with(
             Error::database("SeaORM could not open the connection", is_transient).with_source(error)
         })
     })?;
+    #[cfg(feature = "opentelemetry")]
+    let db = {
+        let mut db = db;
+        db.set_metric_callback(crate::opentelemetry::metric_callback(lakebase, |_| ()));
+        db
+    };
     // It resolves when the last clone of the pool is dropped, too.
     let closed = db.get_postgres_connection_pool().close_event();
     tokio::spawn(async move {

@@ -4,7 +4,10 @@ mod connect;
 mod error;
 #[cfg(feature = "migrations")]
 pub mod migrations;
+#[cfg(feature = "opentelemetry")]
+pub mod opentelemetry;
 mod options;
+mod pool_ext;
 mod transaction;
 
 pub use connect::{connect, connect_with, user_pools};
@@ -12,4 +15,5 @@ pub use error::{cause, is_transient};
 pub use lakebase_core::Retry;
 pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase, User};
 pub use options::options;
+pub use pool_ext::PoolExt;
 pub use transaction::transaction_with_retry;

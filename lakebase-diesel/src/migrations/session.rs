@@ -27,7 +27,7 @@ const HISTORY: &str = "__diesel_schema_migrations";
 
 pub(super) type BoxedMigration = Box<dyn Migration<Pg>>;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Direction {
     Up,
     Down,

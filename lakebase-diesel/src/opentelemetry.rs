@@ -1,0 +1,117 @@
+//! Query durations for OpenTelemetry: the instrument `db.client.operation.duration` of
+//! [`lakebase_core::opentelemetry`].
+//!
+//! Connections of diesel-async are measured without further code. A connection of synchronous diesel is measured with
+//! [`instrumentation`]. Statement texts are not exported, only their first word.
+
+use std::fmt::{self, Write as _};
+
+use diesel::connection::{DebugQuery, Instrumentation, InstrumentationEvent};
+use diesel::result::{DatabaseErrorKind, Error};
+use lakebase_core::Lakebase;
+use lakebase_core::adapter::record_operation;
+use tokio::time::Instant;
+
+/// Measures the queries of a connection. All events go on to `own`, the application's instrumentation.
+///
+/// ```no_run
+/// # #[cfg(feature = "r2d2")]
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use diesel::Connection as _;
+/// use diesel::connection::get_default_instrumentation;
+/// use lakebase_diesel::opentelemetry::instrumentation;
+///
+/// let lakebase = lakebase_diesel::Lakebase::from_env()?;
+/// let mut connection = lakebase_diesel::r2d2::establish(&lakebase)?;
+/// connection.set_instrumentation(instrumentation(&lakebase, get_default_instrumentation()));
+/// # Ok(())
+/// # }
+/// ```
+pub fn instrumentation(
+    lakebase: &Lakebase,
+    own: Option<Box<dyn Instrumentation>>,
+) -> impl Instrumentation {
+    let mut timer = Timer::new(lakebase);
+    let mut own = own;
+    move |event: InstrumentationEvent<'_>| {
+        timer.note(&event);
+        if let Some(own) = &mut own {
+            own.on_connection_event(event);
+        }
+    }
+}
+
+/// Measures from the start of a query to its end.
+pub(crate) struct Timer {
+    lakebase: Lakebase,
+    began: Option<Instant>,
+}
+
+impl Timer {
+    pub(crate) fn new(lakebase: &Lakebase) -> Self {
+        Self {
+            lakebase: lakebase.clone(),
+            began: None,
+        }
+    }
+
+    pub(crate) fn note(&mut self, event: &InstrumentationEvent<'_>) {
+        match event {
+            InstrumentationEvent::StartQuery { .. } => self.began = Some(Instant::now()),
+            InstrumentationEvent::FinishQuery { query, error, .. } => {
+                if let Some(began) = self.began.take() {
+                    let statement = Head::of(*query);
+                    let failure = error.map(sqlstate);
+                    record_operation(&self.lakebase, &statement.0, began.elapsed(), failure);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The beginning of a statement. The rest of it, and its parameters, are not even formatted.
+struct Head(String);
+
+impl Head {
+    const LENGTH: usize = 32;
+
+    fn of(query: &dyn DebugQuery) -> Self {
+        let mut head = Self(String::with_capacity(Self::LENGTH));
+        // It ends in an error if there is more.
+        let _ = write!(head, "{query}");
+        head
+    }
+}
+
+impl fmt::Write for Head {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let left = Self::LENGTH - self.0.len();
+        match text.len() <= left {
+            true => self.0.push_str(text),
+            false => self
+                .0
+                .extend(text.chars().take_while(char::is_ascii).take(left)),
+        }
+        match text.len() < left {
+            true => Ok(()),
+            false => Err(fmt::Error),
+        }
+    }
+}
+
+/// diesel keeps the kind alone.
+fn sqlstate(error: &Error) -> Option<&'static str> {
+    let Error::DatabaseError(kind, _) = error else {
+        return None;
+    };
+    match kind {
+        DatabaseErrorKind::UniqueViolation => Some("23505"),
+        DatabaseErrorKind::ForeignKeyViolation => Some("23503"),
+        DatabaseErrorKind::NotNullViolation => Some("23502"),
+        DatabaseErrorKind::CheckViolation => Some("23514"),
+        DatabaseErrorKind::SerializationFailure => Some("40001"),
+        DatabaseErrorKind::ReadOnlyTransaction => Some("25006"),
+        _ => None,
+    }
+}
