@@ -377,11 +377,6 @@ impl Lakebase {
         &self.counts
     }
 
-    #[cfg(feature = "opentelemetry")]
-    pub(crate) fn mint_counts(&self) -> &Counts {
-        &self.inner.counts
-    }
-
     /// Whether logins to this database fail at the moment.
     pub(crate) fn outage(&self) -> &Outage {
         &self.logins.outage
@@ -426,7 +421,7 @@ impl Lakebase {
         Ok(Self {
             database: Some(name.into()),
             logins: Arc::default(),
-            counts: Arc::default(),
+            counts: Arc::new(self.counts.of_database()),
             ..self.clone()
         })
     }

@@ -173,7 +173,7 @@ impl Drop for Observation {
         self.pool.close();
         if let Some(lakebase) = &self.lakebase {
             let counts = lakebase.counts();
-            lakebase.mint_counts().mints.listener.set(None);
+            counts.mints.listener.set(None);
             counts.logins.listener.set(None);
             counts.operations.set(None);
         }
@@ -363,16 +363,17 @@ impl Export {
         let mints = self.meter.f64_histogram("lakebase.token.refresh.duration");
         let mints = mints.with_unit("ms").build();
         let pool_name = self.pool_name.clone();
-        lakebase.mint_counts().mints.listener.set(Some(Arc::new(
-            move |took: Duration, error_type| {
+        counts
+            .mints
+            .listener
+            .set(Some(Arc::new(move |took: Duration, error_type| {
                 let error_type =
                     error_type.map(|name| KeyValue::new("error.type", name.to_owned()));
                 let all: Vec<_> = std::iter::once(pool_name.clone())
                     .chain(error_type)
                     .collect();
                 mints.record(took.as_secs_f64() * 1000.0, &all);
-            },
-        )));
+            })));
         let operations = self.meter.f64_histogram("db.client.operation.duration");
         let operations = operations.with_unit("s").with_boundaries(bounds()).build();
         let system = KeyValue::new("db.system.name", "postgresql");

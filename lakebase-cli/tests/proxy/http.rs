@@ -246,8 +246,9 @@ async fn a_proxy_is_ready_once_a_login_works_and_while_its_token_can_be_used() {
     let health = server.get("/healthz").await;
     assert_eq!((health.status, &*health.body), (200, "ok\n"));
     server.not_ready(MAIN, "workspace").await;
-    let metrics = server.metrics().await;
-    assert!(metrics.of("lakebase_token_failures_total", MAIN) > 0.0);
+    let failures = "lakebase_token_failures_total";
+    let has_failed = |metrics: &Metrics| metrics.of(failures, MAIN) > 0.0;
+    let metrics = server.metrics_when(has_failed).await;
     assert_eq!(metrics.of("lakebase_token_usable_for_seconds", MAIN), 0.0);
 
     local.set_api_down(false);

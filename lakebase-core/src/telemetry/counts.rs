@@ -11,12 +11,11 @@ use super::durations::Durations;
 use super::listener::Listener;
 use crate::error::{Error, Kind};
 
-/// Of one application: its handle, the clones of that, and the handles of its users. A handle for another database has counts of its
-/// own for all but mints.
+/// Of one application: its handle, the clones of that, and the handles of its users.
 #[derive(Default)]
 pub(crate) struct Counts {
     /// Of all mints, failed ones as well.
-    pub(crate) mints: Durations,
+    pub(crate) mints: Arc<Durations>,
     pub(crate) failed_mints: AtomicU64,
     /// Of the logins that succeeded, from the first wait for a credential.
     pub(crate) logins: Durations,
@@ -31,6 +30,14 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Of another database, whose logins use the same token.
+    pub(crate) fn of_database(&self) -> Self {
+        Self {
+            mints: Arc::clone(&self.mints),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn count_failed_login(&self, error: &Error) {
         self.failed_logins[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
     }
