@@ -1,7 +1,11 @@
 //! Metrics and probes: `lakebase proxy --http`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use lakebase_local::{LocalLakebase, LoginFault};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -9,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
 
-use super::{Running, TOKEN_LIFETIME, ask, client, local, run, soon, text, url_of};
+use super::{Running, TOKEN_LIFETIME, ask, client, local, run, soon, url_of};
 
 const POOL: &str = "db_client_connection_pool_name";
 const MAIN: &str = "databricks_postgres";
@@ -238,7 +242,7 @@ async fn a_proxy_is_ready_once_a_login_works_and_while_its_token_can_be_used() {
     let local = local().await;
     let starting = || LoginFault::refuse("57P03", "the database system is starting up");
     local.set_api_down(true);
-    local.fail_logins_for(std::time::Duration::MAX, starting());
+    local.fail_logins_for(Duration::MAX, starting());
     let args = [&JSON[..], &["--listen", "127.0.0.1:0"]].concat();
     let mut proxy = Running::start(&local, &args, &[]).await;
     let (server, listeners) = Server::of(&local, &mut proxy).await;
@@ -263,7 +267,7 @@ async fn a_proxy_is_ready_once_a_login_works_and_while_its_token_can_be_used() {
     server.ready().await;
 
     // An outage of Postgres alone lasts until the next login, which a probe must not prevent.
-    local.fail_logins_for(std::time::Duration::MAX, starting());
+    local.fail_logins_for(Duration::MAX, starting());
     let url = url_of(&listeners[0]);
     let refused = soon(tokio_postgres::connect(url, NoTls)).await.map(drop);
     refused.expect_err("an outage");
@@ -399,17 +403,25 @@ async fn slow_clients_are_disconnected_and_do_not_block_probes() {
     let local = local().await;
     let mut proxy = Running::start(&local, &JSON, &[]).await;
     let (server, _) = Server::of(&local, &mut proxy).await;
-    let mut slow = Vec::new();
+    let mut closed = FuturesUnordered::new();
     for _ in 0..MOST_CONNECTIONS {
         let mut stream = server.connect().await;
         stream.write_all(b"GET /").await.expect("sent");
-        slow.push(stream);
+        closed.push(async move {
+            let mut rest = String::new();
+            soon(stream.read_to_string(&mut rest)).await.expect("end");
+            rest
+        });
     }
-    assert_eq!(server.get("/healthz").await.status, 200);
-    for mut stream in slow {
-        let mut rest = Vec::new();
-        soon(stream.read_to_end(&mut rest)).await.expect("an end");
-        assert!(!text(&rest).contains("200 OK"));
+    let mut health = pin!(server.get("/healthz"));
+    tokio::select! {
+        biased;
+        rest = closed.next() => assert_eq!(rest.as_deref(), Some("")),
+        _ = &mut health => panic!("more connections than {MOST_CONNECTIONS}"),
+    }
+    assert_eq!(health.await.status, 200);
+    while let Some(rest) = closed.next().await {
+        assert_eq!(rest, "");
     }
     proxy.terminate().await;
 }
