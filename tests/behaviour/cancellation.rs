@@ -8,8 +8,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use lakebase_local::{Call, Event, EventKind, Fault, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, PATIENCE, TooSlow, in_time_blocking, lakebase, local, local_with_tokens_of,
-    logged_in, minted, no_expired_token_was_used, proxy_threads, soon, through_every_adapter,
+    Adapter, App, PATIENCE, TooSlow, in_own_process, in_time_blocking, lakebase, local,
+    local_with_tokens_of, logged_in, minted, no_expired_token_was_used, proxy_threads, soon,
+    through_every_adapter,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -140,15 +141,21 @@ fn survives_its_runtime(
 
 #[test]
 fn a_runtime_that_ends_does_not_affect_callers_on_others() {
-    let servers = runtime();
-    for adapter in lakebase_tests::ADAPTERS {
-        in_time_blocking(|| {
-            let local = servers.block_on(local_with_tokens_of(Duration::from_secs(3)));
-            let survived = survives_its_runtime(adapter, &servers, &local);
-            servers.block_on(local.stop());
-            survived
-        });
-    }
+    let prove = || {
+        let servers = runtime();
+        for adapter in lakebase_tests::ADAPTERS {
+            in_time_blocking(|| {
+                let local = servers.block_on(local_with_tokens_of(Duration::from_secs(3)));
+                let survived = survives_its_runtime(adapter, &servers, &local);
+                servers.block_on(local.stop());
+                survived
+            });
+        }
+    };
+    in_own_process(
+        "cancellation::a_runtime_that_ends_does_not_affect_callers_on_others",
+        prove,
+    );
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use lakebase_core::Lakebase;
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, TestClock, TooSlow, in_time, lakebase, lakebase_on, local, local_with_tokens_of,
-    logged_in, minted, no_expired_token_was_used, soon, through_every_adapter,
+    Adapter, App, BETWEEN_LOGINS, TestClock, TooSlow, in_time, lakebase, lakebase_on, local,
+    local_with_tokens_of, logged_in, minted, no_expired_token_was_used, soon,
+    through_every_adapter,
 };
 
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -33,6 +34,7 @@ async fn logs_in_across_renewals(
                 return Ok(());
             }
             logged_in(local, app.log_in().await)?;
+            tokio::time::sleep(BETWEEN_LOGINS).await;
         }
     })
     .await?;

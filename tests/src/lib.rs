@@ -209,6 +209,32 @@ pub fn proxy_threads() -> usize {
     names.filter(|name| name.trim() == "lakebase").count()
 }
 
+/// Runs a test in a process of its own, where [`proxy_threads`] counts no other test's. `name` is the path of the test.
+///
+/// # Panics
+///
+/// If it fails there.
+pub fn in_own_process(name: &str, test: impl FnOnce()) {
+    const IS_ALONE: &str = "LAKEBASE_TESTS_ALONE";
+    if std::env::var_os(IS_ALONE).is_some() {
+        return test();
+    }
+    let program = std::env::current_exe().expect("our own program");
+    let output = std::process::Command::new(program)
+        .args(["--exact", name, "--nocapture"])
+        .env(IS_ALONE, "1")
+        .output()
+        .expect("it runs");
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("1 passed"), "no such test: {out}");
+}
+
+/// How long an application that keeps logging in waits between two logins: without a pause, it would take the
+/// machine from all other tests.
+pub const BETWEEN_LOGINS: Duration = Duration::from_millis(50);
+
 /// A minted token as the log knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Minted {
