@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 pub use app::{ADAPTERS, Adapter, App, Failure, every_adapter_in_time, through_every_adapter};
 pub use clock::TestClock;
 pub use pace::{
-    TooSlow, UNDER_WAY, in_time, in_time_blocking, logged_in, no_expired_token_was_used,
-    too_slow_unless,
+    SENT_AGAIN, TooSlow, UNDER_WAY, in_time, in_time_blocking, logged_in,
+    no_expired_token_was_used, too_slow_unless,
 };
 
 use lakebase_core::{Config, Lakebase};

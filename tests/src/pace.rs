@@ -11,6 +11,9 @@ use crate::{minted, tell};
 /// How long a login on a busy machine may take: one whose token expired no longer ago was under way.
 pub const UNDER_WAY: Duration = Duration::from_secs(2);
 
+/// A request without an answer is sent again after this time. A busy machine may answer later.
+pub const SENT_AGAIN: Duration = Duration::from_secs(3);
+
 /// How often a proof may be too slow.
 const CHANCES: usize = 5;
 
