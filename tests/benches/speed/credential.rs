@@ -9,7 +9,7 @@ use tokio::sync::RwLock;
 
 use crate::Table;
 
-const READS: u32 = 20_000;
+const READS: u32 = 200_000;
 const THREADS: [usize; 3] = [1, 2, 4];
 const OURS: &str = "`Lakebase::credential`";
 const LOCK: &str = "`tokio::sync::RwLock`";

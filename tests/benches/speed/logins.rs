@@ -54,7 +54,10 @@ pub fn measure(rounds: u32) -> Vec<Table> {
         for network in NETWORKS {
             for (name, goal) in ROWS {
                 let row = row(name, network);
-                table.quotient(&row, (&row, OURS), (&row, STATIC), Some(goal));
+                // What sqlx loses at a login is a constant, so its share is stated for loopback.
+                let is_stated = name != "SeaORM" || network == NETWORKS[0];
+                let goal = is_stated.then_some(goal);
+                table.quotient(&row, (&row, OURS), (&row, STATIC), goal);
             }
         }
         vec![table]

@@ -51,7 +51,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["serve", lifetime, delay] => platform::serve(lifetime, delay),
+        ["serve", lifetime, delay, port] => platform::serve(lifetime, delay, port),
         ["delay", to] => platform::delay(to),
         ["sessions"] => memory::sessions(),
         ["server"] => memory::server(),

@@ -31,7 +31,7 @@ const POOL: &str = "user pool with a connection";
 const GOAL_KB: f64 = 40.0;
 
 pub fn measure(rounds: u32) -> Vec<Table> {
-    let rounds = rounds.min(3);
+    let rounds = rounds.min(2);
     let mut memory = Table::new("memory", "kB", &[EACH]);
     let mut idle = Table::new("idle", "ms", &[CPU]);
     for _ in 0..rounds {

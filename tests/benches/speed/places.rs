@@ -35,7 +35,7 @@ pub struct World {
 impl World {
     pub async fn start() -> Self {
         let platform = Platform::start();
-        let address = format!("{}:{}", platform.vars["PGHOST"], platform.vars["PGPORT"]);
+        let address = format!("127.0.0.1:{}", platform.vars["PGPORT"]);
         let mut network = Other::start(&["delay", &address], &Vars::new());
         let mut far = platform.vars.clone();
         far.insert("PGPORT".to_owned(), network.line());

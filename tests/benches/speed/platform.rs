@@ -29,7 +29,12 @@ pub struct Other {
 
 impl Other {
     pub fn start(arguments: &[&str], vars: &Vars) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        // Nothing else is to configure it.
+        if !vars.is_empty() {
+            command.env_clear();
+        }
+        let mut child = command
             .args(arguments)
             .envs(vars)
             .stdin(Stdio::piped())
@@ -103,6 +108,15 @@ pub fn answer(mut reply: impl FnMut(&str) -> String) {
     }
 }
 
+/// Where Postgres listens.
+#[derive(Clone, Copy)]
+pub enum Port {
+    /// On localhost: a client of Node verifies no certificate of an address.
+    Free,
+    /// On an address of its own: one of the official clients cannot be told a port.
+    Usual,
+}
+
 /// A local Lakebase.
 pub struct Platform {
     process: Other,
@@ -112,13 +126,16 @@ pub struct Platform {
 impl Platform {
     /// Tokens live for an hour, and calls to the workspace take no time.
     pub fn start() -> Self {
-        Self::with(HOUR, Duration::ZERO)
+        Self::with(HOUR, Duration::ZERO, Port::Free)
     }
 
-    /// On an address of its own with the usual port: one of the official clients cannot be told another.
-    pub fn with(lifetime: Duration, delay: Duration) -> Self {
+    pub fn with(lifetime: Duration, delay: Duration, port: Port) -> Self {
         let millis = |time: Duration| time.as_millis().to_string();
-        let arguments = ["serve", &millis(lifetime), &millis(delay)];
+        let port = match port {
+            Port::Free => "0",
+            Port::Usual => "5432",
+        };
+        let arguments = ["serve", &millis(lifetime), &millis(delay), port];
         let mut process = Other::start(&arguments, &Vars::new());
         let lines = std::iter::from_fn(|| Some(process.line()).filter(|line| !line.is_empty()));
         let vars = lines.map(|line| {
@@ -155,15 +172,17 @@ pub fn lakebase_with(vars: &Vars, changes: &[(&str, &str)]) -> Lakebase {
     Lakebase::new(config).expect("a handle")
 }
 
-pub fn serve(lifetime: &str, delay: &str) {
+pub fn serve(lifetime: &str, delay: &str, port: &str) {
     let millis = |text: &str| Duration::from_millis(text.parse().expect("milliseconds"));
     let (lifetime, delay) = (millis(lifetime), millis(delay));
     let runtime = super::runtime(2);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let builder = LocalLakebase::builder()
-        .token_lifetime(lifetime)
-        .postgres_ip([127, 99, high, low.clamp(1, 254)].into())
-        .postgres_port(5432);
+    let mut builder = LocalLakebase::builder().token_lifetime(lifetime);
+    if port != "0" {
+        let [.., high, low] = std::process::id().to_be_bytes();
+        builder = builder
+            .postgres_ip([127, 99, high, low.clamp(1, 254)].into())
+            .postgres_port(port.parse().expect("a port"));
+    }
     let local = runtime.block_on(builder.start()).expect("a platform");
     runtime.block_on(async {
         let role = local.create_native_role(NATIVE, PASSWORD);
@@ -207,7 +226,7 @@ pub fn serve(lifetime: &str, delay: &str) {
 
 pub fn delay(to: &str) {
     let to: SocketAddr = to.parse().expect("an address");
-    let listener = TcpListener::bind((to.ip(), 0)).expect("a port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     println!("{}", listener.local_addr().expect("an address").port());
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {

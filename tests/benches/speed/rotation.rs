@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use crate::Table;
 use crate::figures::at;
 use crate::places::{Drivers, millis};
-use crate::platform::{Platform, SLOW};
+use crate::platform::{Platform, Port, SLOW};
 
 const OURS: &str = "`Lakebase::connect`";
 const STATIC: &str = "static password";
@@ -39,7 +39,7 @@ fn clients() -> PathBuf {
 pub fn measure(rounds: u32) -> Vec<Table> {
     // A rotation in each round.
     let slice = Duration::from_secs(2);
-    let mut platform = Platform::with(LIFETIME, SLOW);
+    let mut platform = Platform::with(LIFETIME, SLOW, Port::Free);
     let steady = Platform::start();
     let mut table = Table::new("rotation", "ms", &[OURS, STATIC, NODE, PYTHON]);
     let waits = crate::runtime(2).block_on(async {
@@ -66,13 +66,12 @@ pub fn measure(rounds: u32) -> Vec<Table> {
     assert!(minted > u64::from(rounds / 2), "only {minted} rotations");
     let seconds = (slice * rounds).as_secs().min(20);
     let python = clients().join("venv/bin/python");
-    for (column, program, script) in [
-        (NODE, Path::new("node"), "logins.mjs"),
-        (PYTHON, &python, "logins.py"),
-    ] {
-        for took in run(&platform, program, script, seconds) {
-            table.add(ROW, column, took);
-        }
+    for took in run(&platform, Path::new("node"), "logins.mjs", seconds) {
+        table.add(ROW, NODE, took);
+    }
+    let usual = Platform::with(LIFETIME, SLOW, Port::Usual);
+    for took in run(&usual, &python, "logins.py", seconds) {
+        table.add(ROW, PYTHON, took);
     }
     let p99 = |table: &Table, column| at(table.figures(ROW, column), 0.99);
     let quotient = p99(&table, OURS) / p99(&table, STATIC);
@@ -88,8 +87,9 @@ pub fn measure(rounds: u32) -> Vec<Table> {
     );
     for column in [OURS, STATIC, NODE, PYTHON] {
         let all = table.figures(ROW, column);
-        // No login without a mint takes as long as one.
-        let waited = all.iter().filter(|took| **took >= millis(SLOW)).count();
+        // No login without a mint takes half as long as one. A caller may come when half of it is over, so the calls
+        // that waited are counted as well.
+        let waited = all.iter().filter(|took| **took >= millis(SLOW / 2)).count();
         let share = waited as f64 * 1000.0 / all.len() as f64;
         let longest = at(all, 1.0);
         table.fact(&format!("{WAITED}: {column}"), share, None);

@@ -27,8 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for table in &tables {
         let name = word(&table["name"]);
         text = replace(&text, name, &markdown(table))?;
-        // Its columns have different units.
-        if name != "build" && name != "herd" {
+        // Not where columns have different units, or there is one of them.
+        if list(&table["columns"]).len() > 1 && name != "build" && name != "herd" {
             std::fs::write(pictures.join(format!("{name}.svg")), picture(table))?;
         }
     }
@@ -80,9 +80,16 @@ fn cell(value: &Value) -> String {
 fn markdown(table: &Value) -> String {
     let columns: Vec<&str> = list(&table["columns"]).iter().map(word).collect();
     let unit = word(&table["unit"]);
-    let mut text = format!("| {unit} | {} |\n|---|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
+    let mut text = format!(
+        "| {unit} | {} |\n|---|{}\n",
+        columns.join(" | "),
+        "---|".repeat(columns.len())
+    );
     for row in list(&table["rows"]) {
-        let cells: Vec<String> = columns.iter().map(|column| cell(&row["cells"][column])).collect();
+        let cells: Vec<String> = columns
+            .iter()
+            .map(|column| cell(&row["cells"][column]))
+            .collect();
         let _ = writeln!(text, "| {} | {} |", word(&row["name"]), cells.join(" | "));
     }
     let quotients = list(&table["quotients"]);
@@ -94,21 +101,20 @@ fn markdown(table: &Value) -> String {
             Some(goal) => format!("at most {goal}"),
             None => String::new(),
         };
-        let _ = writeln!(text, "| {} | {} | {goal} |", word(&quotient["name"]), cell(quotient));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {goal} |",
+            word(&quotient["name"]),
+            cell(quotient)
+        );
     }
     text
 }
 
-/// Bars with the range of four fifths of the figures.
+/// Bars with the range of four fifths of the figures. Columns are to be compared, so each row has a scale of its own.
 fn picture(table: &Value) -> String {
     let columns = list(&table["columns"]);
     let rows = list(&table["rows"]);
-    let figures = |name: &'static str| {
-        let cells = rows.iter().flat_map(|row| columns.iter().map(move |column| &row["cells"][word(column)]));
-        cells.map(move |cell| number(&cell[name]))
-    };
-    let longest = figures("p90").chain(figures("median")).fold(f64::MIN_POSITIVE, f64::max);
-    let scale = (WIDTH - LABELS - FIGURES) / longest;
     let mut bars = String::new();
     let mut y = GAP;
     for (index, column) in columns.iter().enumerate() {
@@ -125,6 +131,10 @@ fn picture(table: &Value) -> String {
     }
     for row in rows {
         y += GAP;
+        let highs = columns
+            .iter()
+            .map(|column| number(&row["cells"][word(column)]["p90"]));
+        let scale = (WIDTH - LABELS - FIGURES) / highs.fold(f64::MIN_POSITIVE, f64::max);
         let _ = writeln!(
             bars,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
@@ -159,7 +169,7 @@ fn picture(table: &Value) -> String {
     let height = y + GAP;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-         <title>{}, {}</title>\n<style>\n\
+         <title>{}, {}; each row has its own scale</title>\n<style>\n\
          text {{ font: 12px sans-serif; fill: #1f2328 }}\n\
          line {{ stroke: #1f2328; stroke-width: 1.5 }}\n\
          .c0 {{ fill: #1a7f6b }} .c1 {{ fill: #8c959f }} .c2 {{ fill: #b5651d }} .c3 {{ fill: #6f5fb5 }}\n\
@@ -174,5 +184,7 @@ fn picture(table: &Value) -> String {
 
 /// Code marks are Markdown's.
 fn escaped(text: &str) -> String {
-    text.replace('`', "").replace('&', "&amp;").replace('<', "&lt;")
+    text.replace('`', "")
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
 }
