@@ -59,7 +59,7 @@ fn number(value: &Value) -> f64 {
 /// Three digits that count.
 fn digits(figure: f64) -> String {
     match figure.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size < 1.0 => format!("{figure:.3}"),
         size if size < 10.0 => format!("{figure:.2}"),
         size if size < 100.0 => format!("{figure:.1}"),
