@@ -72,7 +72,7 @@ impl CredentialCache {
                     refresh,
                     minted: AtomicU64::new(0),
                     bucket: Mutex::new(Bucket::full()),
-                    last_lifetime_ms: AtomicU64::new(u64::MAX),
+                    last: Mutex::default(),
                 }),
                 refresher: Mutex::default(),
             }),
@@ -91,13 +91,13 @@ impl CredentialCache {
         Ok(credential.handed_out())
     }
 
-    /// Still the held credential, still good for a login, and (lazily) not due. Takes no lock.
+    /// Still the held credential, still good for a login, and not due if only callers renew it. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
-        let lazy = self.shared.minter.refresh == Refresh::Lazy;
+        let ahead = self.shared.minter.refresh == Refresh::Ahead;
         credential.is_newest()
             && match credential.age(self.shared.flight.now()) {
-                Age::Fresh | Age::Due => true,
-                Age::NearEnd => !lazy,
+                Age::Fresh => true,
+                Age::Due | Age::NearEnd => ahead,
                 Age::LastResort | Age::Dead => false,
             }
     }
@@ -210,7 +210,8 @@ struct Minter {
     minted: AtomicU64,
     /// Counts successes: failures have pauses of their own.
     bucket: Mutex<Bucket>,
-    last_lifetime_ms: AtomicU64,
+    /// Of what was minted last.
+    last: Mutex<Option<Schedule>>,
 }
 
 impl Minter {
@@ -241,9 +242,13 @@ impl Minter {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn last(&self) -> MutexGuard<'_, Option<Schedule>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Scales with the lifetime of what was minted last; an hour's token until then.
     fn check_rate(&self, now: Now) -> Result<(), Error> {
-        let lifetime = Duration::from_millis(self.last_lifetime_ms.load(Ordering::Relaxed));
+        let lifetime = self.last().map_or(Duration::MAX, |last| last.lifetime());
         match self.bucket().take(mint_interval(lifetime), now.monotonic) {
             true => Ok(()),
             false => Err(Error::new(
@@ -271,9 +276,9 @@ impl Minter {
         if !validity.is_usable(now) {
             return Ok(None);
         }
-        let millis = u64::try_from(validity.lifetime().as_millis()).unwrap_or(u64::MAX);
-        self.last_lifetime_ms.store(millis, Ordering::Relaxed);
-        let schedule = Schedule::new(validity, self.refresh, now, fastrand::f64());
+        let mut last = self.last();
+        let schedule = Schedule::new(validity, self.refresh, now, *last, fastrand::f64());
+        *last = Some(schedule);
         let generation = self.minted.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(Some(credential.held(schedule, generation)))
     }

@@ -398,12 +398,13 @@ impl<T: Aging> State<T> {
             }
             Err(error) => {
                 let count = before.map_or(1, |before| before.count.saturating_add(1));
-                let lifetime = self.held.as_ref().and_then(Aging::lifetime);
+                let left = |held: &T| Some((held.usable_for(now), held.lifetime()?));
+                let left = self.held.as_ref().and_then(left);
                 let asked = error.retry_after();
                 self.failure = Some(Failure {
                     error: error.clone(),
                     count,
-                    backoff: Backoff::new(now.monotonic, count, lifetime, asked, fastrand::f64())
+                    backoff: Backoff::new(now.monotonic, count, left, asked, fastrand::f64())
                         .at_least(T::RENEWAL_PAUSE),
                 });
                 count
