@@ -91,6 +91,45 @@ impl CredentialCache {
         Ok(credential.handed_out())
     }
 
+    /// Mints a credential, whatever is held, and holds it.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let minter = &self.shared.minter;
+        let minted = self.shared.flight.fetch(|| Minter::mint(minter)).await;
+        minted.map(drop)
+    }
+
+    /// Starts a renewal if it is due. Lazily, callers that need a credential do.
+    pub(crate) fn renew_if_due(&self) {
+        if self.shared.minter.refresh != Refresh::Lazy {
+            let _ = self.shared.renew_or_nap();
+        }
+    }
+
+    /// Holds the credential that the other cache has minted for the same user.
+    pub(crate) fn adopt(&self, other: &Self) {
+        let minted = other.shared.flight.inspect(|held, _| held.cloned());
+        let minted = minted.filter(|minted| !minted.is_rejected());
+        let Some((minted, schedule)) = minted.and_then(|one| Some((one.clone(), one.schedule?)))
+        else {
+            return;
+        };
+        let minter = &self.shared.minter;
+        let schedule = schedule.of_next(fastrand::f64());
+        let was_accepted = minted.was_accepted();
+        let adopted = minted.held(schedule, minter.number());
+        if was_accepted {
+            adopted.mark_accepted();
+        }
+        *minter.last() = Some(schedule);
+        self.shared.flight.put(adopted);
+    }
+
+    /// When the held credential was requested, as [`Watch::passed`] counts.
+    pub(crate) fn minted_at(&self) -> Option<Duration> {
+        let since = |held: &Credential| Some(held.schedule?.since().passed);
+        self.shared.flight.inspect(|held, _| held.and_then(since))
+    }
+
     /// Still the held credential, still good for a login, and not due if only callers renew it. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
         let ahead = self.shared.minter.refresh == Refresh::Ahead;
@@ -279,8 +318,11 @@ impl Minter {
         let mut last = self.last();
         let schedule = Schedule::new(validity, self.refresh, now, *last, fastrand::f64());
         *last = Some(schedule);
-        let generation = self.minted.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Some(credential.held(schedule, generation)))
+        Ok(Some(credential.held(schedule, self.number())))
+    }
+
+    fn number(&self) -> u64 {
+        self.minted.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

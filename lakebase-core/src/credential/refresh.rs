@@ -175,7 +175,7 @@ impl Schedule {
             before.is_usable(landed) && before.until_renewal(validity.since).is_zero()
         };
         let share = match before.is_some_and(in_time) {
-            true => RENEW_BETWEEN[0] + (RENEW_BETWEEN[1] - RENEW_BETWEEN[0]) * random,
+            true => share_of_next(random),
             false => share_of_first(random),
         };
         let earliest = validity.elapsed(landed) + pause_floor(validity.lifetime);
@@ -184,6 +184,20 @@ impl Schedule {
             renew_after: validity.lifetime.mul_f64(share).max(earliest),
             refresh,
         }
+    }
+
+    /// The same for a handle that has renewed before: nothing has happened to a whole fleet.
+    pub(crate) fn of_next(self, random: f64) -> Self {
+        let share = share_of_next(random.clamp(0.0, 1.0));
+        Self {
+            renew_after: self.validity.lifetime.mul_f64(share),
+            ..self
+        }
+    }
+
+    /// When the token was requested.
+    pub(crate) fn since(&self) -> Now {
+        self.validity.since
     }
 
     pub(crate) fn is_usable(&self, now: Now) -> bool {
@@ -221,6 +235,11 @@ impl Schedule {
     pub(crate) fn lifetime(&self) -> Duration {
         self.validity.lifetime()
     }
+}
+
+fn share_of_next(random: f64) -> f64 {
+    let [low, high] = RENEW_BETWEEN;
+    low + (high - low) * random
 }
 
 /// The rest of an interval of which a random part has passed: with it, a fleet that starts together renews from then on
