@@ -98,7 +98,7 @@ where
 }
 
 /// Returns whether `credential` is still the one to log in with: the newest, not about to expire, and with
-/// [`Refresh::Lazy`](crate::Refresh::Lazy) not due for renewal. Reads an atomic and the clock; takes no lock.
+/// [`Refresh::Lazy`](crate::Refresh::Lazy) or [`OnDemand`](crate::Refresh::OnDemand) not due for renewal. Reads an atomic and the clock; takes no lock.
 pub fn is_current(lakebase: &Lakebase, credential: &Credential) -> bool {
     lakebase.is_current(credential)
 }

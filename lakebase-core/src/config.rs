@@ -253,7 +253,10 @@ impl Config {
             login: LoginKind::Minted,
             workspace: Some(workspace),
             user: Some(role.to_owned()),
-            refresh: Refresh::Lazy,
+            refresh: match self.refresh {
+                Refresh::Lazy => Refresh::Lazy,
+                Refresh::Ahead | Refresh::OnDemand => Refresh::OnDemand,
+            },
             ..self.clone()
         };
         config.settings.retain(|known| known.name != "user");

@@ -187,7 +187,10 @@ impl Error {
         self.edit(|inner| inner.sqlstate = sqlstate.map(str::to_owned))
     }
 
-    pub(crate) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+    /// Attaches how long the server asked to wait before the next attempt, if it did: see
+    /// [`retry_after`](Self::retry_after). Renewals and logins honour it.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         self.edit(|inner| inner.retry_after = retry_after)
     }
 

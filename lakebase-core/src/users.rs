@@ -45,9 +45,12 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// user. With a [role](User::role) of a group, each token has a pool of its own, as Postgres confirms only that it is a
 /// member's.
 ///
-/// The workspace is asked every 5 minutes whether an accepted token is still good: [`get`](Self::get) returns an error to a user whose
-/// token was revoked after 10 minutes at most, or an hour while the workspace cannot be reached. It does not take back what it
-/// has returned: a [`UserPool`] that is kept for longer logs in for as long as the user's credential can be renewed.
+/// Each mint of a database credential, about every 45 minutes, checks whether the user's token is still good:
+/// [`get`](Self::get) returns an error to a user whose token was revoked after 50 minutes at most, or an hour while the workspace
+/// cannot be reached. It does not take back what it has returned: a [`UserPool`] that is kept for longer logs in for as long as
+/// the user's credential can be renewed.
+///
+/// A closed pool's credential is kept for an hour, so a user who comes back costs a login and no mint.
 ///
 /// # Limits
 ///
@@ -238,6 +241,7 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
             return;
         }
         let idle = self.0.take_idle(|_| true);
+        self.0.forget_closed();
         let closing: Vec<_> = idle.into_iter().map(|entry| self.0.retire(entry)).collect();
         for closed in closing {
             let _ = closed.await;
@@ -282,7 +286,7 @@ impl<P: Clone + Send + Sync + 'static> fmt::Debug for UserPoolsBuilder<P> {
 
 impl<P: Clone + Send + Sync + 'static> fmt::Debug for UserPool<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lakebase = &self.0.0.lakebase;
+        let lakebase = &self.0.0.identity.lakebase;
         f.debug_tuple("UserPool")
             .field(&lakebase.config().user)
             .finish()

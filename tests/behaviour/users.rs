@@ -9,7 +9,9 @@ use lakebase_core::users::{UserPools, UserPoolsBuilder};
 use lakebase_core::{Error, Lakebase, User};
 use lakebase_diesel::{bb8, deadpool};
 use lakebase_local::{EventKind, LocalLakebase};
-use lakebase_tests::{PATIENCE, lakebase, lakebase_with, local, local_with_tokens_of, soon};
+use lakebase_tests::{
+    PATIENCE, TestClock, lakebase, lakebase_on, lakebase_with, local, local_with_tokens_of, soon,
+};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -266,6 +268,14 @@ async fn a_newer_token_is_used_for_the_next_login_and_open_connections_stay() {
     one.expect("a connection");
     two.expect("a connection");
     assert_eq!(local.counters().minted, minted);
+    // The mint that proves a newer token is the pool's credential from then on.
+    local.revoke_tokens();
+    let newest = signed_in(&local, "ana@example.com");
+    soon(pools.get(&newest)).await.expect("the pool");
+    let three = join_all((0..3).map(|_| again.get())).await;
+    assert!(three.iter().all(Result::is_ok));
+    assert_eq!(local.counters().minted, minted + 1);
+    assert_eq!(pools.stats().open, 1);
 }
 
 #[tokio::test]
@@ -372,6 +382,42 @@ async fn the_limit_of_the_pools_is_told_apart_from_the_computes_and_from_a_refus
 }
 
 #[tokio::test]
+async fn the_renewal_of_a_users_credential_proves_the_token_again() {
+    let local = notes().await;
+    person(&local, "ana@example.com").await;
+    let token = local.forwarded_token("ana@example.com", 4 * HOUR, &["postgres"]);
+    let ana = User::new("ana@example.com", token);
+    let clock = TestClock::default();
+    let pools = bb8::user_pools(&lakebase_on(&local, &clock)).build();
+    let minutes = |minutes: i64| clock.set_ahead_millis(minutes * 60 * 1000);
+    let minted = || local.counters().minted;
+    soon(pools.get(&ana)).await.expect("a pool");
+    assert_eq!(minted(), 1);
+    minutes(49);
+    soon(pools.get(&ana))
+        .await
+        .expect("the pool, without a wait");
+    soon(async {
+        while minted() < 2 || pools.stats().waiting > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // The credential and the proof are new.
+    minutes(85);
+    for _ in 0..10 {
+        soon(pools.get(&ana)).await.expect("the pool");
+    }
+    assert_eq!(minted(), 2);
+    // Revoked: the next renewal is rejected, and ends it.
+    local.remove_user("ana@example.com");
+    minutes(49 + 51);
+    let error = refused(&pools, &ana).await;
+    assert!(error.is_sign_in(), "{error}");
+    assert_eq!(minted(), 2);
+}
+
+#[tokio::test]
 async fn idle_pools_are_closed_and_opened_again_when_the_user_comes_back() {
     let local = notes().await;
     let ana = person(&local, "ana@example.com").await;
@@ -389,6 +435,13 @@ async fn idle_pools_are_closed_and_opened_again_when_the_user_comes_back() {
     .await;
     let pool = soon(pools.get(&ana)).await.expect("a pool");
     assert_eq!(soon(pool.ask()).await.expect("rows").len(), 1);
+    assert_eq!(local.counters().minted, 1, "the credential was kept");
+    drop(pool);
+    soon(pools.close()).await;
+    // A forged e-mail does not get what was kept.
+    let token = local.forwarded_token("eve@example.com", HOUR, &["postgres"]);
+    let error = refused(&pools, &User::new("ana@example.com", token)).await;
+    assert!(error.is_login(), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

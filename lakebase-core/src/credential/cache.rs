@@ -139,7 +139,7 @@ impl CredentialCache {
                     counts: Arc::clone(counts),
                     minted: AtomicU64::new(0),
                     bucket: Mutex::new(Bucket::full()),
-                    last_lifetime_ms: AtomicU64::new(u64::MAX),
+                    last: Mutex::default(),
                 }),
                 refresher: Mutex::default(),
                 memos: Memos::default(),
@@ -168,13 +168,52 @@ impl CredentialCache {
         Ok(credential.handed_out())
     }
 
-    /// Still the held credential, still good for a login, and (lazily) not due. Takes no lock.
+    /// Mints a credential, whatever is held, and holds it.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let minter = &self.shared.minter;
+        let minted = self.shared.flight.fetch(|| Minter::mint(minter)).await;
+        minted.map(drop)
+    }
+
+    /// Starts a renewal if it is due. Lazily, callers that need a credential do.
+    pub(crate) fn renew_if_due(&self) {
+        if self.shared.minter.refresh != Refresh::Lazy {
+            let _ = self.shared.renew_or_nap();
+        }
+    }
+
+    /// Holds the credential that the other cache has minted for the same user.
+    pub(crate) fn adopt(&self, other: &Self) {
+        let minted = other.shared.flight.inspect(|held, _| held.cloned());
+        let minted = minted.filter(|minted| !minted.is_rejected());
+        let Some((minted, schedule)) = minted.and_then(|one| Some((one.clone(), one.schedule?)))
+        else {
+            return;
+        };
+        let minter = &self.shared.minter;
+        let schedule = schedule.of_next(fastrand::f64());
+        let was_accepted = minted.was_accepted();
+        let adopted = minted.held(schedule, minter.number());
+        if was_accepted {
+            adopted.mark_accepted();
+        }
+        *minter.last() = Some(schedule);
+        self.shared.flight.put(adopted);
+    }
+
+    /// When the held credential was requested, as [`Watch::passed`] counts.
+    pub(crate) fn minted_at(&self) -> Option<Duration> {
+        let since = |held: &Credential| Some(held.schedule?.since().passed);
+        self.shared.flight.inspect(|held, _| held.and_then(since))
+    }
+
+    /// Still the held credential, still good for a login, and not due if only callers renew it. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
-        let lazy = self.shared.minter.refresh == Refresh::Lazy;
+        let ahead = self.shared.minter.refresh == Refresh::Ahead;
         credential.is_newest()
             && match credential.age(self.shared.flight.now()) {
-                Age::Fresh | Age::Due => true,
-                Age::NearEnd => !lazy,
+                Age::Fresh => true,
+                Age::Due | Age::NearEnd => ahead,
                 Age::LastResort | Age::Dead => false,
             }
     }
@@ -326,7 +365,8 @@ struct Minter {
     minted: AtomicU64,
     /// Counts successes: failures have pauses of their own.
     bucket: Mutex<Bucket>,
-    last_lifetime_ms: AtomicU64,
+    /// Of what was minted last.
+    last: Mutex<Option<Schedule>>,
 }
 
 impl Minter {
@@ -383,9 +423,13 @@ impl Minter {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn last(&self) -> MutexGuard<'_, Option<Schedule>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Scales with the lifetime of what was minted last; an hour's token until then.
     fn check_rate(&self, now: Now) -> Result<(), Error> {
-        let lifetime = Duration::from_millis(self.last_lifetime_ms.load(Ordering::Relaxed));
+        let lifetime = self.last().map_or(Duration::MAX, |last| last.lifetime());
         match self.bucket().take(mint_interval(lifetime), now.monotonic) {
             true => Ok(()),
             false => Err(Error::new(
@@ -413,11 +457,14 @@ impl Minter {
         if !validity.is_usable(now) {
             return Ok(None);
         }
-        let millis = u64::try_from(validity.lifetime().as_millis()).unwrap_or(u64::MAX);
-        self.last_lifetime_ms.store(millis, Ordering::Relaxed);
-        let schedule = Schedule::new(validity, self.refresh, now, fastrand::f64());
-        let generation = self.minted.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Some(credential.held(schedule, generation)))
+        let mut last = self.last();
+        let schedule = Schedule::new(validity, self.refresh, now, *last, fastrand::f64());
+        *last = Some(schedule);
+        Ok(Some(credential.held(schedule, self.number())))
+    }
+
+    fn number(&self) -> u64 {
+        self.minted.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

@@ -14,16 +14,19 @@ pub enum Refresh {
     /// nothing valid is held. The default.
     #[default]
     Ahead,
-    /// No background task: the first caller after three quarters of the lifetime renews and waits.
+    /// No background task: the first caller after about three quarters of the lifetime starts the renewal and gets the
+    /// held credential. For handles that may not be used again, such as those of [users](crate::User).
+    OnDemand,
+    /// No background task: the first caller after about three quarters of the lifetime renews and waits.
     /// For runtimes that are frozen between requests (serverless functions).
     Lazy,
 }
 
-/// Share of the lifetime after which renewal starts: late enough not to mint twice as often as
-/// needed, early enough to leave a quarter (15 minutes of an hour) to ride out an outage.
-const RENEW_AT: f64 = 0.75;
-/// Half-width of the jitter around it, so that a fleet started together does not mint in step.
-const RENEW_JITTER: f64 = 0.05;
+/// Shares of the lifetime between which renewal starts, at random: late enough not to mint twice as often as
+/// needed, early enough to leave twelve minutes of an hour to ride out an outage.
+const RENEW_BETWEEN: [f64; 2] = [0.68, 0.8];
+/// Not even the first renewal is earlier: a program that runs for minutes mints once.
+const RENEW_NOT_BEFORE: f64 = 0.05;
 /// This close to a token's end a new one is preferred.
 const NEAR_END: Duration = Duration::from_secs(30);
 /// This close to its end a token is no longer used, because a login takes time to arrive.
@@ -153,16 +156,48 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `random` is uniform in `0.0..1.0`. A credential that is old already when it lands (a provider
-    /// with a cache of its own) is not due at once, or renewal would spin.
-    pub(crate) fn new(validity: Validity, refresh: Refresh, landed: Now, random: f64) -> Self {
-        let share = RENEW_AT + RENEW_JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0);
+    /// `random` is uniform in `0.0..1.0`. What was minted in its time, because `before` was due, is renewed after three
+    /// quarters of the lifetime or so. Anything else (a start, an outage that outlasted the tokens, a
+    /// revocation) may have happened to a whole fleet in the same moment: then renewals spread over the whole
+    /// interval.
+    ///
+    /// A credential that is old already when it lands (a provider with a cache of its own) is not due at once, or
+    /// renewal would spin.
+    pub(crate) fn new(
+        validity: Validity,
+        refresh: Refresh,
+        landed: Now,
+        before: Option<Schedule>,
+        random: f64,
+    ) -> Self {
+        let random = random.clamp(0.0, 1.0);
+        let in_time = |before: Schedule| {
+            before.is_usable(landed) && before.until_renewal(validity.since).is_zero()
+        };
+        let share = match before.is_some_and(in_time) {
+            true => share_of_next(random),
+            false => share_of_first(random),
+        };
         let earliest = validity.elapsed(landed) + pause_floor(validity.lifetime);
         Self {
             validity,
             renew_after: validity.lifetime.mul_f64(share).max(earliest),
             refresh,
         }
+    }
+
+    /// The same for a handle that has renewed before: nothing has happened to a whole fleet.
+    pub(crate) fn of_next(self, random: f64) -> Self {
+        let share = share_of_next(random.clamp(0.0, 1.0));
+        Self {
+            renew_after: self.validity.lifetime.mul_f64(share),
+            ..self
+        }
+    }
+
+    /// When the token was requested.
+    pub(crate) fn since(&self) -> Now {
+        self.validity.since
     }
 
     pub(crate) fn is_usable(&self, now: Now) -> bool {
@@ -202,6 +237,24 @@ impl Schedule {
     }
 }
 
+fn share_of_next(random: f64) -> f64 {
+    let [low, high] = RENEW_BETWEEN;
+    low + (high - low) * random
+}
+
+/// The rest of an interval of which a random part has passed: with it, a fleet that starts together renews from then on
+/// at the even rate of one that has run for long (the equilibrium distribution of a renewal process).
+fn share_of_first(random: f64) -> f64 {
+    let [low, high] = RENEW_BETWEEN;
+    let mean = f64::midpoint(low, high);
+    let skipped = RENEW_NOT_BEFORE / mean;
+    let passed = skipped + (1.0 - skipped) * random;
+    match passed * mean <= low {
+        true => passed * mean,
+        false => high - ((1.0 - passed) * 2.0 * mean * (high - low)).sqrt(),
+    }
+}
+
 /// The shortest pause between two mints, scaled for short lifetimes.
 fn pause_floor(lifetime: Duration) -> Duration {
     (lifetime / 100).clamp(Duration::from_millis(50), Duration::from_secs(1))
@@ -214,8 +267,9 @@ pub(crate) fn spread(asked: Duration, random: f64) -> Duration {
     asked + more.mul_f64(random.clamp(0.0, 1.0))
 }
 
-/// The pause after failed renewals: doubles from a floor, scales with short lifetimes, honours the
-/// server's `Retry-After`.
+/// The pause after failed renewals. While the held credential is usable, it is a part of the time left, so a fleet does not
+/// come back in the moment in which an outage ends, and attempts get denser towards the end. After that, it
+/// doubles from a floor. Scales with short lifetimes, honours the server's `Retry-After`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     since: Instant,
@@ -224,20 +278,27 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// `held` is for how long the held value is still usable, and its lifetime.
     pub(crate) fn new(
         since: Instant,
         failures: u32,
-        lifetime: Option<Duration>,
+        held: Option<(Duration, Duration)>,
         retry_after: Option<Duration>,
         random: f64,
     ) -> Self {
-        let lifetime = lifetime.unwrap_or(Duration::from_secs(3600));
-        let ceiling = (lifetime / 20).clamp(Duration::from_millis(250), Duration::from_secs(30));
+        let random = random.clamp(0.0, 1.0);
+        let (usable, lifetime) = held.unwrap_or((Duration::ZERO, Duration::from_secs(3600)));
         let doubled =
             |floor: Duration| floor.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        let pause = doubled(pause_floor(lifetime))
-            .min(ceiling)
-            .mul_f64(0.75 + 0.5 * random.clamp(0.0, 1.0));
+        let floor = pause_floor(lifetime);
+        let pause = match usable.is_zero() {
+            true => {
+                let (shortest, longest) = (Duration::from_millis(250), Duration::from_secs(30));
+                let ceiling = (lifetime / 20).clamp(shortest, longest);
+                doubled(floor).min(ceiling).mul_f64(0.75 + 0.5 * random)
+            }
+            false => usable.mul_f64(0.25 + 0.5 * random).max(floor),
+        };
         let asked = |longest: Duration| {
             retry_after.map_or(Duration::ZERO, |asked| spread(asked.min(longest), random))
         };

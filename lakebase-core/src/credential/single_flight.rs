@@ -162,12 +162,7 @@ impl<T: Aging> SingleFlight<T> {
                     }
                 }
                 // Its runtime is gone, or `fetch` panicked.
-                Ok(Err(_)) if lost == MOST_LOST => {
-                    let what = self.0.what;
-                    let text =
-                        format!("no {what}: the task that fetches it stopped without an answer");
-                    return Err(Error::new(Kind::Provider, text));
-                }
+                Ok(Err(_)) if lost == MOST_LOST => return Err(self.0.lost()),
                 Ok(Err(_)) => lost += 1,
                 Err(_) => {
                     if let Some(held) = held() {
@@ -177,6 +172,28 @@ impl<T: Aging> SingleFlight<T> {
                 }
             }
         }
+    }
+
+    /// A new value, whatever is held: what the flight under way brings, or a new one. Cancel safe, like [`get`](Self::get).
+    pub(crate) async fn fetch(&self, fetch: impl Fn() -> Fetch<T>) -> Result<T, Error> {
+        let (mut outcome, flown) = self.0.join(&mut self.0.lock(), &fetch)?;
+        let patience = (self.0.limit + OVERDUE).saturating_sub(flown);
+        let landed = timeout(patience, outcome.wait_for(Option::is_some)).await;
+        let landed = landed.ok().and_then(|landed| landed.ok()?.clone());
+        landed.unwrap_or_else(|| Err(self.0.lost()))
+    }
+
+    /// Holds a value that was fetched elsewhere.
+    pub(crate) fn put(&self, value: T) {
+        let now = self.0.clock.now();
+        let before = {
+            let mut state = self.0.lock();
+            state.land(&Ok(value), None, now);
+            state.failure.take()
+        };
+        // Not under the lock: its cause may be the application's.
+        drop(before);
+        self.0.landed.send_modify(|landings| *landings += 1);
     }
 
     /// Fetches in the background if the held value is due. Returns how long nothing is due.
@@ -227,6 +244,12 @@ impl<T: Aging> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Every change leaves the state consistent, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self) -> Error {
+        let what = self.what;
+        let text = format!("no {what}: the task that fetches it stopped without an answer");
+        Error::new(Kind::Provider, text)
     }
 
     fn answer(self: &Arc<Self>, fetch: &impl Fn() -> Fetch<T>) -> Result<Answer<T>, Error> {
@@ -435,12 +458,13 @@ impl<T: Aging> State<T> {
             }
             Err(error) => {
                 let count = before.map_or(1, |before| before.count.saturating_add(1));
-                let lifetime = self.held.as_ref().and_then(Aging::lifetime);
+                let left = |held: &T| Some((held.usable_for(now), held.lifetime()?));
+                let left = self.held.as_ref().and_then(left);
                 let asked = error.retry_after();
                 self.failure = Some(Failure {
                     error: error.clone(),
                     count,
-                    backoff: Backoff::new(now.monotonic, count, lifetime, asked, fastrand::f64())
+                    backoff: Backoff::new(now.monotonic, count, left, asked, fastrand::f64())
                         .at_least(T::RENEWAL_PAUSE),
                 });
             }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -93,7 +94,8 @@ impl Lakebase {
     ///
     /// The application's identity is never used in place of the user's; it only looks up the endpoint's host, which a user need
     /// not be allowed to see. `PGUSER` and the application's own authentication do not count. Credentials are renewed when a
-    /// login needs one, as the user may be gone ([`Refresh::Lazy`](crate::Refresh::Lazy)). Does no I/O.
+    /// login needs one, as the user may be gone: see [`Refresh::OnDemand`](crate::Refresh::OnDemand), or
+    /// [`Refresh::Lazy`](crate::Refresh::Lazy) if this handle has that. Does no I/O.
     ///
     /// # Errors
     ///
@@ -157,5 +159,37 @@ impl Lakebase {
             }
         }
         Ok(())
+    }
+
+    /// Mints with the user's token, which the workspace rejects if it was revoked. New logins use the new credential.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        match &self.inner.source {
+            Source::Minted(cache) => cache.renew().await,
+            Source::Native(_) => Ok(()),
+        }
+    }
+
+    /// Starts a renewal if it is due.
+    pub(crate) fn renew_if_due(&self) {
+        if let Source::Minted(cache) = &self.inner.source {
+            cache.renew_if_due();
+        }
+    }
+
+    /// Uses the credential of another handle of the same user.
+    pub(crate) fn adopt(&self, other: &Self) {
+        if let (Source::Minted(own), Source::Minted(others)) =
+            (&self.inner.source, &other.inner.source)
+        {
+            own.adopt(others);
+        }
+    }
+
+    /// When the held credential was requested, by the configuration's clock.
+    pub(crate) fn minted_at(&self) -> Option<Duration> {
+        match &self.inner.source {
+            Source::Minted(cache) => cache.minted_at(),
+            Source::Native(_) => None,
+        }
     }
 }

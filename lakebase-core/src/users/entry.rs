@@ -10,12 +10,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::error::Error;
 use crate::lakebase::{Lakebase, User};
 
-/// So old may the proof of a token be. Older ones are renewed in the background.
-const FRESH: Duration = Duration::from_secs(300);
+/// So old may the proof of a token be. Older ones are renewed in the background. Not earlier than the current token's database
+/// credential, whose mint is a proof.
+const FRESH: Duration = Duration::from_secs(48 * 60);
 /// Beyond this, a caller waits for the renewal: a revoked token ends here.
-const TRUSTED: Duration = Duration::from_secs(600);
+const TRUSTED: Duration = Duration::from_secs(50 * 60);
 /// Beyond this, not even an outage of the workspace keeps a token good.
 const AT_MOST: Duration = Duration::from_secs(3600);
 /// Devices and tabs of one user.
@@ -57,13 +59,18 @@ impl Key {
 
 pub(super) struct Entry<P> {
     pub(super) pool: P,
-    pub(super) lakebase: Lakebase,
-    tokens: Mutex<Tokens>,
+    pub(super) identity: Arc<Identity>,
     leases: AtomicUsize,
     used: Mutex<Instant>,
     /// Ends with the runtime that drives the pool.
     runtime: AbortHandle,
     _place: OwnedSemaphorePermit,
+}
+
+/// A user's handle and tokens. It outlives the pool for a while: a user who comes back costs a login and no mint.
+pub(super) struct Identity {
+    pub(super) lakebase: Lakebase,
+    tokens: Mutex<Tokens>,
 }
 
 struct Tokens {
@@ -86,19 +93,12 @@ pub(super) enum Standing {
 }
 
 impl<P> Entry<P> {
-    pub(super) fn new(
-        pool: P,
-        lakebase: Lakebase,
-        place: OwnedSemaphorePermit,
-        user: &User,
-        token: Fingerprint,
-    ) -> Self {
+    pub(super) fn new(pool: P, identity: Arc<Identity>, place: OwnedSemaphorePermit) -> Self {
         Self {
             pool,
-            tokens: Mutex::new(Tokens::new(token, user.token_expiry(), passed(&lakebase))),
+            identity,
             leases: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
-            lakebase,
             runtime: tokio::spawn(std::future::pending::<()>()).abort_handle(),
             _place: place,
         }
@@ -116,28 +116,74 @@ impl<P> Entry<P> {
     pub(super) fn last_used(&self) -> Instant {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Identity {
+    /// Postgres has accepted a login of this handle with this token.
+    pub(super) fn new(lakebase: Lakebase, user: &User, token: Fingerprint) -> Arc<Self> {
+        let tokens = Tokens::new(token, user.token_expiry(), passed(&lakebase));
+        Arc::new(Self {
+            lakebase,
+            tokens: Mutex::new(tokens),
+        })
+    }
 
     fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn standing(&self, token: Fingerprint) -> Standing {
-        self.tokens().standing(token, passed(&self.lakebase))
+        let mut tokens = self.tokens();
+        if let Some(at) = self.lakebase.minted_at() {
+            tokens.note_mint(at);
+        }
+        tokens.standing(token, passed(&self.lakebase))
     }
 
-    /// Postgres has accepted a login with this token.
-    pub(super) fn accept(&self, user: &User, token: Fingerprint) {
-        let now = passed(&self.lakebase);
-        let is_newer = self.tokens().accept(token, user.token_expiry(), now);
-        if is_newer {
-            // It has been used for a login, so it is a token.
-            let _ = self.lakebase.set_user_token(user.token());
+    /// A login of `lakebase` with this token was accepted, or a mint of it with one that was proven before.
+    pub(super) fn accept(&self, user: &User, token: Fingerprint, lakebase: &Lakebase) {
+        // When the credential was requested: the clock may have gone on since then.
+        let at = lakebase.minted_at();
+        let at = at.unwrap_or_else(|| passed(&self.lakebase));
+        let is_newer = self.tokens().accept(token, user.token_expiry(), at);
+        // It has been used for a login, so it is a token.
+        if is_newer && self.lakebase.set_user_token(user.token()).is_ok() {
+            self.lakebase.adopt(lakebase);
         }
+    }
+
+    /// Mints with a token that was proven before: is it still good?
+    pub(super) async fn prove(
+        &self,
+        application: &Lakebase,
+        user: &User,
+        token: Fingerprint,
+    ) -> Result<(), Error> {
+        let is_current = self.tokens().current.0 == token;
+        if is_current {
+            self.lakebase.renew().await?;
+            self.accept(user, token, &self.lakebase);
+        } else {
+            let lakebase = application.on_behalf_of(user)?;
+            lakebase.credential().await?;
+            self.accept(user, token, &lakebase);
+        }
+        Ok(())
     }
 
     /// The token was rejected.
     pub(super) fn reject(&self, token: Fingerprint) {
         self.tokens().proven.retain(|known| known.0 != token);
+    }
+
+    /// No token is worth anything any more.
+    pub(super) fn is_over(&self) -> bool {
+        let now = passed(&self.lakebase);
+        self.last_proof().is_none_or(|proof| proof + AT_MOST <= now)
+    }
+
+    pub(super) fn last_proof(&self) -> Option<Duration> {
+        self.tokens().last_proof()
     }
 }
 
@@ -166,6 +212,18 @@ impl Tokens {
             age if age < AT_MOST => Standing::Overdue,
             _ => Standing::Unknown,
         }
+    }
+
+    /// The current token was good when a credential was minted with it.
+    fn note_mint(&mut self, at: Duration) {
+        let current = self.current.0;
+        if let Some(known) = self.proven.iter_mut().find(|known| known.0 == current) {
+            known.1 = known.1.max(at);
+        }
+    }
+
+    fn last_proof(&self) -> Option<Duration> {
+        self.proven.iter().map(|known| known.1).max()
     }
 
     /// Returns whether credentials are to be minted with this token from now on.
@@ -227,9 +285,9 @@ mod tests {
     fn an_accepted_token_is_proven_again_in_time() {
         let mut tokens = Tokens::new(FIRST, None, minutes(1));
         for (age, expected) in [
-            (4, Standing::Proven),
-            (6, Standing::Due),
-            (11, Standing::Overdue),
+            (47, Standing::Proven),
+            (49, Standing::Due),
+            (51, Standing::Overdue),
             (61, Standing::Unknown),
         ] {
             assert_eq!(tokens.standing(FIRST, minutes(1 + age)), expected, "{age}");
@@ -257,9 +315,32 @@ mod tests {
         );
         assert!(tokens.accept(second, Some(200), now));
         assert!(
-            tokens.accept(FIRST, Some(100), minutes(20)),
+            tokens.accept(FIRST, Some(100), minutes(60)),
             "its device is gone"
         );
+    }
+
+    #[test]
+    fn each_mint_for_the_pool_proves_the_current_token_and_no_other_one() {
+        let other = Fingerprint(2, 0);
+        let mut tokens = Tokens::new(other, Some(100), minutes(0));
+        assert!(tokens.accept(FIRST, Some(200), minutes(0)));
+        let (mut mints, mut last) = (1, minutes(0));
+        // Eight hours, a request each minute; the handle renews its credential every 44 minutes.
+        for minute in 0..8 * 60 {
+            let now = minutes(minute);
+            if now >= last + minutes(44) {
+                (mints, last) = (mints + 1, now);
+            }
+            tokens.note_mint(last);
+            assert_eq!(tokens.standing(FIRST, now), Standing::Proven, "{minute}");
+        }
+        assert!(mints <= 12, "{mints} mints, no further one for proofs");
+        assert_eq!(tokens.standing(other, minutes(30)), Standing::Proven);
+        assert_eq!(tokens.standing(other, minutes(61)), Standing::Unknown);
+        tokens.proven.retain(|known| known.0 != FIRST);
+        tokens.note_mint(last);
+        assert_eq!(tokens.standing(FIRST, last), Standing::Unknown, "rejected");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::UserPoolsBuilder;
-use super::entry::{Entry, Fingerprint, Fingerprints, Key, Lease, Standing};
+use super::entry::{Entry, Fingerprint, Fingerprints, Identity, Key, Lease, Standing};
 use crate::error::{Error, Kind};
 use crate::lakebase::User;
 
@@ -19,7 +19,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// After a transient failure: doubled with each in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Logins of users under way, and refusals that are remembered: a flood of made-up tokens ends here.
+/// Logins of users under way, and refusals that are remembered: a flood of made-up tokens ends here. Users who are
+/// remembered without a pool, too.
 const MOST: usize = 1000;
 /// For a pool that is being closed. Its place is free then.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ pub(super) struct Shared<P: Clone + Send + Sync + 'static> {
 
 pub(super) struct State<P: Clone + Send + Sync + 'static> {
     pub(super) open: HashMap<Key, Arc<Entry<P>>>,
+    /// Of open pools, and of pools that were closed within the last hour.
+    pub(super) identities: HashMap<Key, Arc<Identity>>,
     pub(super) opening: HashMap<(Key, Fingerprint), Opening<P>>,
     failed: HashMap<(Key, Fingerprint), Failed>,
     pub(super) evicted: u64,
@@ -106,6 +109,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             builder,
             state: Mutex::new(State {
                 open: HashMap::new(),
+                identities: HashMap::new(),
                 opening: HashMap::new(),
                 failed: HashMap::new(),
                 evicted: 0,
@@ -144,12 +148,17 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             let sweeper = sweep(Arc::downgrade(self), self.builder.limits.idle);
             state.sweeper = Some(runtime.spawn(sweeper).abort_handle());
         }
-        let entry = state.open.get(&key);
-        let standing = entry.map_or(Standing::Unknown, |entry| entry.standing(token));
-        let lease = entry.filter(|_| standing != Standing::Unknown);
+        let identity = state.identities.get(&key);
+        let standing = identity.map_or(Standing::Unknown, |identity| identity.standing(token));
+        let open = state.open.get(&key);
+        let lease = open.filter(|_| standing != Standing::Unknown);
         let lease = lease.map(Lease::new);
         if let (Standing::Proven, Some(lease)) = (standing, &lease) {
-            return Found::Open(Arc::clone(lease));
+            let lease = Arc::clone(lease);
+            drop(state);
+            // So that no login has to, and the token is proven again.
+            lease.0.identity.lakebase.renew_if_due();
+            return Found::Open(lease);
         }
         let outcome = self.prove(&mut state, key, token, user, runtime);
         match (outcome, standing, lease) {
@@ -227,8 +236,10 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
                 (false, None) => FIRST_PAUSE,
                 (false, Some(before)) => (before.pause * 2).min(LONGEST_PAUSE),
             };
-            if let Some(entry) = state.open.get(&id.0).filter(|_| is_rejection(error)) {
-                entry.reject(id.1);
+            if let Some(identity) = state.identities.get(&id.0)
+                && is_rejection(error)
+            {
+                identity.reject(id.1);
             }
             if state.failed.len() >= MOST {
                 outdated = std::mem::take(&mut state.failed);
@@ -250,15 +261,24 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         token: Fingerprint,
         user: &User,
     ) -> Result<Arc<Lease<P>>, NotOpened> {
-        let lakebase = self.builder.lakebase.on_behalf_of(user)?;
-        let size = self.builder.limits.per_user;
-        if self.has_accepted(key, token) {
+        let (application, size) = (&self.builder.lakebase, self.builder.limits.per_user);
+        if let Some((identity, standing)) = self.identity(key, token) {
             // Whose it is has not changed, only whether it is still good.
-            lakebase.credential().await?;
-            if let Some(known) = self.known(key, token, user) {
-                return Ok(known);
+            if standing != Standing::Proven
+                && let Err(error) = identity.prove(application, user, token).await
+                && (is_rejection(&error) || self.pool(key).is_some())
+            {
+                return Err(error.into());
             }
+            if let Some(open) = self.pool(key) {
+                return Ok(open);
+            }
+            let place = self.place().await?;
+            let pool = (self.builder.open)(identity.lakebase.clone(), size).await?;
+            let entry = Entry::new(pool, identity, place);
+            return Ok(self.admit(key, Arc::new(entry), user, token));
         }
+        let lakebase = application.on_behalf_of(user)?;
         let turn = self.turn().await?;
         let mut pool = (self.builder.open)(lakebase.clone(), size).await?;
         let place = match Arc::clone(&self.places).try_acquire_owned() {
@@ -266,30 +286,31 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             Err(_) => {
                 // Its connection must not count while it waits.
                 self.dispose(pool, turn);
-                if let Some(known) = self.known(key, token, user) {
-                    return Ok(known);
+                if let Some(open) = self.pool(key) {
+                    open.0.identity.accept(user, token, &lakebase);
+                    return Ok(open);
                 }
                 let place = self.place().await?;
                 pool = (self.builder.open)(lakebase.clone(), size).await?;
                 place
             }
         };
-        let entry = Entry::new(pool, lakebase, place, user, token);
+        let entry = Entry::new(pool, Identity::new(lakebase, user, token), place);
         Ok(self.admit(key, Arc::new(entry), user, token))
     }
 
-    fn has_accepted(&self, key: &Key, token: Fingerprint) -> bool {
-        let state = self.lock();
-        let entry = state.open.get(key);
-        entry.is_some_and(|entry| entry.standing(token) != Standing::Unknown)
+    /// If the token was proven before.
+    fn identity(&self, key: &Key, token: Fingerprint) -> Option<(Arc<Identity>, Standing)> {
+        let identity = Arc::clone(self.lock().identities.get(key)?);
+        let standing = identity.standing(token);
+        (standing != Standing::Unknown).then_some((identity, standing))
     }
 
-    /// The open pool, which accepts the proven token from now on.
-    fn known(&self, key: &Key, token: Fingerprint, user: &User) -> Option<Arc<Lease<P>>> {
+    /// The open pool.
+    fn pool(&self, key: &Key) -> Option<Arc<Lease<P>>> {
         let state = self.lock();
-        let entry = state.open.get(key).filter(|entry| !entry.is_dead())?;
-        entry.accept(user, token);
-        Some(Lease::new(entry))
+        let open = state.open.get(key).filter(|entry| !entry.is_dead());
+        open.map(Lease::new)
     }
 
     /// Adds a pool, unless another token of the same user was faster: then that one's serves both.
@@ -303,14 +324,19 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let mut state = self.lock();
         let known = state.open.get(key).filter(|entry| !entry.is_dead());
         let (lease, spare) = match known {
-            Some(known) => {
-                known.accept(user, token);
-                (Lease::new(known), Some(entry))
+            Some(known) => (Lease::new(known), Some(entry)),
+            None => {
+                let lease = Lease::new(&entry);
+                state.remember(key, &entry.identity);
+                (lease, state.open.insert(key.clone(), entry))
             }
-            None => (Lease::new(&entry), state.open.insert(key.clone(), entry)),
         };
         drop(state);
         if let Some(spare) = spare {
+            let (known, own) = (&lease.0.identity, &spare.identity);
+            if !Arc::ptr_eq(known, own) {
+                known.accept(user, token, &own.lakebase);
+            }
             self.retire(spare);
         }
         lease
@@ -389,6 +415,14 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         taken
     }
 
+    /// Forgets the users without a pool.
+    pub(super) fn forget_closed(&self) {
+        let State {
+            identities, open, ..
+        } = &mut *self.lock();
+        identities.retain(|key, _| open.contains_key(key));
+    }
+
     /// Closes a pool on a task of its own. Its place is free afterwards.
     pub(super) fn retire(&self, entry: Arc<Entry<P>>) -> JoinHandle<()> {
         let closing = (self.builder.close)(entry.pool.clone());
@@ -408,7 +442,22 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
     }
 }
 
-/// Closes pools that were not in use for so long, until none is left.
+impl<P: Clone + Send + Sync + 'static> State<P> {
+    /// In place of the user without a pool whose token was proven the longest time ago, if there are too many.
+    fn remember(&mut self, key: &Key, identity: &Arc<Identity>) {
+        if self.identities.len() >= MOST {
+            let closed = self.identities.iter();
+            let closed = closed.filter(|(key, _)| !self.open.contains_key(key));
+            let oldest = closed.min_by_key(|(_, identity)| identity.last_proof());
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.identities.remove(&oldest);
+            }
+        }
+        self.identities.insert(key.clone(), Arc::clone(identity));
+    }
+}
+
+/// Closes pools that were not in use for so long, and forgets users who were not there for an hour, until none is left.
 async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: Duration) {
     loop {
         sleep((idle / 4).max(SHORTEST_NAP)).await;
@@ -422,7 +471,11 @@ async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: D
         let is_past = |failed: &Failed| failed.at.elapsed() > failed.pause + LONGEST_PAUSE;
         let past = state.failed.extract_if(|_, failed| is_past(failed));
         let past: Vec<_> = past.collect();
-        let is_last = state.open.is_empty() && state.opening.is_empty();
+        let State {
+            identities, open, ..
+        } = &mut *state;
+        identities.retain(|key, identity| open.contains_key(key) || !identity.is_over());
+        let is_last = identities.is_empty() && state.opening.is_empty();
         if is_last {
             state.sweeper = None;
         }

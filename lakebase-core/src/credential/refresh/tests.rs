@@ -2,6 +2,8 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
+/// An hour's credential that is over.
+const DEAD: Option<(Duration, Duration)> = Some((Duration::ZERO, HOUR));
 
 /// Readings relative to one start, so that both clocks can be moved apart.
 struct Start {
@@ -35,25 +37,95 @@ fn validity(start: &Start, lifetime: Duration) -> Validity {
     Validity::measure(start.wall + lifetime, None, now, now).expect("in the future")
 }
 
+/// The schedule of a handle's first credential, which was minted some time before the start, as late as it gets.
+fn minted(age: Duration, start: &Start, lifetime: Duration) -> Schedule {
+    let earlier = Start {
+        wall: start.wall - age,
+        monotonic: start.monotonic,
+    };
+    let landed = earlier.after(Duration::ZERO);
+    Schedule::new(
+        validity(&earlier, lifetime),
+        Refresh::Ahead,
+        landed,
+        None,
+        1.0,
+    )
+}
+
+/// Renewed in time: the one before it was due.
+fn renewed(start: &Start, lifetime: Duration, refresh: Refresh, random: f64) -> Schedule {
+    let before = minted(lifetime.mul_f64(0.85), start, lifetime);
+    let now = start.after(Duration::ZERO);
+    Schedule::new(
+        validity(start, lifetime),
+        refresh,
+        now,
+        Some(before),
+        random,
+    )
+}
+
 #[test]
-fn renewal_is_due_at_three_quarters_of_the_lifetime_give_or_take_the_jitter() {
+fn renewal_is_due_at_three_quarters_of_the_lifetime_or_a_little_earlier_or_later() {
     let start = Start::new();
     for (lifetime, random, expected) in [
-        (HOUR, 0.5, 2700.0),
-        (HOUR, 0.0, 2520.0),
+        (HOUR, 0.5, 2664.0),
+        (HOUR, 0.0, 2448.0),
         (HOUR, 1.0, 2880.0),
-        (Duration::from_secs(300), 0.5, 225.0),
-        (SECOND, 0.5, 0.75),
+        (Duration::from_secs(300), 0.5, 222.0),
+        (SECOND, 0.5, 0.74),
         (HOUR, f64::INFINITY, 2880.0),
     ] {
-        let now = start.after(Duration::ZERO);
-        let schedule = Schedule::new(validity(&start, lifetime), Refresh::Ahead, now, random);
-        let due = schedule.until_renewal(start.after(Duration::ZERO));
+        let due = renewed(&start, lifetime, Refresh::Ahead, random);
+        let due = due.until_renewal(start.after(Duration::ZERO));
         assert!(
             (due.as_secs_f64() - expected).abs() < 1e-6,
             "{lifetime:?} with {random}: due after {due:?}, expected {expected} s"
         );
     }
+}
+
+/// How many of a thousand handles renew in each of twelve intervals of five minutes, if they mint now, and the credential
+/// before was of this age.
+fn by_five_minutes(before: Option<Duration>) -> [usize; 12] {
+    let start = Start::new();
+    let now = start.after(Duration::ZERO);
+    let before = before.map(|age| minted(age, &start, HOUR));
+    let mut counts = [0; 12];
+    for n in 0..1000 {
+        let random = f64::from(n) / 1000.0;
+        let schedule = Schedule::new(validity(&start, HOUR), Refresh::Ahead, now, before, random);
+        counts[schedule.until_renewal(now).as_secs() as usize / 300] += 1;
+    }
+    counts
+}
+
+#[test]
+fn first_renewals_after_an_event_for_all_are_spread_over_the_whole_interval() {
+    let minute = Duration::from_secs(60);
+    for (before, why) in [
+        (None, "a start"),
+        (Some(61 * minute), "the one before has expired"),
+        (
+            Some(20 * minute),
+            "the one before was rejected early in its life",
+        ),
+    ] {
+        let counts = by_five_minutes(before);
+        let even = &counts[1..8];
+        assert!(
+            even.iter().all(|count| (110..=125).contains(count)),
+            "{why}: {counts:?}"
+        );
+        assert!(
+            counts[0] < 60,
+            "{why}: none in the first three minutes: {counts:?}"
+        );
+        assert_eq!(counts[10..], [0, 0], "{why}: {counts:?}");
+    }
+    let counts = by_five_minutes(Some(50 * minute));
+    assert_eq!(counts[..8], [0; 8], "renewed in time: {counts:?}");
 }
 
 #[test]
@@ -125,11 +197,12 @@ fn an_expiry_in_the_past_is_no_validity_and_a_far_one_is_capped() {
 }
 
 #[test]
-fn the_pause_after_failures_grows_is_bounded_and_never_zero() {
+fn the_pause_after_failures_grows_is_bounded_and_never_zero_once_nothing_is_usable() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
-    let left = |failures, lifetime, asked| {
-        Backoff::new(start.monotonic, failures, lifetime, asked, 0.5).left(now)
+    let left = |failures, lifetime: Option<Duration>, asked| {
+        let held = lifetime.map(|lifetime| (Duration::ZERO, lifetime));
+        Backoff::new(start.monotonic, failures, held, asked, 0.5).left(now)
     };
     assert_eq!(left(1, Some(HOUR), None), SECOND);
     assert_eq!(left(2, Some(HOUR), None), 2 * SECOND);
@@ -141,16 +214,35 @@ fn the_pause_after_failures_grows_is_bounded_and_never_zero() {
 }
 
 #[test]
+fn the_pause_after_failures_is_a_part_of_the_time_for_which_the_held_one_is_usable() {
+    let start = Start::new();
+    let now = start.after(Duration::ZERO);
+    let left = |usable, asked, random| {
+        Backoff::new(start.monotonic, 9, Some((usable, HOUR)), asked, random).left(now)
+    };
+    assert_eq!(left(900 * SECOND, None, 0.0), 225 * SECOND);
+    assert_eq!(left(900 * SECOND, None, 1.0), 675 * SECOND);
+    assert_eq!(left(8 * SECOND, None, 0.5), 4 * SECOND);
+    assert_eq!(
+        left(SECOND, None, 0.5),
+        SECOND,
+        "never shorter than the floor"
+    );
+    assert_eq!(left(900 * SECOND, Some(5 * SECOND), 0.0), 225 * SECOND);
+    assert_eq!(left(8 * SECOND, Some(9 * SECOND), 0.0), 9 * SECOND);
+}
+
+#[test]
 fn callers_with_nothing_valid_share_a_failure_for_half_a_second_or_as_long_as_the_server_asks() {
     let start = Start::new();
     let left = |failures, asked| {
-        Backoff::new(start.monotonic, failures, Some(HOUR), asked, 0.5)
+        Backoff::new(start.monotonic, failures, DEAD, asked, 0.5)
             .left_for_callers(start.after(Duration::ZERO))
     };
     assert_eq!(left(1, None), Duration::from_millis(100));
     assert_eq!(left(9, None), Duration::from_millis(500));
     assert_eq!(left(1, Some(5 * SECOND)), spread(5 * SECOND, 0.5));
-    let long = Backoff::new(start.monotonic, 9, Some(HOUR), None, 0.5);
+    let long = Backoff::new(start.monotonic, 9, DEAD, None, 0.5);
     assert_eq!(long.left_for_callers(start.after(SECOND)), Duration::ZERO);
 }
 
@@ -158,7 +250,7 @@ fn callers_with_nothing_valid_share_a_failure_for_half_a_second_or_as_long_as_th
 fn a_maintenance_page_that_asks_for_five_minutes_holds_callers_up_for_one() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
-    let asked = Backoff::new(start.monotonic, 1, Some(HOUR), Some(300 * SECOND), 0.5);
+    let asked = Backoff::new(start.monotonic, 1, DEAD, Some(300 * SECOND), 0.5);
     assert_eq!(asked.left_for_callers(now), spread(60 * SECOND, 0.5));
     assert!(asked.left(now) >= 300 * SECOND, "the background honours it");
 }
@@ -166,21 +258,21 @@ fn a_maintenance_page_that_asks_for_five_minutes_holds_callers_up_for_one() {
 #[test]
 fn a_token_has_three_ages_before_it_is_dead() {
     let start = Start::new();
-    let now = start.after(Duration::ZERO);
     for (refresh, lifetime, millis, expected) in [
-        (Refresh::Ahead, HOUR, 2_699_000, Age::Fresh),
-        (Refresh::Ahead, HOUR, 2_701_000, Age::Due),
+        (Refresh::Ahead, HOUR, 2_663_000, Age::Fresh),
+        (Refresh::Ahead, HOUR, 2_665_000, Age::Due),
         (Refresh::Ahead, HOUR, 3_569_000, Age::Due),
         (Refresh::Ahead, HOUR, 3_570_000, Age::NearEnd),
         (Refresh::Ahead, HOUR, 3_597_999, Age::NearEnd),
         (Refresh::Ahead, HOUR, 3_598_000, Age::Dead),
-        (Refresh::Lazy, HOUR, 2_699_000, Age::Fresh),
-        (Refresh::Lazy, HOUR, 2_701_000, Age::NearEnd),
+        (Refresh::OnDemand, HOUR, 2_665_000, Age::Due),
+        (Refresh::Lazy, HOUR, 2_663_000, Age::Fresh),
+        (Refresh::Lazy, HOUR, 2_665_000, Age::NearEnd),
         (Refresh::Ahead, 3 * SECOND, 2_390, Age::Due),
         (Refresh::Ahead, 3 * SECOND, 2_410, Age::NearEnd),
         (Refresh::Ahead, 3 * SECOND, 2_710, Age::Dead),
     ] {
-        let schedule = Schedule::new(validity(&start, lifetime), refresh, now, 0.5);
+        let schedule = renewed(&start, lifetime, refresh, 0.5);
         let age = schedule.age(start.after(Duration::from_millis(millis)));
         assert_eq!(age, expected, "{refresh:?}, {millis} ms of {lifetime:?}");
     }
@@ -215,6 +307,6 @@ fn those_who_were_turned_away_together_do_not_come_back_together_and_never_early
 fn a_credential_that_lands_old_is_not_due_at_once() {
     let start = Start::new();
     let old = start.after(Duration::from_secs(3500));
-    let schedule = Schedule::new(validity(&start, HOUR), Refresh::Ahead, old, 0.5);
+    let schedule = Schedule::new(validity(&start, HOUR), Refresh::Ahead, old, None, 0.5);
     assert_eq!(schedule.until_renewal(old), SECOND);
 }
