@@ -263,7 +263,7 @@ impl Source {
         let mut skipped = start;
         for (i, token) in self.tokens.iter().enumerate().take(end).skip(start) {
             if NO_ERRORS.contains(&&*token.text) && token.kind == Kind::Word {
-                skipped = self.close(i);
+                skipped = skipped.max(self.close(i));
             }
             match token.kind {
                 _ if i < skipped => {}
