@@ -571,7 +571,7 @@ Environment:
   LAKEBASE_PG_URL            a Postgres URL, which takes precedence over the variables; --endpoint disables it
   DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
                              as for every Databricks client
-  RUST_LOG                   for example lakebase_core=debug: logs to standard error
+  RUST_LOG                   for example lakebase=debug: logs to standard error
   NO_COLOR                   no colours, even on a terminal
 
 Exit status:

@@ -180,7 +180,7 @@ async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn 
     let id = match (&args.name, &args.git) {
         (Some(name), _) => BranchId::new(name)?,
         (None, Some(git)) => BranchId::from_git(git),
-        (None, None) => return Err("no name".into()),
+        (None, None) => return Err("no name: give NAME or --git".into()),
     };
     if args.if_not_exists
         && let Some(branch) = existing(branches, &id, args).await?

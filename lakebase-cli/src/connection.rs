@@ -56,7 +56,7 @@ pub(crate) fn url_of(
         false => target.host().to_owned(),
     };
     let mut url = Url::parse(&format!("postgresql://{host}:{}", target.port()))?;
-    let odd = |()| "the settings do not form a URL";
+    let odd = |()| "cannot build a URL from the host, user and password";
     // The setters do not encode a percent sign.
     url.set_username(&percent_encoded(target.user()))
         .map_err(odd)?;

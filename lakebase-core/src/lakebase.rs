@@ -249,8 +249,9 @@ impl Lakebase {
         if self.uses_tokens() && is_pooled_host(&host) {
             return Err(Error::new(
                 Kind::Platform,
-                format!("the endpoint's host {host:?} is a pooled one, which takes no tokens"),
-            ));
+                format!("the endpoint's host {host:?} is a pooled host, which takes native passwords only"),
+            )
+            .with_hint("Set PGHOST to the endpoint's direct host"));
         }
         Ok(host)
     }

@@ -80,11 +80,13 @@ impl Workspace {
             match text_at(&reply.json()?, "/userName") {
                 // It goes into a connection and into messages as it is; Postgres keeps 63 bytes.
                 Some(name) if name.len() <= 63 && !has_harmful(name) => Ok(name.to_owned()),
-                Some(_) => Err(reply.platform_error(
-                    "the workspace's name for us (`userName`) cannot be a Postgres role",
-                )),
+                Some(_) => Err(reply
+                    .platform_error(
+                        "the user name that the workspace returned (`userName`) cannot be a Postgres role",
+                    )
+                    .with_hint("Set PGUSER to the Postgres role")),
                 None => Err(reply
-                    .platform_error("the workspace did not say who we are (`userName`)")
+                    .platform_error("the workspace returned no user name (`userName`)")
                     .with_hint("Set PGUSER to the Postgres role")),
             }
         };

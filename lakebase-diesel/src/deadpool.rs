@@ -213,9 +213,7 @@ impl Builder {
                 },
             ))
             .build()
-            .map_err(|error| {
-                Error::config("deadpool does not take its settings").with_source(error)
-            })?;
+            .map_err(|error| Error::config("deadpool rejected its settings").with_source(error))?;
         let task = runtime.spawn(reap(pool.weak(), limits));
         let _ = reaper.0.set(task.abort_handle());
         Ok(pool)

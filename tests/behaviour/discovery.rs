@@ -151,7 +151,7 @@ async fn an_invalid_host_name_from_the_workspace_is_rejected() {
     );
     let lakebase = lakebase_with(&local, &[("PGHOST", "")]);
     let error = soon(lakebase.target()).await.expect_err("no host name");
-    assert!(error.to_string().contains("no host name"), "{error}");
+    assert!(error.to_string().contains("invalid host name"), "{error}");
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ async fn another_process_and_another_user_are_turned_away() {
     let output = soon(psql(&proxy).output()).await.expect("psql runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && error.contains("the process that started it alone"),
+        !output.status.success() && error.contains("only the process that started it"),
         "{error}"
     );
     if nix::unistd::geteuid().is_root() {

@@ -74,7 +74,9 @@ impl ConfigBuilder {
             )));
         }
         if self.claims.iter().any(Claim::is_empty) {
-            return Err(Error::config("claim: it names no table, or an empty name"));
+            return Err(Error::config(
+                "claim: it names no table, or a table with an empty name",
+            ));
         }
         let role = || workspace.as_ref()?.sign_in.postgres_role();
         let application_name = raw
@@ -228,10 +230,10 @@ fn check_host_kind(
     compute: Option<&Compute>,
 ) -> Result<(), Error> {
     if compute.is_none() || matches!(login, LoginKind::Provider(_)) {
-        return Err(
-            Error::config("host_kind: there is no endpoint to ask for its hosts")
-                .with_hint("Set LAKEBASE_ENDPOINT, or name the host itself"),
-        );
+        return Err(Error::config(
+            "host_kind: the configuration names no endpoint that has hosts of a kind",
+        )
+        .with_hint("Set LAKEBASE_ENDPOINT, or name the host itself"));
     }
     if kind.is_pooled() && matches!(login, LoginKind::Minted) {
         return Err(

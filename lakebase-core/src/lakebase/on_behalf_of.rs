@@ -150,7 +150,8 @@ impl Lakebase {
     pub fn set_user_token(&self, token: impl Into<SecretString>) -> Result<(), Error> {
         let inner = &self.inner;
         let (Some(forwarded), Some(workspace)) = (&inner.forwarded, &inner.workspace) else {
-            return Err(Error::config("this handle logs in for no user"));
+            let text = "set_user_token: this handle does not log in on behalf of a user";
+            return Err(Error::config(text).with_hint("Call it on a handle of `on_behalf_of`"));
         };
         if forwarded.replace(token.into())? {
             workspace.client.forget_token();

@@ -347,7 +347,8 @@ impl Lakebase {
                     return (Verdict::Permanent, own.clone().with_compute(compute));
                 }
                 let error = Error::new(Kind::Database, format!("cannot log in as {target}"));
-                (Verdict::Permanent, error)
+                let hint = "Check PGHOST and PGPORT: a Lakebase is a Postgres with TLS";
+                (Verdict::Permanent, error.with_hint(hint))
             }
         };
         let error = error.with_compute(compute);

@@ -234,7 +234,9 @@ impl MigrationSession {
             outcome = work => outcome,
             _ = &mut session => {
                 let lost = "lost the advisory lock of migrations: its session ended";
-                return Err(Error::new(Kind::Network, lost).into());
+                let error = Error::new(Kind::Network, lost)
+                    .with_hint("Run the migrations again: those that succeeded stay applied");
+                return Err(error.into());
             }
         };
         keep_alive.shutdown().await;

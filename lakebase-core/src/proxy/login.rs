@@ -77,7 +77,9 @@ impl Session {
             let header = Header::parse(&self.received).map_err(LoginFailure::permanent)?;
             match header.map(Header::len) {
                 Some(length) if length > LONGEST_MESSAGE => {
-                    return Err(LoginFailure::permanent("the server is no Postgres server"));
+                    return Err(LoginFailure::permanent(
+                        "the server is not a Postgres server",
+                    ));
                 }
                 // It counts all but the tag.
                 Some(length) if self.received.len() > length as usize => break length as usize + 1,
@@ -92,7 +94,9 @@ impl Session {
         match Message::parse(&mut BytesMut::from(&bytes[..])) {
             Ok(Some(Message::ErrorResponse(_))) => Err(server_error(&bytes)),
             Ok(Some(message)) => Ok((message, bytes)),
-            Ok(None) => Err(LoginFailure::permanent("the server sent half a message")),
+            Ok(None) => Err(LoginFailure::permanent(
+                "the server sent an incomplete message",
+            )),
             Err(error) => Err(LoginFailure::permanent(error)),
         }
     }
@@ -142,7 +146,8 @@ impl Session {
                 "the server offers no SCRAM-SHA-256 authentication",
             ));
         }
-        let broken_off = || LoginFailure::permanent("SCRAM was broken off");
+        let broken_off =
+            || LoginFailure::permanent("the server ended the SCRAM authentication early");
         let mut scram = ScramSha256::new(password, binding);
         self.send(|message| frontend::sasl_initial_response(mechanism, scram.message(), message))
             .await?;

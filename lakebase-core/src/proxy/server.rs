@@ -92,7 +92,11 @@ pub(super) async fn connect(
     match request_tls(&mut tcp).instrument(span.clone()).await {
         Ok(b'S') => {}
         Ok(b'N') => return Err(LoginFailure::permanent("server does not support TLS")),
-        Ok(_) => return Err(LoginFailure::permanent("the server is no Postgres server")),
+        Ok(_) => {
+            return Err(LoginFailure::permanent(
+                "the server is not a Postgres server",
+            ));
+        }
         Err(error) => return Err(LoginFailure::transport(error)),
     }
     let name = ServerName::try_from(target.host().to_owned()).map_err(LoginFailure::permanent)?;

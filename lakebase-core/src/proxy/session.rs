@@ -105,14 +105,14 @@ impl Sessions {
         let is_cancel = matches!(request, Request::Cancel(_));
         let rejection = match (&self.clients, peer, &self.password) {
             (Clients::ThisProcess, Peer::ThisUser | Peer::OtherUser, _) => {
-                "this proxy serves the process that started it alone"
+                "this auth proxy serves only the process that started it"
             }
             (Clients::ThisUser, Peer::OtherUser, _) => {
-                "this proxy serves the user that started it alone"
+                "this auth proxy serves only the user that started it"
             }
             // The key of a cancel request is secret enough, and there is nowhere to put a password.
             (_, _, Some(password)) if !is_cancel && !knows_password(client, password).await? => {
-                "wrong password for the proxy"
+                "wrong password for the auth proxy: use the one in the URL that it prints"
             }
             _ => return Ok(Some(request)),
         };

@@ -39,7 +39,7 @@ pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Er
     for (name, setting) in explicit.attributes.into_iter().rev() {
         let attribute = Attribute::named(&name).ok_or_else(|| {
             Error::config(format!(
-                "attribute: {name:?} is no attribute that a sign-in knows"
+                "attribute: {name:?} is not an attribute of any authentication strategy"
             ))
             .with_hint("Official names are, for example, client_id, profile or azure_tenant_id")
         })?;

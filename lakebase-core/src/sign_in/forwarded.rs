@@ -61,7 +61,7 @@ fn checked(token: SecretString) -> Result<SecretString, Error> {
     match is_header_safe(token.expose_secret()) {
         true => Ok(token),
         false => Err(Error::config(
-            "the user's token is empty or holds characters that no token has",
+            "the user's token is empty or contains characters that are invalid in a token",
         )),
     }
 }

@@ -90,7 +90,7 @@ pub(super) async fn token(
         reply = post(site.token_endpoint().await?).await?;
     }
     if !reply.is_success() {
-        let error = reply.failure("the workspace refused the sign-in");
+        let error = reply.failure("the workspace rejected the authentication");
         return Err(match reply.status {
             400 | 401 | 403 => error.with_hint(advice),
             _ => error,

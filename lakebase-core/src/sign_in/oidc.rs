@@ -203,7 +203,7 @@ async fn from_github(
     url.query_pairs_mut().append_pair("audience", &audience);
     let token = token.expose_secret();
     let request = site.http.get(url).await?.bearer_auth(token);
-    let what = "GitHub did not hand out an identity token";
+    let what = "GitHub returned no identity token";
     let hint = "The workflow needs `permissions: id-token: write`";
     let reply = site.ask(request, &[token], what, hint).await?;
     match reply.json()?.get("value").and_then(Value::as_str) {

@@ -126,7 +126,7 @@ impl Site {
             return Ok(Metadata::default());
         }
         if !reply.is_success() {
-            return Err(reply.failure("its description cannot be read"));
+            return Err(reply.failure("the workspace's description of itself cannot be read"));
         }
         let answer = reply.json()?;
         let text = |name: &str| match answer.get(name)? {

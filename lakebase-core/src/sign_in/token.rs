@@ -85,7 +85,7 @@ impl AccessToken {
     fn read_reply(reply: &Reply, time: Option<&str>) -> Result<Self, Error> {
         let answer = reply.json()?;
         let unusable = |field: &str, what: &str| {
-            let text = format!("the sign-in reply is unusable: `{field}` {what}");
+            let text = format!("the authentication reply is unusable: `{field}` {what}");
             reply.error(Kind::Platform, text)
         };
         let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
@@ -133,7 +133,7 @@ impl AccessToken {
         })?;
         let validity = Validity::measure(expiry, None, started, ended).ok_or_else(|| {
             let login = format.login;
-            Error::new(Kind::SignIn, "the CLI handed out a token that has expired").with_hint(
+            Error::new(Kind::SignIn, "the CLI returned a token that has expired").with_hint(
                 format!("Check this machine's clock, or log in again with {login}"),
             )
         })?;
@@ -204,7 +204,7 @@ pub(super) fn header_secret(secret: &Setting) -> Result<SecretString, Error> {
     if is_header_safe(&secret.value) {
         return Ok(SecretString::from(secret.value.as_str()));
     }
-    let what = "holds spaces, line breaks or other characters that no such secret has";
+    let what = "contains spaces, line breaks or other characters that are invalid in a secret";
     Err(Error::config(format!("{} {what}", secret.from))
         .with_hint("It may have been copied or read from a file with a line break at its end"))
 }

@@ -141,12 +141,12 @@ impl Client {
                     continue;
                 }
                 401 => Err(reply
-                    .failure("the workspace refused the sign-in")
+                    .failure("the workspace rejected the authentication")
                     .with_hint(self.sign_in.advice())),
-                404 => Err(reply.failure("the workspace refused the request").with_hint(
+                404 => Err(reply.failure("the workspace rejected the request").with_hint(
                     "Does it exist in this workspace? Check LAKEBASE_ENDPOINT (or LAKEBASE_INSTANCE_NAME) and the workspace",
                 )),
-                _ => Err(reply.failure("the workspace refused the request")),
+                _ => Err(reply.failure("the workspace rejected the request")),
             };
         }
     }
@@ -174,16 +174,17 @@ impl Client {
         .header(USER_AGENT, agent);
         if let Some(id) = self.site.workspace_id() {
             let id = HeaderValue::from_str(&id).map_err(|_| {
-                Error::config("DATABRICKS_WORKSPACE_ID holds characters that no id has")
+                Error::config(
+                    "DATABRICKS_WORKSPACE_ID contains characters that are invalid in an id",
+                )
             })?;
             request = request.header("x-databricks-workspace-id", id);
         }
         let mut secrets = Vec::new();
         for (name, value) in &held.token.headers {
             let text = value.expose_secret();
-            let mut header = HeaderValue::from_str(text).map_err(|_| {
-                Error::config("the sign-in made a header of characters that no header has")
-            })?;
+            let mut header = HeaderValue::from_str(text)
+                .map_err(|_| Error::config("the authentication produced an invalid HTTP header"))?;
             header.set_sensitive(true);
             request = request.header(*name, header);
             // `Bearer x`: the word may be anywhere, the rest must not.

@@ -193,10 +193,12 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
 fn checked(host: &str, reply: &Reply) -> Result<String, Error> {
     match is_host_name(host) {
         true => Ok(host.to_owned()),
-        false => Err(reply.platform_error("the workspace names a host that is no host name")),
+        false => Err(reply.platform_error("the workspace returned an invalid host name")),
     }
 }
 
 fn no_host(reply: &Reply, field: &str) -> Error {
-    reply.platform_error(format!("the workspace names no such host (`{field}`)"))
+    reply.platform_error(format!(
+        "the workspace returned no host of this kind (`{field}`)"
+    ))
 }

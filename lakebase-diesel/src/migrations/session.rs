@@ -90,7 +90,7 @@ impl Session {
     /// Fails if the next migration must not begin.
     pub(super) fn check_caller(&self) -> Result<(), MigrationError> {
         match self.caller.is_closed() {
-            true => Err(Error::provider("stopped, because the caller gave up", true).into()),
+            true => Err(Error::provider("stopped because the caller was cancelled", true).into()),
             false => Ok(()),
         }
     }

@@ -63,7 +63,7 @@ pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
     let level = match cli.verbose {
         true => "debug",
         // What it warns of is what the error says in the end.
-        false => "warn,lakebase_core=error",
+        false => "warn,lakebase=error,lakebase::migration=warn",
     };
     let _ = tracing_subscriber::fmt()
         .with_env_filter(level)

@@ -22,13 +22,13 @@ impl Expiry {
     /// The one field of `spec` that says so.
     pub(super) fn field(self) -> Result<(&'static str, Value), Error> {
         match self {
-            Self::After(ttl) if ttl.is_zero() => {
-                Err(Error::config("expiry: a branch cannot live for 0 s"))
-            }
+            Self::After(ttl) if ttl.is_zero() => Err(Error::config(
+                "expiry: the duration is 0 s; a branch lives for at least one second",
+            )),
             Self::After(ttl) => {
                 let seconds = ttl.as_secs().checked_add(u64::from(ttl.subsec_nanos() > 0));
                 let seconds = seconds.ok_or_else(|| {
-                    Error::config("expiry: more seconds than there are; Expiry::Never has no limit")
+                    Error::config("expiry: the duration is too long; Expiry::Never has no limit")
                 })?;
                 Ok(("ttl", json!(format!("{seconds}s"))))
             }
@@ -41,7 +41,7 @@ impl Expiry {
 /// A time as the API takes it.
 pub(super) fn rfc3339(what: &str, time: SystemTime) -> Result<String, Error> {
     let time = jiff::Timestamp::try_from(time);
-    let time = time.map_err(|_| Error::config(format!("{what}: a time that no calendar has")))?;
+    let time = time.map_err(|_| Error::config(format!("{what}: the time is out of range")))?;
     Ok(time.to_string())
 }
 

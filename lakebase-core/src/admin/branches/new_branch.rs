@@ -90,7 +90,7 @@ impl NewBranch {
         }
         match (self.at_time, &self.at_lsn) {
             (Some(_), Some(_)) => {
-                return Err(Error::config("both at_time and at_lsn are set"));
+                return Err(Error::config("both at_time and at_lsn are set: choose one"));
             }
             (Some(time), None) => {
                 let time = rfc3339("at_time", time)?;

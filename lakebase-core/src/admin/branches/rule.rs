@@ -219,7 +219,7 @@ mod tests {
         ] {
             let error = Error::new(
                 Kind::Platform,
-                format!("the workspace refused the request: {message}"),
+                format!("the workspace rejected the request: {message}"),
             )
             .with_response(status, Some(code.to_owned()), None)
             .with_transient(status == 429);

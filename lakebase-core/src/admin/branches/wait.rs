@@ -84,7 +84,11 @@ impl Wait {
     }
 
     fn over(&self) -> String {
-        format!("{}: not within {} s", self.what, self.limit.as_secs_f64())
+        format!(
+            "{}: timed out after {} s",
+            self.what,
+            self.limit.as_secs_f64()
+        )
     }
 }
 
@@ -116,7 +120,7 @@ mod tests {
         assert!(began.elapsed() <= Duration::from_secs(120));
         let text = error.to_string();
         assert!(
-            error.is_timeout() && text.contains("branch x: not within 120 s: INIT"),
+            error.is_timeout() && text.contains("branch x: timed out after 120 s: INIT"),
             "{text}"
         );
     }

@@ -90,7 +90,7 @@ impl Plan {
             client.batch_execute("COMMIT").await.map_err(|error| {
                 let lost = Error::new(
                     Kind::Database,
-                    "the end of the plan was lost: apply it again, to be sure",
+                    "lost the reply to COMMIT: the plan may be applied or not; apply it again",
                 );
                 lost.with_sqlstate(error.code().map(SqlState::code))
                     .with_transient(is_transient(&error))
