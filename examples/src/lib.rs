@@ -1,6 +1,7 @@
 //! The Lakebase of the examples, configured by the environment or local, and two applications: the shop, to swap, and notes
 //! of many users.
 
+pub mod documented;
 pub mod notes;
 pub mod shop;
 

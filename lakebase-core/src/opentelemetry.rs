@@ -40,7 +40,7 @@ use ::opentelemetry::metrics::Meter;
 use ::opentelemetry::{KeyValue, global};
 
 use crate::lakebase::Lakebase;
-use crate::telemetry::{DurationStats, Operation, PoolStats, Stats};
+use crate::telemetry::{DurationStats, OnDuration, OnOperation, Operation, PoolStats, Stats};
 
 /// First words of statements: a bounded set, so that no text of an application becomes an attribute.
 const OPERATIONS: [&str; 16] = [
@@ -76,7 +76,14 @@ pub struct Observer {
 pub struct Observation {
     stats: Source<Stats>,
     pool: Source<PoolStats>,
-    lakebase: Option<Lakebase>,
+    lakebase: Option<(Lakebase, Listeners)>,
+}
+
+/// What is told each duration.
+struct Listeners {
+    mints: Arc<OnDuration>,
+    logins: Arc<OnDuration>,
+    operations: Arc<OnOperation>,
 }
 
 /// What callbacks read. The meter keeps them forever, so it is emptied at the end.
@@ -146,18 +153,20 @@ impl Observer {
     pub fn start(self) -> Observation {
         let meter = global::meter("lakebase");
         let pool_name = KeyValue::new("db.client.connection.pool.name", self.name);
+        let export = Export { meter, pool_name };
         let handle = self.lakebase.clone();
         let observation = Observation {
             stats: Source::new(
                 handle.map(|handle| -> Read<Stats> { Box::new(move || handle.stats()) }),
             ),
             pool: Source::new(self.pool),
-            lakebase: self.lakebase,
+            lakebase: self.lakebase.map(|lakebase| {
+                let listeners = export.durations(&lakebase);
+                (lakebase, listeners)
+            }),
         };
-        let export = Export { meter, pool_name };
-        if let Some(lakebase) = &observation.lakebase {
+        if observation.lakebase.is_some() {
             export.handle(&observation.stats);
-            export.durations(lakebase);
         }
         export.pool(&observation.pool);
         if self.has_node_names {
@@ -171,11 +180,11 @@ impl Drop for Observation {
     fn drop(&mut self) {
         self.stats.close();
         self.pool.close();
-        if let Some(lakebase) = &self.lakebase {
+        if let Some((lakebase, listeners)) = &self.lakebase {
             let counts = lakebase.counts();
-            counts.mints.listener.set(None);
-            counts.logins.listener.set(None);
-            counts.operations.set(None);
+            counts.mints.listener.remove(&listeners.mints);
+            counts.logins.listener.remove(&listeners.logins);
+            counts.operations.remove(&listeners.operations);
         }
     }
 }
@@ -348,44 +357,43 @@ impl Export {
         });
     }
 
-    fn durations(&self, lakebase: &Lakebase) {
-        let counts = lakebase.counts();
+    fn durations(&self, lakebase: &Lakebase) -> Listeners {
         let bounds = || DurationStats::BOUNDS.to_vec();
         let logins = self.meter.f64_histogram("db.client.connection.create_time");
         let logins = logins.with_unit("s").with_boundaries(bounds()).build();
         let attributes = self.attributes(None);
-        counts
-            .logins
-            .listener
-            .set(Some(Arc::new(move |took: Duration, _| {
-                logins.record(took.as_secs_f64(), &attributes);
-            })));
+        let logins: Arc<OnDuration> = Arc::new(move |took: Duration, _| {
+            logins.record(took.as_secs_f64(), &attributes);
+        });
         let mints = self.meter.f64_histogram("lakebase.token.refresh.duration");
         let mints = mints.with_unit("ms").build();
         let pool_name = self.pool_name.clone();
-        counts
-            .mints
-            .listener
-            .set(Some(Arc::new(move |took: Duration, error_type| {
-                let error_type =
-                    error_type.map(|name| KeyValue::new("error.type", name.to_owned()));
-                let all: Vec<_> = std::iter::once(pool_name.clone())
-                    .chain(error_type)
-                    .collect();
-                mints.record(took.as_secs_f64() * 1000.0, &all);
-            })));
+        let mints: Arc<OnDuration> = Arc::new(move |took: Duration, error_type| {
+            let error_type = error_type.map(|name| KeyValue::new("error.type", name.to_owned()));
+            let all: Vec<_> = std::iter::once(pool_name.clone())
+                .chain(error_type)
+                .collect();
+            mints.record(took.as_secs_f64() * 1000.0, &all);
+        });
         let operations = self.meter.f64_histogram("db.client.operation.duration");
         let operations = operations.with_unit("s").with_boundaries(bounds()).build();
         let system = KeyValue::new("db.system.name", "postgresql");
         let (fixed, handle) = (self.attributes(Some(system)), lakebase.clone());
-        counts
-            .operations
-            .set(Some(Arc::new(move |operation: &Operation<'_>| {
-                let mut all = fixed.clone();
-                all.extend(target_attributes(&handle));
-                all.extend(operation_attributes(operation));
-                operations.record(operation.took.as_secs_f64(), &all);
-            })));
+        let operations: Arc<OnOperation> = Arc::new(move |operation: &Operation<'_>| {
+            let mut all = fixed.clone();
+            all.extend(target_attributes(&handle));
+            all.extend(operation_attributes(operation));
+            operations.record(operation.took.as_secs_f64(), &all);
+        });
+        let counts = lakebase.counts();
+        counts.mints.listener.set(Arc::clone(&mints));
+        counts.logins.listener.set(Arc::clone(&logins));
+        counts.operations.set(Arc::clone(&operations));
+        Listeners {
+            mints,
+            logins,
+            operations,
+        }
     }
 }
 

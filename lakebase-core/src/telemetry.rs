@@ -10,9 +10,11 @@ mod listener;
 mod outage;
 mod stats;
 
-#[cfg(feature = "opentelemetry")]
-pub(crate) use counts::Operation;
 pub(crate) use counts::{Counts, Running};
+#[cfg(feature = "opentelemetry")]
+pub(crate) use counts::{OnOperation, Operation};
 pub use durations::DurationStats;
+#[cfg(feature = "opentelemetry")]
+pub(crate) use durations::OnDuration;
 pub(crate) use outage::Outage;
 pub use stats::{LoginStats, PoolStats, ProxyStats, Stats, TokenStats};

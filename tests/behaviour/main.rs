@@ -44,6 +44,7 @@ mod stopped_process;
 mod suspend;
 mod sync_diesel;
 mod telemetry;
+mod telemetry_docs;
 mod tls;
 mod transaction_retry;
 mod under_load;

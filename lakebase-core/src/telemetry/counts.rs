@@ -26,7 +26,7 @@ pub(crate) struct Counts {
     pub(crate) sessions_begun: AtomicU64,
     /// Gets the statements that adapters report.
     #[cfg(feature = "opentelemetry")]
-    pub(crate) operations: Listener<dyn Fn(&Operation<'_>) + Send + Sync>,
+    pub(crate) operations: Listener<OnOperation>,
 }
 
 impl Counts {
@@ -49,6 +49,10 @@ impl Counts {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 }
+
+/// Gets each statement that has run.
+#[cfg(feature = "opentelemetry")]
+pub(crate) type OnOperation = dyn Fn(&Operation<'_>) + Send + Sync;
 
 /// A statement that has run.
 #[cfg(feature = "opentelemetry")]

@@ -12,7 +12,7 @@ use super::stats::seconds;
 const BUCKETS: usize = DurationStats::BOUNDS.len() + 1;
 
 /// Gets each duration, and the kind of error if it ended in one.
-type OnDuration = dyn Fn(Duration, Option<&str>) + Send + Sync;
+pub(crate) type OnDuration = dyn Fn(Duration, Option<&str>) + Send + Sync;
 
 /// A histogram. Recording does not allocate.
 #[derive(Default)]

@@ -14,8 +14,15 @@ impl<F: ?Sized> Listener<F> {
     }
 
     #[cfg(feature = "opentelemetry")]
-    pub(crate) fn set(&self, listener: Option<Arc<F>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = listener;
+    pub(crate) fn set(&self, listener: Arc<F>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+    }
+
+    /// Does nothing if another one has replaced it.
+    #[cfg(feature = "opentelemetry")]
+    pub(crate) fn remove(&self, listener: &Arc<F>) {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        current.take_if(|current| Arc::ptr_eq(current, listener));
     }
 }
 
