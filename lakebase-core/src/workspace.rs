@@ -84,7 +84,7 @@ impl Workspace {
                     "the workspace's name for us (`userName`) cannot be a Postgres role",
                 )),
                 None => Err(reply
-                    .platform_error("the workspace did not say who we are (`userName`)")
+                    .platform_error("the workspace did not return the user (`userName`)")
                     .with_hint("Set PGUSER to the Postgres role")),
             }
         };
