@@ -87,6 +87,8 @@ def items(docs, key, path):
     if kind == "impl":
         if inner["is_synthetic"] or inner["blanket_impl"]:
             return
+        if inner["trait"] and inner["trait"]["path"] in ("Debug", "StructuralPartialEq"):
+            return
         if inner["trait"]:
             yield f"impl {inner['trait']['path']} for {path}"
         else:
