@@ -37,11 +37,11 @@ if ! command -v python3 >/dev/null; then
 fi
 
 if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || [ ! -x /usr/sbin/pgbouncer ] ||
-    ! command -v curl >/dev/null; then
-    echo "a browser, PgBouncer and curl"
+    ! command -v curl >/dev/null || ! command -v valgrind >/dev/null; then
+    echo "a browser, PgBouncer, curl and valgrind"
     { privileged apt-get update -qq &&
         privileged apt-get install -y -qq --no-install-recommends \
-            chromium chromium-driver pgbouncer curl >/dev/null; } || echo "not installed"
+            chromium chromium-driver pgbouncer curl valgrind >/dev/null; } || echo "not installed"
 fi
 
 echo "the official clients"
