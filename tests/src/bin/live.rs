@@ -4,7 +4,7 @@
 //! long as a token of the shortest lifetime, five minutes, and needs CAN MANAGE on the project and CREATE on the database. All it makes
 //! is a schema and two temporary branches, which it deletes. It suspends nothing.
 //!
-//! On this machine: `lakebase-local target/debug/live`, for shorter tokens with `--token-lifetime 20`.
+//! On this machine: `lakebase-local target/debug/live`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -110,41 +110,38 @@ async fn main() -> ExitCode {
         "the schema is dropped",
         drop_schema(&lakebase, &schema).await,
     );
-    report.print()
+    report.finish()
 }
 
+/// Prints a row for each promise and counts.
 #[derive(Default)]
-struct Report(Vec<(String, Outcome)>);
+struct Report {
+    held: usize,
+    broken: usize,
+}
 
 impl Report {
     fn add(&mut self, promise: &str, outcome: Outcome) {
-        tell(&row(promise, &outcome));
-        self.0.push((promise.to_owned(), outcome));
+        let (verdict, detail) = match outcome {
+            Ok(detail) => {
+                self.held += 1;
+                ("held", detail)
+            }
+            Err(error) => {
+                self.broken += 1;
+                ("not held", chain(error.as_ref()))
+            }
+        };
+        tell(&format!("{promise:<62}{verdict:<10}{detail}"));
     }
 
-    fn print(self) -> ExitCode {
-        let broken = self
-            .0
-            .iter()
-            .filter(|(_, outcome)| outcome.is_err())
-            .count();
-        tell(&format!("\n{:<62}{:<10}detail", "promise", ""));
-        for (promise, outcome) in &self.0 {
-            tell(&row(promise, outcome));
-        }
-        tell(&format!("{} promises, {broken} not held", self.0.len()));
-        if broken == 0 {
+    fn finish(self) -> ExitCode {
+        tell(&format!("{} held, {} not held", self.held, self.broken));
+        if self.broken == 0 {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         }
-    }
-}
-
-fn row(promise: &str, outcome: &Outcome) -> String {
-    match outcome {
-        Ok(detail) => format!("{promise:<62}{:<10}{detail}", "held"),
-        Err(error) => format!("{promise:<62}{:<10}{}", "not held", chain(error.as_ref())),
     }
 }
 
