@@ -249,7 +249,9 @@ impl Shared {
         let process = std::process::id();
         let runs = |(task, its): &(AbortHandle, u32)| *its == process && !task.is_finished();
         if !refresher.as_ref().is_some_and(runs) {
-            let task = refresh_ahead(Arc::downgrade(self), self.flight.subscribe());
+            let shared = Arc::downgrade(self);
+            let end = Forget(Weak::clone(&shared));
+            let task = refresh_ahead(shared, self.flight.subscribe(), end);
             *refresher = Some((runtime.spawn(task).abort_handle(), process));
         }
         Ok(())
@@ -291,8 +293,8 @@ impl fmt::Debug for CredentialCache {
 }
 
 /// Renews ahead of expiry until the last handle of the cache is dropped.
-async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>) {
-    let _end = Forget(Weak::clone(&shared));
+/// Dropping it without a poll drops `_end`, too.
+async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>, _end: Forget) {
     loop {
         let Some(nap) = shared.upgrade().map(|shared| shared.renew_or_nap()) else {
             return;
