@@ -238,7 +238,7 @@ impl Driver {
         let mut response = Vec::new();
         while !response.ends_with(b"Z\0\0\0\x05I") {
             let read = self.0.read_buf(&mut response).await.expect("a response");
-            assert!(read > 0, "the proxy hung up");
+            assert!(read > 0, "the proxy closed the connection");
         }
         response
     }

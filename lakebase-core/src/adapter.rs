@@ -76,7 +76,7 @@ use crate::lakebase::Lakebase;
 /// Logs in: resolves the target, takes the current credential, runs `attempt` with both and returns its value.
 ///
 /// A rejected token is renewed once and the login tried once more; what is transient (a compute that resumes, a workspace
-/// that is down while no valid token is held) is tried again with growing pauses. All of it fits into
+/// that is down while no valid token is held) is retried with growing pauses. All of it fits into
 /// [`Lakebase::connect_timeout`], so neither `attempt` nor the caller needs a time limit of its own.
 ///
 /// `attempt` may run several times and may be dropped at any await, at the latest after 15 s. It should only log in: prepare

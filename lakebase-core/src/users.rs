@@ -120,7 +120,7 @@ pub struct UserPoolsStats {
 }
 
 impl<P: Clone + Send + Sync + 'static> UserPoolsBuilder<P> {
-    /// For adapters: `open` opens a pool of so many connections, and logs in at least once; `is_busy` tells whether a connection of
+    /// For adapters: `open` opens a pool of so many connections, and logs in at least once; `is_busy` returns whether a connection of
     /// a pool is checked out; `close` closes one that is not.
     pub fn new<Opening, Closing>(
         lakebase: &Lakebase,
@@ -206,7 +206,7 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
             match (landed.clone(), held) {
                 (Some(Ok(lease)), _) => return Ok(UserPool(lease)),
                 (Some(Err(error)), Some(held)) if !is_rejection(&error) => {
-                    tracing::debug!(name: "lakebase.user.recheck_failed", target: "lakebase::user", %error, "a user's token cannot be tried again");
+                    tracing::debug!(name: "lakebase.user.recheck_failed", target: "lakebase::user", %error, "a user's token cannot be checked again");
                     return Ok(UserPool(held));
                 }
                 (Some(Err(error)), _) => return Err(error),

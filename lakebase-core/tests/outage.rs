@@ -258,7 +258,7 @@ async fn a_rejected_token_is_no_last_resort_when_minting_is_forbidden() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_is_tried_again_after_three_seconds_of_silence() {
+async fn a_rejected_token_is_retried_after_three_seconds_of_silence() {
     let provider = Provider::gated(&TestClock::new());
     provider.open();
     let lakebase = lakebase(&provider);

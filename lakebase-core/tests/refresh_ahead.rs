@@ -95,7 +95,7 @@ async fn callers_that_keep_asking_during_an_outage_cause_at_most_two_attempts_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_refusal_is_tried_again_later_so_that_a_grant_heals_without_a_restart() {
+async fn a_permanent_refusal_is_retried_later_so_that_a_grant_heals_without_a_restart() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     lakebase.credential().await.expect("the first");

@@ -181,7 +181,7 @@ impl Builder {
             None => inner,
         };
         let inner = inner
-            // The login loop underneath tries again; bb8 doing so as well would hide the cause.
+            // The login loop underneath retries; bb8 doing so as well would hide the cause.
             .retry_connection(false)
             .error_sink(Box::new(failures.clone()))
             .build_unchecked(manager(lakebase));
@@ -278,7 +278,7 @@ impl Pool {
             && began.elapsed() >= self.lakebase.connect_timeout();
         is_lost.then(|| {
             Error::config(
-                "the pool opens no connection, and no login has failed: it was opening its connections on a tokio runtime that has ended, and bb8 waits for those for ever. Make the pool anew on this runtime; do not share one in a static between runtimes",
+                "the pool opens no connection, and no login has failed: it was opening its connections on a tokio runtime that has ended, and bb8 waits for those for ever. Make a new pool on this runtime; do not share one in a static between runtimes",
             )
         })
     }

@@ -13,7 +13,7 @@ use lakebase_core::adapter::{AsyncCall, find_cause};
 ///
 /// So `work` must do nothing but statements of this transaction that matters. A `COMMIT` that was not answered is an
 /// error, unless `retry` says that the transaction is [idempotent](Retry::idempotent). An error of `connect`, which takes a
-/// connection from whatever pool, is returned at once: the login was tried again already.
+/// connection from whatever pool, is returned at once: the login was retried already.
 ///
 /// ```no_run
 /// # async fn run(pool: diesel_async::pooled_connection::bb8::Pool<diesel_async::AsyncPgConnection>) -> Result<(), Box<dyn std::error::Error>> {

@@ -13,7 +13,7 @@ use crate::error::driver_error;
 ///
 /// So `work` must do nothing but statements of this transaction that matters. A `COMMIT` that was not answered is an
 /// error, unless `retry` says that the transaction is [idempotent](Retry::idempotent). A connection that cannot be had
-/// is an error at once: its login was tried again already.
+/// is an error at once: its login was retried already.
 ///
 /// ```no_run
 /// # use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr};

@@ -164,7 +164,7 @@ async fn said(request: reqwest::RequestBuilder) -> (StatusCode, String) {
     (status, response.text().await.expect("a text"))
 }
 
-/// Redirects are looked at, not followed. reqwest wants TLS even where there is none.
+/// Redirects are inspected, not followed. reqwest wants TLS even where there is none.
 pub(crate) fn http() -> reqwest::Client {
     let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
         rustls::crypto::ring::default_provider(),

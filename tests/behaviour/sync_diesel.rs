@@ -191,7 +191,7 @@ fn while_it_logs_in(runtime: &Runtime, local: &LocalLakebase) -> BTreeSet<String
         shown.extend(files_of_ours());
     }
     logging_in.join().expect("no panic").expect("a login");
-    assert!(looks > 5, "it was hardly looked at: {looks}");
+    assert!(looks > 5, "too few polls: {looks}");
     shown
 }
 

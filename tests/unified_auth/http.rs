@@ -50,7 +50,7 @@ async fn a_transient_failure_is_retried() {
 }
 
 #[tokio::test]
-async fn sign_ins_are_asked_again_by_the_same_rules() {
+async fn authentication_is_retried_by_the_same_rules() {
     for (status, requests) in [
         (429, 2),
         (502, 2),
@@ -255,7 +255,7 @@ async fn vector_135_a_private_network_is_recognised_by_its_page() {
 
 #[tokio::test]
 async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
-    // It answers every CONNECT with a refusal that tells whom it was for.
+    // It answers every CONNECT with a refusal that names the host.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");

@@ -65,7 +65,7 @@ pub(crate) const X: &str = "validate: more than one authorization method configu
 /// Vectors that do not apply to this crate.
 ///
 /// Three are played in part, with a rule of our own for the rest: an outage without `Retry-After` is waited
-/// out with our own pauses, not for a second (126); 500 and 502 are asked again like 503, since minting and
+/// out with our own pauses, not for a second (126); 500 and 502 are retried like 503, since minting and
 /// signing in are safe to repeat (128, 134).
 const NOT_TAKEN: &[(u16, &str)] = &[
     (

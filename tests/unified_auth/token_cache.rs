@@ -90,7 +90,7 @@ impl Bench {
         }
     }
 
-    /// Makes one call, and tells which workspace token signed it.
+    /// Makes one call, and returns the workspace token that signed it.
     async fn call(&self) -> String {
         self.try_call().await.expect("an answer")
     }
@@ -150,7 +150,7 @@ async fn vector_117_calls_that_meet_a_stale_token_use_it_and_renew_it_once() {
 }
 
 #[tokio::test]
-async fn vector_118_a_failed_renewal_is_tried_again_after_a_minute() {
+async fn vector_118_a_failed_renewal_is_retried_after_a_minute() {
     let refused = |n| (n == 2 || n == 3).then(|| Answer::new(400, "{}"));
     let bench = Bench::new(3600, refused, &[]).await;
     bench.call().await;

@@ -10,7 +10,7 @@ use lakebase_diesel::migrations::Migrations;
 use lakebase_examples::{SCHEMA, place};
 
 const APPLIED: EmbeddedMigrations = embed_migrations!("migrations");
-/// The first one is harmless. The second one writes the table of orders anew.
+/// The first one is harmless. The second one rewrites the table of orders.
 const PENDING: EmbeddedMigrations = embed_migrations!("pending");
 
 /// No query of the shop may wait for longer.

@@ -126,7 +126,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The file that is checked in; written anew with `UPDATE=1`.
+/// The file that is checked in; written again with `UPDATE=1`.
 fn compare(name: &str, text: &str) {
     let path = here().join(name);
     if env::var_os("UPDATE").is_some() {

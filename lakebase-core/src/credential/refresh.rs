@@ -1,4 +1,4 @@
-//! When a credential is usable, when it is renewed, when a failed renewal is tried again.
+//! When a credential is usable, when it is renewed, when a failed renewal is retried.
 //!
 //! Pure arithmetic: time and randomness come in as arguments.
 

@@ -7,7 +7,7 @@ use crate::target::Target;
 pub(super) enum Verdict {
     /// The credential was refused: renew once, then give up.
     Rejected,
-    /// The branch is so fresh that it rejects good credentials: tried again within the budget, with new
+    /// The branch is so fresh that it rejects good credentials: retried within the budget, with new
     /// ones.
     Unready,
     /// Worth trying again within the budget.

@@ -378,7 +378,7 @@ fn hold_lock() -> String {
     format!("SELECT pg_catalog.pg_advisory_lock_shared({WORK_LOCK})")
 }
 
-/// The second lock tells whether a replica that has ended left a statement that still runs. It is taken for a moment
+/// The second lock shows whether a replica that has ended left a statement that still runs. It is taken for a moment
 /// only: sessions that migrate hold it shared.
 async fn try_lock(client: &Client) -> Result<bool, Error> {
     let sql = format!(

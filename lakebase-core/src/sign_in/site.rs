@@ -105,7 +105,7 @@ impl Site {
         self.settings.owned(WorkspaceId).or_else(found)
     }
 
-    /// The host's description of itself. Without one authentication goes on, and asks again next time.
+    /// The host's description of itself. Without one authentication continues, and the next one requests it again.
     async fn metadata(&self) -> Option<&Metadata> {
         if self.metadata.get().is_none() {
             match self.fetch_metadata().await {

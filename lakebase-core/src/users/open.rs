@@ -66,7 +66,7 @@ impl<P: Clone + Send + Sync + 'static> Opening<P> {
     }
 }
 
-/// A login that failed, and is not tried again for a while.
+/// A login that failed, and is not retried for a while.
 struct Failed {
     error: Error,
     at: Instant,

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Branch, Branches, State};
 
-/// The clock is looked at again after this time at the latest.
+/// The clock is read again after this time at the latest.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// When something has to be done, and whether it is to be purged.

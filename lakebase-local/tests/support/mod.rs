@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Tells whoever runs the tests. What goes through `eprintln` is kept from them when a test passes.
+/// Writes to the terminal. The harness captures what goes through `eprintln` when a test passes.
 pub(crate) fn tell(text: &str) {
     use std::io::Write as _;
 
@@ -122,7 +122,7 @@ impl Vars {
         reply.expect("a reply").field("access_token")
     }
 
-    /// A database token for whoever has that workspace token.
+    /// A database token for the identity of that workspace token.
     pub(crate) async fn database_token(&self, bearer: &str) -> String {
         let endpoint = self.get("LAKEBASE_ENDPOINT");
         self.token_for(bearer, endpoint).await

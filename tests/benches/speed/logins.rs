@@ -47,7 +47,7 @@ pub fn measure(rounds: u32) -> Vec<Table> {
         }
         for round in 0..rounds {
             for (place, network) in places.iter().zip(NETWORKS) {
-                // Whoever is second finds warmer caches.
+                // The second one finds warmer caches.
                 place.slice(&mut table, network, round % 2 == 1).await;
             }
         }

@@ -224,7 +224,7 @@ fn talk(random: &mut Random, number: u32) -> Vec<(u8, Vec<u8>)> {
     }
 }
 
-/// The answers are those of the model, whoever gave them.
+/// The answers are those of the model, from the proxy as from the server.
 async fn converse(proxy: &Proxy, seed: u64) -> Outcome<u64> {
     let mut random = Random(seed | 1);
     let mut stream = open(proxy, &mut random).await?;

@@ -40,7 +40,7 @@ pub struct RehearsedMigration {
     pub locks: Vec<HeldLock>,
     /// Tables that existed before and got a new file.
     pub rewrites: Vec<Rewrite>,
-    /// Indexes that were built on tables that existed before, or built anew.
+    /// Indexes of tables that existed before, built or rebuilt.
     pub index_builds: Vec<IndexBuild>,
     /// Why it failed, with the place.
     #[serde(serialize_with = "error")]
@@ -60,7 +60,7 @@ pub struct HeldLock {
     pub held: Duration,
 }
 
-/// A table that Postgres has written anew (`ALTER COLUMN TYPE`, a volatile default, `CLUSTER`, `VACUUM FULL`), or emptied
+/// A table that Postgres has rewritten (`ALTER COLUMN TYPE`, a volatile default, `CLUSTER`, `VACUUM FULL`), or emptied
 /// (`TRUNCATE`). While it does so, the table is locked and needs its space twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Fails if a public signature names a type of a crate that is not in ARCHITECTURE.md's list of hosts.
+"""Fails if a public signature names a type of a crate that is not in ARCHITECTURE.md's list of hosts, or if the public items
+are not those in ci/public_api/CRATE.txt. UPDATE=1 writes these files.
 
-A breaking release of such a crate is one of ours. rustdoc's JSON, which says what a signature names, is not stable:
+A breaking release of such a crate is one of ours. rustdoc's JSON, which contains signatures and items, is not stable:
 RUSTC_BOOTSTRAP switches it on, for rustdoc alone, so that nothing else is built again.
 """
 
+import difflib
 import json
 import os
 import re
@@ -35,7 +37,9 @@ def document(crate, folder):
          "-Z", "unstable-options", "--output-format", "json"],
         cwd=ROOT, check=True, env={**os.environ, "RUSTDOC": str(rustdoc)},
     )
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    metadata = subprocess.run(
+        ["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=ROOT, check=True, capture_output=True)
+    target = Path(json.loads(metadata.stdout)["target_directory"])
     return json.loads((target / "doc" / f"{crate.replace('-', '_')}.json").read_text())
 
 
@@ -64,6 +68,52 @@ def signatures(docs):
                 yield item["name"], [part.get("sig"), part.get("generics")] if kind == "function" else part
 
 
+def items(docs, key, path):
+    """A line for the item, for each public one in it, and for each trait that it implements by itself."""
+    item = docs["index"].get(str(key))
+    if item is None:
+        return
+    (kind, inner), = item["inner"].items()
+    if kind == "use":
+        target = docs["index"].get(str(inner["id"]))
+        if target is None:
+            yield f"use {path}::{inner['name']} = {inner['source']}"
+        elif inner["is_glob"]:
+            for part in target["inner"]["module"]["items"]:
+                yield from items(docs, part, path)
+        else:
+            yield from items(docs, inner["id"], f"{path}::{inner['name']}" if target["name"] != inner["name"] else path)
+        return
+    if kind == "impl":
+        if inner["is_synthetic"] or inner["blanket_impl"]:
+            return
+        if inner["trait"] and inner["trait"]["path"] in ("Debug", "StructuralPartialEq"):
+            return
+        if inner["trait"]:
+            yield f"impl {inner['trait']['path']} for {path}"
+        else:
+            for part in inner["items"]:
+                yield from items(docs, part, path)
+        return
+    path = f"{path}::{item['name']}" if path else item["name"]
+    yield f"{kind} {path}"
+    fields = inner.get("kind", {}) if kind in ("struct", "variant") else {}
+    fields = (fields.get("plain") or fields.get("struct") or {}).get("fields", []) if isinstance(fields, dict) else []
+    for part in [*inner.get("items", []), *inner.get("variants", []), *inner.get("impls", []), *fields]:
+        yield from items(docs, part, path)
+
+
+def listed(crate, docs):
+    """The difference between the crate's public items and the file."""
+    file = ROOT / "ci" / "public_api" / f"{crate}.txt"
+    lines = sorted(set(items(docs, docs["root"], "")))
+    if os.environ.get("UPDATE") == "1":
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(f"{line}\n" for line in lines))
+    old = file.read_text().splitlines() if file.exists() else []
+    return [line for line in difflib.unified_diff(old, lines, str(file.relative_to(ROOT)), "now", n=0, lineterm="")]
+
+
 def main():
     wanted = allowed()
     used = set()
@@ -71,6 +121,7 @@ def main():
     for crate in CRATES:
         with tempfile.TemporaryDirectory() as folder:
             docs = document(crate, folder)
+        wrong += listed(crate, docs)
         foreign = {int(key): value["name"] for key, value in docs["external_crates"].items()}
         for name, signature in signatures(docs):
             for key in named(signature):
@@ -84,7 +135,7 @@ def main():
                 if (crate, theirs) not in wanted:
                     wrong.append(f"{crate}: {name} names {'::'.join(path['path'])}")
     wrong += [f"{ours}: no public signature names {theirs} any more" for ours, theirs in sorted(wanted - used)]
-    print("\n".join(sorted(set(wrong))))
+    print("\n".join(dict.fromkeys(wrong)))
     sys.exit(bool(wrong))
 
 

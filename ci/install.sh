@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Installs what a bare machine lacks. What only some tests need may be missing: they say so.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+have_postgres() {
+    local dir
+    for dir in "$(pg_config --bindir 2>/dev/null || true)" /usr/lib/postgresql/*/bin; do
+        if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]; then return 0; fi
+    done
+    return 1
+}
+
+# As root or through sudo, if there is any.
+privileged() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+# For synchronous diesel.
+have_libpq() { [ -e "$(pg_config --includedir 2>/dev/null)/libpq-fe.h" ]; }
+
+export DEBIAN_FRONTEND=noninteractive
+
+if ! have_postgres || ! have_libpq || ! command -v cc >/dev/null; then
+    echo "a Postgres server, libpq and a C compiler"
+    # Only the programs: no server of the distribution's is to be set up.
+    privileged mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] ||
+        echo 'create_main_cluster = false' | privileged tee /etc/postgresql-common/createcluster.conf >/dev/null
+    privileged apt-get update -qq
+    privileged apt-get install -y -qq postgresql libpq-dev gcc libc6-dev >/dev/null
+fi
+
+# For the checks of this folder.
+if ! command -v python3 >/dev/null; then
+    echo "python3"
+    privileged apt-get update -qq
+    privileged apt-get install -y -qq --no-install-recommends python3 >/dev/null
+fi
+
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || [ ! -x /usr/sbin/pgbouncer ] ||
+    ! command -v curl >/dev/null || ! command -v valgrind >/dev/null; then
+    echo "a browser, PgBouncer, curl and valgrind"
+    { privileged apt-get update -qq &&
+        privileged apt-get install -y -qq --no-install-recommends \
+            chromium chromium-driver pgbouncer curl valgrind >/dev/null; } || echo "not installed"
+fi
+
+echo "the official clients"
+tests/clients/install.sh || echo "not installed"
+
+echo "the ORMs' command-line tools"
+lakebase-cli/tests/tools/install.sh || echo "not installed"
+
+echo "Postgres 17"
+. ci/optional.sh
+tests/postgres/install.sh "$postgres_17" || echo "not installed"
