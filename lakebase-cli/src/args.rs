@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -374,13 +375,18 @@ pub(crate) struct ProxyArgs {
     #[arg(long, conflicts_with = "password")]
     pub(crate) trust_local_users: bool,
 
-    /// Print one line of JSON with host, port, database, password and URL of each listener
+    /// Print one line of JSON with host, port, database, password and URL of each listener, and the URL of --http
     #[arg(long)]
     pub(crate) json: bool,
 
     /// Create this empty file once a login has worked for each listener; removed at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+
+    /// Serve /metrics (Prometheus), /healthz and /readyz over unencrypted HTTP on this address, to all who can reach it: counts,
+    /// names of databases, and error texts with hosts and roles, but no secrets. Port 0 means a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http: Option<SocketAddr>,
 
     /// Seconds for open transactions to finish at the end; idle connections are closed at once
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
@@ -601,6 +607,7 @@ Examples:
   lakebase proxy
   lakebase proxy --socket /run/lakebase --ready-file /run/lakebase/ready
   lakebase proxy --listen 127.0.0.1:5432 --listen 127.0.0.1:5433=analytics
+  lakebase proxy --listen 127.0.0.1:5432 --http 0.0.0.0:9090
   lakebase proxy --listen 127.0.0.1:0 -- java -jar application.jar";
 
 const TOKEN_EXAMPLES: &str = "\

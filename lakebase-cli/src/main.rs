@@ -6,7 +6,9 @@ mod command;
 mod connection;
 mod doctor;
 mod grant;
+mod http;
 mod listen;
+mod metrics;
 mod proxy;
 mod roots;
 

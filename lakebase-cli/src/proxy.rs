@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde_json::json;
 use crate::args::{ExecArgs, ProxyArgs, Target};
 use crate::branch::{Branching, Temporary, check_change};
 use crate::command::{self, Signals};
+use crate::http;
 use crate::listen::{Listen, Place};
 use crate::write_stdout;
 
@@ -90,20 +92,43 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
             database: None,
         });
     }
-    let mut proxies = Vec::new();
+    // One handle for each database.
+    let mut all: Vec<Lakebase> = Vec::new();
+    let mut places = Vec::new();
     for listen in &listens {
-        let lakebase = match &listen.database {
+        let wanted = listen.database.as_deref();
+        let handle = match wanted.filter(|wanted| *wanted != lakebase.database()) {
             Some(database) => lakebase.with_database(database)?,
             None => lakebase.clone(),
         };
-        let proxy = start(&lakebase, &listen.place, args).await?;
+        let is_it = |known: &&Lakebase| known.database() == handle.database();
+        let handle = match all.iter().find(is_it) {
+            Some(known) => known.clone(),
+            None => {
+                all.push(handle.clone());
+                handle
+            }
+        };
+        places.push((handle, &listen.place));
+    }
+    let http = match args.http {
+        Some(address) => Some(http::serve(address, all.clone()).await?),
+        None => None,
+    };
+    let mut proxies = Vec::new();
+    for (lakebase, place) in places {
+        let proxy = start(&lakebase, place, args).await?;
         proxies.push((lakebase, proxy));
     }
+    if let Some(address) = http
+        && (!args.json || signals.is_some())
+    {
+        let _ = writeln!(
+            io::stderr(),
+            "lakebase: metrics and probes at http://{address}"
+        );
+    }
     // Mints the first token before the first connection.
-    let all = proxies
-        .iter()
-        .map(|(lakebase, _)| lakebase.clone())
-        .collect();
     let becoming = tokio::spawn(become_ready(all, args.ready_file.clone()));
     let outcome = match (signals, proxies.first()) {
         (Some(signals), Some((lakebase, proxy))) => {
@@ -115,7 +140,7 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
             outcome
         }
         _ => {
-            announce(&proxies, args.json)?;
+            announce(&proxies, http, args.json)?;
             orders.wait().await;
             Ok(ExitCode::SUCCESS)
         }
@@ -161,7 +186,11 @@ async fn start(
 }
 
 /// Prints the listeners.
-fn announce(proxies: &[(Lakebase, Proxy)], as_json: bool) -> io::Result<()> {
+fn announce(
+    proxies: &[(Lakebase, Proxy)],
+    http: Option<SocketAddr>,
+    as_json: bool,
+) -> io::Result<()> {
     let text = match as_json {
         true => {
             let listeners: Vec<_> = proxies
@@ -180,7 +209,11 @@ fn announce(proxies: &[(Lakebase, Proxy)], as_json: bool) -> io::Result<()> {
                     })
                 })
                 .collect();
-            format!("{}\n", json!({ "listeners": listeners }))
+            let mut line = json!({ "listeners": listeners });
+            if let Some(address) = http {
+                line["http"] = json!(format!("http://{address}"));
+            }
+            format!("{line}\n")
         }
         false => proxies
             .iter()

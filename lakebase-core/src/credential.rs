@@ -25,14 +25,20 @@ use self::refresh::{Schedule, Validity};
 /// clone is dropped; copies that HTTP, JSON or a driver made on the way are not.
 #[derive(Clone)]
 pub struct Credential {
+    /// One counter to touch for each clone.
+    inner: Arc<Inner>,
+    is_last_resort: bool,
+}
+
+#[derive(Clone)]
+struct Inner {
     secret: Arc<SecretString>,
     expires_at: Option<SystemTime>,
     /// Measured by a provider that knows the server's clock; else the cache measures it.
-    pub(crate) validity: Option<Validity>,
+    validity: Option<Validity>,
     /// Set by the cache.
-    pub(crate) schedule: Option<Schedule>,
+    schedule: Option<Schedule>,
     generation: u64,
-    is_last_resort: bool,
     standing: Arc<Standing>,
 }
 
@@ -60,30 +66,48 @@ impl Credential {
     }
 
     fn build(secret: SecretString, expires_at: Option<SystemTime>) -> Self {
-        Self {
+        Self::of(Inner {
             secret: Arc::new(secret),
             expires_at,
             validity: None,
             schedule: None,
             generation: 0,
-            is_last_resort: false,
             standing: Arc::default(),
+        })
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self {
+            inner: Arc::new(inner),
+            is_last_resort: false,
         }
     }
 
     pub(crate) fn with_validity(mut self, validity: Validity) -> Self {
-        self.validity = Some(validity);
+        Arc::make_mut(&mut self.inner).validity = Some(validity);
         self
     }
 
     pub(crate) fn held(self, schedule: Schedule, generation: u64) -> Self {
-        Self {
+        Self::of(Inner {
             schedule: Some(schedule),
             generation,
-            is_last_resort: false,
             standing: Arc::default(),
-            ..self
-        }
+            ..Inner::clone(&self.inner)
+        })
+    }
+
+    /// The same credential, whose clones share no counter with this one's: threads do not wait for each other.
+    pub(crate) fn apart(&self) -> Self {
+        Self::of(Inner::clone(&self.inner))
+    }
+
+    pub(crate) fn validity(&self) -> Option<Validity> {
+        self.inner.validity
+    }
+
+    pub(crate) fn schedule(&self) -> Option<Schedule> {
+        self.inner.schedule
     }
 
     /// A rejected one is handed out as a last resort only.
@@ -95,61 +119,64 @@ impl Credential {
     }
 
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.schedule.is_none_or(|schedule| schedule.is_usable(now))
+        self.inner
+            .schedule
+            .is_none_or(|schedule| schedule.is_usable(now))
     }
 
     /// The secret itself. Give it to a driver and to nothing else.
     pub fn expose(&self) -> &str {
-        self.secret.expose_secret()
+        self.inner.secret.expose_secret()
     }
 
     /// When the issuer says the token expires; `None` for a native password.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at
+        self.inner.expires_at
     }
 
     /// Counts the credentials a [`Lakebase`](crate::lakebase::Lakebase) has held; each renewal is one more.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.inner.generation
     }
 
     /// A login with this credential succeeded, so a later rejection means that it was revoked. A success
     /// as a last resort means that the rejection was a mistake; any other may have begun before it.
     pub(crate) fn mark_accepted(&self) {
-        self.standing.accepted.store(true, Ordering::Relaxed);
+        self.inner.standing.accepted.store(true, Ordering::Relaxed);
         if self.is_last_resort {
-            self.standing.rejected.store(false, Ordering::Relaxed);
+            self.inner.standing.rejected.store(false, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn was_accepted(&self) -> bool {
-        self.standing.accepted.load(Ordering::Relaxed)
+        self.inner.standing.accepted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn mark_rejected(&self, blamed: bool) {
-        self.standing.blamed.store(blamed, Ordering::Relaxed);
-        self.standing.rejected.store(true, Ordering::Relaxed);
+        self.inner.standing.blamed.store(blamed, Ordering::Relaxed);
+        self.inner.standing.rejected.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_rejected(&self) -> bool {
-        self.standing.rejected.load(Ordering::Relaxed)
+        self.inner.standing.rejected.load(Ordering::Relaxed)
     }
 
     pub(crate) fn mark_replaced(&self, newer: &Self) {
-        let is_blamed = self.is_rejected() && self.standing.blamed.load(Ordering::Relaxed);
+        let is_blamed = self.is_rejected() && self.inner.standing.blamed.load(Ordering::Relaxed);
         newer
+            .inner
             .standing
             .replaces_blamed
             .store(is_blamed, Ordering::Relaxed);
-        self.standing.retired.store(true, Ordering::Release);
+        self.inner.standing.retired.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_newest(&self) -> bool {
-        !self.standing.retired.load(Ordering::Acquire)
+        !self.inner.standing.retired.load(Ordering::Acquire)
     }
 
     pub(crate) fn replaces_rejected(&self) -> bool {
-        self.standing.replaces_blamed.load(Ordering::Relaxed)
+        self.inner.standing.replaces_blamed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_last_resort(&self) -> bool {
@@ -161,8 +188,8 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credential")
             .field("secret", &"***")
-            .field("expires_at", &self.expires_at)
-            .field("generation", &self.generation)
+            .field("expires_at", &self.inner.expires_at)
+            .field("generation", &self.inner.generation)
             .finish()
     }
 }

@@ -54,6 +54,8 @@ pub struct Lakebase {
     /// Every rejected login counts as one of a fresh branch, which rejects good credentials for a while.
     is_fresh: bool,
     logins: Arc<Logins>,
+    /// Of logins and sessions.
+    counts: Arc<Counts>,
 }
 
 /// What is known of logins to one database.
@@ -72,6 +74,7 @@ struct Inner {
     forwarded: Option<ForwardedToken>,
     source: Source,
     lookups: Lookups,
+    /// Of mints.
     counts: Arc<Counts>,
     /// As it was resolved last.
     target: Mutex<Option<Arc<Target>>>,
@@ -172,6 +175,7 @@ impl Lakebase {
             database: None,
             is_fresh: false,
             logins: Arc::default(),
+            counts: Arc::clone(&counts),
             inner: Arc::new(Inner {
                 lookups,
                 counts,
@@ -346,9 +350,9 @@ impl Lakebase {
     }
 
     /// What this handle has done so far, for health checks and dashboards. Clones and the handles of an application's users share the
-    /// counts. Reads memory alone.
+    /// counts; [`with_database`](Self::with_database) returns a handle that shares those of tokens only. Reads memory alone.
     pub fn stats(&self) -> Stats {
-        let counts = &self.inner.counts;
+        let counts = self.counts();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             token: match &self.inner.source {
@@ -370,7 +374,7 @@ impl Lakebase {
     }
 
     pub(crate) fn counts(&self) -> &Arc<Counts> {
-        &self.inner.counts
+        &self.counts
     }
 
     /// Whether logins to this database fail at the moment.
@@ -417,6 +421,7 @@ impl Lakebase {
         Ok(Self {
             database: Some(name.into()),
             logins: Arc::default(),
+            counts: Arc::new(self.counts.of_database()),
             ..self.clone()
         })
     }
@@ -458,10 +463,11 @@ impl Lakebase {
             ..Lookups::new(&config.clock, &outage_of(workspace.as_ref()))
         };
         let forwarded = inner.forwarded.clone();
-        let assembled = Self::assemble(config, workspace, lookups, forwarded, Arc::default());
+        let assembled = Self::assemble(config, workspace, lookups, forwarded, Arc::default())?;
         Ok(Self {
-            inner: assembled?.inner,
-            logins: Arc::default(),
+            inner: assembled.inner,
+            logins: assembled.logins,
+            counts: assembled.counts,
             ..self.clone()
         })
     }

@@ -4,8 +4,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
+use lakebase_core::adapter::Clock;
 use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase, Refresh};
 use support::{Provider, TestClock, lakebase_with};
 
@@ -100,5 +103,60 @@ async fn a_credential_that_always_expires_during_its_mint_is_a_transient_error()
         assert!(error.is_timeout() && error.is_transient(), "{error}");
         assert_eq!(provider.calls(), mints);
         tokio::time::advance(Duration::from_secs(60)).await;
+    }
+}
+
+/// Counts how often the clocks are read.
+#[derive(Clone, Debug)]
+struct Counted {
+    clock: TestClock,
+    wall: Arc<AtomicUsize>,
+    monotonic: Arc<AtomicUsize>,
+}
+
+impl Clock for Counted {
+    fn wall(&self) -> SystemTime {
+        self.wall.fetch_add(1, Ordering::SeqCst);
+        self.clock.wall()
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.monotonic.fetch_add(1, Ordering::SeqCst);
+        self.clock.monotonic()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_credential_costs_one_reading_of_the_wall_clock_and_both_once_a_second() {
+    let clock = TestClock::new();
+    let counted = Counted {
+        clock: clock.clone(),
+        wall: Arc::default(),
+        monotonic: Arc::default(),
+    };
+    let config = Config::builder()
+        .host("db.example.com")
+        .user("app")
+        .clock(counted.clone())
+        .credential_provider(Provider::new(&clock))
+        .build();
+    let lakebase = Lakebase::new(config.expect("a configuration")).expect("a handle");
+    lakebase.credential().await.expect("a credential");
+    // The refresh task has seen the mint by then.
+    tokio::time::advance(Duration::from_millis(1)).await;
+    lakebase.credential().await.expect("a credential");
+    let [wall, monotonic] = [&counted.wall, &counted.monotonic];
+    wall.store(0, Ordering::SeqCst);
+    monotonic.store(0, Ordering::SeqCst);
+    for _ in 0..100 {
+        lakebase.credential().await.expect("a credential");
+    }
+    assert_eq!(wall.load(Ordering::SeqCst), 100);
+    assert_eq!(monotonic.load(Ordering::SeqCst), 0);
+    for jump in [1, -1] {
+        clock.step_wall(jump);
+        monotonic.store(0, Ordering::SeqCst);
+        lakebase.credential().await.expect("a credential");
+        assert_ne!(monotonic.load(Ordering::SeqCst), 0, "{jump} s");
     }
 }

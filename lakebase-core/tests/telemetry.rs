@@ -161,6 +161,21 @@ async fn an_outage_soon_after_another_is_logged_when_it_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handle_for_another_database_counts_its_own_logins_and_shares_those_of_tokens() {
+    let main = lakebase(&Provider::new(&TestClock::new()));
+    let other = main.with_database("other").expect("a name");
+    log_in(&main, None).await.expect("a login");
+    log_in(&other, None).await.expect("a login");
+    log_in(&other, Some("42501")).await.expect_err("rejected");
+    let (main, other) = (main.stats(), other.clone().stats());
+    assert_eq!((main.logins.attempts, other.logins.attempts), (1, 2));
+    assert_eq!(main.logins.failures.len(), 0, "{:?}", main.logins);
+    assert_eq!(other.logins.failures.len(), 1, "{:?}", other.logins);
+    let minted = |stats: lakebase_core::telemetry::Stats| stats.token.expect("a token").mints.count;
+    assert_eq!((minted(main), minted(other)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn stats_are_json_with_times_in_seconds() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);

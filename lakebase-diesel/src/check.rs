@@ -29,19 +29,22 @@ impl Checks {
         }
     }
 
+    /// Whether nothing needs to be sent: the connection is open and was used a moment ago.
+    pub(crate) fn is_fresh(&self, connection: &mut AsyncPgConnection) -> bool {
+        !connection.is_broken()
+            && Activity::last_of(connection.instrumentation())
+                .is_some_and(|last| self.watch.passed().saturating_sub(last) < CHECK_AFTER)
+    }
+
+    /// Checks a connection that is not [fresh](Self::is_fresh).
     pub(crate) async fn check(&self, connection: &mut AsyncPgConnection) -> QueryResult<()> {
         if connection.is_broken() {
             return Err(closed("the server closed the connection"));
         }
         // Unknown (the application has its own instrumentation) counts as long ago.
         let last = Activity::last_of(connection.instrumentation());
-        if let Some(last) = last {
-            if self.watch.passed().saturating_sub(last) < CHECK_AFTER {
-                return Ok(());
-            }
-            if self.is_older_than_unanswered(last) {
-                return Err(closed("closed because another idle connection timed out"));
-            }
+        if last.is_some_and(|last| self.is_older_than_unanswered(last)) {
+            return Err(closed("closed because another idle connection timed out"));
         }
         let ping = diesel::sql_query("SELECT 1").execute(connection);
         match timeout(CHECK_LIMIT, ping).await {

@@ -1,6 +1,8 @@
 //! diesel-async's own manager, filled in.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
@@ -41,6 +43,10 @@ pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConne
         Box::pin(async move { connect(&lakebase).await.map_err(ConnectionError::from) })
     });
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
+        if checks.is_fresh(connection) {
+            // A future without a size: the box does not allocate.
+            return Box::pin(poll_fn(|_| Poll::Ready(Ok(()))));
+        }
         let checks = Arc::clone(&checks);
         Box::pin(async move { checks.check(connection).await })
     }));

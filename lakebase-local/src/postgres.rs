@@ -92,7 +92,7 @@ impl Postgres {
     /// What a copy of it is made from, if it is our own.
     pub(crate) fn original(&self) -> Option<Original> {
         match self {
-            Self::Own(own) => Some(own.original()),
+            Self::Own(own) => Some(Original::of(own)),
             Self::Running(_) => None,
         }
     }

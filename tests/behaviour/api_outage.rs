@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::join_all;
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, PATIENCE, TestClock, TooSlow, all_idle, in_time, lakebase, lakebase_on,
-    lakebase_with, local, local_with_tokens_of, logged_in, minted, no_expired_token_was_used, soon,
-    too_slow_unless,
+    Adapter, App, BETWEEN_LOGINS, PATIENCE, TestClock, TooSlow, all_idle, in_time, lakebase,
+    lakebase_on, lakebase_with, local, local_with_tokens_of, logged_in, minted,
+    no_expired_token_was_used, soon, too_slow_unless,
 };
 
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -86,6 +86,7 @@ async fn ride_out(adapter: Adapter, outage: Outage) -> Result<(), TooSlow> {
             if let Err(failure) = app.log_in().await {
                 return failure;
             }
+            tokio::time::sleep(BETWEEN_LOGINS).await;
         }
     })
     .await;

@@ -165,15 +165,15 @@ async fn nobody_sees_that_a_fresh_branch_rejects_logins() {
             branch.purge().await
         }
     };
-    for group in 0..10 {
+    for group in 0..3 {
         let all = join_all((0..5).map(|number| one(group * 5 + number)));
         for outcome in later(all).await {
             outcome.expect("no failed login");
         }
     }
     let counters = local.counters();
-    assert!(counters.refused >= 50, "it was played: {counters:?}");
-    assert!(counters.minted <= 1 + 50 * 3, "{counters:?}");
+    assert!(counters.refused >= 15, "it was played: {counters:?}");
+    assert!(counters.minted <= 1 + 15 * 3, "{counters:?}");
     let now = production.credential().await.expect("a credential");
     assert_eq!(
         now.generation(),

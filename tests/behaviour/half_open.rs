@@ -155,7 +155,9 @@ async fn seaorm_replaces_idle_connections_that_do_not_answer() {
 /// The opposite: the server is there, acknowledges, and takes nothing for longer than TCP's user timeout.
 #[tokio::test]
 async fn an_upload_goes_on_after_the_server_did_not_read_for_half_a_minute() {
-    const LINES: u64 = 3_000_000;
+    const ROWS: u64 = 3_000;
+    // Together more than all buffers on the way.
+    const LONG: usize = 8_000;
     let local = lakebase_tests::local_with_schema().await;
     let proxy = lakebase(&local).proxy().await.expect("a proxy");
     let connect = async || {
@@ -165,17 +167,16 @@ async fn an_upload_goes_on_after_the_server_did_not_read_for_half_a_minute() {
         client
     };
     let (holder, uploader) = (connect().await, connect().await);
-    let table = "CREATE TABLE numbers (n int8 PRIMARY KEY)";
+    let table = "CREATE TABLE numbers (n int8 PRIMARY KEY, text text)";
     holder.batch_execute(table).await.expect("a table");
-    let hold = "BEGIN; INSERT INTO numbers VALUES (0)";
+    let hold = "BEGIN; INSERT INTO numbers VALUES (0, NULL)";
     holder.batch_execute(hold).await.expect("held");
     let sink = uploader.copy_in("COPY numbers FROM STDIN").await;
     let mut sink = Box::pin(sink.expect("begun"));
     let uploading = tokio::spawn(async move {
-        for chunk in 0..LINES / 1000 {
-            let lines = (0..1000).map(|n| format!("{}\n", chunk * 1000 + n));
-            sink.send(bytes::Bytes::from(lines.collect::<String>()))
-                .await?;
+        for n in 0..ROWS {
+            let row = format!("{n}\t{}\n", "x".repeat(LONG));
+            sink.send(bytes::Bytes::from(row)).await?;
         }
         sink.as_mut().finish().await
     });
@@ -184,7 +185,7 @@ async fn an_upload_goes_on_after_the_server_did_not_read_for_half_a_minute() {
     assert!(!uploading.is_finished(), "it waits for the first row");
     holder.batch_execute("ROLLBACK").await.expect("released");
     let taken = soon(uploading).await.expect("no panic");
-    assert_eq!(taken.expect("all of it"), LINES);
+    assert_eq!(taken.expect("all of it"), ROWS);
 }
 
 #[tokio::test]

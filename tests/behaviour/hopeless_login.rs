@@ -5,7 +5,7 @@ use std::time::Instant;
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{App, lakebase_with, local, soon, through_every_adapter};
 
-const ATTEMPTS: usize = 100;
+const ATTEMPTS: usize = 20;
 /// A login may wait for an hour: what comes within the limits of a test comes at once.
 const HOUR: (&str, &str) = ("PGCONNECT_TIMEOUT", "3600");
 
@@ -48,7 +48,7 @@ async fn all_of(local: &LocalLakebase) -> Vec<Hopeless> {
             name: "role by plain CREATE ROLE",
             changes: vec![("PGUSER", "by_hand".to_owned())],
             says: vec!["not by plain CREATE ROLE".to_owned()],
-            attempts: 10,
+            attempts: 5,
             mints: 2,
         },
         Hopeless {
@@ -59,14 +59,14 @@ async fn all_of(local: &LocalLakebase) -> Vec<Hopeless> {
                 "case-sensitive".to_owned(),
                 "PGUSER".to_owned(),
             ],
-            attempts: 10,
+            attempts: 5,
             mints: 2,
         },
         Hopeless {
             name: "no CONNECT right",
             changes: vec![("PGDATABASE", "closed".to_owned())],
             says: vec!["GRANT CONNECT ON DATABASE \"closed\"".to_owned()],
-            attempts: 10,
+            attempts: 5,
             mints: 1,
         },
         Hopeless {
@@ -76,7 +76,7 @@ async fn all_of(local: &LocalLakebase) -> Vec<Hopeless> {
                 "\"missing\" does not exist".to_owned(),
                 "PGDATABASE".to_owned(),
             ],
-            attempts: 10,
+            attempts: 5,
             mints: 1,
         },
         Hopeless {
@@ -87,7 +87,7 @@ async fn all_of(local: &LocalLakebase) -> Vec<Hopeless> {
                 ("PGPASSWORD", password),
             ],
             says: vec!["PGPASSWORD".to_owned()],
-            attempts: 10,
+            attempts: 5,
             mints: 0,
         },
     ]
@@ -178,7 +178,7 @@ async fn a_running_application_gets_the_cause_too() {
         local.sql(&owned).await.expect("nothing is left");
         local.sql(&role).await.expect("gone");
         let before = local.counters().minted;
-        for _ in 0..ATTEMPTS / 10 {
+        for _ in 0..ATTEMPTS / 2 {
             let failure = soon(app.log_in()).await.expect_err("no role any more");
             assert!(!failure.is_transient, "{adapter:?}: {failure}");
             assert!(

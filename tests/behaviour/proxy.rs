@@ -434,9 +434,10 @@ async fn the_folder_of_a_killed_process_is_removed_at_the_next_start_and_no_othe
             .mode(0o700)
             .create(folder)
             .expect("a folder");
+        std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)).expect("set");
+        // From here on, the proxies of other tests remove a dead one, too.
         let socket = folder.join(".s.PGSQL.5432");
         drop(std::os::unix::net::UnixListener::bind(socket).expect("a socket"));
-        std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)).expect("set");
     }
     let next = proxy_of(&local).await;
     let (is_swept, stays) = (!dead.exists(), foreign.exists() && unlike.exists());

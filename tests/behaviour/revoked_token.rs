@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{App, lakebase, local, soon, through_every_adapter};
 
-const TASKS: usize = 20;
+const TASKS: usize = 10;
 /// What the platform may send with a refusal; it documents nothing.
 const VARIANTS: &[(&str, &str)] = &[("28P01", "FATAL"), ("28000", "ERROR"), ("XX000", "ERROR")];
 

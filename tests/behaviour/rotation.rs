@@ -6,8 +6,8 @@ use diesel_async::RunQueryDsl as _;
 use lakebase_core::Lakebase;
 use lakebase_local::{Event, LocalLakebase};
 use lakebase_tests::{
-    TooSlow, forget_idle, in_time, lakebase, local_with_tokens_of, logged_in, logins, minted,
-    no_expired_token_was_used, soon, too_slow_unless,
+    BETWEEN_LOGINS, TooSlow, forget_idle, in_time, lakebase, local_with_tokens_of, logged_in,
+    logins, minted, no_expired_token_was_used, soon, too_slow_unless,
 };
 use sea_orm::ConnectionTrait as _;
 
@@ -30,7 +30,7 @@ async fn keep_logging_in(
         while !has_rotated(&local.events()) {
             assert_no_caller_waits(local, lakebase)?;
             open().await?;
-            tokio::task::yield_now().await;
+            tokio::time::sleep(BETWEEN_LOGINS).await;
         }
         Ok(())
     })

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
-    Adapter, TooSlow, every_adapter_in_time, local_with_tokens_of, logged_in, minted,
+    Adapter, TooSlow, UNDER_WAY, every_adapter_in_time, local_with_tokens_of, logged_in, minted,
     no_expired_token_was_used, soon, vars,
 };
 use nix::sys::signal::{Signal, kill};
@@ -66,7 +66,7 @@ async fn after_sigcont_no_login_uses_the_expired_token() {
     every_adapter_in_time(async |adapter| {
         let local = local_with_tokens_of(LIFETIME).await;
         let mut puppet = Puppet::start(adapter, &local).await?;
-        for _ in 0..3 {
+        for _ in 0..2 {
             puppet.order().await;
             logged_in(&local, puppet.answers("ok").await)?;
             puppet.signal(Signal::SIGSTOP);
@@ -75,7 +75,7 @@ async fn after_sigcont_no_login_uses_the_expired_token() {
             let dies_at = minted(&local.events()).last().expect("a token").expires_at;
             let left = dies_at.duration_since(SystemTime::now());
             // The token's end has to pass, and the time within which a slow login could be told from this.
-            let margin = Duration::from_millis(600);
+            let margin = UNDER_WAY + Duration::from_millis(100);
             tokio::time::sleep(left.unwrap_or_default() + margin).await;
             puppet.signal(Signal::SIGCONT);
             logged_in(&local, puppet.answers("ok").await)?;

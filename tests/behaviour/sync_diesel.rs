@@ -11,8 +11,8 @@ use lakebase_core::{Config, Lakebase};
 use lakebase_diesel::r2d2::{connect, connect_with, establish};
 use lakebase_local::{Cut, LocalLakebase, Wake};
 use lakebase_tests::{
-    PATIENCE, in_time_blocking, lakebase, lakebase_with, local_with_tokens_of, logged_in, minted,
-    no_expired_token_was_used, proxy_threads,
+    PATIENCE, in_own_process, in_time_blocking, lakebase, lakebase_with, local_with_tokens_of,
+    logged_in, minted, no_expired_token_was_used, proxy_threads,
 };
 use tokio::runtime::Runtime;
 
@@ -197,6 +197,13 @@ fn while_it_logs_in(runtime: &Runtime, local: &LocalLakebase) -> BTreeSet<String
 
 #[test]
 fn a_pool_may_be_dropped_by_async_code_and_ends_its_thread() {
+    in_own_process(
+        "sync_diesel::a_pool_may_be_dropped_by_async_code_and_ends_its_thread",
+        dropped_by_async_code,
+    );
+}
+
+fn dropped_by_async_code() {
     let (_runtime, local) = platform();
     let before = proxy_threads();
     let pool = connect(&lakebase(&local)).expect("a pool");

@@ -155,9 +155,9 @@ async fn a_compute_that_is_suspended_again_and_again_fails_nothing_but_the_state
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_statements_dropped_at_random_lose_no_connection_and_no_answer() {
+async fn four_thousand_statements_dropped_at_random_lose_no_connection_and_no_answer() {
     const TASKS: i64 = 16;
-    const EACH: i64 = 625;
+    const EACH: i64 = 250;
     let local = local().await;
     let db = connected(&local).await;
     // What a statement takes in such company, on a machine as busy as this one.

@@ -12,10 +12,11 @@ use std::time::{Duration, SystemTime};
 pub use app::{ADAPTERS, Adapter, App, Failure, every_adapter_in_time, through_every_adapter};
 pub use clock::TestClock;
 pub use pace::{
-    TooSlow, in_time, in_time_blocking, logged_in, no_expired_token_was_used, too_slow_unless,
+    SENT_AGAIN, TooSlow, UNDER_WAY, in_time, in_time_blocking, logged_in,
+    no_expired_token_was_used, too_slow_unless,
 };
 
-use lakebase_core::{Config, Lakebase};
+use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};
 
 /// Far more than anything here takes; a test that waits this long hangs.
@@ -92,6 +93,29 @@ pub fn lakebase_with(local: &LocalLakebase, changes: &[(&str, &str)]) -> Lakebas
 /// If the variables do not make a configuration.
 pub fn lakebase_on(local: &LocalLakebase, clock: &TestClock) -> Lakebase {
     let config = Config::builder().vars(local.env()).clock(clock.clone());
+    Lakebase::new(config.build().expect("a configuration")).expect("a handle")
+}
+
+#[derive(Debug)]
+struct MadeUp;
+
+impl CredentialProvider for MadeUp {
+    async fn credential(&self) -> Result<Credential, Error> {
+        let hour = Duration::from_secs(3600);
+        Ok(Credential::new("a token", SystemTime::now() + hour))
+    }
+}
+
+/// A handle without a workspace, which makes its tokens up.
+///
+/// # Panics
+///
+/// If that is no configuration.
+pub fn lakebase_without_workspace() -> Lakebase {
+    let config = Config::builder()
+        .host("db.example.com")
+        .user("app")
+        .credential_provider(MadeUp);
     Lakebase::new(config.build().expect("a configuration")).expect("a handle")
 }
 
@@ -209,6 +233,32 @@ pub fn proxy_threads() -> usize {
         tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.trim() == "lakebase").count()
 }
+
+/// Runs a test in a process of its own, where [`proxy_threads`] counts no other test's. `name` is the path of the test.
+///
+/// # Panics
+///
+/// If it fails there.
+pub fn in_own_process(name: &str, test: impl FnOnce()) {
+    const IS_ALONE: &str = "LAKEBASE_TESTS_ALONE";
+    if std::env::var_os(IS_ALONE).is_some() {
+        return test();
+    }
+    let program = std::env::current_exe().expect("our own program");
+    let output = std::process::Command::new(program)
+        .args(["--exact", name, "--nocapture"])
+        .env(IS_ALONE, "1")
+        .output()
+        .expect("it runs");
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("1 passed"), "no such test: {out}");
+}
+
+/// How long an application that keeps logging in waits between two logins: without a pause, it would take the
+/// machine from all other tests.
+pub const BETWEEN_LOGINS: Duration = Duration::from_millis(50);
 
 /// A minted token as the log knows it.
 #[derive(Clone, Copy, Debug)]

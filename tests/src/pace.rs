@@ -8,6 +8,12 @@ use tokio::sync::RwLock;
 
 use crate::{minted, tell};
 
+/// How long a login on a busy machine may take: one whose token expired no longer ago was under way.
+pub const UNDER_WAY: Duration = Duration::from_secs(2);
+
+/// A request without an answer is sent again after this time. A busy machine may answer later.
+pub const SENT_AGAIN: Duration = Duration::from_secs(3);
+
 /// How often a proof may be too slow.
 const CHANCES: usize = 5;
 
@@ -66,7 +72,7 @@ pub fn in_time_blocking(prove: impl Fn() -> Result<(), TooSlow> + Sync) {
 ///
 /// # Errors
 ///
-/// [`TooSlow`] if a token expired within the last half a second, so while its login was under way.
+/// [`TooSlow`] if a token expired within the last [`UNDER_WAY`], so while its login was under way.
 pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
     let events = local.events();
     let tokens = minted(&events);
@@ -82,7 +88,7 @@ pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
             // The platform takes the time a moment before it logs it.
             (age + Duration::from_millis(50)).checked_sub(token.lifetime())
         });
-        let is_under_way = late.is_some_and(|late| late < Duration::from_millis(500));
+        let is_under_way = late.is_some_and(|late| late < UNDER_WAY);
         assert!(is_under_way, "{late:?} late: {login:?}: {message}");
         let what = format!("{login:?} took until its token had expired");
         return Err(TooSlow(what));

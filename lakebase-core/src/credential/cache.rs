@@ -1,10 +1,11 @@
 //! The current database credential: renewed ahead of expiry, replaced when Postgres rejects it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -25,6 +26,10 @@ const MINT_LIMIT: Duration = Duration::from_secs(40);
 /// The refresh task reads the clocks at least this often: timers stand still while a machine is
 /// suspended, wall time does not.
 const MAX_NAP: Duration = Duration::from_secs(15);
+/// A credential that was fresh is served again for this long, by one look at the wall clock.
+const MEMO: Duration = Duration::from_secs(1);
+/// Threads beyond this number share one.
+const MEMOS: usize = 8;
 /// A credential minted because the one before was rejected, and rejected itself without ever having
 /// been accepted, is not the problem. It is replaced at most this often.
 const REJECTION_FLOOR: Duration = Duration::from_secs(60);
@@ -39,6 +44,53 @@ struct Shared {
     minter: Arc<Minter>,
     flight: SingleFlight<Credential>,
     refresher: Mutex<Option<(AbortHandle, u32)>>,
+    memos: Memos,
+}
+
+/// What was fresh a moment ago by both clocks, and may be served until they are read again: without a lock, a system call
+/// or a counter that many threads write.
+#[derive(Default)]
+struct Memos([ArcSwapOption<Memo>; MEMOS]);
+
+struct Memo {
+    credential: Credential,
+    since: SystemTime,
+    until: SystemTime,
+}
+
+impl Memos {
+    /// The calling thread's.
+    fn own(&self) -> &ArcSwapOption<Memo> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+        }
+        &self.0[THREAD.with(|number| number % MEMOS)]
+    }
+
+    fn forget(&self) {
+        self.0.iter().for_each(|memo| memo.store(None));
+    }
+}
+
+impl Memo {
+    /// `None` unless it is fresh. Too short to reach from fresh to expired, whatever the clocks do.
+    fn of(credential: &Credential, now: Now) -> Option<Self> {
+        let schedule = credential.schedule()?;
+        let lasts = (schedule.lifetime() / 10)
+            .min(schedule.until_renewal(now))
+            .min(MEMO);
+        (credential.age(now) == Age::Fresh).then(|| Self {
+            credential: credential.apart(),
+            since: now.wall,
+            until: now.wall + lasts,
+        })
+    }
+
+    fn serves(&self, wall: SystemTime) -> bool {
+        let is_recent = self.since <= wall && wall < self.until;
+        is_recent && self.credential.is_newest() && !self.credential.is_rejected()
+    }
 }
 
 /// While a fresh branch rejects every login, a credential of this age is replaced.
@@ -90,6 +142,7 @@ impl CredentialCache {
                     last_lifetime_ms: AtomicU64::new(u64::MAX),
                 }),
                 refresher: Mutex::default(),
+                memos: Memos::default(),
             }),
         }
     }
@@ -99,10 +152,19 @@ impl CredentialCache {
     /// Cancel safe: the mint runs on a task of its own.
     pub(crate) async fn get(&self) -> Result<Credential, Error> {
         let shared = &self.shared;
-        if shared.minter.refresh == Refresh::Ahead {
+        if let Some(memo) = &*shared.memos.own().load()
+            && memo.serves(shared.minter.clock.wall())
+        {
+            return Ok(memo.credential.clone());
+        }
+        let is_ahead = shared.minter.refresh == Refresh::Ahead;
+        if is_ahead {
             shared.ensure_refresher()?;
         }
         let credential = shared.flight.get(|| Minter::mint(&shared.minter)).await?;
+        if is_ahead && let Some(memo) = Memo::of(&credential, shared.flight.now()) {
+            shared.memos.own().store(Some(Arc::new(memo)));
+        }
         Ok(credential.handed_out())
     }
 
@@ -132,7 +194,7 @@ impl CredentialCache {
             ..TokenStats::default()
         };
         shared.flight.inspect(|held, failure| {
-            let schedule = held.and_then(|held| held.schedule);
+            let schedule = held.and_then(Credential::schedule);
             stats.age = schedule.map(|schedule| schedule.elapsed(now));
             stats.renewal_in = schedule.map(|schedule| schedule.until_renewal(now));
             stats.usable_for = held.map(|held| match held.is_rejected() {
@@ -187,7 +249,9 @@ impl Shared {
         let process = std::process::id();
         let runs = |(task, its): &(AbortHandle, u32)| *its == process && !task.is_finished();
         if !refresher.as_ref().is_some_and(runs) {
-            let task = refresh_ahead(Arc::downgrade(self), self.flight.subscribe());
+            let shared = Arc::downgrade(self);
+            let end = Forget(Weak::clone(&shared));
+            let task = refresh_ahead(shared, self.flight.subscribe(), end);
             *refresher = Some((runtime.spawn(task).abort_handle(), process));
         }
         Ok(())
@@ -195,8 +259,10 @@ impl Shared {
 
     /// Renews if that is due, and returns how long to sleep.
     fn renew_or_nap(&self) -> Duration {
+        // The wall clock may have been set back into their time.
+        self.memos.forget();
         let due = |held: &Credential, now| {
-            held.schedule
+            held.schedule()
                 .map_or(MAX_NAP, |schedule| schedule.until_renewal(now))
         };
         let wait = self.flight.renew(due, || Minter::mint(&self.minter));
@@ -227,7 +293,8 @@ impl fmt::Debug for CredentialCache {
 }
 
 /// Renews ahead of expiry until the last handle of the cache is dropped.
-async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>) {
+/// Dropping it without a poll drops `_end`, too.
+async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>, _end: Forget) {
     loop {
         let Some(nap) = shared.upgrade().map(|shared| shared.renew_or_nap()) else {
             return;
@@ -235,6 +302,17 @@ async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>) {
         tokio::select! {
             () = tokio::time::sleep(nap) => {}
             alive = landed.changed() => if alive.is_err() { return },
+        }
+    }
+}
+
+/// Forgets the memos when the refresh task ends, with its runtime say: the next caller starts another one.
+struct Forget(Weak<Shared>);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.memos.forget();
         }
     }
 }
@@ -324,7 +402,7 @@ impl Minter {
             let text = format!("the provider returned a credential {what}");
             Error::new(Kind::Provider, text)
         };
-        let validity = match (credential.validity, credential.expires_at()) {
+        let validity = match (credential.validity(), credential.expires_at()) {
             (Some(validity), _) => Some(validity),
             (None, Some(expires_at)) => Validity::measure(expires_at, None, sent, now),
             (None, None) => return Err(unusable("without an expiry")),
@@ -346,7 +424,7 @@ impl Minter {
 impl Aging for Credential {
     fn age(&self, now: Now) -> Age {
         match self
-            .schedule
+            .schedule()
             .map_or(Age::Fresh, |schedule| schedule.age(now))
         {
             Age::Dead => Age::Dead,
@@ -356,12 +434,12 @@ impl Aging for Credential {
     }
 
     fn usable_for(&self, now: Now) -> Duration {
-        self.schedule
+        self.schedule()
             .map_or(Duration::MAX, |schedule| schedule.usable_for(now))
     }
 
     fn lifetime(&self) -> Option<Duration> {
-        Some(self.schedule?.lifetime())
+        Some(self.schedule()?.lifetime())
     }
 
     fn retire(&self, newer: &Self) {
@@ -378,7 +456,7 @@ impl Credential {
     }
 
     fn is_younger_than(&self, age: Duration, now: Now) -> bool {
-        self.schedule
+        self.schedule()
             .is_some_and(|schedule| schedule.elapsed(now) < age)
     }
 }

@@ -1,13 +1,11 @@
 //! What the Azure strategies share: the pair of tokens that a call needs, and the look-up of a
 //! workspace by its resource id.
 
+use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::azure_cli::AzureCli;
-use super::azure_client_secret::EntraPrincipal;
 use super::azure_cloud::{Cloud, is_azure};
-use super::azure_msi::ManagedIdentity;
 use super::token::{AccessToken, Token, is_header_safe};
 use super::{Configured, NotConfigured, Refusal, Settings, Site, Source};
 use crate::error::Error;
@@ -17,16 +15,32 @@ use crate::settings::attributes::Attribute::{AzureWorkspaceResourceId, Host};
 
 /// Authenticates with tokens of Entra ID.
 pub(super) struct Entra {
-    identity: Identity,
+    identity: Box<dyn Identity>,
     cloud: Cloud,
     resource_id: Option<String>,
 }
 
 /// Whom the tokens are for.
-pub(super) enum Identity {
-    Principal(EntraPrincipal),
-    Machine(ManagedIdentity),
-    Cli(AzureCli),
+pub(super) trait Identity: Send + Sync {
+    /// Fetches a token for a resource.
+    fn token<'a>(
+        &'a self,
+        site: &'a Site,
+        cloud: &'a Cloud,
+        resource: &'a str,
+    ) -> BoxFuture<'a, Result<AccessToken, Refusal>>;
+
+    /// Fetches the token that makes Azure's own privileges count in the workspace, if the owner of the first
+    /// token has one.
+    fn management_token<'a>(
+        &'a self,
+        site: &'a Site,
+        cloud: &'a Cloud,
+        _first: &'a AccessToken,
+    ) -> BoxFuture<'a, Result<Option<AccessToken>, Refusal>> {
+        let token = self.token(site, cloud, &cloud.endpoints.service_management);
+        Box::pin(async { token.await.map(Some) })
+    }
 }
 
 /// The workspace is named, by URL or resource id, and is known to be on Azure: others have no use for
@@ -45,7 +59,7 @@ pub(super) fn check(settings: &Settings, strategy: &str) -> Result<(), NotConfig
 }
 
 impl Entra {
-    pub(super) fn source(identity: Identity, settings: &Settings) -> Configured {
+    pub(super) fn source(identity: impl Identity + 'static, settings: &Settings) -> Configured {
         let resource_id = settings.get(AzureWorkspaceResourceId);
         // It goes into a header as it is.
         if let Some(id) = resource_id.filter(|id| !is_header_safe(&id.value)) {
@@ -53,26 +67,16 @@ impl Entra {
             return Err(id.wrong(expected).into());
         }
         Ok(Source::Entra(Self {
-            identity,
+            identity: Box::new(identity),
             resource_id: resource_id.map(|id| id.value.clone()),
             cloud: Cloud::of(settings)?,
         }))
     }
 
-    async fn token_for(&self, site: &Site, resource: &str) -> Result<AccessToken, Refusal> {
-        let endpoints = &self.cloud.endpoints;
-        match &self.identity {
-            Identity::Principal(principal) => {
-                Ok(principal.token(site, &endpoints.login, resource).await?)
-            }
-            Identity::Machine(machine) => Ok(machine.token(site, resource).await?),
-            Identity::Cli(cli) => cli.token(site, resource).await,
-        }
-    }
-
     pub(super) async fn token(&self, site: &Site) -> Result<Token, Refusal> {
-        let first = self.token_for(site, self.cloud.application).await?;
-        let second = self.management_token(site, &first).await?;
+        let (identity, cloud) = (&self.identity, &self.cloud);
+        let first = identity.token(site, cloud, cloud.application).await?;
+        let second = identity.management_token(site, cloud, &first).await?;
         let mut token = Token::from(first);
         if let Some(second) = second {
             token.validity = token
@@ -88,32 +92,10 @@ impl Entra {
         Ok(token)
     }
 
-    /// The token that makes Azure's own privileges count in the workspace.
-    async fn management_token(
-        &self,
-        site: &Site,
-        first: &AccessToken,
-    ) -> Result<Option<AccessToken>, Refusal> {
-        // A person has none, and a service principal can do without.
-        let is_cli = matches!(self.identity, Identity::Cli(_));
-        if is_cli && AzureCli::is_person(first) {
-            return Ok(None);
-        }
-        let resource = &self.cloud.endpoints.service_management;
-        match self.token_for(site, resource).await {
-            Ok(token) => Ok(Some(token)),
-            Err(refusal) if is_cli => {
-                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?refusal, "no service-management token");
-                Ok(None)
-            }
-            Err(refusal) => Err(refusal),
-        }
-    }
-
     /// Asks Azure Resource Manager for the workspace behind the resource id.
     pub(super) async fn find_host(&self, site: &Site) -> Result<Url, Refusal> {
         let manager = &self.cloud.endpoints.resource_manager;
-        let token = self.token_for(site, manager).await?;
+        let token = self.identity.token(site, &self.cloud, manager).await?;
         let secret = token.secret.expose_secret();
         let id = self.resource_id.as_deref().unwrap_or_default();
         let url = format!(

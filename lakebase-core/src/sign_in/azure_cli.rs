@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::azure::{self, Entra, Identity};
-use super::azure_cloud::is_azure;
+use super::azure_cloud::{Cloud, is_azure};
 use super::command::{Output, Program, on_path};
 use super::token::{AccessToken, CliFormat};
 use super::{Configured, NotConfigured, Refusal, Settings, Site, Strategy, jwt};
@@ -56,11 +57,41 @@ fn configure(settings: &Settings) -> Configured {
         names_subscription: OnceLock::new(),
         is_machine: OnceLock::new(),
     };
-    Entra::source(Identity::Cli(cli), settings)
+    Entra::source(cli, settings)
+}
+
+impl Identity for AzureCli {
+    fn token<'a>(
+        &'a self,
+        site: &'a Site,
+        _cloud: &'a Cloud,
+        resource: &'a str,
+    ) -> BoxFuture<'a, Result<AccessToken, Refusal>> {
+        Box::pin(self.fetch(site, resource))
+    }
+
+    /// A person has none, and a service principal can do without.
+    fn management_token<'a>(
+        &'a self,
+        site: &'a Site,
+        cloud: &'a Cloud,
+        first: &'a AccessToken,
+    ) -> BoxFuture<'a, Result<Option<AccessToken>, Refusal>> {
+        Box::pin(async move {
+            if is_person(first) {
+                return Ok(None);
+            }
+            let token = self.fetch(site, &cloud.endpoints.service_management).await;
+            if let Err(refusal) = &token {
+                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?refusal, "no service-management token");
+            }
+            Ok(token.ok())
+        })
+    }
 }
 
 impl AzureCli {
-    pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Refusal> {
+    async fn fetch(&self, site: &Site, resource: &str) -> Result<AccessToken, Refusal> {
         let settings = site.settings();
         let tenant = self.tenant(settings).await;
         let id = settings.value(AzureWorkspaceResourceId);
@@ -82,11 +113,6 @@ impl AzureCli {
         let _ = self.names_subscription.set(named);
         let token = AccessToken::from_cli(&FORMAT, &output.stdout, started, site.http.now());
         Ok(token?)
-    }
-
-    /// Whether a token is a person's.
-    pub(super) fn is_person(token: &AccessToken) -> bool {
-        jwt::claims(token.secret.expose_secret()).is_some_and(|claims| claims.get("upn").is_some())
     }
 
     /// The tool rejects a tenant for the machine's own identity.
@@ -126,4 +152,9 @@ impl AzureCli {
         }
         self.program.run(&args, LIMIT).await
     }
+}
+
+/// Whether a token is a person's.
+fn is_person(token: &AccessToken) -> bool {
+    jwt::claims(token.secret.expose_secret()).is_some_and(|claims| claims.get("upn").is_some())
 }

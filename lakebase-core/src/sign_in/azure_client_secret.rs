@@ -2,12 +2,14 @@
 
 use std::sync::OnceLock;
 
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::azure::{self, Entra, Identity};
+use super::azure_cloud::Cloud;
 use super::token::AccessToken;
-use super::{Configured, Settings, Site, Strategy};
+use super::{Configured, Refusal, Settings, Site, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{
     AzureClientId, AzureClientSecret, AzureTenantId, AzureUseMsi, AzureWorkspaceResourceId, Host,
@@ -53,17 +55,23 @@ fn configure(settings: &Settings) -> Configured {
         client_secret: SecretString::from(secret.value.as_str()),
         tenant: tenant.map(OnceLock::from).unwrap_or_default(),
     };
-    Entra::source(Identity::Principal(principal), settings)
+    Entra::source(principal, settings)
+}
+
+impl Identity for EntraPrincipal {
+    fn token<'a>(
+        &'a self,
+        site: &'a Site,
+        cloud: &'a Cloud,
+        resource: &'a str,
+    ) -> BoxFuture<'a, Result<AccessToken, Refusal>> {
+        Box::pin(async { Ok(self.fetch(site, &cloud.endpoints.login, resource).await?) })
+    }
 }
 
 impl EntraPrincipal {
     /// `login` is where Entra ID issues tokens.
-    pub(super) async fn token(
-        &self,
-        site: &Site,
-        login: &str,
-        resource: &str,
-    ) -> Result<AccessToken, Error> {
+    async fn fetch(&self, site: &Site, login: &str, resource: &str) -> Result<AccessToken, Error> {
         let login = login.trim_end_matches('/');
         let tenant = match self.tenant.get() {
             Some(tenant) => tenant,

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use url::Url;
 
 use super::azure::{self, Entra, Identity};
 use super::azure_cloud::Cloud;
 use super::token::AccessToken;
-use super::{Configured, Settings, Site, Strategy};
+use super::{Configured, Refusal, Settings, Site, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{
     AzureClientId, AzureUseMsi, AzureWorkspaceResourceId, Host,
@@ -37,11 +38,22 @@ fn configure(settings: &Settings) -> Configured {
         .map_err(|error| {
             Error::config(format!("azure_endpoints: {address:?} is not a URL")).with_source(error)
         })?;
-    Entra::source(Identity::Machine(ManagedIdentity { service }), settings)
+    Entra::source(ManagedIdentity { service }, settings)
+}
+
+impl Identity for ManagedIdentity {
+    fn token<'a>(
+        &'a self,
+        site: &'a Site,
+        _cloud: &'a Cloud,
+        resource: &'a str,
+    ) -> BoxFuture<'a, Result<AccessToken, Refusal>> {
+        Box::pin(async { Ok(self.fetch(site, resource).await?) })
+    }
 }
 
 impl ManagedIdentity {
-    pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Error> {
+    async fn fetch(&self, site: &Site, resource: &str) -> Result<AccessToken, Error> {
         let mut url = self.service.clone();
         url.query_pairs_mut()
             .append_pair("api-version", "2018-02-01")

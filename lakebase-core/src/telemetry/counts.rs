@@ -15,7 +15,7 @@ use crate::error::{Error, Kind};
 #[derive(Default)]
 pub(crate) struct Counts {
     /// Of all mints, failed ones as well.
-    pub(crate) mints: Durations,
+    pub(crate) mints: Arc<Durations>,
     pub(crate) failed_mints: AtomicU64,
     /// Of the logins that succeeded, from the first wait for a credential.
     pub(crate) logins: Durations,
@@ -30,6 +30,14 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Of another database, whose logins use the same token.
+    pub(crate) fn of_database(&self) -> Self {
+        Self {
+            mints: Arc::clone(&self.mints),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn count_failed_login(&self, error: &Error) {
         self.failed_logins[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -39,12 +39,20 @@ to=$PWD/data/pg_wal; cd "$1/pg_wal" && shift && exec cp -p "$@" "$to"
 /// What a copy is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Original {
-    pub(super) server: Server,
-    pub(super) data: PathBuf,
-    pub(super) template: Arc<Template>,
+    server: Server,
+    data: PathBuf,
+    template: Arc<Template>,
 }
 
 impl Original {
+    pub(super) fn of(own: &Own) -> Self {
+        Self {
+            server: own.server().clone(),
+            data: own.folder.data(),
+            template: Arc::clone(&own.template),
+        }
+    }
+
     /// Starts a server on a copy. Returns the place in the WAL up to which the copy goes, too.
     pub(crate) async fn copy(&self) -> Result<(Postgres, String), Error> {
         let failed = |error| Error::because("Postgres cannot make a backup of the branch", error);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::copy::Original;
 use super::folder::Folder;
 use super::template::Template;
 use super::{OUR_PATH, SOCKET, Server};
@@ -18,10 +17,10 @@ const START_LOOK: Duration = Duration::from_millis(20);
 /// A running server. Dropping it stops the server and removes its folder.
 #[derive(Debug)]
 pub(crate) struct Own {
-    folder: Folder,
+    pub(super) folder: Folder,
     server: Server,
     /// Kept so that the next start finds it ready.
-    template: Arc<Template>,
+    pub(super) template: Arc<Template>,
 }
 
 impl Own {
@@ -41,14 +40,6 @@ impl Own {
         };
         own.wait_ready().await?;
         Ok(own)
-    }
-
-    pub(crate) fn original(&self) -> Original {
-        Original {
-            server: self.server.clone(),
-            data: self.folder.data(),
-            template: Arc::clone(&self.template),
-        }
     }
 
     async fn wait_ready(&self) -> Result<(), Error> {

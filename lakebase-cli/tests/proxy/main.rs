@@ -3,6 +3,8 @@
 #![cfg(unix)]
 #![allow(clippy::expect_used)]
 
+mod http;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::fs;
