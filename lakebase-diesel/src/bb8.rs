@@ -85,6 +85,8 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
 #[must_use]
 pub struct Builder {
     max_size: Option<u32>,
+    /// The application may have set a size that we cannot read.
+    is_configured: bool,
     changes: Vec<Change>,
 }
 
@@ -101,6 +103,7 @@ impl Builder {
     pub fn new() -> Self {
         Self {
             max_size: None,
+            is_configured: false,
             changes: Vec::new(),
         }
     }
@@ -121,11 +124,19 @@ impl Builder {
     ///
     /// [`build`](Self::build) panics if it is zero, as bb8 does.
     pub fn connection_timeout(self, timeout: Duration) -> Self {
-        self.configure(move |inner| inner.connection_timeout(timeout))
+        self.change(move |inner| inner.connection_timeout(timeout))
     }
 
     /// Every other setting of bb8. A size that is set here is not known to [`Pool::stats`]. The error sink is ours: bb8 reports failed logins to it.
     pub fn configure(
+        mut self,
+        change: impl FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager> + Send + 'static,
+    ) -> Self {
+        self.is_configured = true;
+        self.change(change)
+    }
+
+    fn change(
         mut self,
         change: impl FnOnce(bb8::Builder<Manager>) -> bb8::Builder<Manager> + Send + 'static,
     ) -> Self {
@@ -162,9 +173,9 @@ impl Builder {
     /// Makes the pool without opening a connection. Needs a tokio runtime.
     pub fn build_lazy(self, lakebase: &Lakebase) -> Pool {
         let failures = Failures(watch::Sender::new(None));
-        let limit = match self.changes.is_empty() {
-            true => Some(self.max_size.unwrap_or(MAX_SIZE)),
-            false => self.max_size,
+        let limit = match self.is_configured {
+            true => self.max_size,
+            false => Some(self.max_size.unwrap_or(MAX_SIZE)),
         };
         let inner = bb8::Builder::new()
             .max_size(MAX_SIZE)

@@ -3,6 +3,8 @@
 mod app;
 mod clock;
 mod pace;
+#[cfg(doctest)]
+mod pages;
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
