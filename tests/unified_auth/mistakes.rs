@@ -227,7 +227,7 @@ async fn a_rejected_identity_token_is_reported_with_its_source_and_the_next_step
             SignIn::GithubOidc,
             &[("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "wrong")],
             &[
-                "GitHub did not hand out",
+                "GitHub returned no identity token",
                 "id-token: write",
                 "from ACTIONS_ID_TOKEN_REQUEST_URL",
             ],

@@ -134,7 +134,7 @@ fn contradictory_or_unsupported_targets_are_rejected_by_name() {
                 .password("p")
                 .user("u")
                 .host_kind(HostKind::Pooled),
-            "no endpoint to ask",
+            "names no endpoint",
         ),
         (
             signed()

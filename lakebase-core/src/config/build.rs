@@ -231,7 +231,7 @@ fn check_host_kind(
 ) -> Result<(), Error> {
     if compute.is_none() || matches!(login, LoginKind::Provider(_)) {
         return Err(Error::config(
-            "host_kind: the configuration names no endpoint that has hosts of a kind",
+            "host_kind: the configuration names no endpoint whose hosts can be looked up",
         )
         .with_hint("Set LAKEBASE_ENDPOINT, or name the host itself"));
     }
