@@ -186,7 +186,7 @@ impl CredentialCache {
     pub(crate) fn adopt(&self, other: &Self) {
         let minted = other.shared.flight.inspect(|held, _| held.cloned());
         let minted = minted.filter(|minted| !minted.is_rejected());
-        let Some((minted, schedule)) = minted.and_then(|one| Some((one.clone(), one.schedule?)))
+        let Some((minted, schedule)) = minted.and_then(|one| Some((one.clone(), one.schedule()?)))
         else {
             return;
         };
@@ -203,7 +203,7 @@ impl CredentialCache {
 
     /// When the held credential was requested, as [`Watch::passed`] counts.
     pub(crate) fn minted_at(&self) -> Option<Duration> {
-        let since = |held: &Credential| Some(held.schedule?.since().passed);
+        let since = |held: &Credential| Some(held.schedule()?.since().passed);
         self.shared.flight.inspect(|held, _| held.and_then(since))
     }
 
