@@ -494,7 +494,7 @@ fn a_month_of_random_faults_leads_to_no_expired_token_no_storm_and_no_standstill
 fn no_login_fails_in_a_thousand_random_outages() {
     let seeds = match asked("LAKEBASE_MODEL_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..asked("LAKEBASE_MODEL_SCHEDULES").unwrap_or(1000),
+        None => 0..asked("LAKEBASE_MODEL_SCHEDULES").unwrap_or(400),
     };
     for seed in seeds {
         play(seed, 4 * HOUR, HOUR);

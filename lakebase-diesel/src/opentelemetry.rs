@@ -62,7 +62,7 @@ impl Timer {
                 if let Some(began) = self.began.take() {
                     let statement = Head::of(*query);
                     let failure = error.map(sqlstate);
-                    record_operation(&self.lakebase, &statement.0, began.elapsed(), failure);
+                    record_operation(&self.lakebase, statement.text(), began.elapsed(), failure);
                 }
             }
             _ => {}
@@ -70,30 +70,35 @@ impl Timer {
     }
 }
 
-/// The beginning of a statement. The rest of it, and its parameters, are not even formatted.
-struct Head(String);
+/// The beginning of a statement, in place. The rest of it, and its parameters, are not even formatted.
+#[derive(Default)]
+struct Head {
+    bytes: [u8; 32],
+    length: usize,
+}
 
 impl Head {
-    const LENGTH: usize = 32;
-
     fn of(query: &dyn DebugQuery) -> Self {
-        let mut head = Self(String::with_capacity(Self::LENGTH));
+        let mut head = Self::default();
         // It ends in an error if there is more.
         let _ = write!(head, "{query}");
         head
+    }
+
+    fn text(&self) -> &str {
+        let bytes = &self.bytes[..self.length];
+        let end = bytes.iter().position(|byte| !byte.is_ascii());
+        std::str::from_utf8(&bytes[..end.unwrap_or(self.length)]).unwrap_or_default()
     }
 }
 
 impl fmt::Write for Head {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let left = Self::LENGTH - self.0.len();
-        match text.len() <= left {
-            true => self.0.push_str(text),
-            false => self
-                .0
-                .extend(text.chars().take_while(char::is_ascii).take(left)),
-        }
-        match text.len() < left {
+        let left = &mut self.bytes[self.length..];
+        let taken = text.len().min(left.len());
+        left[..taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.length += taken;
+        match self.length < self.bytes.len() {
             true => Ok(()),
             false => Err(fmt::Error),
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lakebase_core::Lakebase;
 use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
 use lakebase_tests::{Adapter, App, lakebase, local, soon, through_every_adapter};
 
@@ -13,7 +14,13 @@ const BRIEF: Duration = Duration::from_millis(300);
 const REAL: Duration = Duration::from_secs(3);
 
 /// Suspends and waits until the sessions are gone on the gateway's side.
-async fn suspend(local: &LocalLakebase, cut: Cut, delay: Duration, wake: Wake) {
+async fn suspend(
+    local: &LocalLakebase,
+    lakebase: &Lakebase,
+    cut: Cut,
+    delay: Duration,
+    wake: Wake,
+) {
     local.suspend(cut, delay, wake).await.expect("suspended");
     let sessions = |event: &lakebase_local::Event| match event.kind {
         EventKind::LoggedIn(_) => 1,
@@ -23,22 +30,29 @@ async fn suspend(local: &LocalLakebase, cut: Cut, delay: Duration, wake: Wake) {
     soon(local.wait_until(|events| events.iter().map(sessions).sum::<i32>() == 0)).await;
     // A round trip of our own: by then this side has heard of it, too.
     local.sql("SELECT 1").await.expect("an answer");
+    soon(async {
+        while lakebase.stats().proxy.sessions > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
-async fn started(adapter: Adapter) -> (LocalLakebase, App) {
+async fn started(adapter: Adapter) -> (LocalLakebase, Lakebase, App) {
     let local = local().await;
-    let app = App::start(adapter, &lakebase(&local)).await;
-    (local, app.expect("started"))
+    let lakebase = lakebase(&local);
+    let app = App::start(adapter, &lakebase).await;
+    (local, lakebase, app.expect("started"))
 }
 
 #[tokio::test]
 async fn after_a_suspend_every_adapter_gets_a_working_connection() {
     through_every_adapter(async |adapter| {
-        let (local, app) = started(adapter).await;
+        let (local, lakebase, app) = started(adapter).await;
         for cut in CUTS {
             for wake in WAKES {
                 app.ask().await.expect("awake");
-                suspend(&local, cut, BRIEF, wake).await;
+                suspend(&local, &lakebase, cut, BRIEF, wake).await;
                 soon(app.ask())
                     .await
                     .unwrap_or_else(|failure| panic!("{adapter:?} {cut:?} {wake:?}: {failure}"));
@@ -51,10 +65,10 @@ async fn after_a_suspend_every_adapter_gets_a_working_connection() {
 #[tokio::test]
 async fn a_compute_that_takes_three_seconds_to_resume_fits_into_the_budget() {
     through_every_adapter(async |adapter| {
-        let (local, app) = started(adapter).await;
+        let (local, lakebase, app) = started(adapter).await;
         for wake in WAKES {
             app.ask().await.expect("awake");
-            suspend(&local, Cut::Message, REAL, wake).await;
+            suspend(&local, &lakebase, Cut::Message, REAL, wake).await;
             soon(app.ask())
                 .await
                 .unwrap_or_else(|failure| panic!("{adapter:?} {wake:?}: {failure}"));
@@ -68,7 +82,7 @@ async fn an_application_may_start_while_the_compute_is_suspended() {
     through_every_adapter(async |adapter| {
         let local = local().await;
         for wake in WAKES {
-            suspend(&local, Cut::Message, BRIEF, wake).await;
+            suspend(&local, &lakebase(&local), Cut::Message, BRIEF, wake).await;
             let app = soon(App::start(adapter, &lakebase(&local))).await;
             app.unwrap_or_else(|failure| panic!("{adapter:?} {wake:?}: {failure}"));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use lakebase_core::telemetry::PoolStats;
@@ -76,6 +76,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
 impl Spans {
     /// Of this thread, on which the runtime of a test runs.
     fn start() -> (Self, DefaultGuard) {
+        // Tracing would remember of a span that nobody wants it, if another test reaches it first.
+        static EVERYTHING: Once = Once::new();
+        EVERYTHING.call_once(|| {
+            let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+        });
         let spans = Self::default();
         let subscriber = tracing_subscriber::registry().with(spans.clone());
         (spans, tracing::subscriber::set_default(subscriber))
