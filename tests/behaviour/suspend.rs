@@ -36,6 +36,10 @@ async fn suspend(
         }
     })
     .await;
+    // The kernel knows by now. The drivers of direct connections share this thread: each gets its turn.
+    for _ in 0..256 {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn started(adapter: Adapter) -> (LocalLakebase, Lakebase, App) {
