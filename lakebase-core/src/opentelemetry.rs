@@ -79,7 +79,7 @@ pub struct Observation {
     lakebase: Option<(Lakebase, Listeners)>,
 }
 
-/// What is told each duration.
+/// Receives each duration.
 struct Listeners {
     mints: Arc<OnDuration>,
     logins: Arc<OnDuration>,
