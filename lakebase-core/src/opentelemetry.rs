@@ -294,14 +294,13 @@ impl Export {
         self.level("lakebase.proxy.sessions", "{session}", stats, |stats| {
             one(stats.proxy.sessions)
         });
-        let token = stats;
-        self.counter("lakebase.token.mints", "{request}", token, |stats| {
+        self.counter("lakebase.token.mints", "{request}", stats, |stats| {
             known(stats.token.as_ref().map(|token| token.mints.count))
         });
-        self.counter("lakebase.token.failures", "{request}", token, |stats| {
+        self.counter("lakebase.token.failures", "{request}", stats, |stats| {
             known(stats.token.as_ref().map(|token| token.failures))
         });
-        self.gauge("lakebase.token.age", "s", token, |stats| {
+        self.gauge("lakebase.token.age", "s", stats, |stats| {
             known(
                 stats
                     .token
@@ -310,7 +309,7 @@ impl Export {
                     .map(|age| age.as_secs()),
             )
         });
-        self.gauge("lakebase.token.usable_for", "s", token, |stats| {
+        self.gauge("lakebase.token.usable_for", "s", stats, |stats| {
             known(
                 stats
                     .token
