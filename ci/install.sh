@@ -36,13 +36,23 @@ if ! command -v python3 >/dev/null; then
     privileged apt-get install -y -qq --no-install-recommends python3 >/dev/null
 fi
 
-if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || [ ! -x /usr/sbin/pgbouncer ] ||
-    ! command -v curl >/dev/null || ! command -v valgrind >/dev/null; then
-    echo "a browser, PgBouncer, curl and valgrind"
-    { privileged apt-get update -qq &&
-        privileged apt-get install -y -qq --no-install-recommends \
-            chromium chromium-driver pgbouncer curl valgrind >/dev/null; } || echo "not installed"
-fi
+# One by one: Ubuntu has no packages of the browser.
+updated=
+while read -r program package; do
+    if command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ]; then continue; fi
+    echo "$package"
+    if [ -z "$updated" ]; then
+        privileged apt-get update -qq || true
+        updated=1
+    fi
+    privileged apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null || echo "not installed"
+done <<'PROGRAMS'
+chromium chromium
+chromedriver chromium-driver
+pgbouncer pgbouncer
+curl curl
+valgrind valgrind
+PROGRAMS
 
 echo "the official clients"
 tests/clients/install.sh || echo "not installed"
