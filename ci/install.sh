@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a bare machine lacks. What only some tests need may be missing: they say so.
+# Installs what a bare machine lacks. Programs that only some tests need may be missing: these tests report that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ have_postgres() {
     return 1
 }
 
-# As root or through sudo, if there is any.
+# As root or through sudo.
 privileged() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 # For synchronous diesel.
@@ -21,7 +21,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 if ! have_postgres || ! have_libpq || ! command -v cc >/dev/null; then
     echo "a Postgres server, libpq and a C compiler"
-    # Only the programs: no server of the distribution's is to be set up.
+    # The programs only: the distribution must not set up a server.
     privileged mkdir -p /etc/postgresql-common
     [ -e /etc/postgresql-common/createcluster.conf ] ||
         echo 'create_main_cluster = false' | privileged tee /etc/postgresql-common/createcluster.conf >/dev/null
@@ -36,13 +36,23 @@ if ! command -v python3 >/dev/null; then
     privileged apt-get install -y -qq --no-install-recommends python3 >/dev/null
 fi
 
-if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || [ ! -x /usr/sbin/pgbouncer ] ||
-    ! command -v curl >/dev/null || ! command -v valgrind >/dev/null; then
-    echo "a browser, PgBouncer, curl and valgrind"
-    { privileged apt-get update -qq &&
-        privileged apt-get install -y -qq --no-install-recommends \
-            chromium chromium-driver pgbouncer curl valgrind >/dev/null; } || echo "not installed"
-fi
+# One by one: not every distribution has all of them.
+updated=
+while read -r program package; do
+    if command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ]; then continue; fi
+    echo "$package"
+    if [ -z "$updated" ]; then
+        privileged apt-get update -qq || true
+        updated=1
+    fi
+    privileged apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null || echo "not installed"
+done <<'PROGRAMS'
+chromium chromium
+chromedriver chromium-driver
+pgbouncer pgbouncer
+curl curl
+valgrind valgrind
+PROGRAMS
 
 echo "the official clients"
 tests/clients/install.sh || echo "not installed"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails if a relative link or an anchor in a Markdown file leads nowhere. Looks at nothing on the network."""
+"""Fails if the target of a relative link or an anchor in a Markdown file does not exist. Uses no network."""
 
 import re
 import subprocess
@@ -12,13 +12,13 @@ LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.M)
 
 
 def prose(text):
-    """Without code, whose brackets and hashes are none of Markdown's."""
+    """Removes code: its brackets and hashes are not Markdown."""
     text = re.sub(r"^(```+|~~~+).*?^\1[ \t]*$", "", text, flags=re.M | re.S)
     return re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", lambda code: re.sub(r"[\[\]()#]", "", code[0]), text)
 
 
 def anchors(path):
-    """As GitHub makes them of headings."""
+    """As GitHub derives them from headings."""
     seen = {}
     for heading in re.findall(r"^#{1,6} +(.+?)(?: +#+)?$", prose(path.read_text()), re.M):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)

@@ -17,7 +17,7 @@ BASE_BRANCH        Lakebase branch to copy            [default: production]
 BRANCH_TTL         when Lakebase deletes the copy     [default: 4h]
 MIGRATE, TEST      commands, run by sh                [default: none]
 KEEP_CREDENTIALS   1: the commands get the variables that authenticate at the workspace; for programs that log in
-                   with the crates of Lakebase        [default: they are removed]
+                   with the crates lakebase-*         [default: they are removed]
 PREFIX             of the branches' names, with a dash at its end
                    [default: made of GITHUB_REPOSITORY, or else ci-pr-]
 DIFF_FILE          [default: schema-difference.md]
