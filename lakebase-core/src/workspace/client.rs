@@ -1,4 +1,4 @@
-//! Authenticated calls to one workspace as one identity.
+//! Authenticated requests to one workspace as one identity.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::sign_in::token_cache::{Held, TokenCache};
 use crate::sign_in::{SignIn, Site};
 use crate::telemetry::Outage;
 
-/// What a call does, and so how often it may be sent.
+/// Kind of a request, which decides whether it may be sent twice.
 enum Call {
     Read,
     Mint,
@@ -57,7 +57,7 @@ impl Client {
         })
     }
 
-    /// The same workspace as another identity.
+    /// The same workspace with another identity.
     pub(super) fn as_identity(&self, sign_in: &Arc<SignIn>) -> Self {
         let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(sign_in));
         Self {
@@ -73,12 +73,12 @@ impl Client {
         }
     }
 
-    /// The identity has another token.
+    /// Drops the held token: the identity has another one.
     pub(crate) fn forget_token(&self) {
         self.tokens.forget();
     }
 
-    /// Adds the identity and its way to authenticate to an error.
+    /// Adds the identity and its strategy to an error.
     pub(crate) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
         let sources = self.site.settings().sources(self.sign_in.attributes());
@@ -105,12 +105,12 @@ impl Client {
         self.call(&Call::Read, path, None).await
     }
 
-    /// A call that may be made twice.
+    /// A request that may be sent twice.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Reply, Error> {
         self.call(&Call::Mint, path, Some(body)).await
     }
 
-    /// A call that changes something: never sent twice. After a transient error it may have arrived.
+    /// A request that is never sent twice. After a transient error, it may have arrived.
     #[cfg(feature = "admin")]
     pub(crate) async fn change(
         &self,
@@ -122,12 +122,12 @@ impl Client {
         self.call(&call, path, body).await
     }
 
-    /// One authenticated call; a token that the workspace does not take is replaced once.
+    /// Sends an authenticated request. A rejected token is replaced once.
     async fn call(&self, call: &Call, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
-        let mut refused: Option<Held> = None;
+        let mut rejected: Option<Held> = None;
         loop {
-            // Finds the host, too, if it is not configured.
-            let held = self.tokens.get(refused.as_ref()).await?;
+            // Looks up the host as well if it is not configured.
+            let held = self.tokens.get(rejected.as_ref()).await?;
             let (request, secrets) = self.signed(call, path, body, &held).await?;
             let reply = match call {
                 Call::Read | Call::Mint => self.site.http.send(request, &secrets).await?,
@@ -136,8 +136,8 @@ impl Client {
             };
             return match reply.status {
                 200..=299 => Ok(reply),
-                401 if refused.is_none() && self.sign_in.can_renew(&held.token) => {
-                    refused = Some(held);
+                401 if rejected.is_none() && self.sign_in.can_renew(&held.token) => {
+                    rejected = Some(held);
                     continue;
                 }
                 401 => Err(reply
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    /// The request with all that the sign-in adds, and what must not show up in errors.
+    /// The request with the headers of the authentication, and the secrets that errors must not contain.
     async fn signed<'h>(
         &self,
         call: &Call,
@@ -187,7 +187,7 @@ impl Client {
                 .map_err(|_| Error::config("the authentication produced an invalid HTTP header"))?;
             header.set_sensitive(true);
             request = request.header(*name, header);
-            // `Bearer x`: the word may be anywhere, the rest must not.
+            // The secret without its scheme.
             let secret = text.split_once(' ').map_or(text, |(_, secret)| secret);
             if *name != "x-databricks-azure-workspace-resource-id" {
                 secrets.push(secret);
