@@ -1,15 +1,15 @@
-//! Where the database is and as whom to log in: from the environment, a URL, or code.
+//! Configuration: the database, the Postgres role and the authentication, from the environment, a URL or code.
 //!
 //! # Variables
 //!
-//! [`Config::from_env`] reads these; an empty variable counts as unset.
+//! [`Config::from_env`] reads these variables. An empty variable counts as unset.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `LAKEBASE_ENDPOINT`, else `DATABRICKS_LAKEBASE_ENDPOINT`, else `ENDPOINT_NAME` | endpoint path `projects/../branches/../endpoints/..`, or branch path `projects/../branches/..` (its read-write endpoint is looked up) | none |
 //! | `LAKEBASE_INSTANCE_NAME` | name of a Provisioned instance, instead of an endpoint | none |
 //! | `PGHOST` | Postgres host | looked up in the workspace |
-//! | `PGHOSTADDR` | IP address to connect to; the name in `PGHOST` is still what TLS verifies | resolved |
+//! | `PGHOSTADDR` | IP address to connect to; TLS still verifies the name in `PGHOST` | resolved |
 //! | `PGPORT` | port | 5432 |
 //! | `PGDATABASE` | database | `databricks_postgres` |
 //! | `PGUSER` | Postgres role: of a person, a service principal or a group | the service principal's client id, else looked up in the workspace |
@@ -18,57 +18,18 @@
 //! | `PGSSLROOTCERT` | PEM file with the roots to trust, or `system` | Mozilla's and the system's |
 //! | `PGAPPNAME` | `application_name` | `lakebase-rs_lakebase-core/{version}` |
 //! | `LAKEBASE_SCHEMA` | schema that comes first in the search path of every connection | none |
-//! | `PGCONNECT_TIMEOUT` | connect budget in seconds | 30 |
-//! | `LAKEBASE_PG_URL` | Postgres URL; the variables above fill what it leaves open | none |
+//! | `PGCONNECT_TIMEOUT` | time limit of one connection in seconds, with all attempts | 30 |
+//! | `LAKEBASE_PG_URL` | Postgres URL; its parts take precedence over the variables above | none |
 //!
 //! # Authentication at the workspace
 //!
-//! Works like every official Databricks client: a program that runs with their CLI, their SDKs or in
-//! Databricks Apps needs no variable more. Settings are taken from code, else from the environment,
-//! else from a profile; a later source never replaces what an earlier one has set, and an empty value
-//! counts as unset everywhere.
+//! Settings and strategies are those of the official Databricks clients: a program that works with their CLI, their SDKs
+//! or in Databricks Apps needs no other variables. The settings come from code, the environment or a profile in
+//! `~/.databrickscfg`, in this order. [Authentication](https://github.com/lakebase-rs/lakebase/blob/main/docs/authentication.md)
+//! lists the strategies, their variables and the differences from the official clients.
 //!
-//! These strategies are tried in this order. The name is what `DATABRICKS_AUTH_TYPE` (`auth_type` in a
-//! profile) may force. (Profile keys are the names on the left of
-//! [Databricks' table](https://docs.databricks.com/aws/en/dev-tools/auth/env-vars), in any case; both
-//! the Python and the Go spellings work.)
-//!
-//! | strategy | configured by | for |
-//! |---|---|---|
-//! | `pat` | `DATABRICKS_TOKEN` | laptops, tests |
-//! | `basic` | `DATABRICKS_USERNAME`, `DATABRICKS_PASSWORD` | legacy |
-//! | `oauth-m2m` | `DATABRICKS_CLIENT_ID`, `DATABRICKS_CLIENT_SECRET` | servers, Databricks Apps |
-//! | `env-oidc` | an identity token in `DATABRICKS_OIDC_TOKEN`, or in the variable that `DATABRICKS_OIDC_TOKEN_ENV` names; `DATABRICKS_CLIENT_ID` unless the policy is the account's | CI |
-//! | `file-oidc` | an identity token in the file `DATABRICKS_OIDC_TOKEN_FILEPATH`, read at every exchange | Kubernetes |
-//! | `github-oidc` | `ACTIONS_ID_TOKEN_REQUEST_URL` and `_TOKEN` (set by GitHub), `DATABRICKS_CLIENT_ID` | GitHub Actions |
-//! | `azure-client-secret` | `ARM_CLIENT_ID`, `ARM_CLIENT_SECRET`, `ARM_TENANT_ID` (else looked up) | Entra service principals |
-//! | `azure-msi` | `ARM_USE_MSI=true`, `ARM_CLIENT_ID` for a user-assigned identity | Azure machines |
-//! | `metadata-service` | `DATABRICKS_METADATA_SERVICE_URL` | editors |
-//! | `databricks-cli` | a login by `databricks auth login`; the tool is looked for on the `PATH` | laptops |
-//! | `azure-cli` | a login by `az login`, for workspaces on Azure | laptops |
-//!
-//! All but the Azure ones need `DATABRICKS_HOST`, for those `DATABRICKS_AZURE_RESOURCE_ID` will do.
-//! `DATABRICKS_WORKSPACE_ID` routes on hosts that serve many workspaces.
-//!
-//! It fails closed: settings of two strategies at once are an error unless `auth_type` says which one
-//! counts, and a strategy that is configured but incomplete or rejected is an error, too; no other identity is
-//! used instead. Only the last two, which need no setting, are skipped where the tool is not logged in.
-//!
-//! The profile is the one that `DATABRICKS_CONFIG_PROFILE` names, else `default_profile` of the section
-//! `[__settings__]`, else `DEFAULT`; in `~/.databrickscfg`, or the file that `DATABRICKS_CONFIG_FILE`
-//! names. If neither is named and a host or a credential is known already, the file is not read.
-//!
-//! Calls go through the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` (HTTP only, also in lower
-//! case), except to the hosts of `NO_PROXY` and to this machine.
-//!
-//! Stricter than the official clients: half of a credential (an id without its secret) is an error, even
-//! if a command-line tool is logged in; tokens of Entra ID go to workspaces on Azure only; plain `http` is
-//! for loopback; the account console is no workspace. Not supported: `azure-devops-oidc`,
-//! `github-oidc-azure`, `external-browser`, `google-credentials`, `google-id`, `runtime`, `model-serving`.
-//!
-//! Where the official clients disagree, this crate does as the Go SDK for files, hosts, booleans and
-//! OAuth documents; as the Python SDK for failing closed and for telling the legacy CLI; and gives tokens
-//! up 40 s before their end, as both do for Azure.
+//! Requests use the HTTP proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`, in upper or lower case, except for the
+//! hosts of `NO_PROXY` and for this machine.
 
 mod build;
 mod builder;
@@ -86,7 +47,7 @@ use secrecy::SecretString;
 
 pub use builder::ConfigBuilder;
 pub use claim::Claim;
-pub use endpoint::{EndpointPath, HostKind};
+pub use endpoint::HostKind;
 
 pub use crate::settings::azure_endpoints::AzureEndpoints;
 
@@ -101,7 +62,7 @@ use crate::sign_in::SignIn;
 use crate::sign_in::access::Access;
 use crate::tls::Roots;
 
-/// A complete, validated configuration. Making one touches no network.
+/// A complete and valid configuration for [`Lakebase::new`](crate::Lakebase::new). Creating one does not use the network.
 ///
 /// ```
 /// use lakebase_core::Config;
@@ -136,7 +97,7 @@ pub struct Config {
     pub(crate) settings: Vec<ResolvedSetting>,
 }
 
-/// What goes over the wire as the password.
+/// Source of the Postgres password.
 #[derive(Clone)]
 pub(crate) enum LoginKind {
     Password(SecretString),
@@ -145,19 +106,19 @@ pub(crate) enum LoginKind {
     Provider(SharedProvider),
 }
 
-/// One setting as it was resolved. Secrets are masked.
+/// A resolved setting and its source, from [`Config::settings`]. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResolvedSetting {
-    /// Name, for example `database`; of a sign-in's the official one, for example `client_id`.
+    /// Name, for example `database`, or `client_id` for an attribute of the authentication.
     pub name: &'static str,
     /// Value, `***` for a secret.
     pub value: String,
-    /// The variable, the part of a URL, the builder method, the profile with its file, or `default`.
+    /// Variable, part of a URL, builder method, profile with its file, or `default`.
     pub source: String,
 }
 
-/// Whether the connection to Postgres may go without TLS.
+/// Where a connection to Postgres may do without TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plaintext {
     Never,
@@ -165,37 +126,37 @@ pub(crate) enum Plaintext {
     Always,
 }
 
-/// How the connection to Postgres is protected (`PGSSLMODE`, `sslmode`).
+/// TLS of connections to Postgres (`PGSSLMODE`, `sslmode`), for [`ConfigBuilder::tls_mode`].
 ///
-/// TLS is always verified, name and chain: the token is a bearer secret that goes in clear inside.
+/// TLS always verifies the host name and the certificate chain, because the server receives the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsMode {
-    /// `require`, `verify-ca`, `verify-full`: verified TLS. The default, except that a native
-    /// password on a loopback host, with no roots named, defaults to `Prefer`.
+    /// `require`, `verify-ca`, `verify-full`: verified TLS. The default, except for a native password on a loopback host
+    /// without configured roots, where the default is `Prefer`.
     Verify,
-    /// `prefer`, `allow`: verified TLS, but plaintext to loopback hosts.
+    /// `prefer`, `allow`: verified TLS; plaintext to loopback hosts.
     Prefer,
     /// `disable`: plaintext, to loopback hosts only.
     Disable,
 }
 
 impl Config {
-    /// Reads the environment (see the [module](self) for the variables). The only place in these
-    /// crates that does.
+    /// Reads the [variables](self#variables) of the environment. No other function of these crates reads the environment,
+    /// except [`ConfigBuilder::env`], which this one calls.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`]; the message names the variable and says what would be right.
+    /// [`Error::is_config`] if a setting is missing or invalid. The message names the variable and the valid values.
     pub fn from_env() -> Result<Self, Error> {
         Self::builder().env().build()
     }
 
-    /// Like [`from_env`](Self::from_env) with the given variables instead of the process's.
+    /// Reads the given variables instead of the environment. For tests, and for several configurations in one program.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// See [`from_env`](Self::from_env).
     pub fn from_vars<K, V>(vars: impl IntoIterator<Item = (K, V)>) -> Result<Self, Error>
     where
         K: Into<String>,
@@ -207,29 +168,28 @@ impl Config {
     /// Reads a `postgresql://user[:password]@host[:port]/database?key=value` URL.
     ///
     /// Keys: `sslmode`, `sslrootcert`, `hostaddr`, `application_name`, `connect_timeout`, `schema`, and
-    /// `endpoint` for the endpoint path. A URL without password needs a workspace sign-in as well:
-    /// combine it, `Config::builder().url(url).env().build()`.
+    /// `endpoint` for the endpoint path. Without a password, the URL needs settings of the authentication as well:
+    /// `Config::builder().url(url).env().build()`.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`]; the message names the part of the URL, never the URL itself.
+    /// [`Error::is_config`] if a part is missing or invalid. The message names the part and does not contain the URL.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         Self::builder().url(url).build()
     }
 
-    /// The settings of the database as they were resolved, each with its source.
+    /// Returns the resolved settings of the database, each with its source.
     pub fn settings(&self) -> &[ResolvedSetting] {
         &self.settings
     }
 
-    /// The strategy that authenticates at the workspace, for example `oauth-m2m`; `None` without a workspace.
-    /// Where more than one command-line tool could, the first one.
+    /// Returns the strategy of the authentication, for example `oauth-m2m`, or `None` without a workspace. If the
+    /// command-line tools of two strategies are installed, this is the first of them until one has authenticated.
     pub fn auth_type(&self) -> Option<&'static str> {
         Some(self.workspace.as_ref()?.sign_in.name())
     }
 
-    /// The settings of the sign-in as they were resolved, each with its source. Empty without a
-    /// workspace.
+    /// Returns the resolved settings of the authentication, each with its source. Empty without a workspace.
     pub fn sign_in_settings(&self) -> Vec<ResolvedSetting> {
         let Some(workspace) = &self.workspace else {
             return Vec::new();
@@ -242,8 +202,8 @@ impl Config {
         workspace.settings.iter().map(resolved).collect()
     }
 
-    /// The same database as this role, with tokens that `sign_in` mints. They are renewed when a login needs one: a user may be
-    /// gone for long.
+    /// The same database with another role, whose tokens are minted by `sign_in`. Tokens are renewed on demand, because a
+    /// user may not come back. `None` without a workspace.
     pub(crate) fn on_behalf_of(&self, role: &str, sign_in: &Arc<SignIn>) -> Option<Self> {
         let workspace = Access {
             sign_in: Arc::clone(sign_in),
@@ -268,7 +228,7 @@ impl Config {
         Some(config)
     }
 
-    /// Another branch with the same settings, whose host is looked up.
+    /// The same settings for another branch, whose host is looked up.
     #[cfg(feature = "admin")]
     pub(crate) fn of_branch(&self, path: &str) -> Self {
         let mut config = Self {
@@ -287,7 +247,7 @@ impl Config {
         config
     }
 
-    /// Starts from nothing. What is set in code wins over a URL, a URL over the environment.
+    /// Returns an empty builder. Code takes precedence over the URL, and the URL over the environment.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()
     }

@@ -1,4 +1,4 @@
-//! What Postgres takes as a password.
+//! Credentials for Postgres.
 
 pub(crate) mod cache;
 pub(crate) mod clock;
@@ -19,13 +19,14 @@ pub use self::refresh::Refresh;
 use self::clock::Now;
 use self::refresh::{Schedule, Validity};
 
-/// A database credential: an OAuth token with its expiry, or a native password without one.
+/// A database credential, from [`Lakebase::credential`](crate::Lakebase::credential): an OAuth token with an expiry, or a
+/// native password without one.
 ///
-/// Cloning shares the secret, and `Debug` never shows it. This copy is wiped from memory when the last
-/// clone is dropped; copies that HTTP, JSON or a driver made on the way are not.
+/// Clones share the secret, and `Debug` does not show it. The secret is wiped from memory when the last clone is dropped.
+/// Copies inside of HTTP, JSON and drivers are not wiped.
 #[derive(Clone)]
 pub struct Credential {
-    /// One counter to touch for each clone.
+    /// One pointer, so that a clone increments one counter only.
     inner: Arc<Inner>,
     is_last_resort: bool,
 }
@@ -34,7 +35,7 @@ pub struct Credential {
 struct Inner {
     secret: Arc<SecretString>,
     expires_at: Option<SystemTime>,
-    /// Measured by a provider that knows the server's clock; else the cache measures it.
+    /// Set by a provider that knows the server's clock. Otherwise the cache measures it.
     validity: Option<Validity>,
     /// Set by the cache.
     schedule: Option<Schedule>,
@@ -42,25 +43,26 @@ struct Inner {
     standing: Arc<Standing>,
 }
 
-/// What has become of a credential; clones share it.
+/// The state of a credential, which its clones share.
 #[derive(Default)]
 struct Standing {
     accepted: AtomicBool,
     rejected: AtomicBool,
-    /// The rejection was about the credential.
+    /// The rejection was about the credential, not about a branch that is not ready.
     blamed: AtomicBool,
-    /// The one before it was blamed.
+    /// It replaces a credential that was blamed.
     replaces_blamed: AtomicBool,
+    /// A newer one is held.
     retired: AtomicBool,
 }
 
 impl Credential {
-    /// A token that Postgres accepts until `expires_at`, as the issuer states it.
+    /// A token with the expiry that its issuer states. For a [`CredentialProvider`].
     pub fn new(token: impl Into<SecretString>, expires_at: SystemTime) -> Self {
         Self::build(token.into(), Some(expires_at))
     }
 
-    /// A native Postgres password: it does not expire.
+    /// A native Postgres password, which does not expire.
     pub fn password(password: impl Into<SecretString>) -> Self {
         Self::build(password.into(), None)
     }
@@ -97,7 +99,7 @@ impl Credential {
         })
     }
 
-    /// The same credential, whose clones share no counter with this one's: threads do not wait for each other.
+    /// A copy that shares no reference counter with the clones of this one, so that threads do not contend for it.
     pub(crate) fn apart(&self) -> Self {
         Self::of(Inner::clone(&self.inner))
     }
@@ -110,8 +112,8 @@ impl Credential {
         self.inner.schedule
     }
 
-    /// A rejected one is handed out as a last resort only.
-    pub(crate) fn handed_out(self) -> Self {
+    /// Marks a rejected credential as a last resort for the caller that gets it.
+    pub(crate) fn marked(self) -> Self {
         Self {
             is_last_resort: self.is_rejected(),
             ..self
@@ -121,26 +123,27 @@ impl Credential {
     pub(crate) fn is_usable(&self, now: Now) -> bool {
         self.inner
             .schedule
-            .is_none_or(|schedule| schedule.is_usable(now))
+            .is_none_or(|schedule| schedule.validity.is_usable(now))
     }
 
-    /// The secret itself. Give it to a driver and to nothing else.
+    /// Returns the secret, for a driver.
     pub fn expose(&self) -> &str {
         self.inner.secret.expose_secret()
     }
 
-    /// When the issuer says the token expires; `None` for a native password.
+    /// Returns the expiry by the clock of the issuer, or `None` for a native password.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.inner.expires_at
     }
 
-    /// Counts the credentials a [`Lakebase`](crate::lakebase::Lakebase) has held; each renewal is one more.
+    /// Returns the number of this credential in its [`Lakebase`](crate::Lakebase), which counts them from 1. Each renewal
+    /// has the next number.
     pub fn generation(&self) -> u64 {
         self.inner.generation
     }
 
-    /// A login with this credential succeeded, so a later rejection means that it was revoked. A success
-    /// as a last resort means that the rejection was a mistake; any other may have begun before it.
+    /// A login succeeded, so a later rejection means that the credential was revoked. A success as a last resort cancels
+    /// the rejection; any other login may have begun before it.
     pub(crate) fn mark_accepted(&self) {
         self.inner.standing.accepted.store(true, Ordering::Relaxed);
         if self.is_last_resort {

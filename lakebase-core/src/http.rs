@@ -1,4 +1,4 @@
-//! Plain HTTP: limits, proxies, user agent. Knows no authentication.
+//! HTTP without authentication: time limits, proxies and the user agent.
 
 mod pace;
 mod proxy;
@@ -12,10 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-#[cfg(feature = "admin")]
-use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use reqwest::{Proxy, Request, RequestBuilder, redirect};
+use reqwest::{Method, Proxy, Request, RequestBuilder, redirect};
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -34,13 +32,12 @@ use crate::tls::Roots;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// A change is not sent a second time, so it gets the time that the official clients give a request.
-#[cfg(feature = "admin")]
+/// A change is sent once, so it gets the time limit of the official clients.
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
-/// A request without an answer is sent again this often, and the first ones are kept: a connection that
-/// a proxy has swallowed gets no answer, a slow workspace does.
-const SILENCE: Duration = Duration::from_secs(3);
-/// No answer of these calls comes near it; a proxy's error page might.
+/// A request without a reply is repeated at this interval, and the first reply to any of them counts. A slow workspace
+/// still answers the first request; a connection that a proxy has dropped never gets a reply.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// Far more than the replies of the workspace. The error page of a proxy may be larger.
 const LARGEST_BODY: usize = 256 * 1024;
 
 pub(crate) struct Http {
@@ -53,7 +50,7 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// `vars` is the environment, which names the proxies. Does no I/O.
+    /// `vars` name the proxies. Does no I/O.
     pub(crate) fn new(agent: &UserAgent, vars: &Vars, clock: Arc<Watch>) -> Result<Self, Error> {
         Ok(Self {
             agent: agent.to_string(),
@@ -74,37 +71,33 @@ impl Http {
         let proxies = Arc::clone(&self.proxies);
         let proxy = Proxy::custom(move |url| Some(proxies.of(url)?.url.clone()));
         let client = reqwest::Client::builder()
-            // No proxy but those of `vars`.
+            // Only the proxies of `vars`.
             .no_proxy()
             .proxy(proxy)
             .tls_backend_preconfigured(roots.client_config()?)
             .default_headers(HeaderMap::from_iter([(ACCEPT, json)]))
             .user_agent(&self.agent)
-            // A redirect leads to a login page; following it would only hide that.
+            // A redirect leads to a login page.
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
             .timeout(REQUEST_LIMIT)
-            // Calls are three quarters of an hour apart, and a kept connection would belong to
-            // a runtime that may be gone by then.
+            // Requests are three quarters of an hour apart, and the runtime of an idle connection may have ended.
             .pool_max_idle_per_host(0)
             .build()
             .map_err(|error| Error::config("cannot set up HTTP").with_source(error))?;
         Ok(self.client.get_or_init(|| client))
     }
 
+    pub(crate) async fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
+        Ok(self.client().await?.request(method, url))
+    }
+
     pub(crate) async fn get(&self, url: Url) -> Result<RequestBuilder, Error> {
-        Ok(self.client().await?.get(url))
+        self.request(Method::GET, url).await
     }
 
     pub(crate) async fn post(&self, url: Url) -> Result<RequestBuilder, Error> {
-        Ok(self.client().await?.post(url))
-    }
-
-    /// A request that changes something, for [`send_once`](Self::send_once).
-    #[cfg(feature = "admin")]
-    pub(crate) async fn change(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
-        let request = self.client().await?.request(method, url);
-        Ok(request.timeout(CHANGE_LIMIT))
+        self.request(Method::POST, url).await
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -115,13 +108,13 @@ impl Http {
         Arc::clone(&self.clock)
     }
 
-    /// Whether the workspace can be reached at the moment.
+    /// The current outage of the workspace.
     pub(crate) fn outage(&self) -> &Arc<Outage> {
         &self.outage
     }
 
-    /// One reply, whatever its status. `secrets` are what the request carries; no error repeats them. The request may be
-    /// sent more than once.
+    /// Sends a request and returns the reply, whatever its status. May send it more than once. No error contains
+    /// `secrets`, the secrets of the request.
     pub(crate) async fn send(
         &self,
         request: RequestBuilder,
@@ -130,13 +123,13 @@ impl Http {
         self.deliver(request, secrets, true).await
     }
 
-    /// The same for a request that must not be sent twice.
-    #[cfg(feature = "admin")]
+    /// Like [`send`](Self::send), but sends the request once, with a longer time limit.
     pub(crate) async fn send_once(
         &self,
         request: RequestBuilder,
         secrets: &[&str],
     ) -> Result<Reply, Error> {
+        let request = request.timeout(CHANGE_LIMIT);
         self.deliver(request, secrets, false).await
     }
 
@@ -151,18 +144,18 @@ impl Http {
             Error::config("cannot build a request").caused_by(&error.without_url(), &[])
         })?;
         let url = request.url().clone();
-        // Never more than the origin: paths and queries may hold keys.
+        // Errors name the origin only: paths and queries may contain keys.
         let origin = url.origin().ascii_serialization();
         self.pace.turn(&origin).await;
         let began = Instant::now();
         let attempt = || async {
-            // No body here is a stream, which could not be copied.
+            // Only a streamed body cannot be copied, and there is none.
             let copy = request.try_clone();
             let copy = copy.ok_or_else(|| Error::config("cannot repeat a request"))?;
-            self.ask(client, &origin, copy).await
+            self.execute(client, &origin, copy).await
         };
         let outcome = match is_repeatable {
-            true => first(attempt).await,
+            true => first_reply(attempt).await,
             false => attempt().await,
         };
         let outcome = outcome.map(|reply| reply.scrubbed(secrets));
@@ -172,12 +165,12 @@ impl Http {
         };
         self.pace.note(&origin, began, has_failed);
         match (outcome, self.proxies.of(&url)) {
-            (Err(error), Some(proxy)) => Err(proxy.blame(error, &url).await),
+            (Err(error), Some(proxy)) => Err(proxy.explain(error, &url).await),
             (outcome, _) => outcome,
         }
     }
 
-    async fn ask(
+    async fn execute(
         &self,
         client: &reqwest::Client,
         to: &str,
@@ -199,8 +192,8 @@ impl Http {
     }
 }
 
-/// The first answer, or the failure of the first attempt: that one has had the full time.
-async fn first<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
+/// Repeats the attempt until one of them succeeds or the first one fails, which has had the full time.
+async fn first_reply<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
@@ -209,10 +202,10 @@ where
     loop {
         let attempt = attempt();
         under_way.push(async move { (number, attempt.await) });
-        let answers = under_way
+        let outcomes = under_way
             .by_ref()
             .filter(|(number, outcome)| ready(*number == 0 || outcome.is_ok()));
-        if let Ok(Some((_, outcome))) = timeout(SILENCE, pin!(answers).next()).await {
+        if let Ok(Some((_, outcome))) = timeout(REPEAT_INTERVAL, pin!(outcomes).next()).await {
             return outcome;
         }
         number += 1;
@@ -239,7 +232,7 @@ fn unreachable(to: &str, error: reqwest::Error) -> Error {
         .caused_by(&error, &[])
 }
 
-/// https, or plain http that does not leave this machine.
+/// Whether the URL is https, or http to this machine.
 pub(crate) fn protects_secrets(url: &Url) -> bool {
     match url.scheme() {
         "https" => true,
@@ -257,11 +250,11 @@ mod tests {
 
     use super::*;
 
-    /// How many attempts were made until one of them answered after this long, and when.
+    /// Attempts and time until attempt number `answering` succeeds, `after` its start.
     async fn attempts(answering: usize, after: Duration) -> (usize, Duration) {
         let made = AtomicUsize::new(0);
         let began = Instant::now();
-        let outcome = first(|| {
+        let outcome = first_reply(|| {
             let number = made.fetch_add(1, Ordering::Relaxed);
             async move {
                 if number != answering {
@@ -271,19 +264,19 @@ mod tests {
                 Ok::<_, Error>(())
             }
         });
-        outcome.await.expect("an answer");
+        outcome.await.expect("a reply");
         (made.load(Ordering::Relaxed), began.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_without_an_answer_is_sent_again_every_three_seconds() {
-        let almost = SILENCE - Duration::from_millis(1);
+    async fn a_request_without_a_reply_is_repeated_every_three_seconds() {
+        let almost = REPEAT_INTERVAL - Duration::from_millis(1);
         assert_eq!(attempts(0, almost).await, (1, almost));
-        assert_eq!(attempts(2, Duration::ZERO).await, (3, 2 * SILENCE));
+        assert_eq!(attempts(2, Duration::ZERO).await, (3, 2 * REPEAT_INTERVAL));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_workspace_that_is_merely_slow_is_waited_for() {
+    async fn the_first_request_to_a_slow_workspace_is_kept() {
         let slow = Duration::from_secs(8);
         assert_eq!(attempts(0, slow).await, (3, slow));
     }

@@ -1,4 +1,4 @@
-//! Values with their sources, Databricks' attributes and profiles, and the names that a value may be.
+//! Values with their sources, the attributes and profiles of the Databricks clients, and rules for names.
 
 pub(crate) mod attributes;
 pub(crate) mod azure_endpoints;

@@ -1,7 +1,7 @@
-//! How calls are authenticated at the workspace: Databricks' unified authentication.
+//! Authentication at the workspace, with the strategies of the official Databricks clients.
 //!
-//! A file holds a strategy, or a family of them: their names, the settings that configure them, and
-//! how they fetch a token. `choose` holds their order.
+//! Each file has one strategy or a family of strategies: names, attributes, configuration and the fetch of a token.
+//! `choose` has their order.
 
 pub(crate) mod access;
 mod azure;
@@ -38,24 +38,24 @@ use crate::error::Kind;
 use crate::settings::attributes::Attribute;
 use crate::settings::resolved::Settings;
 
-/// One way to authenticate, as Databricks documents it.
+/// A strategy to authenticate.
 struct Strategy {
-    /// What `auth_type` may force.
+    /// Its value of `auth_type`.
     name: &'static str,
-    /// The attributes it uses. Errors name their sources.
+    /// The attributes that it uses. Errors name their sources.
     attributes: &'static [Attribute],
-    /// What to do if the workspace rejects its tokens.
+    /// Hint of the error if the workspace rejects its tokens.
     advice: &'static str,
     configure: fn(&Settings) -> Configured,
 }
 
 type Configured = Result<Source, NotConfigured>;
 
-/// Why a strategy cannot be used with the given settings.
+/// Why the settings do not configure a strategy.
 enum NotConfigured {
-    /// No setting asks for it.
+    /// None of its settings is set.
     Unused,
-    /// A setting asks for it, and this is missing.
+    /// This is missing.
     Incomplete(String),
     Invalid(Error),
 }
@@ -66,9 +66,9 @@ impl From<Error> for NotConfigured {
     }
 }
 
-/// Where a configured strategy gets its tokens from.
+/// Where a configured strategy fetches its tokens.
 enum Source {
-    /// The scheme of the `Authorization` header, and the secret behind it.
+    /// Scheme and secret of the `Authorization` header.
     Fixed(&'static str, SecretString),
     ServicePrincipal(oauth::ServicePrincipal),
     Federation(oidc::Federation),
@@ -78,28 +78,28 @@ enum Source {
     Forwarded(forwarded::ForwardedToken),
 }
 
-/// Why there is no token.
+/// Why a strategy has no token.
 #[derive(Debug)]
-enum Refusal {
-    /// The tool has no login, so another strategy may be used.
+enum Failure {
+    /// The tool is not logged in, so another strategy may be used.
     Declined(String),
     Failed(Error),
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-/// A configured strategy. It holds no token: a `TokenCache` does.
+/// A configured strategy. Its tokens are in a `TokenCache`.
 struct Candidate {
     strategy: &'static Strategy,
     source: Source,
 }
 
 impl Candidate {
-    async fn fetch(&self, site: &Site) -> Result<Token, Refusal> {
+    async fn fetch(&self, site: &Site) -> Result<Token, Failure> {
         Ok(match &self.source {
             Source::Fixed(scheme, secret) => Token::new(scheme, secret.expose_secret(), None),
             Source::ServicePrincipal(principal) => principal.token(site).await?.into(),
@@ -111,17 +111,17 @@ impl Candidate {
         })
     }
 
-    async fn find_host(&self, site: &Site) -> Result<Url, Refusal> {
+    async fn find_host(&self, site: &Site) -> Result<Url, Failure> {
         match &self.source {
             Source::Entra(entra) => entra.find_host(site).await,
             _ => Err(Error::config("DATABRICKS_HOST is not set").into()),
         }
     }
 
-    fn error(&self, refusal: Refusal) -> Error {
-        let error = match refusal {
-            Refusal::Failed(error) => error,
-            Refusal::Declined(reason) => {
+    fn error(&self, failure: Failure) -> Error {
+        let error = match failure {
+            Failure::Failed(error) => error,
+            Failure::Declined(reason) => {
                 Error::new(Kind::SignIn, reason).with_hint(self.strategy.advice)
             }
         };
@@ -129,10 +129,10 @@ impl Candidate {
     }
 }
 
-/// How a configuration authenticates: by one strategy, or by the first login of a command-line tool
-/// that works. The first one that was used is kept, so that the identity never changes.
+/// The authentication of a configuration: one strategy, or the first command-line tool with a login. The first strategy
+/// that was used is kept, so that the identity never changes.
 pub(crate) struct SignIn {
-    /// Never empty.
+    /// At least one.
     candidates: Vec<Candidate>,
     kept: OnceLock<usize>,
 }
@@ -145,7 +145,7 @@ impl SignIn {
         }
     }
 
-    /// With a user's token that a proxy forwards, and nothing else.
+    /// Authenticates with a user's forwarded token.
     pub(crate) fn on_behalf_of(token: forwarded::ForwardedToken) -> Self {
         Self::only(Candidate {
             strategy: &forwarded::STRATEGY,
@@ -174,12 +174,12 @@ impl SignIn {
         self.current().strategy.attributes
     }
 
-    /// What to do if the workspace rejects a token.
+    /// Hint of the error if the workspace rejects a token.
     pub(crate) fn advice(&self) -> &'static str {
         self.current().strategy.advice
     }
 
-    /// The Postgres role of this identity, if the settings name it.
+    /// The Postgres role of the identity, if the settings name it.
     pub(crate) fn postgres_role(&self) -> Option<&str> {
         match &self.current().source {
             Source::ServicePrincipal(principal) => Some(&principal.client_id),
@@ -188,7 +188,7 @@ impl SignIn {
         }
     }
 
-    /// Whether another token can be fetched in place of this rejected one.
+    /// Whether a fetch can return another token than this rejected one.
     pub(crate) fn can_renew(&self, rejected: &Token) -> bool {
         match &self.current().source {
             Source::Fixed(..) => false,
@@ -197,42 +197,42 @@ impl SignIn {
         }
     }
 
-    /// Fetches a token, at every call.
+    /// Fetches a token. Does not cache.
     async fn fetch(&self, site: &Site) -> Result<Token, Error> {
         self.first(site, |candidate| candidate.fetch(site)).await
     }
 
-    /// Finds the workspace's URL where no setting names it.
+    /// Looks up the URL of the workspace if it is not configured.
     async fn find_host(&self, site: &Site) -> Result<Url, Error> {
         self.first(site, |candidate| candidate.find_host(site))
             .await
     }
 
-    /// Asks the kept candidate, or each one until one does not decline. After a failure no other
-    /// one is asked: it may be another identity.
+    /// Runs `request` for the kept candidate, or for each candidate until one does not decline. After an error, no other
+    /// candidate is used: it may be another identity.
     async fn first<'a, T, F>(
         &'a self,
         site: &Site,
-        ask: impl Fn(&'a Candidate) -> F,
+        request: impl Fn(&'a Candidate) -> F,
     ) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Refusal>>,
+        F: Future<Output = Result<T, Failure>>,
     {
         if self.kept.get().is_some() {
             let kept = self.current();
-            return ask(kept).await.map_err(|refusal| kept.error(refusal));
+            return request(kept).await.map_err(|failure| kept.error(failure));
         }
         let mut reasons = Vec::new();
         for (index, candidate) in self.candidates.iter().enumerate() {
             let Strategy { name, advice, .. } = candidate.strategy;
-            match ask(candidate).await {
-                Err(Refusal::Declined(reason)) => {
+            match request(candidate).await {
+                Err(Failure::Declined(reason)) => {
                     tracing::debug!(name: "lakebase.sign_in.declined", target: "lakebase::sign_in", strategy = name, reason, "declined");
                     reasons.push(format!("{name}: {reason}. {advice}"));
                 }
                 outcome => {
                     let _ = self.kept.set(index);
-                    return outcome.map_err(|refusal| candidate.error(refusal));
+                    return outcome.map_err(|failure| candidate.error(failure));
                 }
             }
         }

@@ -23,13 +23,13 @@ use crate::error::Error;
 use crate::error::foreign::has_harmful;
 use crate::sign_in::SignIn;
 
-/// One look-up takes no longer.
+/// Time limit of one look-up.
 pub(crate) const LOOKUP_LIMIT: Duration = Duration::from_secs(40);
 
 /// One compute in one workspace.
 pub(crate) struct Workspace {
     pub(crate) client: Arc<Client>,
-    /// Looks up hosts. Another identity than that of `client` if that is a user: a user need not see the endpoint.
+    /// Looks up hosts as the application, even if `client` is a user: a user may not have access to the endpoint.
     lookup: Arc<Client>,
     pub(crate) compute: Compute,
     endpoints: SingleFlight<Found<Endpoints>>,
@@ -50,7 +50,7 @@ impl Workspace {
         }
     }
 
-    /// The same compute as another identity.
+    /// The same compute with another identity.
     pub(crate) fn as_identity(&self, sign_in: &Arc<SignIn>) -> Self {
         Self {
             endpoints: self.endpoints.clone(),
@@ -73,12 +73,12 @@ impl Workspace {
         error.with_compute(Some(compute))
     }
 
-    /// The user name behind the sign-in, which is the Postgres user.
+    /// The user name of the identity, which is its Postgres role.
     pub(crate) async fn user_name(&self) -> Result<String, Error> {
-        let ask = async {
+        let lookup = async {
             let reply = self.client.get("/api/2.0/preview/scim/v2/Me").await?;
             match text_at(&reply.json()?, "/userName") {
-                // It goes into a connection and into messages as it is; Postgres keeps 63 bytes.
+                // Postgres keeps 63 bytes.
                 Some(name) if name.len() <= 63 && !has_harmful(name) => Ok(name.to_owned()),
                 Some(_) => Err(reply
                     .platform_error(
@@ -90,7 +90,7 @@ impl Workspace {
                     .with_hint("Set PGUSER to the Postgres role")),
             }
         };
-        ask.await.map_err(|error| self.client.name(error))
+        lookup.await.map_err(|error| self.client.name(error))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the machine's clocks do to a held token.
+//! Changes of the machine's clocks and a held token.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -15,12 +15,12 @@ use support::{Provider, TestClock, lakebase_with};
 const MINUTE: i64 = 60;
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_after_a_suspend_revives_no_token() {
+async fn a_wall_clock_that_is_set_back_after_a_suspend_does_not_extend_a_token() {
     let clock = TestClock::new();
     let provider = Provider::new(&clock);
     let lakebase = lakebase_with(&provider, Refresh::Lazy);
     let held = lakebase.credential().await.expect("a credential");
-    // Half an hour of suspend, noticed; then the wall clock is set back by as much.
+    // A suspend of half an hour, then the wall clock is set back by as much.
     clock.step_wall(30 * MINUTE);
     assert!(lakebase_core::adapter::is_valid(&lakebase, &held));
     clock.step_wall(-30 * MINUTE);
@@ -47,7 +47,7 @@ async fn every_forward_step_of_the_wall_clock_counts_once() {
     let held = lakebase.credential().await.expect("a credential");
     for _ in 0..3 {
         clock.step_wall(15 * MINUTE);
-        // However many look.
+        // Repeated readings do not count it again.
         for _ in 0..100 {
             assert!(lakebase_core::adapter::is_valid(&lakebase, &held));
         }
@@ -61,7 +61,7 @@ async fn every_forward_step_of_the_wall_clock_counts_once() {
     );
 }
 
-/// During its first mints, as many as this, the machine is suspended for two hours each.
+/// The machine is suspended for two hours during each of this many first mints.
 #[derive(Debug)]
 struct Suspended(Provider, usize);
 
@@ -97,7 +97,7 @@ async fn a_suspend_during_a_mint_costs_another_mint_and_no_error() {
 async fn a_credential_that_always_expires_during_its_mint_is_a_transient_error() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = suspended(&provider, usize::MAX);
-    // They do not use up what may be minted.
+    // These mints do not count for the rate limit.
     for mints in (2..=30).step_by(2) {
         let error = lakebase.credential().await.expect_err("never in time");
         assert!(error.is_timeout() && error.is_transient(), "{error}");

@@ -1,4 +1,4 @@
-//! A handle costs nothing until it is used, and leaves nothing behind.
+//! A handle starts no task before its first use, and leaves none behind.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -15,7 +15,7 @@ const ENDPOINT: &str = "projects/shop/branches/production/endpoints/primary";
 fn assert_shareable<T: Clone + Send + Sync + 'static>(_: &T) {}
 
 #[test]
-fn a_handle_is_made_without_a_runtime_and_may_live_in_a_static() {
+fn a_handle_can_be_created_without_a_runtime_and_kept_in_a_static() {
     static LAKEBASE: OnceLock<Lakebase> = OnceLock::new();
     let lakebase = LAKEBASE.get_or_init(|| {
         let config = Config::builder()
@@ -30,7 +30,7 @@ fn a_handle_is_made_without_a_runtime_and_may_live_in_a_static() {
 }
 
 #[test]
-fn a_credential_without_a_runtime_is_a_clear_error() {
+fn a_credential_without_a_runtime_is_an_error_that_names_the_runtime() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     let error = futures_util::future::FutureExt::now_or_never(lakebase.credential())
@@ -43,7 +43,7 @@ fn a_credential_without_a_runtime_is_a_clear_error() {
 }
 
 #[tokio::test]
-async fn making_and_cloning_handles_starts_nothing() {
+async fn creating_and_cloning_a_handle_starts_no_task() {
     let provider = Provider::new(&TestClock::new());
     let before = Handle::current().metrics().num_alive_tasks();
     let lakebase = lakebase(&provider);
@@ -53,17 +53,17 @@ async fn making_and_cloning_handles_starts_nothing() {
 }
 
 #[tokio::test]
-async fn dropping_the_last_handle_ends_the_refresh_task_and_a_mint_under_way() {
+async fn dropping_the_last_handle_ends_the_refresh_task_and_a_running_mint() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let before = Handle::current().metrics().num_alive_tasks();
     let clone = lakebase.clone();
-    let asking = tokio::spawn(async move { clone.credential().await.map(drop) });
+    let caller = tokio::spawn(async move { clone.credential().await.map(drop) });
     while provider.calls() == 0 {
         tokio::task::yield_now().await;
     }
-    asking.abort();
-    let _ = asking.await;
+    caller.abort();
+    let _ = caller.await;
     drop(lakebase);
     while Handle::current().metrics().num_alive_tasks() > before {
         tokio::task::yield_now().await;
@@ -71,7 +71,7 @@ async fn dropping_the_last_handle_ends_the_refresh_task_and_a_mint_under_way() {
 }
 
 #[tokio::test]
-async fn a_lazy_handle_has_no_task() {
+async fn a_lazy_handle_has_no_refresh_task() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase_with(&provider, Refresh::Lazy);
     let before = Handle::current().metrics().num_alive_tasks();

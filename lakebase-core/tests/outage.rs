@@ -1,12 +1,11 @@
-//! While no token can be minted, the held one serves to its end, and one that Postgres rejected is a last
-//! resort. Time is paused.
+//! While no token can be minted, the held one is used until its expiry, and a rejected one is a last resort. Time is paused.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -22,7 +21,7 @@ fn down() -> Script {
     Script::Fail(Error::provider("the workspace is down", true))
 }
 
-/// Logs in where Postgres rejects what `rejects` says of a token.
+/// Logs in at a Postgres that rejects a token if `rejects` returns true.
 async fn log_in(lakebase: &Lakebase, rejects: impl Fn(&str) -> bool) -> Result<String, Error> {
     lakebase_core::adapter::login(lakebase, |login| {
         let token = login.credential.expose().to_owned();
@@ -44,7 +43,7 @@ async fn accepted(lakebase: &Lakebase) -> Result<String, Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_login_fails_or_waits_until_two_seconds_before_the_end_of_the_token() {
+async fn no_login_fails_or_waits_until_two_seconds_before_the_expiry_of_the_token() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
@@ -52,7 +51,7 @@ async fn no_login_fails_or_waits_until_two_seconds_before_the_end_of_the_token()
     provider.play(down());
     while Instant::now() + Duration::from_millis(2_100) < end {
         let began = Instant::now();
-        accepted(&lakebase).await.expect("the token is good");
+        accepted(&lakebase).await.expect("the token is valid");
         let took = began.elapsed();
         assert!(
             took < SECOND,
@@ -65,7 +64,7 @@ async fn no_login_fails_or_waits_until_two_seconds_before_the_end_of_the_token()
     let error = lakebase
         .credential()
         .await
-        .expect_err("too close to its end");
+        .expect_err("too close to its expiry");
     assert!(
         error.to_string().contains("the workspace is down"),
         "{error}"
@@ -77,7 +76,7 @@ async fn no_login_fails_or_waits_until_two_seconds_before_the_end_of_the_token()
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_login_fails_while_the_workspace_does_not_answer_and_the_token_is_valid() {
+async fn no_login_fails_while_the_workspace_is_unresponsive_and_the_token_is_valid() {
     let provider = Provider::gated(&TestClock::new());
     provider.open();
     let lakebase = lakebase(&provider);
@@ -86,37 +85,39 @@ async fn no_login_fails_while_the_workspace_does_not_answer_and_the_token_is_val
     provider.close();
     while Instant::now() + Duration::from_millis(2_900) < end {
         let began = Instant::now();
-        accepted(&lakebase).await.expect("the token is good");
+        accepted(&lakebase).await.expect("the token is valid");
         assert!(began.elapsed() < SECOND, "waited {:?}", began.elapsed());
         sleep(Duration::from_millis(1_300)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn near_the_end_of_a_token_a_new_one_is_waited_for_if_it_comes_at_once() {
+async fn shortly_before_its_expiry_a_login_waits_a_moment_for_a_new_token() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
     provider.play(down());
     sleep(HOUR - 20 * SECOND).await;
     provider.play(Script::Mint);
-    // The failure before it is shared for half a second.
+    // Callers share the last failure for half a second.
     sleep(SECOND).await;
     assert_ne!(accepted(&lakebase).await.expect("the next"), "token-1");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_was_rejected_by_mistake_serves_again_while_none_can_be_minted() {
+async fn a_token_that_was_rejected_by_mistake_is_used_again_while_none_can_be_minted() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
     provider.play(down());
     let rejections = AtomicUsize::new(0);
     let once = |_: &str| rejections.fetch_add(1, Ordering::SeqCst) == 0;
-    let token = log_in(&lakebase, once).await.expect("its second chance");
+    let token = log_in(&lakebase, once)
+        .await
+        .expect("a login with the rejected token");
     assert_eq!(token, "token-1");
     let held = lakebase.credential().now_or_never().expect("at hand");
-    let held = held.expect("for everybody again");
+    let held = held.expect("a credential");
     assert!(
         lakebase_core::adapter::is_current(&lakebase, &held),
         "{held:?}"
@@ -131,10 +132,12 @@ async fn an_earlier_mistaken_rejection_does_not_count_against_the_next_token() {
     provider.play(down());
     let rejections = AtomicUsize::new(0);
     let once = |_: &str| rejections.fetch_add(1, Ordering::SeqCst) == 0;
-    log_in(&lakebase, once).await.expect("its second chance");
+    log_in(&lakebase, once)
+        .await
+        .expect("a login with the rejected token");
     provider.play(Script::Mint);
     sleep(50 * 60 * SECOND).await;
-    // The next one is revoked before it was ever used: that is answered like any other revocation.
+    // The next one is revoked before its first use, and replaced like any revoked token.
     let next = lakebase.credential().await.expect("renewed");
     let revoked = next.expose().to_owned();
     let token = log_in(&lakebase, |token| token == revoked).await;
@@ -142,14 +145,14 @@ async fn an_earlier_mistaken_rejection_does_not_count_against_the_next_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_that_were_revoked_during_an_outage_are_tried_once_per_failed_mint() {
+async fn a_token_that_was_revoked_during_an_outage_is_used_once_per_failed_mint() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider).with_connect_timeout(10 * SECOND);
     accepted(&lakebase).await.expect("the first");
     provider.play(down());
-    let tries = AtomicUsize::new(0);
+    let logins = AtomicUsize::new(0);
     let revoked = |token: &str| {
-        tries.fetch_add(1, Ordering::SeqCst);
+        logins.fetch_add(1, Ordering::SeqCst);
         token == "token-1"
     };
     let before = provider.calls();
@@ -160,10 +163,10 @@ async fn tokens_that_were_revoked_during_an_outage_are_tried_once_per_failed_min
         assert!(error.is_timeout() && error.is_transient(), "{text}");
         assert!(text.contains("the workspace is down"), "{text}");
     }
-    let (tries, mints) = (tries.load(Ordering::SeqCst), provider.calls() - before);
+    let (logins, mints) = (logins.load(Ordering::SeqCst), provider.calls() - before);
     assert!(
-        tries <= 20 + mints,
-        "{tries} logins with {mints} attempts to mint"
+        logins <= 20 + mints,
+        "{logins} logins with {mints} attempts to mint"
     );
     assert!(mints <= 40, "{mints} attempts to mint in ten seconds");
     provider.play(Script::Mint);
@@ -174,15 +177,15 @@ async fn tokens_that_were_revoked_during_an_outage_are_tried_once_per_failed_min
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_arrives_while_the_last_resort_is_tried_is_used() {
+async fn a_token_that_arrives_during_a_login_with_the_last_resort_is_used() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
     provider.play(down());
-    let tries = AtomicUsize::new(0);
+    let logins = AtomicUsize::new(0);
     let login = lakebase_core::adapter::login(&lakebase, |login| {
         let token = login.credential.expose().to_owned();
-        let number = tries.fetch_add(1, Ordering::SeqCst);
+        let number = logins.fetch_add(1, Ordering::SeqCst);
         let (provider, lakebase) = (provider.clone(), lakebase.clone());
         async move {
             if number == 1 {
@@ -211,15 +214,15 @@ async fn a_login_late_in_an_outage_uses_the_token_while_it_waits_for_a_new_one()
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
     provider.close();
-    // The wait for a new one ends within the last two seconds.
+    // The wait for a new one would end within its last two seconds.
     sleep(HOUR - Duration::from_millis(2_300)).await;
     let began = Instant::now();
-    accepted(&lakebase).await.expect("the token is good");
+    accepted(&lakebase).await.expect("the token is valid");
     assert!(began.elapsed() < SECOND, "waited {:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_lived_token_is_not_used_after_its_end_because_a_new_one_was_waited_for() {
+async fn waiting_for_a_new_token_never_leads_to_a_login_with_an_expired_one() {
     let mut provider = Provider::gated(&TestClock::new());
     provider.lifetime = 3 * SECOND;
     provider.open();
@@ -242,23 +245,23 @@ async fn a_short_lived_token_is_not_used_after_its_end_because_a_new_one_was_wai
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_is_no_last_resort_when_minting_is_forbidden() {
+async fn a_rejected_token_is_not_used_again_if_the_mint_fails_permanently() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
     provider.play(Script::Fail(Error::provider("no permission", false)));
-    let tries = AtomicUsize::new(0);
+    let logins = AtomicUsize::new(0);
     let revoked = |_: &str| {
-        tries.fetch_add(1, Ordering::SeqCst);
+        logins.fetch_add(1, Ordering::SeqCst);
         true
     };
     let error = log_in(&lakebase, revoked).await.expect_err("revoked");
     assert!(error.to_string().contains("no permission"), "{error}");
-    assert_eq!(tries.load(Ordering::SeqCst), 1);
+    assert_eq!(logins.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_token_is_retried_after_three_seconds_of_silence() {
+async fn a_rejected_token_is_used_again_after_three_seconds_without_a_reply_to_the_mint() {
     let provider = Provider::gated(&TestClock::new());
     provider.open();
     let lakebase = lakebase(&provider);
@@ -267,12 +270,14 @@ async fn a_rejected_token_is_retried_after_three_seconds_of_silence() {
     let rejections = AtomicUsize::new(0);
     let once = |_: &str| rejections.fetch_add(1, Ordering::SeqCst) == 0;
     let began = Instant::now();
-    log_in(&lakebase, once).await.expect("its second chance");
+    log_in(&lakebase, once)
+        .await
+        .expect("a login with the rejected token");
     assert!(began.elapsed() <= 4 * SECOND, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejections_that_alternate_with_successes_mint_no_more_than_one_token_a_second() {
+async fn alternating_rejections_and_successes_mint_at_most_one_token_a_second() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     accepted(&lakebase).await.expect("the first");
@@ -288,7 +293,7 @@ async fn rejections_that_alternate_with_successes_mint_no_more_than_one_token_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
+async fn a_login_to_a_fresh_branch_that_rejects_valid_tokens_is_retried_with_new_ones() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     let ready = Instant::now() + 20 * SECOND;
@@ -310,13 +315,13 @@ async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
             }
         }
     });
-    login.await.expect("waited out");
+    login.await.expect("a login");
     assert!(Instant::now() < ready + 6 * SECOND);
     let mut tokens = tokens.into_inner().expect("not poisoned");
-    let tries = tokens.len();
+    let logins = tokens.len();
     tokens.dedup();
     assert!((3..=10).contains(&tokens.len()), "{tokens:?}");
-    assert!(tries <= 20, "{tries} logins");
+    assert!(logins <= 20, "{logins} logins");
     let never = lakebase.with_connect_timeout(5 * SECOND);
     let login = lakebase_core::adapter::login(&never, |_| async {
         Err::<(), _>(LoginFailure::postgres(
@@ -325,13 +330,13 @@ async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
             "no",
         ))
     });
-    let error = login.await.expect_err("for ever");
+    let error = login.await.expect_err("never ready");
     assert!(error.is_timeout() && error.is_transient(), "{error}");
     assert!(error.to_string().contains("fresh branch"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_login_to_one_database_is_no_failure_of_another() {
+async fn the_last_failure_of_a_handle_is_not_that_of_another_database() {
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     let missing = lakebase.with_database("missing").expect("a name");
     let login = lakebase_core::adapter::login(&missing, |_| async {
@@ -350,12 +355,12 @@ async fn a_failed_login_to_one_database_is_no_failure_of_another() {
     assert_eq!(sqlstate(lakebase.last_failure()), None);
 }
 
-/// What an application's log exporter may do: look at the handle whenever an event comes.
-struct Nosy;
+/// A subscriber that uses the handle at each event, as an exporter of logs may do.
+struct UsesHandle;
 
-static WATCHED: OnceLock<Lakebase> = OnceLock::new();
+static HANDLE: OnceLock<Lakebase> = OnceLock::new();
 
-impl tracing::Subscriber for Nosy {
+impl tracing::Subscriber for UsesHandle {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         true
     }
@@ -365,7 +370,7 @@ impl tracing::Subscriber for Nosy {
     fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, _: &tracing::Event<'_>) {
-        if let Some(lakebase) = WATCHED.get() {
+        if let Some(lakebase) = HANDLE.get() {
             let _ = lakebase.credential().now_or_never();
             let _ = lakebase.last_failure();
         }
@@ -377,17 +382,17 @@ impl tracing::Subscriber for Nosy {
 #[test]
 fn a_subscriber_that_uses_the_same_handle_does_not_deadlock() {
     let (done, outcome) = std::sync::mpsc::channel();
-    // On a thread of its own: a deadlock is to fail the test, not to hang it.
+    // On a thread of its own, so that a deadlock fails the test.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let _nosy = tracing::subscriber::set_default(Nosy);
+        let _nosy = tracing::subscriber::set_default(UsesHandle);
         runtime.block_on(async {
             let provider = Provider::new(&TestClock::new());
-            let lakebase = WATCHED.get_or_init(|| lakebase(&provider)).clone();
+            let lakebase = HANDLE.get_or_init(|| lakebase(&provider)).clone();
             provider.play(down());
             lakebase.credential().await.expect_err("down");
             provider.play(Script::Mint);
@@ -403,7 +408,7 @@ fn a_subscriber_that_uses_the_same_handle_does_not_deadlock() {
 }
 
 #[test]
-fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_it() {
+fn an_overdue_mint_that_completes_late_does_not_replace_a_newer_credential() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let runtime = || {
@@ -413,25 +418,24 @@ fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_
             .build()
             .expect("a runtime")
     };
-    // Its first mint hangs, and then the runtime is not driven.
-    let abandoned = runtime();
+    // The first mint hangs, and then its runtime stops.
+    let stopped = runtime();
     let first = {
         let lakebase = lakebase.clone();
-        abandoned.spawn(async move { lakebase.credential().await })
+        stopped.spawn(async move { lakebase.credential().await })
     };
-    abandoned.block_on(async {
+    stopped.block_on(async {
         while provider.calls() == 0 {
             tokio::task::yield_now().await;
         }
     });
-    let driven = runtime();
-    let second = driven.block_on(async {
+    let second = runtime().block_on(async {
         sleep(60 * SECOND).await;
         provider.open();
         lakebase.credential().await.expect("minted here")
     });
-    // The abandoned one goes on: its caller gets the same credential.
-    let late = abandoned
+    // The first runtime continues, and its caller gets the same credential.
+    let late = stopped
         .block_on(first)
         .expect("no panic")
         .expect("a credential");
@@ -440,5 +444,4 @@ fn a_mint_that_was_given_up_as_overdue_does_not_replace_the_one_that_came_after_
         lakebase_core::adapter::is_current(&lakebase, &late),
         "{late:?}"
     );
-    let _ = Arc::new(driven);
 }

@@ -1,5 +1,4 @@
-//! Credentials are renewed behind the callers' backs, and outages do not hurt before they must.
-//! Time is paused: hours pass in milliseconds.
+//! Credentials are renewed in the background, and an outage affects callers only after the expiry. Time is paused.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -14,7 +13,7 @@ use tokio::time::{Instant, advance, sleep};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A credential without waiting, not even for a moment.
+/// Returns the token. Panics if the caller would wait.
 fn at_hand(lakebase: &Lakebase) -> String {
     let credential = lakebase.credential().now_or_never().expect("at hand");
     credential.expect("a credential").expose().to_owned()
@@ -25,7 +24,7 @@ fn outage() -> Script {
 }
 
 #[tokio::test(start_paused = true)]
-async fn over_a_day_the_first_caller_is_the_only_one_that_waits() {
+async fn in_a_day_only_the_first_caller_waits() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     lakebase.credential().await.expect("the first");
@@ -46,26 +45,26 @@ async fn over_a_day_the_first_caller_is_the_only_one_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_renewal_never_takes_away_a_credential_that_is_still_valid() {
+async fn a_failed_renewal_keeps_a_valid_credential() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     lakebase.credential().await.expect("the first");
     provider.play(outage());
     sleep(59 * MINUTE).await;
     assert_eq!(at_hand(&lakebase), "token-1");
-    assert!(provider.calls() > 2, "renewal was tried");
+    assert!(provider.calls() > 2, "renewals have failed");
     sleep(MINUTE).await;
-    let error = lakebase.credential().await.expect_err("now it is over");
+    let error = lakebase.credential().await.expect_err("expired");
     assert!(error.is_transient(), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_ten_hours_is_no_storm_and_the_first_caller_after_it_succeeds() {
+async fn an_outage_of_ten_hours_causes_no_request_storm_and_callers_succeed_after_it() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     lakebase.credential().await.expect("the first");
     provider.play(outage());
-    // No caller asks: the refresh task alone, a pause of up to 30 s (37 with jitter) between attempts.
+    // Only the refresh task mints, with pauses of up to 30 s (37 with jitter).
     sleep(10 * HOUR).await;
     let calls = provider.calls();
     assert!((500..=1700).contains(&calls), "{calls} attempts in 9 hours");
@@ -82,7 +81,7 @@ async fn an_outage_of_ten_hours_is_no_storm_and_the_first_caller_after_it_succee
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_that_keep_asking_during_an_outage_cause_at_most_two_attempts_a_second() {
+async fn callers_that_retry_all_the_time_in_an_outage_cause_at_most_two_mints_a_second() {
     let provider = Provider::new(&TestClock::new());
     provider.play(outage());
     let lakebase = lakebase(&provider);
@@ -90,37 +89,37 @@ async fn callers_that_keep_asking_during_an_outage_cause_at_most_two_attempts_a_
         lakebase.credential().await.expect_err("down");
         sleep(Duration::from_millis(10)).await;
     }
-    // Ten seconds of asking every 10 ms; the pause begins at 50 ms and grows to half a second.
+    // Ten seconds, with pauses that grow to half a second.
     assert!(provider.calls() <= 30, "{} attempts", provider.calls());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_refusal_is_retried_later_so_that_a_grant_heals_without_a_restart() {
+async fn a_permanent_failure_is_retried_so_that_a_grant_needs_no_restart() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     lakebase.credential().await.expect("the first");
     provider.play(Script::Fail(Error::provider("no permission", false)));
     sleep(50 * MINUTE).await;
     provider.play(Script::Mint);
-    // While the held one is good, an attempt pauses for three quarters of the time left at most.
+    // While the held credential is valid, a pause is at most three quarters of its remaining time.
     sleep(9 * MINUTE).await;
     assert_ne!(at_hand(&lakebase), "token-1");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_was_suspended_past_expiry_does_not_use_the_dead_credential() {
+async fn a_credential_that_expired_during_a_suspend_is_not_used() {
     let clock = TestClock::new();
     let provider = Provider::new(&clock);
     let lakebase = lakebase(&provider);
     let first = lakebase.credential().await.expect("the first");
-    clock.step_wall(2 * 3600); // timers and the monotonic clock stood still
+    clock.step_wall(2 * 3600); // timers and the monotonic clock stop in a suspend
     assert!(!lakebase_core::adapter::is_current(&lakebase, &first));
     let second = lakebase.credential().await.expect("a new one");
     assert_eq!(second.expose(), "token-2");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_that_is_set_back_does_not_lengthen_a_credentials_life() {
+async fn a_wall_clock_that_is_set_back_does_not_extend_a_credential() {
     let clock = TestClock::new();
     let provider = Provider::new(&clock);
     let lakebase = lakebase_with(&provider, Refresh::Lazy);
@@ -135,7 +134,7 @@ async fn a_wall_clock_that_is_set_back_does_not_lengthen_a_credentials_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wall_clock_steps_cause_no_storm_of_renewals() {
+async fn wall_clock_steps_cause_no_renewal_storm() {
     let clock = TestClock::new();
     let provider = Provider::new(&clock);
     let lakebase = lakebase(&provider);
@@ -152,7 +151,7 @@ async fn wall_clock_steps_cause_no_storm_of_renewals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lazily_nothing_happens_until_a_caller_comes_after_three_quarters_of_the_lifetime() {
+async fn lazy_renewal_starts_with_the_first_caller_after_three_quarters_of_the_lifetime() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase_with(&provider, Refresh::Lazy);
     lakebase.credential().await.expect("the first");
@@ -163,7 +162,7 @@ async fn lazily_nothing_happens_until_a_caller_comes_after_three_quarters_of_the
     sleep(40 * MINUTE).await;
     assert_eq!(at_hand(&lakebase), "token-2");
     sleep(9 * MINUTE).await;
-    assert_eq!(provider.calls(), 2, "no caller asked");
+    assert_eq!(provider.calls(), 2, "no caller");
     assert_eq!(
         lakebase.credential().await.expect("renewed").expose(),
         "token-3"
@@ -171,13 +170,12 @@ async fn lazily_nothing_happens_until_a_caller_comes_after_three_quarters_of_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_demand_the_first_caller_after_three_quarters_of_the_lifetime_starts_a_renewal_and_does_not_wait()
- {
+async fn on_demand_the_first_caller_after_three_quarters_of_the_lifetime_renews_without_waiting() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase_with(&provider, Refresh::OnDemand);
     let first = lakebase.credential().await.expect("the first");
     sleep(49 * MINUTE).await;
-    assert_eq!(provider.calls(), 1, "no caller asked");
+    assert_eq!(provider.calls(), 1, "no caller");
     assert!(!lakebase_core::adapter::is_current(&lakebase, &first));
     assert_eq!(at_hand(&lakebase), "token-1");
     sleep(MINUTE).await;
@@ -192,7 +190,7 @@ async fn on_demand_the_first_caller_after_three_quarters_of_the_lifetime_starts_
 }
 
 #[tokio::test(start_paused = true)]
-async fn lazily_a_failed_renewal_still_answers_with_the_valid_credential() {
+async fn a_failed_lazy_renewal_returns_the_valid_credential() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase_with(&provider, Refresh::Lazy);
     lakebase.credential().await.expect("the first");
@@ -205,7 +203,7 @@ async fn lazily_a_failed_renewal_still_answers_with_the_valid_credential() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_of_expired_credentials_gets_an_error_and_is_not_called_in_a_loop() {
+async fn a_provider_of_expired_credentials_is_an_error_and_is_not_called_in_a_loop() {
     let mut provider = Provider::new(&TestClock::new());
     provider.lifetime = Duration::ZERO;
     let lakebase = lakebase(&provider);
@@ -216,7 +214,7 @@ async fn a_provider_of_expired_credentials_gets_an_error_and_is_not_called_in_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_with_a_cache_of_its_own_is_not_asked_in_a_loop() {
+async fn a_provider_with_a_cache_is_not_called_in_a_loop() {
     #[derive(Debug)]
     struct Caching(support::Provider, std::time::SystemTime);
 
@@ -243,7 +241,7 @@ async fn a_provider_with_a_cache_of_its_own_is_not_asked_in_a_loop() {
     let lakebase = Lakebase::new(config).expect("a handle");
     lakebase.credential().await.expect("the first");
     sleep(59 * MINUTE).await;
-    // Once due, it answers with what it holds; a second passes between two questions.
+    // Once it is due, the provider returns the same credential; a second passes between two calls.
     assert!(provider.calls() < 3600, "{} calls", provider.calls());
     at_hand(&lakebase);
 }

@@ -1,4 +1,4 @@
-//! One mint serves all waiting callers, and none of them can spoil it for the others.
+//! One mint serves all waiting callers, and no caller disturbs the others.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -19,24 +19,24 @@ fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// Many tasks that all wait for the first credential.
+/// The tokens of many tasks that wait for the first credential.
 async fn herd(lakebase: &Lakebase, size: usize) -> Vec<Result<String, Error>> {
-    let asking = (0..size).map(|_| {
+    let tasks = (0..size).map(|_| {
         let lakebase = lakebase.clone();
         tokio::spawn(async move {
             let credential = lakebase.credential().await?;
             Ok(credential.expose().to_owned())
         })
     });
-    let answers = join_all(asking).await;
-    answers
+    let credentials = join_all(tasks).await;
+    credentials
         .into_iter()
-        .map(|answer| answer.expect("no panic"))
+        .map(|credential| credential.expect("no panic"))
         .collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_tasks_on_a_cold_handle_share_one_mint() {
+async fn a_hundred_tasks_with_a_new_handle_share_one_mint() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let (answers, ()) = tokio::join!(herd(&lakebase, 100), async {
@@ -52,7 +52,7 @@ async fn a_hundred_tasks_on_a_cold_handle_share_one_mint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_mint_is_shared_too() {
+async fn a_hundred_tasks_share_one_failed_mint() {
     let provider = Provider::gated(&TestClock::new());
     provider.play(Script::Fail(Error::provider("no permission", false)));
     let lakebase = lakebase(&provider);
@@ -68,7 +68,7 @@ async fn a_failed_mint_is_shared_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_gives_up_neither_cancels_nor_repeats_the_mint() {
+async fn a_cancelled_caller_neither_cancels_nor_repeats_the_mint() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let impatient = tokio::time::timeout(Duration::from_millis(10), lakebase.credential());
@@ -87,7 +87,16 @@ async fn a_provider_that_panics_is_an_error_and_not_a_hang() {
     assert!(error.to_string().contains("without an answer"), "{error}");
     assert!(provider.calls() <= 3, "{} calls", provider.calls());
     provider.play(Script::Mint);
-    lakebase.credential().await.expect("it is over");
+    lakebase.credential().await.expect("a credential");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_may_return_the_longest_retry_after() {
+    let provider = Provider::new(&TestClock::new());
+    let down = Error::provider("the sidecar is down", true);
+    provider.play(Script::Fail(down.with_retry_after(Some(Duration::MAX))));
+    let error = lakebase(&provider).credential().await.expect_err("down");
+    assert!(error.to_string().contains("the sidecar is down"), "{error}");
 }
 
 #[test]
@@ -95,30 +104,30 @@ fn a_runtime_that_ends_during_a_mint_does_not_block_callers_on_another() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
     let (first, second) = (runtime(), runtime());
-    let asking = {
+    let first_caller = {
         let lakebase = lakebase.clone();
         first.spawn(async move { lakebase.credential().await })
     };
     while provider.calls() == 0 {
         std::thread::yield_now();
     }
-    let waiting = {
+    let second_caller = {
         let lakebase = lakebase.clone();
         second.spawn(async move { lakebase.credential().await })
     };
     first.shutdown_background();
     provider.open();
-    let credential =
-        second.block_on(async { tokio::time::timeout(Duration::from_secs(20), waiting).await });
+    let credential = second
+        .block_on(async { tokio::time::timeout(Duration::from_secs(20), second_caller).await });
     credential
         .expect("no hang")
         .expect("no panic")
         .expect("minted on the second runtime");
-    drop(asking);
+    drop(first_caller);
 }
 
 #[test]
-fn a_handle_moves_from_runtime_to_runtime() {
+fn a_handle_can_be_used_on_one_runtime_after_the_other() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     for _ in 0..3 {
@@ -126,7 +135,7 @@ fn a_handle_moves_from_runtime_to_runtime() {
         runtime
             .block_on(lakebase.credential())
             .expect("a credential");
-        // The task that minted ends a moment after its answer.
+        // The task of the mint ends shortly after the caller has its credential.
         while runtime.metrics().num_alive_tasks() > 1 {
             std::thread::yield_now();
         }
@@ -136,23 +145,23 @@ fn a_handle_moves_from_runtime_to_runtime() {
 }
 
 #[test]
-fn a_mint_on_a_runtime_that_is_no_longer_driven_is_given_up() {
+fn a_mint_on_a_stopped_runtime_is_replaced() {
     let provider = Provider::gated(&TestClock::new());
     let lakebase = lakebase(&provider);
-    let abandoned = Builder::new_current_thread()
+    let stopped = Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     let impatient =
         async { tokio::time::timeout(Duration::from_millis(10), lakebase.credential()).await };
-    abandoned.block_on(impatient).expect_err("the mint hangs");
-    // Kept, but not driven: its tasks and timers stand still.
-    let driven = Builder::new_current_thread()
+    stopped.block_on(impatient).expect_err("the mint hangs");
+    // Its tasks and timers no longer run.
+    let running = Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build();
     provider.open();
-    let credential = driven.expect("a runtime").block_on(lakebase.credential());
+    let credential = running.expect("a runtime").block_on(lakebase.credential());
     assert_eq!(credential.expect("minted here").expose(), "token-2");
-    drop(abandoned);
+    drop(stopped);
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used)] // a test fails by panicking
 
 use lakebase_core::adapter::{self, LoginFailure, Watch};
-use lakebase_core::config::{AzureEndpoints, Claim, ConfigBuilder, EndpointPath, ResolvedSetting};
+use lakebase_core::config::{AzureEndpoints, Claim, ConfigBuilder, ResolvedSetting};
 use lakebase_core::{Config, Credential, Error, Lakebase, Retry, Target};
 
 fn assert_sent<T: Send + 'static>() {}
@@ -27,7 +27,6 @@ fn handles_and_values_can_be_shared_between_threads() {
     assert_cloned::<Target>();
     assert_cloned::<AzureEndpoints>();
     assert_cloned::<Claim>();
-    assert_cloned::<EndpointPath>();
     assert_cloned::<ResolvedSetting>();
     assert_cloned::<adapter::Login>();
     assert_shared::<Watch>();

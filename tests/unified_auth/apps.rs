@@ -1,4 +1,4 @@
-//! Databricks Apps: exactly the variables that the platform injects, and no code.
+//! Databricks Apps: the variables that the platform injects, and no code.
 
 use lakebase_core::{Config, Lakebase};
 use lakebase_tests::{local, soon};
@@ -6,13 +6,13 @@ use lakebase_tests::{local, soon};
 #[tokio::test]
 async fn the_variables_of_databricks_apps_are_enough() {
     let local = local().await;
-    let given = local.env();
+    let env = local.env();
     let given = |name: &str| {
-        let found = given.iter().find(|(key, _)| key == name);
+        let found = env.iter().find(|(key, _)| key == name);
         found.expect(name).1.clone()
     };
     let vars = [
-        // The platform has set this one without a scheme; the stand-in has to say http.
+        // The platform sets it without a scheme, which means https.
         ("DATABRICKS_HOST", local.workspace_url()),
         ("DATABRICKS_CLIENT_ID", given("DATABRICKS_CLIENT_ID")),
         (
@@ -29,7 +29,7 @@ async fn the_variables_of_databricks_apps_are_enough() {
         ("PGSSLMODE", "require".to_owned()),
         ("PGAPPNAME", "shop".to_owned()),
         ("LAKEBASE_ENDPOINT", local.endpoint()),
-        // Not the platform's: its certificates are trusted by everybody.
+        // The platform's certificates have a public root.
         ("PGSSLROOTCERT", given("PGSSLROOTCERT")),
     ];
     let lakebase = Lakebase::new(Config::from_vars(vars).expect("a configuration"));

@@ -1,7 +1,5 @@
 //! Entra ID: service principals, managed identities, the Azure CLI.
 
-use std::ops::RangeInclusive;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use lakebase_core::Lakebase;
@@ -10,8 +8,6 @@ use lakebase_core::config::AzureEndpoints;
 use crate::home::{AZ, Home};
 use crate::stub::{Answer, CREDENTIALS, Seen, Stub};
 use crate::{Pairs, builder, configured, handle};
-
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[86..=93, 95..=95];
 
 const APPLICATION: &str = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
 
@@ -22,8 +18,7 @@ fn endpoints(url: &str) -> AzureEndpoints {
     endpoints
 }
 
-/// Entra ID, Resource Manager and the metadata service besides a workspace. The workspace sends
-/// browsers to `location`.
+/// A workspace with Entra ID, Resource Manager and the metadata service. It redirects `/aad/auth` to `location`.
 async fn azure(location: Option<&'static str>, status: u16) -> Stub {
     Stub::start(move |seen: &Seen| {
         let resource = seen.field("resource").unwrap_or_default();
@@ -60,13 +55,12 @@ fn lakebase(stub: &Stub, explicit: Pairs<'_>) -> Lakebase {
 }
 
 #[tokio::test]
-async fn the_tenant_comes_from_the_login_page_that_the_workspace_names() {
-    for (number, location, status, tenant) in [
-        (86, None, 404, None),
-        (86, None, 302, None),
-        (86, Some("https://unexpected-location"), 302, None),
+async fn the_tenant_comes_from_the_login_page_that_the_workspace_redirects_to() {
+    for (location, status, tenant) in [
+        (None, 404, None),
+        (None, 302, None),
+        (Some("https://unexpected-location"), 302, None),
         (
-            87,
             Some("{url}/login/tenant-id/oauth2/authorize?x=1"),
             302,
             Some("tenant-id"),
@@ -84,13 +78,13 @@ async fn the_tenant_comes_from_the_login_page_that_the_workspace_names() {
             Some(tenant) => {
                 outcome.expect("a credential");
                 let path = format!("/login/{tenant}/oauth2/token");
-                let asked = stub.seen(&path);
-                assert_eq!(asked.len(), 2, "{number}");
-                assert_eq!(asked[0].field("resource").as_deref(), Some(APPLICATION));
-                assert_eq!(asked[0].field("client_secret").as_deref(), Some("hush"));
-                assert_eq!(asked[0].field("scope"), None);
+                let requests = stub.seen(&path);
+                assert_eq!(requests.len(), 2, "{location:?}");
+                assert_eq!(requests[0].field("resource").as_deref(), Some(APPLICATION));
+                assert_eq!(requests[0].field("client_secret").as_deref(), Some("hush"));
+                assert_eq!(requests[0].field("scope"), None);
                 assert_eq!(
-                    asked[1].field("resource"),
+                    requests[1].field("resource"),
                     Some(format!("{}/sm/", stub.url))
                 );
             }
@@ -98,16 +92,16 @@ async fn the_tenant_comes_from_the_login_page_that_the_workspace_names() {
                 let error = outcome.expect_err("no tenant").to_string();
                 assert!(
                     error.contains("ARM_TENANT_ID is not set"),
-                    "{number}: {error}"
+                    "{location:?}: {error}"
                 );
-                assert_eq!(stub.seen("/aad/auth").len(), 1, "{number}");
+                assert_eq!(stub.seen("/aad/auth").len(), 1, "{location:?}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn both_tokens_and_the_resource_id_sign_a_call() {
+async fn a_call_carries_both_tokens_and_the_resource_id() {
     let stub = azure(None, 404).await;
     let explicit = [
         ("host", stub.url.as_str()),
@@ -131,7 +125,7 @@ async fn both_tokens_and_the_resource_id_sign_a_call() {
 }
 
 #[tokio::test]
-async fn vector_93_a_managed_identity_finds_the_workspace_by_its_resource_id() {
+async fn a_managed_identity_finds_the_workspace_by_its_resource_id() {
     let stub = azure(None, 404).await;
     let explicit = [
         ("azure_use_msi", "true"),
@@ -142,14 +136,14 @@ async fn vector_93_a_managed_identity_finds_the_workspace_by_its_resource_id() {
         .credential()
         .await
         .expect("a credential");
-    let asked = stub.seen("/metadata/identity/oauth2/token");
-    let resources: Vec<String> = asked
+    let requests = stub.seen("/metadata/identity/oauth2/token");
+    let resources: Vec<String> = requests
         .iter()
         .filter_map(|seen| seen.field("resource"))
         .collect();
     let (arm, management) = (format!("{}/arm/", stub.url), format!("{}/sm/", stub.url));
     assert_eq!(resources, [arm, APPLICATION.to_owned(), management]);
-    for seen in &asked {
+    for seen in &requests {
         assert_eq!(seen.header("metadata"), "true");
         assert_eq!(seen.field("api-version").as_deref(), Some("2018-02-01"));
         assert_eq!(seen.field("client_id").as_deref(), Some("mine"));
@@ -166,7 +160,7 @@ async fn vector_93_a_managed_identity_finds_the_workspace_by_its_resource_id() {
     );
 }
 
-/// Signs in with the stand-in of the Azure CLI. Returns what it was asked, and the call that it signed.
+/// Authenticates with a fake Azure CLI. Returns its command lines and the last mint.
 async fn with_az(stub: &Stub, explicit: Pairs<'_>, vars: Pairs<'_>) -> (Vec<String>, Seen) {
     let home = Home::new();
     let path = home.program("az", AZ);
@@ -178,8 +172,8 @@ async fn with_az(stub: &Stub, explicit: Pairs<'_>, vars: Pairs<'_>) -> (Vec<Stri
         .credential()
         .await
         .expect("a credential");
-    let asked = home.read("az.log").lines().map(str::to_owned).collect();
-    (asked, stub.last(CREDENTIALS))
+    let commands = home.read("az.log").lines().map(str::to_owned).collect();
+    (commands, stub.last(CREDENTIALS))
 }
 
 fn jwt(claims: &str) -> String {
@@ -187,24 +181,19 @@ fn jwt(claims: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_azure_cli_signs_in_people_and_service_principals() {
+async fn the_azure_cli_authenticates_users_and_service_principals() {
     let stub = Stub::workspace().await;
     let resource: Pairs<'_> = &[("azure_workspace_resource_id", "/subscriptions/sub/ws")];
     let management = "https://management.core.windows.net/";
 
-    let (asked, sent) = with_az(&stub, resource, &[]).await;
+    let (commands, sent) = with_az(&stub, resource, &[]).await;
     assert_eq!(
         sent.header("x-databricks-azure-workspace-resource-id"),
         "/subscriptions/sub/ws",
-        "88"
     );
+    assert_eq!(sent.header("x-databricks-azure-sp-management-token"), "aad");
     assert_eq!(
-        sent.header("x-databricks-azure-sp-management-token"),
-        "aad",
-        "88"
-    );
-    assert_eq!(
-        asked,
+        commands,
         [
             format!(
                 "account get-access-token --resource {APPLICATION} --output json --subscription sub"
@@ -217,35 +206,26 @@ async fn the_azure_cli_signs_in_people_and_service_principals() {
 
     let human = jwt(r#"{"upn": "ana@example.com"}"#);
     let (_, sent) = with_az(&stub, resource, &[("AZ_TOKEN", &human)]).await;
-    assert_eq!(
-        sent.header("x-databricks-azure-sp-management-token"),
-        "",
-        "88: a person"
-    );
+    assert_eq!(sent.header("x-databricks-azure-sp-management-token"), "");
     assert_eq!(sent.header("authorization"), format!("Bearer {human}"));
     let machine = jwt(r#"{"appid": "x"}"#);
     let (_, sent) = with_az(&stub, resource, &[("AZ_TOKEN", &machine)]).await;
     assert_eq!(
         sent.header("x-databricks-azure-sp-management-token"),
         machine,
-        "88"
     );
 
     let (_, sent) = with_az(&stub, resource, &[("FAIL_IF", management)]).await;
-    assert_eq!(
-        sent.header("x-databricks-azure-sp-management-token"),
-        "",
-        "89"
-    );
+    assert_eq!(sent.header("x-databricks-azure-sp-management-token"), "");
 
-    let (asked, _) = with_az(&stub, resource, &[("FAIL_IF", "sub")]).await;
+    let (commands, _) = with_az(&stub, resource, &[("FAIL_IF", "sub")]).await;
     let expected = format!("account get-access-token --resource {APPLICATION} --output json");
-    assert_eq!(asked[0], expected, "90");
+    assert_eq!(commands[0], expected);
 }
 
 #[tokio::test]
-async fn the_azure_cli_is_called_in_the_form_that_worked_first() {
-    // Both forms work at first; then the one that was used fails. The other might be another identity.
+async fn the_azure_cli_keeps_the_first_arguments_that_succeeded() {
+    // With and without a subscription, the tool may be logged in as different identities.
     let stub = Stub::start(|seen| {
         (seen.path == CREDENTIALS && seen.count == 2).then(|| Answer::new(401, ""))
     })
@@ -285,7 +265,7 @@ fn entra_tokens_go_to_azure_only() {
 }
 
 #[tokio::test]
-async fn vector_91_the_tenant_is_left_out_for_a_machines_own_identity() {
+async fn the_tenant_is_omitted_for_a_managed_identity() {
     let stub = Stub::workspace().await;
     let tenant: Pairs<'_> = &[("azure_tenant_id", "mine")];
     for (kind, name, has_tenant) in [
@@ -294,14 +274,18 @@ async fn vector_91_the_tenant_is_left_out_for_a_machines_own_identity() {
         ("servicePrincipal", "systemAssignedIdentity", false),
         ("servicePrincipal", "userAssignedIdentity", false),
     ] {
-        let (asked, _) = with_az(&stub, tenant, &[("AZ_TYPE", kind), ("AZ_NAME", name)]).await;
-        assert_eq!(asked[0], "account show --output json");
-        assert_eq!(asked[1].ends_with("--tenant mine"), has_tenant, "{asked:?}");
+        let (commands, _) = with_az(&stub, tenant, &[("AZ_TYPE", kind), ("AZ_NAME", name)]).await;
+        assert_eq!(commands[0], "account show --output json");
+        assert_eq!(
+            commands[1].ends_with("--tenant mine"),
+            has_tenant,
+            "{commands:?}"
+        );
     }
 }
 
 #[tokio::test]
-async fn vector_92_the_environment_names_the_cloud_where_no_host_does() {
+async fn the_environment_names_the_cloud_without_a_host() {
     for (name, login) in [
         ("public", "https://management.azure.com/"),
         ("AzurePublicCloud", "https://management.azure.com/"),
@@ -312,7 +296,7 @@ async fn vector_92_the_environment_names_the_cloud_where_no_host_does() {
     ] {
         let home = Home::new();
         let path = home.program("az", AZ);
-        // It stops before the network: Resource Manager's token is refused.
+        // The tool refuses a token for Resource Manager, so no request is sent.
         let vars = [
             ("HOME", home.as_str()),
             ("PATH", path.as_str()),
@@ -345,7 +329,7 @@ async fn vector_92_the_environment_names_the_cloud_where_no_host_does() {
 }
 
 #[tokio::test]
-async fn vector_95_an_unreadable_answer_is_an_error_and_no_other_identity_is_tried() {
+async fn an_unreadable_reply_is_an_error_and_no_other_identity_is_used() {
     for (answer, expected) in [
         ("{accessToken: ..corrupt", "cannot unmarshal CLI result"),
         (

@@ -1,7 +1,5 @@
 //! The login of `databricks auth login`.
 
-use std::ops::RangeInclusive;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -9,10 +7,7 @@ use crate::home::Home;
 use crate::stub::Stub;
 use crate::{E0, Pairs, configured, handle};
 
-pub(crate) const VECTORS: &[RangeInclusive<u16>] =
-    &[96..=96, 98..=100, 102..=103, 105..=107, 109..=115];
-
-/// A CLI of some version that answers with `TOKEN`, or complains with `COMPLAINT`.
+/// A CLI of version `VERSION` that prints `ANSWER`, or fails with `COMPLAINT`.
 const CLI: &str = r#"
 echo "$*" >> "$HOME/cli.log"
 if [ "$1" = version ]; then
@@ -33,7 +28,7 @@ fn version(minor: u64, patch: u64) -> String {
     format!("{{\"Major\": 0, \"Minor\": {minor}, \"Patch\": {patch}, \"Prerelease\": \"rc.1\"}}")
 }
 
-/// Signs in with a CLI. Returns the tail of the command, or the error.
+/// Authenticates with [`CLI`]. Returns the arguments after `auth token`, or the error.
 async fn outcome(explicit: Pairs<'_>, vars: Pairs<'_>) -> Result<String, String> {
     let home = Home::new();
     let path = home.program("databricks", CLI);
@@ -55,7 +50,7 @@ async fn outcome(explicit: Pairs<'_>, vars: Pairs<'_>) -> Result<String, String>
     let command = log
         .lines()
         .find_map(|line| line.strip_prefix("auth token "));
-    Ok(command.expect("it was asked").to_owned())
+    Ok(command.expect("it was called").to_owned())
 }
 
 #[tokio::test]
@@ -70,42 +65,41 @@ async fn the_cli_is_called_with_the_arguments_of_its_version() {
     let fresh = format!("{by_host} --force-refresh");
     let ids = [host, ("account_id", "a"), ("workspace_id", "1")];
     let garbage = "Databricks CLI v0.207.1".to_owned();
-    for (number, explicit, version, expected) in [
-        (96, &[host][..], version(200, 0), by_host.as_str()),
-        (96, &[host], String::new(), &by_host),
-        (96, &[host], version(0, 0), &by_host),
+    let incomplete = "{\"Minor\": 296, \"Patch\": 0}".to_owned();
+    for (explicit, version, expected) in [
+        (&[host][..], version(200, 0), by_host.as_str()),
+        (&[host], String::new(), &by_host),
+        (&[host], version(0, 0), &by_host),
         (
-            98,
             &[host, profile, file],
             version(207, 1),
             "--profile my-profile",
         ),
-        (99, &[host, profile, file], version(200, 0), &by_host),
-        (99, &[host, profile, file], version(207, 0), &by_host),
-        (99, &[host, profile, file], String::new(), &by_host),
-        (99, &[host, profile, file], version(0, 0), &by_host),
-        (100, &[host], version(296, 0), &fresh),
+        (&[host, profile, file], version(200, 0), &by_host),
+        (&[host, profile, file], version(207, 0), &by_host),
+        (&[host, profile, file], String::new(), &by_host),
+        (&[host, profile, file], version(0, 0), &by_host),
+        (&[host], version(296, 0), &fresh),
         (
-            102,
             &[host, profile, file],
             version(296, 0),
             "--profile my-profile --force-refresh",
         ),
-        (105, &ids, version(295, 0), &by_host),
-        (106, &[host], version(296, 0), &fresh),
-        (107, &[host], garbage, &by_host),
+        (&ids, version(295, 0), &by_host),
+        (&[host], garbage, &by_host),
+        (&[host], incomplete, &by_host),
     ] {
         let vars = [("VERSION", version.as_str())];
-        let asked = outcome(explicit, &vars).await;
-        assert_eq!(asked.as_deref(), Ok(expected), "{number}");
+        let arguments = outcome(explicit, &vars).await;
+        assert_eq!(arguments.as_deref(), Ok(expected), "{version}");
     }
 }
 
 #[tokio::test]
-async fn vector_103_the_cli_needs_a_host() {
+async fn the_cli_needs_a_host() {
     let error = outcome(&[("auth_type", "databricks-cli")], &[])
         .await
-        .expect_err("nowhere");
+        .expect_err("no host");
     assert!(
         error.contains("neither profile nor host is configured"),
         "{error}"
@@ -113,7 +107,7 @@ async fn vector_103_the_cli_needs_a_host() {
 }
 
 #[tokio::test]
-async fn vectors_109_and_110_an_expiry_is_rfc_3339_or_local_time_or_an_error() {
+async fn an_expiry_is_rfc_3339_or_local_time_or_an_error() {
     let stub = Stub::workspace().await;
     let explicit = [("host", stub.url.as_str())];
     let answer = |expiry: &str| {
@@ -151,7 +145,7 @@ async fn vectors_109_and_110_an_expiry_is_rfc_3339_or_local_time_or_an_error() {
 }
 
 #[test]
-fn vector_111_the_legacy_tool_is_passed_over() {
+fn the_legacy_tool_is_skipped() {
     let (legacy, current) = (Home::new(), Home::new());
     let script = "exec python -c 'from databricks_cli.cli import cli'";
     let old = legacy.program("databricks", script);
@@ -175,7 +169,6 @@ fn vector_111_the_legacy_tool_is_passed_over() {
             .to_string();
         assert!(error.starts_with(E0) && error.contains(expected), "{error}");
     }
-    // A path is taken as it is.
     let direct = format!("{new}/databricks");
     configured(&[host, ("databricks_cli_path", &direct)], &[]).expect("by path");
     let gone = configured(&[host, ("databricks_cli_path", "/nowhere/databricks")], &[]);
@@ -187,7 +180,7 @@ fn vector_111_the_legacy_tool_is_passed_over() {
 }
 
 #[tokio::test]
-async fn the_login_must_have_been_made_for_the_configured_scopes() {
+async fn a_login_with_other_scopes_than_configured_is_not_used() {
     let stub = Stub::workspace().await;
     let host = ("host", stub.url.as_str());
     let scopes = ("scopes", "sql");
@@ -199,29 +192,23 @@ async fn the_login_must_have_been_made_for_the_configured_scopes() {
         );
         ANSWER.replace("cli-token", &token)
     };
-    for (number, explicit, scope, expected) in [
-        (112, &[host, scopes][..], "\"sql offline_access\"", None),
-        (112, &[host, scopes], "[\"sql\"]", None),
+    for (explicit, scope, expected) in [
+        (&[host, scopes][..], "\"sql offline_access\"", None),
+        (&[host, scopes], "[\"sql\"]", None),
         (
-            113,
             &[host, scopes, forced],
             "\"all-apis offline_access\"",
             Some("do not match the configured scopes"),
         ),
-        (
-            113,
-            &[host, scopes],
-            "\"all-apis offline_access\"",
-            Some(E0),
-        ),
-        (112, &[host], "\"anything\"", None),
+        (&[host, scopes], "\"all-apis offline_access\"", Some(E0)),
+        (&[host], "\"anything\"", None),
     ] {
         let outcome = outcome(explicit, &[("ANSWER", &answer(scope))]).await;
         match expected {
             None => drop(outcome.expect("a credential")),
             Some(text) => {
                 let error = outcome.expect_err(text);
-                assert!(error.contains(text), "{number}: {error}");
+                assert!(error.contains(text), "{explicit:?}: {error}");
             }
         }
     }
@@ -231,36 +218,33 @@ async fn the_login_must_have_been_made_for_the_configured_scopes() {
 async fn a_missing_login_declines_and_a_broken_login_is_an_error() {
     let stub = Stub::workspace().await;
     let host = ("host", stub.url.as_str());
-    let nobody = "Error: cache: databricks OAuth is not configured for this host. no cached credentials; run `databricks auth login` to sign in";
+    let no_login = "Error: cache: databricks OAuth is not configured for this host. no cached credentials; run `databricks auth login` to sign in";
     let broken = "A new access token could not be retrieved because the refresh token is invalid. To reauthenticate, run the following command:";
-    let error = outcome(&[host], &[("COMPLAINT", nobody)])
+    let error = outcome(&[host], &[("COMPLAINT", no_login)])
         .await
-        .expect_err("114");
+        .expect_err("no login");
     assert!(
         error.contains(E0) && error.contains("databricks auth login"),
-        "114: {error}"
+        "{error}"
     );
     let forced = [host, ("auth_type", "databricks-cli")];
-    let error = outcome(&forced, &[("COMPLAINT", nobody)])
+    let error = outcome(&forced, &[("COMPLAINT", no_login)])
         .await
-        .expect_err("114");
+        .expect_err("no login");
     assert!(
         error.contains("databricks-cli: cannot get access token"),
-        "114: {error}"
+        "{error}"
     );
     let error = outcome(&[host], &[("COMPLAINT", broken)])
         .await
-        .expect_err("115");
+        .expect_err("a broken login");
     let expected = "databricks-cli: cannot get access token: A new access token could not";
-    assert!(
-        error.contains(expected) && !error.contains(E0),
-        "115: {error}"
-    );
+    assert!(error.contains(expected) && !error.contains(E0), "{error}");
 }
 
 #[tokio::test]
-async fn an_identity_that_has_authenticated_once_is_not_replaced_by_another() {
-    // The Databricks CLI's login is used, then it is gone; the Azure CLI's must not step in.
+async fn an_identity_that_has_authenticated_is_never_replaced_by_another() {
+    // The Databricks CLI's login is used, then removed. The Azure CLI must not be used instead.
     let stub = Stub::start(|seen| {
         (seen.path == crate::stub::CREDENTIALS && seen.count == 2)
             .then(|| crate::stub::Answer::new(401, ""))
@@ -285,18 +269,18 @@ async fn an_identity_that_has_authenticated_once_is_not_replaced_by_another() {
 }
 
 #[tokio::test]
-async fn a_tool_that_hangs_is_killed_with_all_it_has_started() {
+async fn a_tool_that_hangs_is_killed_with_its_child_processes() {
     let home = Home::new();
     let script = "/bin/sleep 1000 & echo $$ $! >> \"$HOME/pids\"; wait";
     let path = home.program("databricks", script);
     let vars = [("HOME", home.as_str()), ("PATH", path.as_str())];
     let lakebase = handle(&[("host", "https://x")], &vars);
-    let asked = lakebase.credential();
-    tokio::pin!(asked);
+    let credential = lakebase.credential();
+    tokio::pin!(credential);
     lakebase_tests::soon(async {
         while home.read("pids").is_empty() {
             tokio::select! {
-                _ = &mut asked => panic!("it has not answered"),
+                _ = &mut credential => panic!("the tool hangs"),
                 () = tokio::task::yield_now() => {}
             }
         }
@@ -309,9 +293,9 @@ async fn a_tool_that_hangs_is_killed_with_all_it_has_started() {
         !state.is_empty() && !state.contains(") Z ")
     };
     assert!(pids.split_whitespace().all(alive), "{pids}");
-    // Nothing else happens, so the limits are over at once.
+    // Paused time jumps to the limit, because no other task runs.
     tokio::time::pause();
-    let error = asked.await.expect_err("no answer");
+    let error = credential.await.expect_err("no output");
     tokio::time::resume();
     assert!(error.is_timeout() && error.is_transient(), "{error}");
     assert!(
@@ -327,7 +311,7 @@ async fn a_tool_that_hangs_is_killed_with_all_it_has_started() {
 }
 
 #[tokio::test]
-async fn it_reads_the_file_and_the_profile_that_we_have_read() {
+async fn the_cli_reads_the_same_file_and_profile() {
     let stub = Stub::workspace().await;
     let home = Home::new();
     let file = home.path().join("cfg");

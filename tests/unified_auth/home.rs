@@ -32,13 +32,13 @@ impl Home {
         format!("{}/.databrickscfg", self.as_str())
     }
 
-    /// Puts a program of bash into `bin`, and returns the folder.
+    /// Writes a bash script to the folder `bin`, and returns the folder.
     pub(crate) fn program(&self, name: &str, script: &str) -> String {
         let folder = self.path().join("bin");
         std::fs::create_dir_all(&folder).expect("a folder");
         let path = folder.join(name);
-        // Written by a child: another test's child may inherit what this process has open, and a
-        // script that is open for writing cannot be run.
+        // A child process writes it: a child of another test may inherit an open file of this process, and a script
+        // that is open for writing cannot run.
         let mut child = Command::new("/bin/sh")
             .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
             .arg(&path)
@@ -48,17 +48,17 @@ impl Home {
         let mut pipe = child.stdin.take().expect("piped");
         write!(pipe, "#!/bin/bash\n{script}\n").expect("written");
         drop(pipe);
-        assert!(child.wait().expect("it ends").success());
+        assert!(child.wait().expect("an exit status").success());
         folder.to_str().expect("UTF-8").to_owned()
     }
 
-    /// What a program has written there.
+    /// The content of a file that a program has written, or nothing.
     pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join(name)).unwrap_or_default()
     }
 }
 
-/// The default profile, and one of every kind.
+/// A default profile and one of each kind.
 pub(crate) const M: &str = "\
 [DEFAULT]
 host = https://dbc-XXXXXXXX-YYYY.cloud.databricks.com/
@@ -110,7 +110,7 @@ pub(crate) const C: &str = "[nohost]\ntoken = dapi-default\n[notoken]\nhost = ht
 /// An empty default profile.
 pub(crate) const E: &str = "; comment\n[DEFAULT]\n\n[abc]\nhost = https://foo\ntoken = xyz\n";
 
-/// The Azure CLI, as far as tests need it. `FAIL` and `FAIL_IF` break it.
+/// A fake Azure CLI. `FAIL` makes it fail; `FAIL_IF` makes it fail for this argument.
 pub(crate) const AZ: &str = r#"
 [ "$FAIL" = yes ] && { echo "ERROR: Please run 'az login'" >&2; exit 1; }
 for argument in "$@"; do

@@ -1,16 +1,12 @@
-//! What a host says of itself, and what it is used for.
-
-use std::ops::RangeInclusive;
+//! Host metadata and its use.
 
 use crate::stub::{Answer, CREDENTIALS, DISCOVERY, METADATA, Seen, Stub, TOKEN};
 use crate::{Pairs, configured, handle};
 
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[58..=59, 61..=69];
-
 const M2M: Pairs<'static> = &[("client_id", "a"), ("client_secret", "b")];
 
-/// A workspace that describes itself like this; `{url}` is its own.
-async fn described(text: &'static str) -> Stub {
+/// A workspace with this host metadata, in which `{url}` is its own URL.
+async fn with_metadata(text: &'static str) -> Stub {
     Stub::start(move |seen: &Seen| {
         let own = |path: &str| format!("{{\"token_endpoint\": \"{}{path}\"}}", seen.url);
         match seen.path.as_str() {
@@ -27,7 +23,7 @@ async fn described(text: &'static str) -> Stub {
     .await
 }
 
-async fn signed_in(stub: &Stub, explicit: Pairs<'_>) {
+async fn authenticate(stub: &Stub, explicit: Pairs<'_>) {
     let mut all = vec![("host", stub.url.as_str())];
     all.extend(explicit);
     handle(&all, &[]).credential().await.expect("a credential");
@@ -36,14 +32,14 @@ async fn signed_in(stub: &Stub, explicit: Pairs<'_>) {
 #[tokio::test]
 async fn host_metadata_names_the_oauth_document_and_the_workspace() {
     let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/acct/", "account_id": "acct", "workspace_id": "77", "cloud": "AWS"}"#;
-    let stub = described(text).await;
-    signed_in(&stub, M2M).await;
+    let stub = with_metadata(text).await;
+    authenticate(&stub, M2M).await;
     let document = "/oidc/accounts/acct/.well-known/oauth-authorization-server";
-    // The usual document is asked for at the same time, in case that the host names no other.
+    // The default document is fetched at the same time, as most hosts name no other.
     let mut paths = stub.paths();
     paths[..2].sort_unstable();
     let expected = [METADATA, DISCOVERY, document, "/account-token", CREDENTIALS];
-    assert_eq!(paths, expected, "58");
+    assert_eq!(paths, expected);
     assert_eq!(
         stub.last(CREDENTIALS).header("x-databricks-workspace-id"),
         "77"
@@ -53,36 +49,36 @@ async fn host_metadata_names_the_oauth_document_and_the_workspace() {
 #[tokio::test]
 async fn the_host_metadata_may_contain_a_placeholder_for_the_account() {
     let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/{account_id}", "workspace_id": "77"}"#;
-    let stub = described(text).await;
+    let stub = with_metadata(text).await;
     let mut explicit = M2M.to_vec();
     explicit.push(("account_id", "acct"));
-    signed_in(&stub, &explicit).await;
+    authenticate(&stub, &explicit).await;
     stub.last("/account-token");
-    // Without the account, the workspace's own document is asked.
-    signed_in(&stub, M2M).await;
+    // Without an account id, the workspace's own document is used.
+    authenticate(&stub, M2M).await;
     stub.last(TOKEN);
 }
 
 #[tokio::test]
-async fn what_is_configured_counts() {
+async fn configured_values_override_the_host_metadata() {
     let text = r#"{"oidc_endpoint": "{url}/oidc/accounts/{account_id}", "account_id": "other", "workspace_id": "77"}"#;
-    let stub = described(text).await;
+    let stub = with_metadata(text).await;
     let mut explicit = M2M.to_vec();
     explicit.extend([("workspace_id", "1"), ("account_id", "acct")]);
-    signed_in(&stub, &explicit).await;
+    authenticate(&stub, &explicit).await;
     stub.last(METADATA);
     stub.last("/account-token");
     let sent = stub.last(CREDENTIALS);
-    assert_eq!(sent.header("x-databricks-workspace-id"), "1", "61, 69");
+    assert_eq!(sent.header("x-databricks-workspace-id"), "1");
     let elsewhere = format!("{}/elsewhere", stub.url);
     let mut explicit = M2M.to_vec();
     explicit.push(("discovery_url", elsewhere.as_str()));
-    signed_in(&stub, &explicit).await;
+    authenticate(&stub, &explicit).await;
     stub.last("/other-token");
 }
 
 #[tokio::test]
-async fn a_description_that_was_missed_is_asked_for_again() {
+async fn host_metadata_that_could_not_be_read_is_requested_again() {
     let stub = Stub::start(|seen| match (seen.path.as_str(), seen.count) {
         (METADATA, 1) => Some(Answer::new(503, "")),
         (METADATA, _) => Some(Answer::json(format!(
@@ -93,7 +89,7 @@ async fn a_description_that_was_missed_is_asked_for_again() {
             "{{\"token_endpoint\": \"{}/other-token\"}}",
             seen.url
         ))),
-        // The first sign-in is good for one call.
+        // The first workspace token is accepted once.
         (CREDENTIALS, 2) => Some(Answer::new(401, "")),
         ("/other-token", _) => Some(Answer::json(crate::stub::token(1, 3600))),
         _ => None,
@@ -111,29 +107,27 @@ async fn a_description_that_was_missed_is_asked_for_again() {
 
 #[tokio::test]
 async fn host_metadata_may_be_empty_or_missing_or_invalid() {
-    for (number, answer) in [
-        (62, Answer::json("{\"workspace_id\": \"77\"}")),
-        (63, Answer::new(500, "oops")),
-        (63, Answer::new(404, "")),
-        (
-            63,
-            Answer::new(200, "<html>sign in</html>").with("content-type", "text/html"),
-        ),
+    for answer in [
+        Answer::json("{\"workspace_id\": \"77\"}"),
+        Answer::new(500, "oops"),
+        Answer::new(404, ""),
+        Answer::new(200, "<html>sign in</html>").with("content-type", "text/html"),
     ] {
+        let shown = format!("{answer:?}");
         let stub = Stub::start(move |seen| (seen.path == METADATA).then(|| answer.clone())).await;
-        signed_in(&stub, M2M).await;
-        assert_eq!(stub.seen(TOKEN).len(), 1, "{number}");
+        authenticate(&stub, M2M).await;
+        assert_eq!(stub.seen(TOKEN).len(), 1, "{shown}");
     }
 }
 
 #[tokio::test]
 async fn no_token_is_sent_to_an_endpoint_without_tls() {
-    let stub = described(r#"{"oidc_endpoint": "http://example.com/oidc"}"#).await;
-    signed_in(&stub, M2M).await;
+    let stub = with_metadata(r#"{"oidc_endpoint": "http://example.com/oidc"}"#).await;
+    authenticate(&stub, M2M).await;
     stub.last(TOKEN);
 }
 
-/// The audience that GitHub was asked for.
+/// The audience in the request to GitHub.
 async fn audience(stub: &Stub, explicit: Pairs<'_>) -> String {
     let url = format!("{}/github", stub.url);
     let mut all = vec![
@@ -142,31 +136,30 @@ async fn audience(stub: &Stub, explicit: Pairs<'_>) -> String {
         ("actions_id_token_request_token", "t"),
     ];
     all.extend(explicit);
-    signed_in(stub, &all).await;
+    authenticate(stub, &all).await;
     stub.last("/github").field("audience").expect("an audience")
 }
 
 #[tokio::test]
-async fn the_audience_of_identity_tokens_has_a_fixed_order_of_sources() {
+async fn the_audience_of_identity_tokens_has_a_fixed_precedence_of_sources() {
     let account: Pairs<'_> = &[("account_id", "acct")];
     let own = |stub: &Stub| format!("{}{TOKEN}", stub.url);
 
-    let stub = described("{}").await;
-    assert_eq!(audience(&stub, account).await, "acct", "64");
+    let stub = with_metadata("{}").await;
+    assert_eq!(audience(&stub, account).await, "acct");
     assert_eq!(audience(&stub, &[]).await, own(&stub), "no account");
 
-    let stub = described(r#"{"workspace_id": "77"}"#).await;
-    assert_eq!(audience(&stub, account).await, own(&stub), "65");
+    let stub = with_metadata(r#"{"workspace_id": "77"}"#).await;
+    assert_eq!(audience(&stub, account).await, own(&stub));
 
-    let stub = described(
+    let stub = with_metadata(
         r#"{"token_federation_default_oidc_audiences": ["told", "second"], "account_id": "acct"}"#,
     )
     .await;
-    assert_eq!(audience(&stub, &[]).await, "told", "66");
+    assert_eq!(audience(&stub, &[]).await, "told");
     assert_eq!(
         audience(&stub, &[("token_audience", "mine & yours")]).await,
         "mine & yours",
-        "66"
     );
     assert_eq!(
         audience(&stub, &[("audience", "go")]).await,
@@ -193,9 +186,9 @@ fn the_cloud_follows_from_the_resource_id_the_setting_or_the_host_name() {
     };
     let aws = ("host", "https://dbc-1.cloud.databricks.com");
     let resource = ("azure_workspace_resource_id", "/a/b/c");
-    assert!(msi(&[aws, ("cloud", "AZURE")]), "67");
-    assert!(msi(&[aws, ("cloud", "azure")]), "67");
-    assert!(msi(&[aws, resource, ("cloud", "AWS")]), "68");
+    assert!(msi(&[aws, ("cloud", "AZURE")]));
+    assert!(msi(&[aws, ("cloud", "azure")]));
+    assert!(msi(&[aws, resource, ("cloud", "AWS")]));
     assert!(!msi(&[aws]));
     assert!(!msi(&[
         ("host", "https://adb-1.azuredatabricks.net"),
@@ -216,16 +209,15 @@ fn the_cloud_follows_from_the_resource_id_the_setting_or_the_host_name() {
 
 #[tokio::test]
 async fn a_strategy_that_does_not_need_the_metadata_does_not_request_it() {
-    let stub = described(r#"{"workspace_id": "77"}"#).await;
-    signed_in(&stub, &[("token", "dapi")]).await;
-    signed_in(&stub, &[("username", "u"), ("password", "p")]).await;
+    let stub = with_metadata(r#"{"workspace_id": "77"}"#).await;
+    authenticate(&stub, &[("token", "dapi")]).await;
+    authenticate(&stub, &[("username", "u"), ("password", "p")]).await;
     assert_eq!(stub.paths(), [CREDENTIALS, CREDENTIALS]);
     let sent = stub.last(CREDENTIALS);
-    assert_eq!(sent.header("x-databricks-workspace-id"), "", "69");
-    signed_in(&stub, &[("token", "dapi"), ("workspace_id", "1")]).await;
+    assert_eq!(sent.header("x-databricks-workspace-id"), "");
+    authenticate(&stub, &[("token", "dapi"), ("workspace_id", "1")]).await;
     assert_eq!(
         stub.last(CREDENTIALS).header("x-databricks-workspace-id"),
         "1",
-        "69"
     );
 }

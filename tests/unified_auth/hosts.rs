@@ -1,22 +1,18 @@
 //! Hosts, scopes and aliases.
 
-use std::ops::RangeInclusive;
-
 use crate::home::{Home, M};
 use crate::stub::{Stub, TOKEN};
 use crate::{Pairs, configured, handle, setting};
 
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[42..=48, 50..=56];
-
-/// Asserts what becomes of each host, and of the settings with it, and names every row that is wrong.
-fn assert_resolved(rows: &[(u16, &str, Pairs<'_>, &str, Pairs<'_>)]) {
+/// Asserts the resolved host and settings of each row, and lists every wrong row.
+fn assert_resolved(rows: &[(&str, Pairs<'_>, &str, Pairs<'_>)]) {
     let wrong = rows
         .iter()
-        .filter_map(|(number, host, explicit, expected, settings)| {
+        .filter_map(|(host, explicit, expected, settings)| {
             let vars = [("DATABRICKS_HOST", *host), ("DATABRICKS_TOKEN", "t")];
             let config = match configured(explicit, &vars) {
                 Ok(config) => config,
-                Err(error) => return Some(format!("{number}: {host}: {error}")),
+                Err(error) => return Some(format!("{host}: {error}")),
             };
             let expected = [("host", *expected)]
                 .into_iter()
@@ -24,7 +20,7 @@ fn assert_resolved(rows: &[(u16, &str, Pairs<'_>, &str, Pairs<'_>)]) {
             let mut found =
                 expected.map(|(name, value)| (setting(&config, name).unwrap_or_default(), value));
             let (found, value) = found.find(|(found, value)| found != value)?;
-            Some(format!("{number}: {host}: {found:?} instead of {value:?}"))
+            Some(format!("{host}: {found:?} instead of {value:?}"))
         });
     let wrong: Vec<_> = wrong.collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -43,7 +39,7 @@ fn hosts_are_normalised() {
         ("http://localhost:8080/", "http://localhost:8080"),
         ("https://abc.def/some/path/", "https://abc.def"),
     ];
-    assert_resolved(&rows.map(|(host, expected)| (42, host, &[][..], expected, &[][..])));
+    assert_resolved(&rows.map(|(host, expected)| (host, &[][..], expected, &[][..])));
 }
 
 #[test]
@@ -52,50 +48,38 @@ fn the_query_of_a_host_sets_the_ids_that_are_unset() {
     let by_guid = format!("https://a.net/?w={guid}");
     assert_resolved(&[
         (
-            43,
             "https://a.net/?o=12345",
             &[],
             host,
             &[("workspace_id", "12345")],
         ),
         (
-            44,
             "https://a.net/?workspace_id=12345",
             &[],
             host,
             &[("workspace_id", "12345")],
         ),
+        ("https://a.net/?a=abc", &[], host, &[("account_id", "abc")]),
         (
-            44,
-            "https://a.net/?a=abc",
-            &[],
-            host,
-            &[("account_id", "abc")],
-        ),
-        (
-            44,
             "https://a.net/?account_id=abc",
             &[],
             host,
             &[("account_id", "abc")],
         ),
         (
-            44,
             "https://a.net/?o=12345&a=abc",
             &[],
             host,
             &[("workspace_id", "12345"), ("account_id", "abc")],
         ),
         (
-            46,
             "https://a.net/?o=notanumber",
             &[],
             host,
             &[("workspace_id", "")],
         ),
-        (47, &by_guid, &[], host, &[("workspace_id", guid)]),
+        (&by_guid, &[], host, &[("workspace_id", guid)]),
         (
-            47,
             "https://a.net/?w=12345&o=99999",
             &[],
             host,
@@ -107,7 +91,7 @@ fn the_query_of_a_host_sets_the_ids_that_are_unset() {
 #[test]
 fn an_explicit_id_overrides_that_of_the_query() {
     let id = &[("workspace_id", "99999")];
-    assert_resolved(&[(45, "https://a.net/?o=12345", id, "https://a.net", id)]);
+    assert_resolved(&[("https://a.net/?o=12345", id, "https://a.net", id)]);
 }
 
 #[test]
@@ -119,8 +103,8 @@ fn an_invalid_host_is_rejected() {
             "https://accounts-dod.cloud.databricks.us",
             "account console",
         ),
-        ("http://abc.def", "in clear"),
-        ("https://u:p@abc.def", "holds a user or password"),
+        ("http://abc.def", "in plaintext"),
+        ("https://u:p@abc.def", "contains a user or password"),
     ] {
         let vars = [("DATABRICKS_HOST", host), ("DATABRICKS_TOKEN", "t")];
         let error = configured(&[], &vars).expect_err(host).to_string();
@@ -145,19 +129,17 @@ fn the_workspace_id_none_counts_as_unset() {
 #[tokio::test]
 async fn scopes_are_sorted_without_duplicates_and_default_to_all_apis() {
     let stub = Stub::workspace().await;
-    for (number, scopes, expected) in [
-        (50, "jobs,clusters,mlflow", "clusters jobs mlflow"),
-        (51, "clusters,jobs,clusters", "clusters jobs"),
+    for (scopes, expected) in [
+        ("jobs,clusters,mlflow", "clusters jobs mlflow"),
+        ("clusters,jobs,clusters", "clusters jobs"),
         (
-            51,
             "clusters, jobs  mlflow,pipelines",
             "clusters jobs mlflow pipelines",
         ),
-        (52, "", "all-apis"),
-        (52, "   ", "all-apis"),
-        (52, ",", "all-apis"),
+        ("", "all-apis"),
+        ("   ", "all-apis"),
+        (",", "all-apis"),
         (
-            54,
             "jobs:read, clusters, mlflow:read",
             "clusters jobs:read mlflow:read",
         ),
@@ -173,12 +155,12 @@ async fn scopes_are_sorted_without_duplicates_and_default_to_all_apis() {
             .await
             .expect("a credential");
         let sent = stub.last(TOKEN).field("scope");
-        assert_eq!(sent.as_deref(), Some(expected), "{number}");
+        assert_eq!(sent.as_deref(), Some(expected), "{scopes}");
     }
 }
 
 #[tokio::test]
-async fn vectors_52_and_53_scopes_of_a_profile() {
+async fn scopes_come_from_a_profile() {
     let stub = Stub::workspace().await;
     let home = Home::with_profiles(M);
     for (profile, expected) in [
@@ -200,25 +182,20 @@ async fn vectors_52_and_53_scopes_of_a_profile() {
 }
 
 #[test]
-fn the_file_of_an_identity_token_has_two_names_and_code_beats_both() {
+fn the_file_of_an_identity_token_has_two_variables_and_code_overrides_both() {
     let host = ("DATABRICKS_HOST", "https://x");
     let (path, alias) = (
         ("DATABRICKS_OIDC_TOKEN_FILEPATH", "/p"),
         ("DATABRICKS_OIDC_TOKEN_FILE", "/a"),
     );
-    for (number, explicit, vars, expected) in [
-        (55, &[][..], &[host, alias][..], "/a"),
-        (56, &[], &[host, alias, path], "/p"),
-        (
-            56,
-            &[("oidc_token_filepath", "/e")],
-            &[host, alias, path],
-            "/e",
-        ),
+    for (explicit, vars, expected) in [
+        (&[][..], &[host, alias][..], "/a"),
+        (&[], &[host, alias, path], "/p"),
+        (&[("oidc_token_filepath", "/e")], &[host, alias, path], "/e"),
     ] {
         let config = configured(explicit, vars).expect("a configuration");
         let found = setting(&config, "oidc_token_filepath");
-        assert_eq!(found.as_deref(), Some(expected), "{number}");
+        assert_eq!(found.as_deref(), Some(expected), "{vars:?}");
         assert_eq!(config.auth_type(), Some("file-oidc"));
     }
 }

@@ -1,17 +1,15 @@
 //! Retries, error bodies, pages instead of JSON, proxies.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lakebase_core::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::handle;
 use crate::stub::{Answer, CREDENTIALS, DISCOVERY, Stub, TOKEN};
 
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[122..=132, 134..=136];
-
-/// A workspace that answers the first calls for a credential like this.
+/// A workspace whose first replies to mints are `answer`.
 async fn answering(times: usize, answer: Answer) -> Stub {
     Stub::start(move |seen| {
         (seen.path == CREDENTIALS && seen.count <= times).then(|| answer.clone())
@@ -27,31 +25,31 @@ async fn outcome(stub: &Stub) -> Result<(), Error> {
 #[tokio::test]
 async fn a_transient_failure_is_retried() {
     let cluster = r#"{"error_code":"INVALID_STATE","message":"ClusterNotReadyException: wait"}"#;
-    for (number, answer) in [
-        (122, Answer::new(429, "{}")),
-        (122, Answer::new(429, "{}").with("retry-after", "1")),
-        (122, Answer::new(429, "{}").with("retry-after", "1.58")),
-        (122, Answer::new(503, "{}")),
-        (122, Answer::new(503, "{}").with("retry-after", "1")),
-        (122, Answer::new(503, "{}").with("retry-after", "1.58")),
-        (123, Answer::new(400, cluster)),
-        // Minting is safe to repeat, so that these are an outage like any other.
-        (
-            134,
-            Answer::new(502, "<html><title>502 Bad Gateway</title></html>"),
-        ),
-        (128, Answer::new(500, "")),
-    ] {
+    let rows = [
+        Answer::new(429, "{}"),
+        Answer::new(429, "{}").with("retry-after", "1"),
+        Answer::new(429, "{}").with("retry-after", "1.58"),
+        Answer::new(503, "{}"),
+        Answer::new(503, "{}").with("retry-after", "1"),
+        Answer::new(503, "{}").with("retry-after", "1.58"),
+        Answer::new(400, cluster),
+        // A mint is safe to repeat, so these count as an outage.
+        Answer::new(502, "<html><title>502 Bad Gateway</title></html>"),
+        Answer::new(500, ""),
+    ];
+    // Together, because each waits for its retry.
+    let rows = rows.into_iter().map(async |answer| {
         let stub = answering(1, answer.clone()).await;
         let result = outcome(&stub).await;
-        result.unwrap_or_else(|error| panic!("{number}: {answer:?}: {error}"));
-        assert_eq!(stub.seen(CREDENTIALS).len(), 2, "{number}: {answer:?}");
-    }
+        result.unwrap_or_else(|error| panic!("{answer:?}: {error}"));
+        assert_eq!(stub.seen(CREDENTIALS).len(), 2, "{answer:?}");
+    });
+    join_all(rows).await;
 }
 
 #[tokio::test]
 async fn authentication_is_retried_by_the_same_rules() {
-    for (status, requests) in [
+    let rows = [
         (429, 2),
         (502, 2),
         (503, 2),
@@ -59,26 +57,23 @@ async fn authentication_is_retried_by_the_same_rules() {
         (400, 1),
         (401, 1),
         (403, 1),
-    ] {
+    ];
+    let rows = rows.map(async |(status, requests)| {
         let stub = Stub::start(move |seen| {
             (seen.path == TOKEN && seen.count == 1).then(|| Answer::new(status, "{}"))
         })
         .await;
-        let explicit = [
-            ("host", stub.url.as_str()),
-            ("client_id", "a"),
-            ("client_secret", "b"),
-        ];
+        let explicit = stub.service_principal();
         let outcome = handle(&explicit, &[]).credential().await;
-        assert_eq!(stub.seen(TOKEN).len(), requests, "128: {status}");
-        assert_eq!(outcome.is_ok(), requests == 2, "128: {status}");
-        // The document is read once.
+        assert_eq!(stub.seen(TOKEN).len(), requests, "{status}");
+        assert_eq!(outcome.is_ok(), requests == 2, "{status}");
         assert_eq!(stub.seen(DISCOVERY).len(), 1, "{status}");
-    }
+    });
+    join_all(rows).await;
 }
 
 #[tokio::test]
-async fn vectors_125_and_126_a_wait_is_kept_within_the_budget_and_reported() {
+async fn retry_after_is_limited_by_the_connect_timeout_and_reported() {
     let stub = answering(9, Answer::new(429, "{}").with("retry-after", "30")).await;
     let explicit = [
         ("host", stub.url.as_str()),
@@ -90,14 +85,13 @@ async fn vectors_125_and_126_a_wait_is_kept_within_the_budget_and_reported() {
         .build()
         .expect("a configuration");
     let lakebase = lakebase_core::Lakebase::new(config).expect("a handle");
-    let error = lakebase.connect().await.map(drop).expect_err("125");
-    assert!(error.is_timeout(), "125: {error}");
-    assert_eq!(stub.seen(CREDENTIALS).len(), 1, "125");
+    let error = lakebase.connect().await.map(drop).expect_err("too long");
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(stub.seen(CREDENTIALS).len(), 1);
     for (status, header, seconds) in [
         (429, Some("100"), Some(100)),
         (503, Some("100"), Some(100)),
         (429, None, Some(1)),
-        // An outage says nothing of its length: the pauses are ours.
         (503, None, None),
     ] {
         let answer = Answer::new(status, "{}");
@@ -106,15 +100,15 @@ async fn vectors_125_and_126_a_wait_is_kept_within_the_budget_and_reported() {
             None => answer,
         };
         let stub = answering(9, answer).await;
-        let error = outcome(&stub).await.expect_err("126");
+        let error = outcome(&stub).await.expect_err("an error");
         let expected = seconds.map(Duration::from_secs);
-        assert_eq!(error.retry_after(), expected, "126: {status} {header:?}");
-        assert!(error.is_transient(), "126");
+        assert_eq!(error.retry_after(), expected, "{status} {header:?}");
+        assert!(error.is_transient(), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_wait_that_ends_within_the_budget_of_a_login_is_waited_out() {
+async fn a_login_waits_for_retry_after_within_its_connect_timeout() {
     let local = lakebase_tests::local().await;
     let limited = lakebase_local::Fault::rate_limited("6");
     local.fail_times(lakebase_local::Call::Credential, 1, limited);
@@ -127,9 +121,8 @@ async fn a_wait_that_ends_within_the_budget_of_a_login_is_waited_out() {
 async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
     let json = "application/json";
     let html = "text/html";
-    for (number, status, kind, body, code, detail) in [
+    for (status, kind, body, code, detail) in [
         (
-            124,
             400,
             json,
             r#"{"error_code":"BAD_REQUEST","message":"no"}"#,
@@ -137,16 +130,14 @@ async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
             "no",
         ),
         (
-            127,
             403,
             json,
             r#"{"error_code":"PERMISSION_DENIED","message":"errorMessage"}"#,
             Some("PERMISSION_DENIED"),
             "errorMessage",
         ),
-        (129, 404, json, "", None, "Not Found"),
+        (404, json, "", None, "Not Found"),
         (
-            130,
             400,
             "text/plain",
             "MALFORMED_REQUEST: vpc_endpoints malformed",
@@ -154,7 +145,6 @@ async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
             "vpc_endpoints malformed",
         ),
         (
-            131,
             400,
             json,
             r#"{"error_code":500,"message":"m"}"#,
@@ -162,16 +152,14 @@ async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
             "m",
         ),
         (
-            132,
             400,
             html,
             "<html><pre>Worker environment not ready</pre></html>",
             Some("BAD_REQUEST"),
             "Worker environment not ready",
         ),
-        (136, 444, json, r#"{"message":"odd"}"#, None, "odd"),
+        (444, json, r#"{"message":"odd"}"#, None, "odd"),
         (
-            134,
             502,
             html,
             "<html><title>502 Bad Gateway</title></html>",
@@ -182,26 +170,26 @@ async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
         let stub = answering(9, Answer::new(status, body).with("content-type", kind)).await;
         let error = outcome(&stub).await.expect_err("an error");
         let text = error.to_string();
-        assert_eq!(error.error_code(), code, "{number}: {text}");
-        assert_eq!(error.status(), Some(status), "{number}");
-        assert!(text.contains(detail), "{number}: {text}");
-        assert_eq!(error.is_sign_in(), status == 403, "{number}");
-        // 127: where it went, and as whom.
+        assert_eq!(error.error_code(), code, "{text}");
+        assert_eq!(error.status(), Some(status), "{text}");
+        assert!(text.contains(detail), "{text}");
+        assert_eq!(error.is_sign_in(), status == 403, "{text}");
         for part in [
             "sign-in pat",
             "host from attribute host",
             "token from attribute token",
         ] {
-            assert!(text.contains(part), "{number}: {part} is not in {text}");
+            assert!(text.contains(part), "{part} is not in {text}");
         }
-        assert!(!text.contains("hush"), "{number}: {text}");
+        assert!(!text.contains("hush"), "{text}");
         let requests = if status == 502 { 3 } else { 1 };
-        assert_eq!(stub.seen(CREDENTIALS).len(), requests, "{number}");
+        assert_eq!(stub.seen(CREDENTIALS).len(), requests, "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_reply_that_repeats_the_request_shows_no_secret_and_controls_no_terminal() {
+async fn the_error_of_a_reply_that_repeats_the_request_contains_no_secret_and_no_control_character()
+{
     let token = "hush+secret/42=";
     for status in [200, 400, 403, 404, 503] {
         let stub = Stub::start(move |seen| {
@@ -231,7 +219,7 @@ async fn a_reply_that_repeats_the_request_shows_no_secret_and_controls_no_termin
 }
 
 #[tokio::test]
-async fn a_token_that_could_not_be_sent_to_postgres_is_rejected_where_it_is_minted() {
+async fn a_minted_token_with_invalid_characters_is_rejected() {
     for token in ["a\u{0}b", "a\r\nb", "a b", ""] {
         let body = serde_json::json!({"token": token, "expire_time": "2999-01-01T00:00:00Z"});
         let stub = answering(9, Answer::json(body.to_string())).await;
@@ -241,7 +229,7 @@ async fn a_token_that_could_not_be_sent_to_postgres_is_rejected_where_it_is_mint
 }
 
 #[tokio::test]
-async fn vector_135_a_private_network_is_recognised_by_its_page() {
+async fn a_private_link_is_recognised_by_its_login_page() {
     let page = "/login.html?error=private-link-validation-error&x=1";
     let stub = answering(9, Answer::new(302, "").with("location", page)).await;
     let error = outcome(&stub).await.expect_err("an error");
@@ -254,8 +242,8 @@ async fn vector_135_a_private_network_is_recognised_by_its_page() {
 }
 
 #[tokio::test]
-async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
-    // It answers every CONNECT with a refusal that names the host.
+async fn the_proxy_and_its_exceptions_come_from_the_environment() {
+    // It rejects every CONNECT.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");
@@ -263,7 +251,7 @@ async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
         "http://user:hush@{}",
         listener.local_addr().expect("an address")
     );
-    let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
     let task = tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut head = Vec::new();
@@ -273,7 +261,7 @@ async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
                     Err(_) => break,
                 }
             }
-            let _ = asked.send(String::from_utf8_lossy(&head).into_owned());
+            let _ = sender.send(String::from_utf8_lossy(&head).into_owned());
             let _ = socket
                 .write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
                 .await;
@@ -286,21 +274,21 @@ async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
         let error = lakebase
             .credential()
             .await
-            .expect_err("refused by the proxy");
+            .expect_err("rejected by the proxy");
         let text = format!("{error:?}");
         assert!(!text.contains("hush"), "{text}");
-        // Which proxy, from which variable, and what it said.
+        // The proxy, its variable and its status.
         let place = proxy.split('@').nth(1).expect("an address");
         for part in [place, name, "HTTP 403"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        let head = heard.recv().await.expect("the proxy was asked");
+        let head = requests.recv().await.expect("a request to the proxy");
         assert!(head.starts_with("CONNECT dbc-1.invalid:443 "), "{head}");
         assert!(
             head.to_lowercase().contains("proxy-authorization: basic"),
             "{head}"
         );
-        while heard.try_recv().is_ok() {}
+        while requests.try_recv().is_ok() {}
     }
     let vars = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", "*.invalid")];
     let lakebase = handle(&[("host", host), ("token", "t")], &vars);
@@ -308,13 +296,13 @@ async fn the_proxy_of_the_environment_is_used_and_its_exceptions_are() {
         .credential()
         .await
         .expect_err("there is no such host");
-    assert!(heard.try_recv().is_err(), "an exception");
-    // What is on this machine is never asked through a proxy.
+    assert!(requests.try_recv().is_err(), "an exception");
+    // Requests to this machine never use a proxy.
     let stub = Stub::workspace().await;
     let vars = [("HTTP_PROXY", proxy.as_str()), ("ALL_PROXY", &proxy)];
     let lakebase = handle(&[("host", &stub.url), ("token", "t")], &vars);
     lakebase.credential().await.expect("a credential");
-    assert!(heard.try_recv().is_err());
+    assert!(requests.try_recv().is_err());
     task.abort();
 
     let config = crate::configured(

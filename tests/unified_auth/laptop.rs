@@ -1,4 +1,4 @@
-//! A laptop after `databricks auth login`: a profile, an endpoint, and nothing else.
+//! A laptop after `databricks auth login`: a profile and an endpoint.
 
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::SignIn;
@@ -20,13 +20,13 @@ async fn a_profile_of_the_cli_and_an_endpoint_or_a_branch_are_enough() {
         .expect("tools")
         .1
         .clone();
-    for place in [local.endpoint(), local.branch()] {
+    for endpoint in [local.endpoint(), local.branch()] {
         let vars = [
             ("HOME", home.as_str().to_owned()),
             ("PATH", tools.clone()),
-            ("LAKEBASE_ENDPOINT", place.clone()),
+            ("LAKEBASE_ENDPOINT", endpoint.clone()),
         ];
-        // A real endpoint has port 5432 and a certificate that everybody trusts.
+        // A real endpoint has port 5432 and a certificate with a public root.
         let builder = Config::builder()
             .vars(vars)
             .port(local.postgres_port())
@@ -34,7 +34,7 @@ async fn a_profile_of_the_cli_and_an_endpoint_or_a_branch_are_enough() {
         let config = builder.build().expect("a configuration");
         assert_eq!(config.auth_type(), Some("databricks-cli"));
         let lakebase = Lakebase::new(config).expect("a handle");
-        let (client, connection) = soon(lakebase.connect()).await.expect(&place);
+        let (client, connection) = soon(lakebase.connect()).await.expect(&endpoint);
         let task = tokio::spawn(connection);
         let row = client.query_one("SELECT current_user::text", &[]).await;
         assert_eq!(row.expect("an answer").get::<_, String>(0), local.user());

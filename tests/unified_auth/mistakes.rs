@@ -1,6 +1,7 @@
-//! The three likeliest mistakes with each way to authenticate: a setting is missing, the server rejects it, no server
-//! answers. Each error names the strategy, where its settings came from, and the next step; never a secret.
+//! The three most likely mistakes with each strategy: a setting is missing, the server rejects it, or the server is
+//! unreachable. Each error names the strategy, the source of its settings and the next step, and contains no secret.
 
+use futures_util::future::join_all;
 use lakebase_core::{Config, Error, Lakebase};
 use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
 use lakebase_tests::{local, soon};
@@ -29,11 +30,10 @@ async fn failure(local: &LocalLakebase, vars: Vars, changes: &[(&str, &str)]) ->
 
 type Rows<'a> = &'a [(SignIn, &'a [(&'a str, &'a str)], &'a [&'a str])];
 
-/// Signs in with each of these changes; an empty value removes the variable. Names every error that lacks a part of its text, shows a secret, or is of
-/// another kind.
+/// Authenticates with each of these changes; an empty value removes the variable. Lists every error that lacks a part of
+/// its text, contains a secret, or is of another kind.
 async fn assert_each(local: &LocalLakebase, is_right_kind: fn(&Error) -> bool, rows: Rows<'_>) {
-    let mut wrong = Vec::new();
-    for (way, changes, parts) in rows {
+    let rows = rows.iter().map(async |(way, changes, parts)| {
         let mut vars = local.env_for(*way);
         vars.retain(|(name, _)| !changes.contains(&(name.as_str(), "")));
         let set: Vec<_> = changes
@@ -42,10 +42,11 @@ async fn assert_each(local: &LocalLakebase, is_right_kind: fn(&Error) -> bool, r
             .filter(|(_, value)| !value.is_empty())
             .collect();
         let error = failure(local, vars, &set).await;
-        if !is_right(local, &error, *way, parts) || !is_right_kind(&error) {
-            wrong.push(format!("{way}: {error:?}"));
-        }
-    }
+        let is_right = is_right(local, &error, *way, parts) && is_right_kind(&error);
+        (!is_right).then(|| format!("{way}: {error:?}"))
+    });
+    // Together, because each retries for a second.
+    let wrong: Vec<_> = join_all(rows).await.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -81,7 +82,7 @@ async fn a_missing_setting_is_named() {
             &[("DATABRICKS_OIDC_TOKEN", "")],
             &[
                 "DATABRICKS_OIDC_TOKEN is not set",
-                "DATABRICKS_AUTH_TYPE asks",
+                "DATABRICKS_AUTH_TYPE selects",
             ],
         ),
         (
@@ -133,7 +134,7 @@ async fn a_missing_command_line_tool_is_named() {
             &[("PATH", "")],
             &[
                 "the Azure CLI is not installed",
-                "DATABRICKS_AUTH_TYPE asks",
+                "DATABRICKS_AUTH_TYPE selects",
             ],
         ),
     ];
@@ -190,8 +191,8 @@ async fn a_rejected_secret_is_reported_with_its_source_and_the_next_step() {
             SignIn::MetadataService,
             &[("DATABRICKS_METADATA_SERVICE_URL", &key)],
             &[
-                "the metadata service refused",
-                "sign in again there",
+                "the metadata service rejected the request",
+                "Authenticate again in the program",
                 "from DATABRICKS_METADATA_SERVICE_URL",
             ],
         ),
@@ -260,9 +261,9 @@ async fn a_command_line_tool_that_is_not_logged_in_is_reported_with_the_command_
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_reached_is_named_and_the_error_is_transient() {
+async fn an_unreachable_server_is_named_and_the_error_is_transient() {
     let local = local().await;
-    // A port that is ours and that no process listens on.
+    // A reserved port without a listener.
     let reserved = tokio::net::TcpSocket::new_v4().expect("a socket");
     reserved
         .bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -270,8 +271,8 @@ async fn a_server_that_cannot_be_reached_is_named_and_the_error_is_transient() {
     let free = reserved.local_addr().expect("an address");
     let gone = format!("http://{free}");
     let (service, tokens) = (format!("{gone}/key-hush"), format!("{gone}/token?x=1"));
-    let reached = format!("cannot reach {gone}");
-    let parts = &[reached.as_str(), "host from DATABRICKS_HOST"][..];
+    let unreachable = format!("cannot reach {gone}");
+    let parts = &[unreachable.as_str(), "host from DATABRICKS_HOST"][..];
     let host = &[("DATABRICKS_HOST", gone.as_str())][..];
     let is_right_kind = |error: &Error| {
         error.is_transient() && !error.is_sign_in() && !error.to_string().contains("hush")
@@ -297,7 +298,7 @@ async fn a_server_that_cannot_be_reached_is_named_and_the_error_is_transient() {
 }
 
 #[tokio::test]
-async fn entra_id_that_cannot_be_reached_is_a_transient_error() {
+async fn an_unreachable_entra_id_is_a_transient_error() {
     let local = local().await;
     local.fail(Call::Entra, Fault::Reset);
     let tenant = &[("ARM_TENANT_ID", "local-tenant")][..];
@@ -309,7 +310,7 @@ async fn entra_id_that_cannot_be_reached_is_a_transient_error() {
     assert_each(&local, Error::is_transient, rows).await;
 }
 
-/// The tools are there, but the servers that they call are not.
+/// The tools are installed, but their servers are unreachable.
 #[tokio::test]
 async fn a_command_line_tool_without_a_network_is_named() {
     let local = local().await;
@@ -379,7 +380,7 @@ async fn a_secret_in_the_wrong_place_is_not_repeated() {
             "{text}"
         );
     }
-    // The key of a metadata service comes back in pages and redirects.
+    // Pages and redirects may repeat the key of a metadata service.
     for answer in [
         crate::stub::Answer::new(404, "<html><pre>Cannot GET /key-hush-hush/t</pre></html>"),
         crate::stub::Answer::new(301, "").with("location", "/key-hush-hush/t/"),
@@ -390,7 +391,7 @@ async fn a_secret_in_the_wrong_place_is_not_repeated() {
         let error = crate::handle(&explicit, &[])
             .credential()
             .await
-            .expect_err("refused");
+            .expect_err("rejected");
         assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
     }
 }

@@ -1,12 +1,8 @@
 //! OAuth: client credentials and token federation.
 
-use std::ops::RangeInclusive;
-
 use crate::home::Home;
 use crate::stub::{Answer, CREDENTIALS, Seen, Stub, TOKEN};
 use crate::{Pairs, X, configured, handle};
-
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[71..=71, 74..=76, 78..=85];
 
 const M2M: Pairs<'static> = &[("client_id", "b"), ("client_secret", "c")];
 
@@ -29,7 +25,7 @@ fn fields(seen: &Seen) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn client_credentials_go_into_the_header_and_the_kind_of_token_is_kept() {
+async fn client_credentials_are_sent_in_the_header_and_the_token_type_is_kept() {
     for (kind, expected) in [
         ("Some", "Some cde"),
         ("bearer", "Bearer cde"),
@@ -43,20 +39,17 @@ async fn client_credentials_go_into_the_header_and_the_kind_of_token_is_kept() {
                 .await;
         outcome(&stub, M2M, &[]).await.expect("a credential");
         let sent = stub.last(TOKEN);
-        assert_eq!(sent.header("authorization"), "Basic Yjpj", "71");
-        assert_eq!(
-            sent.body, "grant_type=client_credentials&scope=all-apis",
-            "71"
-        );
+        assert_eq!(sent.header("authorization"), "Basic Yjpj");
+        assert_eq!(sent.body, "grant_type=client_credentials&scope=all-apis");
         let sent = stub.last(CREDENTIALS);
-        assert_eq!(sent.header("authorization"), expected, "71");
+        assert_eq!(sent.header("authorization"), expected);
         assert_eq!(sent.header("accept"), "application/json");
         assert_eq!(sent.header("content-type"), "application/json");
     }
 }
 
 #[tokio::test]
-async fn a_role_of_a_group_and_authorization_details_go_into_the_form() {
+async fn a_group_role_and_authorization_details_are_sent_in_the_form() {
     let stub = Stub::workspace().await;
     let mut explicit = M2M.to_vec();
     explicit.extend([("group_id", "g 1"), ("authorization_details", "[{}]")]);
@@ -66,7 +59,7 @@ async fn a_role_of_a_group_and_authorization_details_go_into_the_form() {
     assert_eq!(sent.field("authorization_details").as_deref(), Some("[{}]"));
     let explicit = [("host", "https://x"), ("token", "t"), ("group_id", "g")];
     let error = configured(&explicit, &[])
-        .expect_err("no such thing")
+        .expect_err("not supported")
         .to_string();
     let expected = "does not support group role assumption";
     assert!(error.contains(expected) && error.contains("pat"), "{error}");
@@ -82,26 +75,26 @@ async fn a_rejected_secret_is_reported_at_first_use_with_the_servers_message() {
     })
     .await;
     let wrong = [("client_id", "b"), ("client_secret", "hush-hush")];
-    let error = outcome(&stub, &wrong, &[]).await.expect_err("74");
+    let error = outcome(&stub, &wrong, &[]).await.expect_err("rejected");
     for part in [
         "oauth-m2m",
         "invalid_client",
         "Client authentication failed",
         "client_secret from",
     ] {
-        assert!(error.contains(part), "74: {part} is not in {error}");
+        assert!(error.contains(part), "{part} is not in {error}");
     }
-    assert_eq!(stub.seen(TOKEN).len(), 1, "a wrong secret stays wrong");
+    assert_eq!(stub.seen(TOKEN).len(), 1, "no retry");
 }
 
 #[tokio::test]
-async fn an_identity_token_is_sent_without_other_credentials() {
+async fn an_identity_token_is_sent_without_a_client_secret() {
     let stub = Stub::workspace().await;
     let vars = [("DATABRICKS_OIDC_TOKEN", "id-token-42")];
     let forced = ("auth_type", "env-oidc");
     outcome(&stub, &[("client_id", "client-id"), forced], &vars)
         .await
-        .expect("75");
+        .expect("a credential");
     let sent = stub.last(TOKEN);
     let all = [
         "client_id",
@@ -110,8 +103,8 @@ async fn an_identity_token_is_sent_without_other_credentials() {
         "subject_token",
         "subject_token_type",
     ];
-    assert_eq!(fields(&sent), all, "75");
-    assert_eq!(sent.header("authorization"), "", "75");
+    assert_eq!(fields(&sent), all);
+    assert_eq!(sent.header("authorization"), "");
     for (name, value) in [
         (
             "grant_type",
@@ -122,14 +115,14 @@ async fn an_identity_token_is_sent_without_other_credentials() {
         ("client_id", "client-id"),
         ("scope", "all-apis"),
     ] {
-        assert_eq!(sent.field(name).as_deref(), Some(value), "75");
+        assert_eq!(sent.field(name).as_deref(), Some(value), "{name}");
     }
-    outcome(&stub, &[], &vars).await.expect("76");
-    assert_eq!(fields(&stub.last(TOKEN)), all[1..], "76");
+    outcome(&stub, &[], &vars).await.expect("a credential");
+    assert_eq!(fields(&stub.last(TOKEN)), all[1..]);
 }
 
 #[tokio::test]
-async fn vector_78_without_an_audience_the_token_endpoint_is_it() {
+async fn the_default_audience_is_the_token_endpoint() {
     let stub =
         Stub::start(|seen| (seen.path == "/id").then(|| Answer::json("{\"value\":\"jwt\"}"))).await;
     let url = format!("{}/id?x=1", stub.url);
@@ -139,13 +132,13 @@ async fn vector_78_without_an_audience_the_token_endpoint_is_it() {
         ("DATABRICKS_CLIENT_ID", "c"),
     ];
     outcome(&stub, &[], &vars).await.expect("a credential");
-    let asked = stub.last("/id");
+    let request = stub.last("/id");
     assert_eq!(
-        asked.field("audience"),
+        request.field("audience"),
         Some(format!("{}{TOKEN}", stub.url))
     );
-    assert_eq!(asked.field("x").as_deref(), Some("1"));
-    assert_eq!(asked.header("authorization"), "Bearer job");
+    assert_eq!(request.field("x").as_deref(), Some("1"));
+    assert_eq!(request.header("authorization"), "Bearer job");
     assert_eq!(
         stub.last(TOKEN).field("subject_token").as_deref(),
         Some("jwt")
@@ -153,7 +146,7 @@ async fn vector_78_without_an_audience_the_token_endpoint_is_it() {
 }
 
 #[tokio::test]
-async fn vector_79_an_identity_token_that_is_not_there_is_an_error() {
+async fn a_missing_identity_token_is_an_error() {
     let stub = Stub::workspace().await;
     let home = Home::new();
     let path = format!("{}/jwt", home.as_str());
@@ -166,7 +159,7 @@ async fn vector_79_an_identity_token_that_is_not_there_is_an_error() {
     std::fs::write(&path, " \n").expect("a file");
     let error = outcome(&stub, &explicit, &[]).await.expect_err("empty");
     assert!(error.contains(&format!("file {path} is empty")), "{error}");
-    // It is read again at every exchange, and trimmed.
+    // Each exchange reads the file, and trims the token.
     std::fs::write(&path, "jwt\n").expect("a file");
     outcome(&stub, &explicit, &[]).await.expect("a credential");
     assert_eq!(
@@ -198,30 +191,27 @@ fn an_ambiguous_configuration_is_rejected_unless_the_auth_type_is_set() {
     let (by_name, mine) = (("DATABRICKS_OIDC_TOKEN_ENV", "MINE"), ("MINE", "jwt"));
     let file = ("DATABRICKS_OIDC_TOKEN_FILEPATH", "/f");
     let forced = ("DATABRICKS_AUTH_TYPE", "env-oidc");
-    for (number, vars, expected) in [
-        (81, &[host, id, secret, default][..], Ok("oauth-m2m")),
-        (82, &[host, id, by_name, mine], Err("env-oidc and oauth")),
-        (83, &[host, id, file], Err("file-oidc and oauth")),
-        (84, &[host, id, by_name, mine, forced], Ok("env-oidc")),
+    for (vars, expected) in [
+        (&[host, id, secret, default][..], Ok("oauth-m2m")),
+        (&[host, id, by_name, mine], Err("env-oidc and oauth")),
+        (&[host, id, file], Err("file-oidc and oauth")),
+        (&[host, id, by_name, mine, forced], Ok("env-oidc")),
     ] {
         match (configured(&[], vars), expected) {
             (Ok(config), Ok(expected)) => {
-                assert_eq!(config.auth_type(), Some(expected), "{number}")
+                assert_eq!(config.auth_type(), Some(expected), "{vars:?}")
             }
             (Err(error), Err(families)) => {
                 let expected = format!("{X}{families}. Config: ");
-                assert!(
-                    error.to_string().starts_with(&expected),
-                    "{number}: {error}"
-                );
+                assert!(error.to_string().starts_with(&expected), "{error}");
             }
-            (outcome, _) => panic!("{number}: {outcome:?}"),
+            (outcome, _) => panic!("{vars:?}: {outcome:?}"),
         }
     }
 }
 
 #[test]
-fn vector_85_every_pair_of_identities_is_refused_and_both_are_named() {
+fn every_pair_of_identities_is_rejected_and_both_are_named() {
     let families = [
         ("pat", "token"),
         ("basic", "username"),
@@ -253,8 +243,8 @@ fn vector_85_every_pair_of_identities_is_refused_and_both_are_named() {
 }
 
 #[tokio::test]
-async fn vector_80_each_exchange_takes_the_identity_token_of_the_day() {
-    // A token is good for one call, so that each needs an exchange.
+async fn each_exchange_uses_a_new_identity_token() {
+    // A workspace token is accepted once, so each mint needs an exchange.
     let used = std::sync::Mutex::new(std::collections::HashSet::new());
     let stub = Stub::start(move |seen| match seen.path.as_str() {
         CREDENTIALS => {
@@ -295,7 +285,7 @@ async fn vector_80_each_exchange_takes_the_identity_token_of_the_day() {
 }
 
 #[tokio::test]
-async fn vector_80_a_token_is_exchanged_once_for_as_long_as_it_lives() {
+async fn a_workspace_token_is_reused_until_it_expires() {
     let local = lakebase_tests::local().await;
     let mut vars = local.env_for(lakebase_local::SignIn::EnvOidc);
     vars.push(("PGHOST".to_owned(), "localhost".to_owned()));

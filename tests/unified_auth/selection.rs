@@ -1,293 +1,231 @@
-//! Which sign-in is chosen, and what is said where none is: the vectors that Python and Go share.
-
-use std::ops::RangeInclusive;
+//! Which strategy is chosen, and the error if none is: the cases that the Python and Go SDKs share.
 
 use crate::home::{A, AZ, C, E, Home, M};
 use crate::{E0, Pairs, X, configured, setting};
-
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[1..=31];
 
 const DBC: &str = "https://dbc-XXXXXXXX-YYYY.cloud.databricks.com";
 const ADB: &str = "https://adb-123.4.azuredatabricks.net";
 const RESOURCE: (&str, &str) = ("azure_workspace_resource_id", "/sub/rg/ws");
 
-struct Case {
-    number: u16,
-    home: &'static str,
-    explicit: Pairs<'static>,
-    vars: Pairs<'static>,
-    expected: Expected,
-}
-
 enum Expected {
     Chosen(&'static str, &'static str),
-    /// After the error that nothing is configured.
+    /// The rest of the error that nothing is configured.
     Nothing(&'static str),
-    /// After the error that too much is.
+    /// The rest of the error that more than one identity is configured.
     Conflict(&'static str),
 }
 
 use Expected::{Chosen, Conflict, Nothing};
 
-fn case(
-    number: u16,
-    home: &'static str,
-    explicit: Pairs<'static>,
-    vars: Pairs<'static>,
-    expected: Expected,
-) -> Case {
-    Case {
-        number,
-        home,
-        explicit,
-        vars,
-        expected,
-    }
-}
-
-fn cases() -> Vec<Case> {
-    vec![
-        case(1, "", &[], &[], Nothing("")),
-        case(
-            2,
-            "",
-            &[],
-            &[("DATABRICKS_HOST", "x")],
-            Nothing(". Config: host=https://x. Env: DATABRICKS_HOST"),
+/// Profiles, explicit attributes, variables, and the strategy or error.
+const CASES: &[(&str, Pairs<'_>, Pairs<'_>, Expected)] = &[
+    ("", &[], &[], Nothing("")),
+    (
+        "",
+        &[],
+        &[("DATABRICKS_HOST", "x")],
+        Nothing(". Config: host=https://x. Env: DATABRICKS_HOST"),
+    ),
+    (
+        "",
+        &[],
+        &[("DATABRICKS_TOKEN", "x")],
+        Nothing(". Config: token=***. Env: DATABRICKS_TOKEN"),
+    ),
+    (
+        "",
+        &[],
+        &[("DATABRICKS_HOST", "x"), ("DATABRICKS_TOKEN", "x")],
+        Chosen("pat", "https://x"),
+    ),
+    (
+        "",
+        &[("host", "https://x")],
+        &[("DATABRICKS_TOKEN", "x")],
+        Chosen("pat", "https://x"),
+    ),
+    (
+        "",
+        &[],
+        &[("DATABRICKS_USERNAME", "x"), ("DATABRICKS_PASSWORD", "x")],
+        Nothing(
+            ". Config: username=x, password=***. Env: DATABRICKS_USERNAME, DATABRICKS_PASSWORD",
         ),
-        case(
-            3,
-            "",
-            &[],
-            &[("DATABRICKS_TOKEN", "x")],
-            Nothing(". Config: token=***. Env: DATABRICKS_TOKEN"),
+    ),
+    (
+        "",
+        &[],
+        &[
+            ("DATABRICKS_HOST", "x"),
+            ("DATABRICKS_USERNAME", "x"),
+            ("DATABRICKS_PASSWORD", "x"),
+        ],
+        Chosen("basic", "https://x"),
+    ),
+    (
+        "",
+        &[("host", "y")],
+        &[
+            ("DATABRICKS_HOST", "x"),
+            ("DATABRICKS_USERNAME", "x"),
+            ("DATABRICKS_PASSWORD", "x"),
+        ],
+        Chosen("basic", "https://y"),
+    ),
+    (
+        "",
+        &[("host", "y"), ("username", "x")],
+        &[("DATABRICKS_PASSWORD", "x")],
+        Chosen("basic", "https://y"),
+    ),
+    (
+        "",
+        &[("host", "y"), ("username", "x"), ("password", "x")],
+        &[],
+        Chosen("basic", "https://y"),
+    ),
+    (
+        "",
+        &[],
+        &[
+            ("DATABRICKS_HOST", "x"),
+            ("DATABRICKS_TOKEN", "x"),
+            ("DATABRICKS_USERNAME", "x"),
+            ("DATABRICKS_PASSWORD", "x"),
+        ],
+        Conflict(
+            "basic and pat. Config: host=https://x, token=***, username=x, password=***. Env: DATABRICKS_HOST, DATABRICKS_TOKEN, DATABRICKS_USERNAME, DATABRICKS_PASSWORD",
         ),
-        case(
-            4,
-            "",
-            &[],
-            &[("DATABRICKS_HOST", "x"), ("DATABRICKS_TOKEN", "x")],
-            Chosen("pat", "https://x"),
+    ),
+    (
+        "",
+        &[("auth_type", "basic")],
+        &[
+            ("DATABRICKS_HOST", "x"),
+            ("DATABRICKS_TOKEN", "x"),
+            ("DATABRICKS_USERNAME", "x"),
+            ("DATABRICKS_PASSWORD", "x"),
+        ],
+        Chosen("basic", "https://x"),
+    ),
+    (
+        "",
+        &[],
+        &[("DATABRICKS_CONFIG_FILE", "x")],
+        Nothing(". Config: config_file=x. Env: DATABRICKS_CONFIG_FILE"),
+    ),
+    (
+        M,
+        &[("host", "x")],
+        &[],
+        Nothing(". Config: host=https://x"),
+    ),
+    (E, &[], &[], Nothing("")),
+    (
+        E,
+        &[],
+        &[("DATABRICKS_CONFIG_PROFILE", "abc")],
+        Chosen("pat", "https://foo"),
+    ),
+    (M, &[], &[], Chosen("pat", DBC)),
+    (
+        M,
+        &[],
+        &[("DATABRICKS_CONFIG_PROFILE", "pat.with.dot")],
+        Chosen("pat", DBC),
+    ),
+    (
+        M,
+        &[],
+        &[("DATABRICKS_CONFIG_PROFILE", "nohost")],
+        Nothing(". Config: token=***, profile=nohost. Env: DATABRICKS_CONFIG_PROFILE"),
+    ),
+    (
+        M,
+        &[],
+        &[
+            ("DATABRICKS_CONFIG_PROFILE", "nohost"),
+            ("DATABRICKS_TOKEN", "x"),
+        ],
+        Nothing(
+            ". Config: token=***, profile=nohost. Env: DATABRICKS_TOKEN, DATABRICKS_CONFIG_PROFILE",
         ),
-        case(
-            5,
-            "",
-            &[("host", "https://x")],
-            &[("DATABRICKS_TOKEN", "x")],
-            Chosen("pat", "https://x"),
+    ),
+    (
+        M,
+        &[],
+        &[
+            ("DATABRICKS_CONFIG_PROFILE", "nohost"),
+            ("DATABRICKS_USERNAME", "x"),
+        ],
+        Conflict(
+            "basic and pat. Config: token=***, username=x, profile=nohost. Env: DATABRICKS_USERNAME, DATABRICKS_CONFIG_PROFILE",
         ),
-        case(
-            6,
-            "",
-            &[],
-            &[("DATABRICKS_USERNAME", "x"), ("DATABRICKS_PASSWORD", "x")],
-            Nothing(
-                ". Config: username=x, password=***. Env: DATABRICKS_USERNAME, DATABRICKS_PASSWORD",
-            ),
+    ),
+    (
+        "",
+        &[
+            ("host", "https://adb-xxx.y.azuredatabricks.net/"),
+            ("token", "y"),
+        ],
+        &[],
+        Chosen("pat", "https://adb-xxx.y.azuredatabricks.net"),
+    ),
+    (
+        A,
+        &[("host", ADB), RESOURCE],
+        &[("AZ", "yes")],
+        Chosen("azure-cli", ADB),
+    ),
+    (
+        A,
+        &[RESOURCE],
+        &[],
+        Nothing(". Config: azure_workspace_resource_id=/sub/rg/ws"),
+    ),
+    (
+        A,
+        &[("token", "x"), RESOURCE],
+        &[("AZ", "yes")],
+        Conflict("azure and pat. Config: token=***, azure_workspace_resource_id=/sub/rg/ws"),
+    ),
+    (
+        M,
+        &[("host", ADB), RESOURCE],
+        &[("AZ", "yes")],
+        Chosen("azure-cli", ADB),
+    ),
+    (
+        A,
+        &[("host", ADB), RESOURCE],
+        &[("AZ", "yes"), ("DATABRICKS_CONFIG_PROFILE", "justhost")],
+        Chosen("azure-cli", ADB),
+    ),
+    (
+        A,
+        &[("host", ADB), RESOURCE],
+        &[("AZ", "yes"), ("DATABRICKS_USERNAME", "x")],
+        Conflict(
+            "azure and basic. Config: host=https://adb-123.4.azuredatabricks.net, username=x, azure_workspace_resource_id=/sub/rg/ws. Env: DATABRICKS_USERNAME",
         ),
-        case(
-            7,
-            "",
-            &[],
-            &[
-                ("DATABRICKS_HOST", "x"),
-                ("DATABRICKS_USERNAME", "x"),
-                ("DATABRICKS_PASSWORD", "x"),
-            ],
-            Chosen("basic", "https://x"),
-        ),
-        case(
-            8,
-            "",
-            &[("host", "y")],
-            &[
-                ("DATABRICKS_HOST", "x"),
-                ("DATABRICKS_USERNAME", "x"),
-                ("DATABRICKS_PASSWORD", "x"),
-            ],
-            Chosen("basic", "https://y"),
-        ),
-        case(
-            9,
-            "",
-            &[("host", "y"), ("username", "x")],
-            &[("DATABRICKS_PASSWORD", "x")],
-            Chosen("basic", "https://y"),
-        ),
-        case(
-            10,
-            "",
-            &[("host", "y"), ("username", "x"), ("password", "x")],
-            &[],
-            Chosen("basic", "https://y"),
-        ),
-        case(
-            11,
-            "",
-            &[],
-            &[
-                ("DATABRICKS_HOST", "x"),
-                ("DATABRICKS_TOKEN", "x"),
-                ("DATABRICKS_USERNAME", "x"),
-                ("DATABRICKS_PASSWORD", "x"),
-            ],
-            Conflict(
-                "basic and pat. Config: host=https://x, token=***, username=x, password=***. Env: DATABRICKS_HOST, DATABRICKS_TOKEN, DATABRICKS_USERNAME, DATABRICKS_PASSWORD",
-            ),
-        ),
-        case(
-            12,
-            "",
-            &[("auth_type", "basic")],
-            &[
-                ("DATABRICKS_HOST", "x"),
-                ("DATABRICKS_TOKEN", "x"),
-                ("DATABRICKS_USERNAME", "x"),
-                ("DATABRICKS_PASSWORD", "x"),
-            ],
-            Chosen("basic", "https://x"),
-        ),
-        case(
-            13,
-            "",
-            &[],
-            &[("DATABRICKS_CONFIG_FILE", "x")],
-            Nothing(". Config: config_file=x. Env: DATABRICKS_CONFIG_FILE"),
-        ),
-        case(
-            14,
-            M,
-            &[("host", "x")],
-            &[],
-            Nothing(". Config: host=https://x"),
-        ),
-        case(15, E, &[], &[], Nothing("")),
-        case(
-            16,
-            E,
-            &[],
-            &[("DATABRICKS_CONFIG_PROFILE", "abc")],
-            Chosen("pat", "https://foo"),
-        ),
-        case(17, M, &[], &[], Chosen("pat", DBC)),
-        case(
-            18,
-            M,
-            &[],
-            &[("DATABRICKS_CONFIG_PROFILE", "pat.with.dot")],
-            Chosen("pat", DBC),
-        ),
-        case(
-            19,
-            M,
-            &[],
-            &[("DATABRICKS_CONFIG_PROFILE", "nohost")],
-            Nothing(". Config: token=***, profile=nohost. Env: DATABRICKS_CONFIG_PROFILE"),
-        ),
-        case(
-            20,
-            M,
-            &[],
-            &[
-                ("DATABRICKS_CONFIG_PROFILE", "nohost"),
-                ("DATABRICKS_TOKEN", "x"),
-            ],
-            Nothing(
-                ". Config: token=***, profile=nohost. Env: DATABRICKS_TOKEN, DATABRICKS_CONFIG_PROFILE",
-            ),
-        ),
-        case(
-            21,
-            M,
-            &[],
-            &[
-                ("DATABRICKS_CONFIG_PROFILE", "nohost"),
-                ("DATABRICKS_USERNAME", "x"),
-            ],
-            Conflict(
-                "basic and pat. Config: token=***, username=x, profile=nohost. Env: DATABRICKS_USERNAME, DATABRICKS_CONFIG_PROFILE",
-            ),
-        ),
-        case(
-            22,
-            "",
-            &[
-                ("host", "https://adb-xxx.y.azuredatabricks.net/"),
-                ("token", "y"),
-            ],
-            &[],
-            Chosen("pat", "https://adb-xxx.y.azuredatabricks.net"),
-        ),
-        case(
-            23,
-            A,
-            &[("host", ADB), RESOURCE],
-            &[("AZ", "yes")],
-            Chosen("azure-cli", ADB),
-        ),
-        case(
-            25,
-            A,
-            &[RESOURCE],
-            &[],
-            Nothing(". Config: azure_workspace_resource_id=/sub/rg/ws"),
-        ),
-        case(
-            26,
-            A,
-            &[("token", "x"), RESOURCE],
-            &[("AZ", "yes")],
-            Conflict("azure and pat. Config: token=***, azure_workspace_resource_id=/sub/rg/ws"),
-        ),
-        case(
-            27,
-            M,
-            &[("host", ADB), RESOURCE],
-            &[("AZ", "yes")],
-            Chosen("azure-cli", ADB),
-        ),
-        case(
-            28,
-            A,
-            &[("host", ADB), RESOURCE],
-            &[("AZ", "yes"), ("DATABRICKS_CONFIG_PROFILE", "justhost")],
-            Chosen("azure-cli", ADB),
-        ),
-        case(
-            29,
-            A,
-            &[("host", ADB), RESOURCE],
-            &[("AZ", "yes"), ("DATABRICKS_USERNAME", "x")],
-            Conflict(
-                "azure and basic. Config: host=https://adb-123.4.azuredatabricks.net, username=x, azure_workspace_resource_id=/sub/rg/ws. Env: DATABRICKS_USERNAME",
-            ),
-        ),
-        case(
-            31,
-            "",
-            &[("host", "x")],
-            &[
-                ("DATABRICKS_TOKEN", "x"),
-                ("DATABRICKS_USERNAME", "x"),
-                ("DATABRICKS_PASSWORD", "x"),
-                ("DATABRICKS_AUTH_TYPE", "basic"),
-            ],
-            Chosen("basic", "https://x"),
-        ),
-    ]
-}
+    ),
+    (
+        "",
+        &[("host", "x")],
+        &[
+            ("DATABRICKS_TOKEN", "x"),
+            ("DATABRICKS_USERNAME", "x"),
+            ("DATABRICKS_PASSWORD", "x"),
+            ("DATABRICKS_AUTH_TYPE", "basic"),
+        ],
+        Chosen("basic", "https://x"),
+    ),
+];
 
 #[test]
-fn the_same_settings_lead_to_the_same_sign_in_or_error_as_with_the_official_clients() {
-    for Case {
-        number,
-        home: profiles,
-        explicit,
-        vars,
-        expected,
-    } in cases()
-    {
-        let home = match profiles {
+fn settings_lead_to_the_same_strategy_or_error_as_in_the_official_clients() {
+    for (profiles, explicit, vars, expected) in CASES {
+        let home = match *profiles {
             "" => Home::new(),
             text => Home::with_profiles(text),
         };
@@ -295,31 +233,31 @@ fn the_same_settings_lead_to_the_same_sign_in_or_error_as_with_the_official_clie
         let has_az = vars.contains(&("AZ", "yes"));
         let path = if has_az { tools.as_str() } else { "/nowhere" };
         let mut all = vec![("HOME", home.as_str()), ("PATH", path)];
-        all.extend(vars);
+        all.extend(*vars);
         let outcome = configured(explicit, &all);
-        let text = match (&expected, &outcome) {
+        let text = match (expected, &outcome) {
             (Chosen(auth_type, host), Ok(config)) => {
                 let found = setting(config, "host");
-                assert_eq!(config.auth_type(), Some(*auth_type), "{number}");
-                // Names of hosts are in lower case here.
-                assert_eq!(found, Some(host.to_lowercase()), "{number}");
+                assert_eq!(config.auth_type(), Some(*auth_type), "{all:?}");
+                // This crate writes host names in lower case.
+                assert_eq!(found, Some(host.to_lowercase()), "{all:?}");
                 continue;
             }
             (Nothing(rest), Err(_)) => format!("{E0}{rest}"),
             (Conflict(rest), Err(_)) => format!("{X}{rest}"),
-            _ => panic!("{number}: {outcome:?}"),
+            _ => panic!("{all:?}: {outcome:?}"),
         };
         let error = outcome.expect_err("an error");
-        assert!(error.is_config(), "{number}: {error:?}");
+        assert!(error.is_config(), "{error:?}");
         assert!(
             error.to_string().starts_with(&text),
-            "{number}: {error}\ndoes not begin with\n{text}"
+            "{error}\ndoes not begin with\n{text}"
         );
     }
 }
 
 #[tokio::test]
-async fn vector_24_an_azure_cli_that_fails_declines() {
+async fn an_azure_cli_without_a_login_is_skipped() {
     let home = Home::with_profiles(A);
     let path = home.program("az", AZ);
     let vars = [("HOME", home.as_str()), ("PATH", &path), ("FAIL", "yes")];
@@ -332,7 +270,7 @@ async fn vector_24_an_azure_cli_that_fails_declines() {
 }
 
 #[test]
-fn vector_30_a_profile_that_is_asked_for_must_be_there() {
+fn a_configured_profile_must_exist() {
     let home = Home::with_profiles(C);
     let vars = [
         ("HOME", home.as_str()),
@@ -347,7 +285,7 @@ fn vector_30_a_profile_that_is_asked_for_must_be_there() {
 }
 
 #[test]
-fn an_incomplete_configuration_never_falls_through_to_another_login() {
+fn an_incomplete_configuration_is_an_error_and_no_other_login_is_used() {
     let home = Home::new();
     let path = home.program("databricks", "exit 0");
     for (vars, expected) in [
@@ -414,14 +352,14 @@ fn an_incomplete_configuration_never_falls_through_to_another_login() {
         assert!(error.contains(expected), "{error}\nlacks {expected}");
         assert!(!error.contains("key-1"), "{error}");
     }
-    // Nothing but the host is known: then the login of the person at this machine will do.
+    // With the host alone, the login of this machine's user is used.
     let all = [("PATH", path.as_str()), ("DATABRICKS_HOST", "https://x")];
     let config = configured(&[], &all).expect("a configuration");
     assert_eq!(config.auth_type(), Some("databricks-cli"));
 }
 
 #[test]
-fn booleans_are_read_as_words() {
+fn booleans_have_the_spellings_of_the_official_clients() {
     for (value, is_msi) in [
         ("true", true),
         ("1", true),
@@ -439,7 +377,7 @@ fn booleans_are_read_as_words() {
 }
 
 #[test]
-fn no_is_as_good_as_nothing() {
+fn a_false_switch_counts_as_unset() {
     let home = Home::with_profiles(M);
     let vars = [("HOME", home.as_str()), ("ARM_USE_MSI", "false")];
     let config = configured(&[], &vars).expect("the default profile is read");
@@ -448,13 +386,13 @@ fn no_is_as_good_as_nothing() {
 }
 
 #[test]
-fn an_unknown_attribute_in_code_is_a_mistake() {
-    let error = configured(&[("clientid", "x")], &[]).expect_err("a slip");
+fn an_unknown_attribute_in_code_is_an_error() {
+    let error = configured(&[("clientid", "x")], &[]).expect_err("a typo");
     assert!(error.to_string().contains("clientid"), "{error}");
 }
 
 #[test]
-fn each_setting_tells_where_it_came_from() {
+fn each_setting_is_reported_with_its_source() {
     let home = Home::with_profiles("[p]\ntoken = dapi-p\naccount_id = acct\n");
     let vars = [
         ("HOME", home.as_str()),

@@ -1,4 +1,4 @@
-//! A real HTTP server that answers as a workspace does, or as told, and remembers what it was asked.
+//! An HTTP server that answers as a workspace or as configured, and records the requests.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,9 +31,9 @@ pub(crate) struct Seen {
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
-    /// Of this path, counted from 1.
+    /// The number of this request among those to its path, from 1.
     pub(crate) count: usize,
-    /// Of the server.
+    /// URL of the server.
     pub(crate) url: String,
 }
 
@@ -45,29 +45,12 @@ impl Seen {
 
     /// A field of the form or of the query.
     pub(crate) fn field(&self, name: &str) -> Option<String> {
-        let text = format!("{}&{}", self.query, self.body);
-        text.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=')?;
-            (key == name).then(|| decode(value))
-        })
+        let url = format!("{}/?{}&{}", self.url, self.query, self.body);
+        let url = reqwest::Url::parse(&url).expect("a URL");
+        let mut pairs = url.query_pairs();
+        let (_, value) = pairs.find(|(key, _)| key == name)?;
+        Some(value.into_owned())
     }
-}
-
-fn decode(text: &str) -> String {
-    let text = text.replace('+', " ");
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let hex = std::str::from_utf8(&rest[..2]).expect("hex");
-        bytes.push(u8::from_str_radix(hex, 16).expect("hex"));
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).expect("UTF-8")
 }
 
 #[derive(Clone, Debug)]
@@ -88,7 +71,7 @@ impl Answer {
         }
     }
 
-    /// Is sent once the gate has a permit left.
+    /// Takes a permit from the gate before it is sent.
     pub(crate) fn behind(mut self, gate: &Arc<Semaphore>) -> Self {
         self.gate = Some(Arc::clone(gate));
         self
@@ -105,12 +88,12 @@ impl Answer {
 }
 
 impl Stub {
-    /// Answers as a workspace without a description of itself.
+    /// A workspace without host metadata.
     pub(crate) async fn workspace() -> Self {
         Self::start(|_| None).await
     }
 
-    /// Answers as told; as a workspace where that is `None`.
+    /// Answers with `answer`; as a workspace where that is `None`.
     pub(crate) async fn start(
         answer: impl Fn(&Seen) -> Option<Answer> + Send + Sync + 'static,
     ) -> Self {
@@ -134,17 +117,26 @@ impl Stub {
         }
     }
 
-    /// Every request of a path so far; of any, if it is empty.
+    /// All requests to this path so far; to any path if it is empty.
     pub(crate) fn seen(&self, path: &str) -> Vec<Seen> {
         let seen = self.inner.seen.lock().expect("not poisoned");
         let wanted = |seen: &&Seen| path.is_empty() || seen.path == path;
         seen.iter().filter(wanted).cloned().collect()
     }
 
-    /// The last request of a path.
+    /// The last request to this path.
     pub(crate) fn last(&self, path: &str) -> Seen {
         let seen = self.seen(path).pop();
         seen.unwrap_or_else(|| panic!("no request for {path}: {:?}", self.paths()))
+    }
+
+    /// Attributes for a service principal of this workspace.
+    pub(crate) fn service_principal(&self) -> [(&'static str, &str); 3] {
+        [
+            ("host", &self.url),
+            ("client_id", "a"),
+            ("client_secret", "b"),
+        ]
     }
 
     pub(crate) fn paths(&self) -> Vec<String> {
@@ -210,7 +202,7 @@ fn usual(seen: &Seen) -> Answer {
     }
 }
 
-/// A workspace token's reply.
+/// A reply with a workspace token.
 pub(crate) fn token(number: usize, seconds: u64) -> String {
     format!(
         "{{\"access_token\": \"workspace-{number}\", \"token_type\": \"Bearer\", \"expires_in\": {seconds}}}"

@@ -1,4 +1,4 @@
-//! What to log in at: endpoints, branches, instances, and the kinds of hosts they have.
+//! Endpoints, branches and instances, and their hosts.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::stub::{Answer, CREDENTIALS, Stub};
 
-/// The local Lakebase's sign-in and port; no endpoint, no host.
+/// Authentication and port of the local Lakebase, without an endpoint and a host.
 fn base(local: &LocalLakebase) -> ConfigBuilder {
     let mut vars = local.env();
     vars.retain(|(name, _)| name != "PGHOST" && name != "LAKEBASE_ENDPOINT");
@@ -28,7 +28,7 @@ async fn client(lakebase: &Lakebase) -> Client {
     client
 }
 
-async fn shown(client: &Client, sql: &str) -> String {
+async fn query(client: &Client, sql: &str) -> String {
     client.query_one(sql, &[]).await.expect("an answer").get(0)
 }
 
@@ -38,17 +38,15 @@ async fn an_endpoint_a_branch_and_an_instance_lead_to_the_same_database() {
     for builder in [
         base(&local).endpoint(local.endpoint()),
         base(&local).endpoint(local.branch()),
-        base(&local).branch("local", "production"),
         base(&local).instance(local.instance()),
         base(&local).vars([("LAKEBASE_ENDPOINT", local.branch())]),
         base(&local).vars([("LAKEBASE_INSTANCE_NAME", local.instance())]),
     ] {
         let lakebase = lakebase(builder);
         let client = client(&lakebase).await;
-        let database = shown(&client, "SELECT current_user::text").await;
+        let database = query(&client, "SELECT current_user::text").await;
         assert_eq!(database, local.client_id());
-        // Renewed like any other; a Provisioned call that named itself as before would get the
-        // token back that was just refused.
+        // For a Provisioned instance this needs a new request id: the same id returns the same token.
         let before = local.counters().minted;
         local.revoke_tokens();
         soon(lakebase.connect()).await.map(drop).expect("a login");
@@ -60,7 +58,7 @@ async fn an_endpoint_a_branch_and_an_instance_lead_to_the_same_database() {
 async fn the_other_hosts_of_a_compute_are_looked_up() {
     let local = local().await;
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    // PGHOST names the direct host, as in Databricks Apps: what code says counts.
+    // PGHOST names the direct host, as in Databricks Apps; code overrides it.
     let reading = |builder: ConfigBuilder| {
         builder
             .vars([("PGHOST", "localhost")])
@@ -74,7 +72,7 @@ async fn the_other_hosts_of_a_compute_are_looked_up() {
     ] {
         let lakebase = lakebase(builder);
         let client = client(&lakebase).await;
-        let read_only = shown(&client, "SHOW transaction_read_only").await;
+        let read_only = query(&client, "SHOW transaction_read_only").await;
         assert_eq!(read_only, "on");
         let target = lakebase.target().await.expect("a target");
         assert_eq!(target.host(), local.read_only_host());
@@ -110,8 +108,10 @@ fn contradictory_or_unsupported_targets_are_rejected_by_name() {
             signed().endpoint(path).instance("orders"),
             "both endpoint and instance are set",
         ),
-        (signed().branch("shop", "a/b"), "branch"),
-        (signed().branch("shop", ""), "branch"),
+        (
+            signed().endpoint("projects/shop/branches/"),
+            "endpoint path",
+        ),
         (signed().instance("projects/shop"), "LAKEBASE_ENDPOINT"),
         (
             signed().instance("instance-1.database.cloud.databricks.com"),
@@ -188,7 +188,7 @@ async fn the_user_is_explicit_or_from_the_variable_or_the_service_principal_or_t
 }
 
 #[tokio::test]
-async fn a_group_is_logged_in_as_by_its_members() {
+async fn a_member_logs_in_as_its_group() {
     let local = local().await;
     let members = [local.client_id()];
     local
@@ -202,13 +202,13 @@ async fn a_group_is_logged_in_as_by_its_members() {
     let lakebase = lakebase(base(&local).endpoint(local.endpoint()).user("data team"));
     let client = client(&lakebase).await;
     assert_eq!(
-        shown(&client, "SELECT current_user::text").await,
+        query(&client, "SELECT current_user::text").await,
         "data team"
     );
 }
 
 #[tokio::test]
-async fn lifetime_and_claims_are_asked_for_when_minting() {
+async fn lifetime_and_claims_are_sent_with_the_mint() {
     let local = local().await;
     let claims = || Claim::read_only(["main.sales.orders", "main.sales.customers"]);
     let ttl = Duration::from_secs(600);
@@ -243,7 +243,7 @@ async fn lifetime_and_claims_are_asked_for_when_minting() {
 }
 
 #[tokio::test]
-async fn a_branch_is_searched_page_by_page_and_empty_pages_are_passed() {
+async fn the_endpoints_of_a_branch_are_read_page_by_page_and_pages_may_be_empty() {
     let path = "/api/2.0/postgres/projects/shop/branches/b/endpoints";
     let pages = |seen: &crate::stub::Seen| {
         let endpoint = |id: &str, kind: &str| {
@@ -268,7 +268,7 @@ async fn a_branch_is_searched_page_by_page_and_empty_pages_are_passed() {
         Stub::start(move |seen| (seen.path == path).then(|| Answer::json(pages(seen)))).await;
     let signed = |branch: &str| {
         let builder = Config::builder().workspace_host(&stub.url).token("t");
-        lakebase(builder.branch("shop", branch))
+        lakebase(builder.endpoint(format!("projects/shop/branches/{branch}")))
     };
     let lakebase = signed("b");
     lakebase.credential().await.expect("a credential");
@@ -279,7 +279,7 @@ async fn a_branch_is_searched_page_by_page_and_empty_pages_are_passed() {
         "{}",
         sent.body
     );
-    // Looked up once.
+    // The list is reused.
     let held = lakebase.credential().await.expect("a credential");
     lakebase_core::adapter::reject(&lakebase, &held);
     lakebase.credential().await.expect("a credential");
@@ -287,7 +287,7 @@ async fn a_branch_is_searched_page_by_page_and_empty_pages_are_passed() {
 }
 
 #[tokio::test]
-async fn a_branch_without_an_endpoint_and_one_that_never_ends_are_errors() {
+async fn a_branch_without_an_endpoint_and_an_endless_list_are_errors() {
     for (answer, expected) in [
         ("{}", "has no read-write endpoint"),
         (
@@ -303,7 +303,7 @@ async fn a_branch_without_an_endpoint_and_one_that_never_ends_are_errors() {
         })
         .await;
         let builder = Config::builder().workspace_host(&stub.url).token("t");
-        let lakebase = lakebase(builder.branch("shop", "b"));
+        let lakebase = lakebase(builder.endpoint("projects/shop/branches/b"));
         let error = lakebase.credential().await.expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
         assert!(error.contains("branch projects/shop/branches/b"), "{error}");
@@ -360,7 +360,7 @@ async fn the_error_of_an_unusable_instance_names_the_reason() {
 }
 
 #[tokio::test]
-async fn a_provisioned_credential_without_an_expiry_is_trusted_for_less_than_an_hour() {
+async fn a_provisioned_credential_without_an_expiry_is_used_for_less_than_an_hour() {
     let stub = Stub::start(|seen| {
         (seen.path == "/api/2.0/database/credentials").then(|| Answer::json("{\"token\":\"t\"}"))
     })

@@ -1,6 +1,5 @@
-//! The workspace token: when it is kept, renewed in the background, and waited for.
+//! The workspace token: when it is reused, when it is renewed in the background, and when a call waits for a new one.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,9 +12,7 @@ use tokio::sync::Semaphore;
 use crate::builder;
 use crate::stub::{Answer, CREDENTIALS, ME, Stub, TOKEN, token};
 
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[116..=121];
-
-/// Clocks that stand still unless they are moved ahead, together.
+/// Both clocks; they move only by [`advance`](Self::advance).
 #[derive(Clone, Debug)]
 struct Ahead {
     wall: SystemTime,
@@ -58,7 +55,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A workspace whose n-th sign-in is answered like this; the usual way where that is `None`.
+    /// A workspace whose n-th authentication gets `answer(n)`, or else a token that lives for `seconds`.
     async fn new(
         seconds: u64,
         answer: impl Fn(usize) -> Option<Answer> + Send + Sync + 'static,
@@ -71,11 +68,7 @@ impl Bench {
             _ => None,
         })
         .await;
-        let mut all = vec![
-            ("host", stub.url.as_str()),
-            ("client_id", "a"),
-            ("client_secret", "b"),
-        ];
+        let mut all = stub.service_principal().to_vec();
         all.extend(explicit);
         let clock = Ahead::new();
         let config = builder(&all, &[])
@@ -101,7 +94,7 @@ impl Bench {
         Ok(sent.header("authorization").replace("Bearer ", ""))
     }
 
-    async fn until_asked(&self, times: usize) {
+    async fn until_authenticated(&self, times: usize) {
         soon(async {
             while self.stub.seen(TOKEN).len() < times {
                 tokio::task::yield_now().await;
@@ -110,30 +103,29 @@ impl Bench {
         .await;
     }
 
-    fn asked(&self) -> usize {
+    fn authentications(&self) -> usize {
         self.stub.seen(TOKEN).len()
     }
 }
 
 #[tokio::test]
-async fn vector_116_a_token_is_stale_in_its_second_half_or_its_last_twenty_minutes() {
+async fn a_token_is_stale_in_its_second_half_or_its_last_twenty_minutes() {
     for (lifetime, stale) in [(3600, 2400), (600, 300), (90, 45)] {
         let bench = Bench::new(lifetime, |_| None, &[]).await;
         assert_eq!(bench.call().await, "workspace-1");
         bench.clock.advance(stale - 2);
         assert_eq!(bench.call().await, "workspace-1");
-        assert_eq!(bench.asked(), 1, "{lifetime}: fresh");
+        assert_eq!(bench.authentications(), 1, "{lifetime}: fresh");
         bench.clock.advance(4);
         assert_eq!(bench.call().await, "workspace-1", "no caller waits");
-        bench.until_asked(2).await;
-        // It signs from the moment it has arrived.
+        bench.until_authenticated(2).await;
         soon(async { while bench.call().await != "workspace-2" {} }).await;
-        assert_eq!(bench.asked(), 2, "{lifetime}");
+        assert_eq!(bench.authentications(), 2, "{lifetime}");
     }
 }
 
 #[tokio::test]
-async fn vector_117_calls_that_meet_a_stale_token_use_it_and_renew_it_once() {
+async fn calls_with_a_stale_token_use_it_and_renew_it_once() {
     let gate = Arc::new(Semaphore::new(0));
     let hold = Arc::clone(&gate);
     let answer = move |n| (n == 2).then(|| Answer::json(token(n, 3600)).behind(&hold));
@@ -143,37 +135,37 @@ async fn vector_117_calls_that_meet_a_stale_token_use_it_and_renew_it_once() {
     for _ in 0..5 {
         assert_eq!(bench.call().await, "workspace-1");
     }
-    bench.until_asked(2).await;
+    bench.until_authenticated(2).await;
     gate.add_permits(1);
     soon(async { while bench.call().await != "workspace-2" {} }).await;
-    assert_eq!(bench.asked(), 2);
+    assert_eq!(bench.authentications(), 2);
 }
 
 #[tokio::test]
-async fn vector_118_a_failed_renewal_is_retried_after_a_minute() {
+async fn a_failed_renewal_is_retried_after_a_minute() {
     let refused = |n| (n == 2 || n == 3).then(|| Answer::new(400, "{}"));
     let bench = Bench::new(3600, refused, &[]).await;
     bench.call().await;
     bench.clock.advance(41 * 60);
     bench.call().await;
-    bench.until_asked(2).await;
+    bench.until_authenticated(2).await;
     bench.clock.advance(50);
     for _ in 0..20 {
         assert_eq!(bench.call().await, "workspace-1");
     }
-    assert_eq!(bench.asked(), 2, "within a minute");
+    assert_eq!(bench.authentications(), 2, "within a minute");
     bench.clock.advance(70);
     bench.call().await;
-    bench.until_asked(3).await;
+    bench.until_authenticated(3).await;
     for _ in 0..20 {
         assert_eq!(bench.call().await, "workspace-1");
     }
-    assert_eq!(bench.asked(), 3, "one more, not one each");
+    assert_eq!(bench.authentications(), 3, "one more, not one each");
 }
 
 #[tokio::test]
-async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
-    for late_status in [200, 400] {
+async fn a_late_reply_to_a_renewal_changes_nothing() {
+    let late_reply = async |late_status| {
         let gate = Arc::new(Semaphore::new(0));
         let hold = Arc::clone(&gate);
         let answer = move |n| match n {
@@ -185,26 +177,24 @@ async fn vector_119_a_renewal_that_comes_too_late_changes_nothing() {
         bench.call().await;
         bench.clock.advance(41 * 60);
         bench.call().await;
-        bench.until_asked(2).await;
+        bench.until_authenticated(2).await;
         bench.clock.advance(25 * 60);
-        assert_eq!(
-            bench.call().await,
-            "workspace-3",
-            "the old one is over: waited for"
-        );
+        assert_eq!(bench.call().await, "workspace-3", "the old one has expired");
         gate.add_permits(1);
         for _ in 0..30 {
             assert_eq!(bench.call().await, "workspace-3");
         }
-        // Nor does its failure put off the next renewal.
+        // Its failure does not delay the next renewal.
         bench.clock.advance(46);
         bench.call().await;
-        bench.until_asked(4).await;
-    }
+        bench.until_authenticated(4).await;
+    };
+    // Together, because each waits 3 s until the request is repeated.
+    tokio::join!(late_reply(200), late_reply(400));
 }
 
 #[tokio::test]
-async fn vector_120_without_background_renewal_a_token_is_used_to_its_end() {
+async fn without_background_renewal_a_token_is_used_to_its_end() {
     let off = ("disable_async_token_refresh", "true");
     let bench = Bench::new(3600, |_| None, &[off]).await;
     bench.call().await;
@@ -212,7 +202,7 @@ async fn vector_120_without_background_renewal_a_token_is_used_to_its_end() {
     for _ in 0..20 {
         assert_eq!(bench.call().await, "workspace-1");
     }
-    assert_eq!(bench.asked(), 1);
+    assert_eq!(bench.authentications(), 1);
     bench.clock.advance(60);
     assert_eq!(bench.call().await, "workspace-2");
 }
@@ -228,7 +218,7 @@ async fn an_almost_expired_workspace_token_never_mints() {
 }
 
 #[tokio::test]
-async fn vector_121_a_token_that_does_not_live_for_forty_seconds_is_fetched_for_each_call() {
+async fn a_token_with_a_lifetime_below_forty_seconds_is_fetched_for_each_call() {
     let stub = Stub::start(|seen| {
         let expires = SystemClock.wall() + Duration::from_secs(10);
         let expires = expires
@@ -253,16 +243,16 @@ async fn vector_121_a_token_that_does_not_live_for_forty_seconds_is_fetched_for_
             sent.header("authorization"),
             format!("Bearer token-{number}")
         );
-        let asked = stub.last("/ms/key");
-        assert_eq!(asked.header("x-databricks-metadata-version"), "1");
-        assert_eq!(asked.header("x-databricks-host"), stub.url);
+        let request = stub.last("/ms/key");
+        assert_eq!(request.header("x-databricks-metadata-version"), "1");
+        assert_eq!(request.header("x-databricks-host"), stub.url);
         lakebase_core::adapter::accept(&held);
         lakebase_core::adapter::reject(&lakebase, &held);
     }
 }
 
 #[tokio::test]
-async fn a_look_up_and_a_mint_at_the_same_time_sign_in_once() {
+async fn a_look_up_and_a_mint_at_the_same_time_authenticate_once() {
     let stub = Stub::start(|seen| match seen.path.as_str() {
         ME => None,
         path if path.ends_with("/endpoints/primary") => Some(Answer::json(
@@ -271,11 +261,7 @@ async fn a_look_up_and_a_mint_at_the_same_time_sign_in_once() {
         _ => None,
     })
     .await;
-    let explicit = [
-        ("host", stub.url.as_str()),
-        ("client_id", "a"),
-        ("client_secret", "b"),
-    ];
+    let explicit = stub.service_principal();
     let lakebase = crate::handle(&explicit, &[]);
     let (target, credential) = tokio::join!(lakebase.target(), lakebase.credential());
     target.expect("a target");
@@ -284,22 +270,18 @@ async fn a_look_up_and_a_mint_at_the_same_time_sign_in_once() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_not_used_again_though_the_next_sign_in_fails() {
+async fn a_rejected_token_is_not_used_again_even_if_the_next_authentication_fails() {
     let stub = Stub::start(|seen| match (seen.path.as_str(), seen.count) {
         (CREDENTIALS, 1) => Some(Answer::new(401, "")),
         (TOKEN, 2) => Some(Answer::new(400, "{}")),
         _ => None,
     })
     .await;
-    let explicit = [
-        ("host", stub.url.as_str()),
-        ("client_id", "a"),
-        ("client_secret", "b"),
-    ];
+    let explicit = stub.service_principal();
     crate::handle(&explicit, &[])
         .credential()
         .await
-        .expect_err("refused");
+        .expect_err("rejected");
     let lakebase = crate::handle(&explicit, &[]);
     lakebase.credential().await.expect("a credential");
     let used = stub.seen(CREDENTIALS);
@@ -310,7 +292,7 @@ async fn a_refused_token_is_not_used_again_though_the_next_sign_in_fails() {
 }
 
 #[test]
-fn an_authentication_on_a_runtime_that_is_not_driven_does_not_block_others() {
+fn an_authentication_on_a_stopped_runtime_does_not_block_others() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -323,54 +305,46 @@ fn an_authentication_on_a_runtime_that_is_not_driven_does_not_block_others() {
     let stub = mine.block_on(Stub::start(move |seen| {
         (seen.path == TOKEN && seen.count == 1).then(|| Answer::json(token(1, 3600)).behind(&hold))
     }));
-    let clock = Ahead::new();
-    let explicit = [
-        ("host", stub.url.as_str()),
-        ("client_id", "a"),
-        ("client_secret", "b"),
-    ];
-    let config = builder(&explicit, &[]).clock(clock.clone());
-    let lakebase = Lakebase::new(config.build().expect("a configuration")).expect("a handle");
-    // The server has a thread of its own, the first sign-in's runtime has none from here on.
+    let lakebase = crate::handle(&stub.service_principal(), &[]);
+    // The server has a thread of its own. No thread drives the first authentication's runtime after this.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = std::thread::spawn(move || mine.block_on(stopped));
     frozen.block_on(async {
-        let asked = lakebase.credential();
-        tokio::pin!(asked);
+        let credential = lakebase.credential();
+        tokio::pin!(credential);
         soon(async {
             while stub.seen(TOKEN).is_empty() {
                 tokio::select! {
-                    _ = &mut asked => panic!("no answer was sent"),
+                    _ = &mut credential => panic!("the server holds the reply back"),
                     () = tokio::task::yield_now() => {}
                 }
             }
         })
         .await;
     });
-    // Neither its mint nor its sign-in moves any more.
-    clock.advance(60);
-    let outcome = living.block_on(async { soon(lakebase.credential()).await });
-    outcome.expect("a credential");
+    living.block_on(async {
+        // Past the limits of its mint and its authentication.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+        soon(lakebase.credential()).await.expect("a credential");
+    });
     assert_eq!(
         stub.last(CREDENTIALS).header("authorization"),
         "Bearer workspace-2"
     );
-    stop.send(()).expect("it waits");
-    server.join().expect("it ends").expect("told");
+    stop.send(()).expect("it runs");
+    server.join().expect("no panic").expect("stopped");
 }
 
 #[tokio::test]
 async fn a_token_that_the_workspace_rejects_is_replaced_once_per_call() {
-    for (refusals, expected) in [(1, Ok("workspace-2")), (9, Err("HTTP 401"))] {
+    for (rejections, expected) in [(1, Ok("workspace-2")), (9, Err("HTTP 401"))] {
         let stub = Stub::start(move |seen| {
-            (seen.path == CREDENTIALS && seen.count <= refusals).then(|| Answer::new(401, ""))
+            (seen.path == CREDENTIALS && seen.count <= rejections).then(|| Answer::new(401, ""))
         })
         .await;
-        let explicit = [
-            ("host", stub.url.as_str()),
-            ("client_id", "a"),
-            ("client_secret", "b"),
-        ];
+        let explicit = stub.service_principal();
         let outcome = crate::handle(&explicit, &[]).credential().await;
         match (outcome, expected) {
             (Ok(_), Ok(bearer)) => {

@@ -1,22 +1,14 @@
-//! The user agent.
-
-use std::ops::RangeInclusive;
+//! The user agent of requests to the workspace.
 
 use lakebase_core::Lakebase;
 
 use crate::stub::{CREDENTIALS, Stub, TOKEN};
 use crate::{Pairs, builder};
 
-pub(crate) const VECTORS: &[RangeInclusive<u16>] = &[137..=139];
-
-/// What the call for a credential and the one for a token said.
+/// The user agents of a mint and of the authentication before it.
 async fn agents(vars: Pairs<'_>, extras: Pairs<'_>) -> (String, String) {
     let stub = Stub::workspace().await;
-    let explicit = [
-        ("host", stub.url.as_str()),
-        ("client_id", "a"),
-        ("client_secret", "b"),
-    ];
+    let explicit = stub.service_principal();
     let mut builder = builder(&explicit, vars).product("test", "0.0.0");
     for (key, value) in extras {
         builder = builder.user_agent_extra(*key, *value);
@@ -28,7 +20,7 @@ async fn agents(vars: Pairs<'_>, extras: Pairs<'_>) -> (String, String) {
 }
 
 #[tokio::test]
-async fn vector_137_the_application_comes_first_and_what_it_adds_comes_last() {
+async fn the_product_comes_first_and_extras_come_last() {
     let vars = [
         ("DATABRICKS_SDK_UPSTREAM", "upstream-product"),
         ("DATABRICKS_SDK_UPSTREAM_VERSION", "0.0.1"),
@@ -54,17 +46,17 @@ async fn vector_137_the_application_comes_first_and_what_it_adds_comes_last() {
 }
 
 #[tokio::test]
-async fn the_build_service_is_named_and_half_an_upstream_is_not() {
+async fn the_build_service_is_named_and_an_incomplete_upstream_is_omitted() {
     let (agent, _) = agents(&[("GITHUB_ACTIONS", "true"), ("GITLAB_CI", "true")], &[]).await;
-    assert!(agent.ends_with(" cicd/github"), "138: {agent}");
+    assert!(agent.ends_with(" cicd/github"), "{agent}");
     let (agent, _) = agents(&[("JENKINS_URL", "x"), ("GITLAB_CI", "no")], &[]).await;
-    assert!(agent.ends_with(" cicd/jenkins"), "138: {agent}");
+    assert!(agent.ends_with(" cicd/jenkins"), "{agent}");
     let (agent, _) = agents(&[("DATABRICKS_SDK_UPSTREAM", "x")], &[]).await;
-    assert!(!agent.contains("upstream"), "139: {agent}");
+    assert!(!agent.contains("upstream"), "{agent}");
 }
 
 #[test]
-fn what_does_not_go_into_it_is_refused_by_name() {
+fn an_invalid_part_of_the_user_agent_is_rejected_by_name() {
     let base = || builder(&[("host", "https://x"), ("token", "t")], &[]);
     for (builder, expected) in [
         (base().product("my shop", "1.0"), "product: \"my shop\""),

@@ -1,5 +1,6 @@
-//! Checks the collected settings. Every mistake that shows without a network is reported here.
+//! Validates the collected settings, without using the network.
 
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,18 +27,18 @@ const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "databricks_postgres";
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// What the platform takes.
+/// Lifetimes that the platform accepts.
 const TTL_RANGE: RangeInclusive<Duration> = Duration::from_secs(300)..=Duration::from_secs(3600);
-/// Postgres cuts longer names itself, in the middle of a character if need be.
+/// Postgres truncates longer names, even in the middle of a character.
 const LONGEST_APPLICATION_NAME: usize = 63;
 
 impl ConfigBuilder {
-    /// Checks the settings.
+    /// Validates the settings and returns the configuration. Reads the configured files (profile, root certificates) and
+    /// does not use the network.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`]; the message names the setting and its source. Reads files (a profile,
-    /// root certificates) where they are wanted, and touches no network.
+    /// [`Error::is_config`] if a setting is missing or invalid. The message names the setting and its source.
     pub fn build(mut self) -> Result<Config, Error> {
         let vars = Arc::new(self.vars.take().unwrap_or_default());
         let raw = self.merged(&vars)?;
@@ -57,11 +58,11 @@ impl ConfigBuilder {
         let host = raw.parsed(Field::Host, |host| host_name(host, uses_token))?;
         if host.is_none() && workspace.is_none() {
             return Err(Error::config("no host: PGHOST is not set")
-                .with_hint("A native password or an own provider needs the Postgres host"));
+                .with_hint("A native password and a credential provider need the Postgres host"));
         }
         if !is_minted && raw.get(Field::User).is_none() {
             return Err(Error::config("no user: PGUSER is not set")
-                .with_hint("A native password or an own provider needs the Postgres role"));
+                .with_hint("A native password and a credential provider need the Postgres role"));
         }
         if matches!(compute, Some(Compute::Instance(_))) && self.token_ttl.is_some() {
             return Err(Error::config(
@@ -88,13 +89,8 @@ impl ConfigBuilder {
                 (Field::Database, DEFAULT_DATABASE.to_owned()),
             ]),
             host_kind: self.host_kind.unwrap_or_default(),
-            hostaddr: match self.typed.hostaddr {
-                None => raw.parsed(Field::Hostaddr, |text| text.parse("an IP address"))?,
-                given => given,
-            },
-            port: raw
-                .parsed(Field::Port, |text| port(text, self.typed.port))?
-                .unwrap_or(DEFAULT_PORT),
+            hostaddr: raw.parsed(Field::Hostaddr, |text| text.parse("an IP address"))?,
+            port: raw.parsed(Field::Port, port)?.unwrap_or(DEFAULT_PORT),
             database: raw
                 .owned(Field::Database)
                 .unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
@@ -106,9 +102,7 @@ impl ConfigBuilder {
             token_ttl: self.token_ttl,
             claims: self.claims,
             connect_timeout: raw
-                .parsed(Field::ConnectTimeout, |text| {
-                    seconds(text, self.typed.connect_timeout)
-                })?
+                .parsed(Field::ConnectTimeout, seconds)?
                 .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
             refresh: self.refresh,
             clock: Arc::new(Watch::new(
@@ -121,12 +115,12 @@ impl ConfigBuilder {
         })
     }
 
-    /// Code before the URL before the environment.
+    /// Code takes precedence over the URL, and the URL over the environment.
     fn merged(&self, vars: &Vars) -> Result<Raw, Error> {
         let explicit = self.explicit.clone();
-        // An empty text in code is a mistake; in the environment it means unset.
+        // In code, an empty value is an error. In the environment, it counts as unset.
         for (_, setting) in explicit.all() {
-            setting.clone().not_empty()?;
+            setting.not_empty()?;
         }
         let looks_up = self.host_kind.is_some();
         if let (true, Some(host)) = (looks_up, explicit.get(Field::Host)) {
@@ -135,12 +129,13 @@ impl ConfigBuilder {
                     .with_hint("The workspace names the host of that kind: leave one of them out"),
             );
         }
+        let has_address = explicit.get(Field::Hostaddr).is_some();
         let mut raw = explicit;
         if let Some(text) = &self.url {
             raw = raw.over(url::read(&text.value, &text.from)?, looks_up);
         }
         let mut lower = Raw::from_vars(vars);
-        // Below `lakebase exec` it is the proxy's; what is ours is in the URL.
+        // In a command of `lakebase exec`, it is the password of the auth proxy.
         if variable(vars, "LAKEBASE_EXEC").is_some() {
             lower.remove(&[Field::Password]);
         }
@@ -148,14 +143,14 @@ impl ConfigBuilder {
             lower = url::read(&text.value, &text.from)?.or(lower);
         }
         if self.provider.is_some() {
-            // A provider outranks a password from the environment, as a password from code would.
+            // A provider in code takes precedence over a password of the environment.
             lower.remove(&[Field::Password]);
         }
         raw = raw.over(lower, looks_up);
         if looks_up {
-            // What the environment names is another host of the same compute.
+            // The environment names another host of the same compute.
             raw.remove(&[Field::Host]);
-            if self.typed.hostaddr.is_none() {
+            if !has_address {
                 raw.remove(&[Field::Hostaddr]);
             }
         }
@@ -170,18 +165,16 @@ impl ConfigBuilder {
     ) -> Result<Plaintext, Error> {
         let on_loopback = host.is_some_and(is_loopback);
         let given = raw.get(Field::Sslmode);
-        let mode = match (self.typed.tls_mode, given) {
-            (Some(mode), _) => mode,
-            (None, Some(text)) => tls_mode(text)?,
-            (None, None) if !uses_token && on_loopback && raw.get(Field::Sslrootcert).is_none() => {
-                TlsMode::Prefer
-            }
-            (None, None) => TlsMode::Verify,
+        let has_roots = raw.get(Field::Sslrootcert).is_some();
+        let mode = match given {
+            Some(text) => tls_mode(text)?,
+            None if !uses_token && on_loopback && !has_roots => TlsMode::Prefer,
+            None => TlsMode::Verify,
         };
         match (mode, given) {
             (TlsMode::Disable, _) if self.dangerous_plaintext => Ok(Plaintext::Always),
             (TlsMode::Disable, Some(setting)) if !on_loopback => Err(Error::config(format!(
-                "{}: \"disable\" would send the password in clear to a host that is not loopback",
+                "{}: \"disable\" would send the password in plaintext to a host that is not loopback",
                 setting.from
             ))
             .with_hint("Use require; it verifies the server")),
@@ -191,7 +184,7 @@ impl ConfigBuilder {
     }
 }
 
-/// Texts that go into packets and headers as they are, and names.
+/// Names, and texts that are sent unchanged in packets and headers.
 fn check_texts(raw: &Raw) -> Result<(), Error> {
     for (field, setting) in raw.all() {
         use Field::{ApplicationName, Database, Password, Schema, User};
@@ -210,7 +203,7 @@ fn check_texts(raw: &Raw) -> Result<(), Error> {
     Ok(())
 }
 
-/// What was named, whether or not it is used.
+/// The configured compute, whether or not it is used.
 fn compute(raw: &Raw) -> Result<Option<Compute>, Error> {
     match (raw.get(Field::Endpoint), raw.get(Field::Instance)) {
         (Some(endpoint), Some(instance)) => Err(Error::config(format!(
@@ -310,13 +303,9 @@ fn host_name(host: &Setting, uses_token: bool) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-fn port(text: &Setting, given: Option<u16>) -> Result<u16, Error> {
-    const EXPECTED: &str = "a port number from 1 to 65535";
-    let port = given.map_or_else(|| text.parse(EXPECTED), Ok)?;
-    match port {
-        0 => Err(text.wrong(EXPECTED)),
-        port => Ok(port),
-    }
+fn port(text: &Setting) -> Result<u16, Error> {
+    let port: NonZeroU16 = text.parse("a port number from 1 to 65535")?;
+    Ok(port.get())
 }
 
 fn tls_mode(text: &Setting) -> Result<TlsMode, Error> {
@@ -328,7 +317,7 @@ fn tls_mode(text: &Setting) -> Result<TlsMode, Error> {
     }
 }
 
-/// `None` for the system's.
+/// `None` for the roots of the system.
 fn roots(path: &Setting) -> Result<Option<Roots>, Error> {
     match path.value.as_str() {
         "system" => Ok(None),
@@ -336,14 +325,11 @@ fn roots(path: &Setting) -> Result<Option<Roots>, Error> {
     }
 }
 
-fn seconds(text: &Setting, given: Option<Duration>) -> Result<Duration, Error> {
+fn seconds(text: &Setting) -> Result<Duration, Error> {
     const EXPECTED: &str = "a positive number of seconds, at most a day";
-    let budget = match given {
-        Some(budget) => Some(budget),
-        None => Duration::try_from_secs_f64(text.parse(EXPECTED)?).ok(),
-    };
-    budget
-        .filter(|budget| !budget.is_zero() && *budget <= LONGEST_CONNECT_TIMEOUT)
+    Duration::try_from_secs_f64(text.parse(EXPECTED)?)
+        .ok()
+        .filter(|limit| !limit.is_zero() && *limit <= LONGEST_CONNECT_TIMEOUT)
         .ok_or_else(|| text.wrong(EXPECTED))
 }
 

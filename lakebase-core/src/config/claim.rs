@@ -1,16 +1,18 @@
-//! Rights of Unity Catalog that a credential carries.
+//! Privileges of Unity Catalog in a credential.
 
 use serde_json::{Value, json};
 
-/// A right in Unity Catalog to put into minted credentials: the workspace checks it when minting, and
-/// Postgres adds what belongs to it on the object behind (a synced table, say).
+/// A privilege of Unity Catalog for minted credentials, for [`ConfigBuilder::claim`](super::ConfigBuilder::claim).
+///
+/// The workspace checks it when it mints. Postgres then grants the session the privilege on the object behind it, for
+/// example a synced table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     tables: Vec<String>,
 }
 
 impl Claim {
-    /// Reading these tables, each `catalog.schema.table`.
+    /// The privilege to read these tables, each in the form `catalog.schema.table`.
     pub fn read_only<T: Into<String>>(tables: impl IntoIterator<Item = T>) -> Self {
         Self {
             tables: tables.into_iter().map(Into::into).collect(),

@@ -1,87 +1,68 @@
-//! What computes, by name: an endpoint, a branch whose endpoint is looked up, or a Provisioned instance; and which of its
-//! hosts to log in at.
+//! The compute: an endpoint, a branch whose endpoint is looked up, or a Provisioned instance; and the kinds of its hosts.
 
 use std::fmt;
-use std::str::FromStr;
 
 use crate::error::Error;
 use crate::settings::setting::{Setting, quoted};
 
-/// Full resource name of an Autoscaling endpoint:
-/// `projects/{project}/branches/{branch}/endpoints/{endpoint}`.
-///
-/// Parsed loosely: ids are whatever the platform issued, including UUIDs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointPath(String);
-
-impl EndpointPath {
-    /// The name as the API takes it.
-    pub fn as_str(&self) -> &str {
-        &self.0
+/// The path of an Autoscaling endpoint, `projects/{project}/branches/{branch}/endpoints/{endpoint}`.
+pub(crate) fn endpoint_path(text: &str) -> Result<String, Error> {
+    const SHAPE: &str = "projects/{project}/branches/{branch}/endpoints/{endpoint}";
+    let segments: Vec<&str> = text.split('/').collect();
+    if let [
+        "projects",
+        project,
+        "branches",
+        branch,
+        "endpoints",
+        endpoint,
+    ] = segments.as_slice()
+        && [project, branch, endpoint].into_iter().all(|id| is_id(id))
+    {
+        return Ok(text.to_owned());
     }
+    let shown = quoted(text);
+    if text.contains('.') && !text.contains('/') {
+        return Err(Error::config(format!(
+            "{shown} is a host name, not an endpoint path of the form {SHAPE}"
+        ))
+        .with_hint("Set PGHOST to the host of a Provisioned instance. For an Autoscaling endpoint, copy its path, for example from `databricks postgres list-endpoints`"));
+    }
+    Err(Error::config(format!(
+        "{shown} is not an endpoint path of the form {SHAPE}"
+    ))
+    .with_hint("Copy the endpoint's path, for example from `databricks postgres list-endpoints`"))
 }
 
-impl fmt::Display for EndpointPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for EndpointPath {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let shown = quoted(text);
-        const SHAPE: &str = "projects/{project}/branches/{branch}/endpoints/{endpoint}";
-        let segments: Vec<&str> = text.split('/').collect();
-        match segments.as_slice() {
-            ["projects", project, "branches", branch, "endpoints", endpoint]
-                if [project, branch, endpoint].into_iter().all(|id| is_id(id)) =>
-            {
-                Ok(Self(text.to_owned()))
-            }
-            ["projects", ..] => Err(Error::config(format!(
-                "{shown} is not an endpoint path of the form {SHAPE}"
-            ))
-            .with_hint("Copy the endpoint's resource name, for example from `databricks postgres list-endpoints`")),
-            _ if text.contains('.') && !text.contains('/') => Err(Error::config(format!(
-                "{shown} is a host name, not an endpoint path of the form {SHAPE}"
-            ))
-            .with_hint("A Provisioned `database` resource yields a host: put it into PGHOST, and the path of an Autoscaling endpoint here")),
-            _ => Err(Error::config(format!(
-                "{shown} is not an endpoint path of the form {SHAPE}"
-            ))),
-        }
-    }
-}
-
-/// Ids are whatever the platform issued; what would change the path around them is none.
+/// Accepts any id of the platform, and nothing that changes the path around it.
 pub(crate) fn is_id(id: &str) -> bool {
     let is_id_char = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !id.is_empty() && !matches!(id, "." | "..") && id.chars().all(is_id_char)
 }
 
-/// What a credential is minted for, and whose host is looked up.
+/// The compute that credentials are minted for, and whose host is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compute {
-    Endpoint(EndpointPath),
+    /// `projects/{project}/branches/{branch}/endpoints/{endpoint}`.
+    Endpoint(String),
     /// `projects/{project}/branches/{branch}`.
     Branch(String),
+    /// Name of a Provisioned instance.
     Instance(String),
 }
 
-/// Which host of a compute to log in at. The workspace names it.
+/// Host of a compute to log in at, for [`ConfigBuilder::host_kind`](super::ConfigBuilder::host_kind).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostKind {
-    /// The direct host for reading and writing. The default.
+    /// Direct host for reads and writes. The default.
     #[default]
     ReadWrite,
-    /// For sessions that only read: a readable secondary or a read replica.
+    /// Direct host for reads: of a readable secondary or a read replica.
     ReadOnly,
-    /// The built-in PgBouncer. It takes native passwords only, and keeps nothing on a session.
+    /// Host of the built-in PgBouncer, which accepts native passwords only and pools transactions.
     Pooled,
-    /// The same in front of what only reads.
+    /// Host of the built-in PgBouncer for reads.
     ReadOnlyPooled,
 }
 
@@ -96,7 +77,7 @@ impl HostKind {
 }
 
 impl Compute {
-    /// A resource name: of an endpoint, or of a branch.
+    /// Parses the path of an endpoint or of a branch.
     pub(crate) fn parse(setting: &Setting) -> Result<Self, Error> {
         let path = setting.value.trim();
         let segments: Vec<&str> = path.split('/').collect();
@@ -106,25 +87,25 @@ impl Compute {
         {
             return Ok(Self::Branch(path.to_owned()));
         }
-        path.parse()
+        endpoint_path(path)
             .map(Self::Endpoint)
-            .map_err(|error: Error| error.with_setting(&setting.from))
+            .map_err(|error| error.with_setting(&setting.from))
     }
 
-    /// A Provisioned instance.
+    /// Parses the name of a Provisioned instance.
     pub(crate) fn instance(setting: &Setting) -> Result<Self, Error> {
         let name = setting.value.trim();
         if name.starts_with("projects/") {
             return Err(setting
                 .wrong("the name of a Provisioned instance")
                 .with_hint(
-                    "A path of an Autoscaling endpoint or branch belongs into LAKEBASE_ENDPOINT",
+                    "Set LAKEBASE_ENDPOINT to the path of an Autoscaling endpoint or branch",
                 ));
         }
         if name.contains('.') && is_id(name) {
             return Err(setting
                 .wrong("the name of a Provisioned instance: it looks like a host")
-                .with_hint("A host belongs into PGHOST"));
+                .with_hint("Set PGHOST to a host"));
         }
         if !is_id(name) {
             return Err(Error::config(format!(
@@ -152,17 +133,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoint_paths_keep_whatever_ids_the_platform_issued() {
+    fn an_endpoint_path_may_have_any_ids() {
         for path in [
             "projects/shop/branches/production/endpoints/primary",
             "projects/0f3e2d1c-1111-2222-3333-444455556666/branches/br-1/endpoints/ep-x",
         ] {
-            assert_eq!(path.parse::<EndpointPath>().expect(path).as_str(), path);
+            assert_eq!(endpoint_path(path).expect(path), path);
         }
     }
 
     #[test]
-    fn anything_else_is_refused_and_the_error_shows_the_right_form() {
+    fn an_invalid_endpoint_path_is_rejected_with_the_valid_form() {
         for (text, expected) in [
             ("projects/shop/branches/production", "of the form projects/"),
             (
@@ -188,7 +169,7 @@ mod tests {
                 "is a host name",
             ),
         ] {
-            let error = text.parse::<EndpointPath>().expect_err(text).to_string();
+            let error = endpoint_path(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

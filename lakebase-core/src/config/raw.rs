@@ -1,4 +1,4 @@
-//! The settings of the database as text: from one source, or merged.
+//! The settings of the database as texts, of one source or merged.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ macro_rules! fields {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(super) enum Field { $($field),* }
 
-        /// Each with its name and the variables that it is read from; the first one that is not empty counts.
+        /// Name and variables of each field. The first variable that is not empty counts.
         pub(super) const FIELDS: &[(Field, &str, &[&str])] = &[$((Field::$field, $name, &$variables)),*];
     };
 }
@@ -74,7 +74,7 @@ impl Raw {
         self.0.iter().map(|(&field, setting)| (field, setting))
     }
 
-    /// Fills what is unset from a source of lower precedence.
+    /// Adds unset fields from a source of lower precedence.
     pub(super) fn or(mut self, lower: Self) -> Self {
         for (field, setting) in lower.0 {
             self.0.entry(field).or_insert(setting);
@@ -82,14 +82,14 @@ impl Raw {
         self
     }
 
-    /// The same, but one way to log in given here outranks the other way given there. If the host is looked up, both
-    /// may be wanted.
+    /// Like [`or`](Self::or), but an endpoint here replaces a password there, and the other way round. With `looks_up`,
+    /// both may be set: the endpoint is only for the look-up of the host.
     pub(super) fn over(self, mut lower: Self, looks_up: bool) -> Self {
         let names = |raw: &Self| (raw.owned(Field::Endpoint), raw.owned(Field::Instance));
         let (own, others) = (names(&self), names(&lower));
         let names_compute = own != (None, None);
         if names_compute && others != (None, None) && others != own {
-            // That host is another compute's.
+            // The host belongs to the other compute.
             lower.remove(&[Field::Host, Field::Hostaddr]);
         }
         if names_compute || self.get(Field::Password).is_some() && !looks_up {
@@ -101,7 +101,7 @@ impl Raw {
         self.or(lower)
     }
 
-    /// For people to look at: what was set, in the order of the fields, and these defaults.
+    /// All fields that are set or have a default, in their order, with secrets masked.
     pub(super) fn resolved(&self, defaults: &[(Field, String)]) -> Vec<ResolvedSetting> {
         let resolve = |&(field, name, _): &(Field, &'static str, _)| {
             let default = || defaults.iter().find(|(known, _)| *known == field);

@@ -1,4 +1,4 @@
-//! Reads Postgres URLs into settings.
+//! Parses Postgres URLs.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -11,8 +11,7 @@ const SHAPE: &str = "postgresql://user@host:port/database?key=value";
 
 const ENCODE: &str = "In user, password and database write @ / ? # % as %40 %2F %3F %23 %25";
 
-/// `source` names where the URL came from. The URL itself is never repeated: it may hold a
-/// password.
+/// `source` names the origin of the URL. No error contains the URL, which may contain a password.
 pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
     let url = Url::parse(text).map_err(|error| {
         Error::config(format!(
@@ -26,11 +25,11 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
             url.scheme()
         )));
     }
-    // What belongs to a password but is not encoded ends up in other parts of the URL.
+    // An unencoded character in a password moves the rest of it to other parts of the URL.
     let path = url.path().trim_start_matches('/');
     if url.fragment().is_some() || path.contains(['@', '/']) {
         return Err(Error::config(format!(
-            "{source} is not a URL of the form {SHAPE}: it holds a character that must be encoded"
+            "{source} is not a URL of the form {SHAPE}: it contains a character that must be encoded"
         ))
         .with_hint(ENCODE));
     }
@@ -65,7 +64,7 @@ pub(super) fn read(text: &str, source: &str) -> Result<Raw, Error> {
     let query = url.query().unwrap_or_default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // Tokens are sent as a clear-text password inside TLS, so channel binding cannot be required.
+        // A token is sent as a clear-text password inside TLS, so channel binding cannot be required.
         if key == "channel_binding" && value != "require" {
             continue;
         }
@@ -92,8 +91,8 @@ fn parameter(key: &str) -> Option<Field> {
     }
 }
 
-/// Names that libpq knows and we do not support: safe to repeat, unlike what may be a piece of an
-/// unencoded password.
+/// Parameters of libpq that are not supported. Errors repeat only these names: any other may be a part of an unencoded
+/// password.
 const LIBPQ: &[&str] = &[
     "channel_binding",
     "client_encoding",

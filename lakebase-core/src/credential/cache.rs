@@ -21,21 +21,21 @@ use crate::credential::single_flight::{Aging, Fetch, SingleFlight, no_runtime};
 use crate::error::{Error, Kind};
 use crate::telemetry::{Counts, Outage, TokenStats};
 
-/// Upper bound for one mint, so that a provider that never answers cannot block renewal forever.
+/// Time limit of one mint.
 const MINT_LIMIT: Duration = Duration::from_secs(40);
-/// The refresh task reads the clocks at least this often: timers stand still while a machine is
-/// suspended, wall time does not.
+/// The refresh task reads the clocks at this interval at least, because timers stop while the machine is suspended.
 const MAX_NAP: Duration = Duration::from_secs(15);
-/// A credential that was fresh is served again for this long, by one look at the wall clock.
+/// For this long, a fresh credential is returned without a lock, after one reading of the wall clock.
 const MEMO: Duration = Duration::from_secs(1);
-/// Threads beyond this number share one.
+/// More threads than this share memos.
 const MEMOS: usize = 8;
-/// A credential minted because the one before was rejected, and rejected itself without ever having
-/// been accepted, is not the problem. It is replaced at most this often.
+/// The shortest time between two replacements of a credential that replaced a rejected one and was never accepted: then the
+/// credential is not the cause.
 const REJECTION_FLOOR: Duration = Duration::from_secs(60);
+/// While a fresh branch rejects every login, credentials older than this are replaced.
+const UNREADY_FLOOR: Duration = Duration::from_secs(2);
 
-/// Cheap to clone; clones share one state. Touches no runtime until a credential is wanted.
-#[derive(Clone)]
+/// Needs a runtime from the first `get` on.
 pub(crate) struct CredentialCache {
     shared: Arc<Shared>,
 }
@@ -47,8 +47,8 @@ struct Shared {
     memos: Memos,
 }
 
-/// What was fresh a moment ago by both clocks, and may be served until they are read again: without a lock, a system call
-/// or a counter that many threads write.
+/// Copies of a fresh credential, which are returned without a lock, a system call or a counter that many threads write.
+/// Each thread uses one of them.
 #[derive(Default)]
 struct Memos([ArcSwapOption<Memo>; MEMOS]);
 
@@ -59,7 +59,7 @@ struct Memo {
 }
 
 impl Memos {
-    /// The calling thread's.
+    /// The slot of the calling thread.
     fn own(&self) -> &ArcSwapOption<Memo> {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
@@ -74,10 +74,11 @@ impl Memos {
 }
 
 impl Memo {
-    /// `None` unless it is fresh. Too short to reach from fresh to expired, whatever the clocks do.
+    /// `None` unless the credential is fresh. A tenth of the lifetime at most, so that it ends before the expiry, whatever
+    /// the clocks do.
     fn of(credential: &Credential, now: Now) -> Option<Self> {
         let schedule = credential.schedule()?;
-        let lasts = (schedule.lifetime() / 10)
+        let lasts = (schedule.validity.lifetime() / 10)
             .min(schedule.until_renewal(now))
             .min(MEMO);
         (credential.age(now) == Age::Fresh).then(|| Self {
@@ -93,26 +94,23 @@ impl Memo {
     }
 }
 
-/// While a fresh branch rejects every login, a credential of this age is replaced.
-const UNREADY_FLOOR: Duration = Duration::from_secs(2);
-
 /// Why a login failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// The credential was rejected.
     Rejected,
-    /// The branch is so fresh that it rejects good ones.
+    /// The branch is fresh and still rejects valid credentials.
     Unready,
 }
 
 /// What to do about a rejected credential.
 #[derive(Debug)]
 pub(crate) enum Rejection {
-    /// Log in with the next one.
+    /// The next login gets another credential.
     Renew,
-    /// Another one would be rejected, too.
+    /// Another credential would be rejected as well.
     Final,
-    /// It was a last resort: a new one cannot be minted, for this reason.
+    /// The credential was a last resort, because a new one cannot be minted for this reason.
     Stuck(Error),
 }
 
@@ -147,7 +145,7 @@ impl CredentialCache {
         }
     }
 
-    /// The current credential. Waits if nothing valid is held, and for a moment near the held one's end.
+    /// Returns the current credential. Waits for a mint if no valid one is held, and up to 0.75 s shortly before its expiry.
     ///
     /// Cancel safe: the mint runs on a task of its own.
     pub(crate) async fn get(&self) -> Result<Credential, Error> {
@@ -165,24 +163,24 @@ impl CredentialCache {
         if is_ahead && let Some(memo) = Memo::of(&credential, shared.flight.now()) {
             shared.memos.own().store(Some(Arc::new(memo)));
         }
-        Ok(credential.handed_out())
+        Ok(credential.marked())
     }
 
-    /// Mints a credential, whatever is held, and holds it.
+    /// Mints and holds a new credential, even if a valid one is held.
     pub(crate) async fn renew(&self) -> Result<(), Error> {
         let minter = &self.shared.minter;
         let minted = self.shared.flight.fetch(|| Minter::mint(minter)).await;
         minted.map(drop)
     }
 
-    /// Starts a renewal if it is due. Lazily, callers that need a credential do.
+    /// Starts a renewal if it is due, except with [`Refresh::Lazy`].
     pub(crate) fn renew_if_due(&self) {
         if self.shared.minter.refresh != Refresh::Lazy {
             let _ = self.shared.renew_or_nap();
         }
     }
 
-    /// Holds the credential that the other cache has minted for the same user.
+    /// Copies the credential of another cache of the same user.
     pub(crate) fn adopt(&self, other: &Self) {
         let minted = other.shared.flight.inspect(|held, _| held.cloned());
         let minted = minted.filter(|minted| !minted.is_rejected());
@@ -201,13 +199,13 @@ impl CredentialCache {
         self.shared.flight.put(adopted);
     }
 
-    /// When the held credential was requested, as [`Watch::passed`] counts.
+    /// When the held credential was requested, by [`Watch::passed`].
     pub(crate) fn minted_at(&self) -> Option<Duration> {
-        let since = |held: &Credential| Some(held.schedule()?.since().passed);
+        let since = |held: &Credential| Some(held.schedule()?.validity.since.passed);
         self.shared.flight.inspect(|held, _| held.and_then(since))
     }
 
-    /// Still the held credential, still good for a login, and not due if only callers renew it. Takes no lock.
+    /// Whether the credential is held and valid, and not due unless it is renewed ahead. Takes no lock.
     pub(crate) fn is_current(&self, credential: &Credential) -> bool {
         let ahead = self.shared.minter.refresh == Refresh::Ahead;
         credential.is_newest()
@@ -218,7 +216,7 @@ impl CredentialCache {
             }
     }
 
-    /// Still good for a login, newest or not.
+    /// Whether the credential is valid, held or not.
     pub(crate) fn is_valid(&self, credential: &Credential) -> bool {
         credential.is_usable(self.shared.flight.now())
     }
@@ -234,7 +232,7 @@ impl CredentialCache {
         };
         shared.flight.inspect(|held, failure| {
             let schedule = held.and_then(Credential::schedule);
-            stats.age = schedule.map(|schedule| schedule.elapsed(now));
+            stats.age = schedule.map(|schedule| schedule.validity.elapsed(now));
             stats.renewal_in = schedule.map(|schedule| schedule.until_renewal(now));
             stats.usable_for = held.map(|held| match held.is_rejected() {
                 true => Duration::ZERO,
@@ -245,12 +243,12 @@ impl CredentialCache {
         stats
     }
 
-    /// The provider has another token to mint with: why the last mint failed does not matter any more.
+    /// Drops the last failure: the provider has another token to mint with.
     pub(crate) fn forget_failure(&self) {
         self.shared.flight.forget_failure();
     }
 
-    /// Postgres rejected a login with `credential`.
+    /// Records that Postgres rejected a login with `credential`.
     pub(crate) fn reject(&self, credential: &Credential, cause: Cause) -> Rejection {
         let shared = &self.shared;
         let now = shared.flight.now();
@@ -265,7 +263,7 @@ impl CredentialCache {
                 }));
             }
             let is_final = match cause {
-                Cause::Rejected => held.is_hopeless(now),
+                Cause::Rejected => held.is_not_the_cause(now),
                 Cause::Unready => held.is_younger_than(UNREADY_FLOOR, now),
             };
             if is_final {
@@ -278,7 +276,7 @@ impl CredentialCache {
 }
 
 impl Shared {
-    /// Starts the refresh task on the caller's runtime, unless one runs. A task does not survive a fork.
+    /// Starts the refresh task on the caller's runtime, unless it runs. A child of a fork needs its own.
     fn ensure_refresher(self: &Arc<Self>) -> Result<(), Error> {
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
         let mut refresher = self
@@ -296,9 +294,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Renews if that is due, and returns how long to sleep.
+    /// Starts a renewal if it is due, and returns the time to sleep.
     fn renew_or_nap(&self) -> Duration {
-        // The wall clock may have been set back into their time.
+        // The wall clock may have been set back.
         self.memos.forget();
         let due = |held: &Credential, now| {
             held.schedule()
@@ -331,8 +329,7 @@ impl fmt::Debug for CredentialCache {
     }
 }
 
-/// Renews ahead of expiry until the last handle of the cache is dropped.
-/// Dropping it without a poll drops `_end`, too.
+/// Renews ahead of expiry until the last handle of the cache is dropped. `_end` is dropped even if this is never polled.
 async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>, _end: Forget) {
     loop {
         let Some(nap) = shared.upgrade().map(|shared| shared.renew_or_nap()) else {
@@ -345,7 +342,7 @@ async fn refresh_ahead(shared: Weak<Shared>, mut landed: watch::Receiver<u64>, _
     }
 }
 
-/// Forgets the memos when the refresh task ends, with its runtime say: the next caller starts another one.
+/// Drops the memos when the refresh task ends, for example with its runtime, so that the next caller starts another one.
 struct Forget(Weak<Shared>);
 
 impl Drop for Forget {
@@ -356,16 +353,16 @@ impl Drop for Forget {
     }
 }
 
-/// Mints, numbers and dates credentials, at a bounded rate.
+/// Mints credentials at a limited rate, with their number and schedule.
 struct Minter {
     provider: SharedProvider,
     clock: Arc<Watch>,
     refresh: Refresh,
     counts: Arc<Counts>,
     minted: AtomicU64,
-    /// Counts successes: failures have pauses of their own.
+    /// Limits successful mints. Failures have pauses of their own.
     bucket: Mutex<Bucket>,
-    /// Of what was minted last.
+    /// Schedule of the last credential.
     last: Mutex<Option<Schedule>>,
 }
 
@@ -381,7 +378,7 @@ impl Minter {
         })
     }
 
-    /// `None` if the credential has expired since the request was sent, in a suspend say.
+    /// `None` if the credential has expired since the request was sent, for example in a suspend.
     async fn attempt(&self) -> Result<Option<Credential>, Error> {
         let sent = self.clock.now();
         self.check_rate(sent)?;
@@ -427,9 +424,11 @@ impl Minter {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Scales with the lifetime of what was minted last; an hour's token until then.
+    /// The limit scales with the lifetime of the last credential.
     fn check_rate(&self, now: Now) -> Result<(), Error> {
-        let lifetime = self.last().map_or(Duration::MAX, |last| last.lifetime());
+        let lifetime = self
+            .last()
+            .map_or(Duration::MAX, |last| last.validity.lifetime());
         match self.bucket().take(mint_interval(lifetime), now.monotonic) {
             true => Ok(()),
             false => Err(Error::new(
@@ -482,11 +481,11 @@ impl Aging for Credential {
 
     fn usable_for(&self, now: Now) -> Duration {
         self.schedule()
-            .map_or(Duration::MAX, |schedule| schedule.usable_for(now))
+            .map_or(Duration::MAX, |schedule| schedule.validity.usable_for(now))
     }
 
     fn lifetime(&self) -> Option<Duration> {
-        Some(self.schedule()?.lifetime())
+        Some(self.schedule()?.validity.lifetime())
     }
 
     fn retire(&self, newer: &Self) {
@@ -495,8 +494,8 @@ impl Aging for Credential {
 }
 
 impl Credential {
-    /// Replaced a rejected one, and was never accepted: the token is not the problem.
-    fn is_hopeless(&self, now: Now) -> bool {
+    /// It recently replaced a rejected credential and was never accepted: the credential is not the cause.
+    fn is_not_the_cause(&self, now: Now) -> bool {
         self.replaces_rejected()
             && !self.was_accepted()
             && self.is_younger_than(REJECTION_FLOOR, now)
@@ -504,6 +503,6 @@ impl Credential {
 
     fn is_younger_than(&self, age: Duration, now: Now) -> bool {
         self.schedule()
-            .is_some_and(|schedule| schedule.elapsed(now) < age)
+            .is_some_and(|schedule| schedule.validity.elapsed(now) < age)
     }
 }

@@ -1,23 +1,23 @@
-//! Where time comes from.
+//! The clocks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The two clocks the crate reads, so that tests can move them.
+/// The two clocks that the crate reads, for [`ConfigBuilder::clock`](crate::config::ConfigBuilder::clock) in tests.
 ///
-/// Expiry is judged by both: the wall clock notices that a machine was suspended, the monotonic
-/// clock notices that the wall clock was set back.
+/// Expiry uses both. The wall clock goes on while the machine is suspended; the monotonic clock goes on when the wall clock
+/// is set back.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The wall clock.
+    /// Returns the time of the wall clock.
     fn wall(&self) -> SystemTime;
-    /// The monotonic clock. It may stand still while the machine is suspended.
+    /// Returns the time of the monotonic clock, which may stop while the machine is suspended.
     fn monotonic(&self) -> Instant;
 }
 
-/// The machine's clocks. The monotonic one follows tokio's, so paused tests pause it too. On Linux the wall clock
-/// is the coarse one: up to 10 ms behind, at half the price.
+/// The clocks of the machine. The monotonic one is tokio's, which tests can pause. On Linux, the wall clock is the coarse
+/// one, which is up to 10 ms late and takes half the time to read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -41,26 +41,27 @@ impl Clock for SystemClock {
 pub(crate) struct Now {
     pub(crate) wall: SystemTime,
     pub(crate) monotonic: Instant,
-    /// All the time that either clock says has passed since the [`Watch`] was made.
+    /// Time since the [`Watch`] was created, by whichever clock has advanced more at each step.
     pub(crate) passed: Duration,
 }
 
-/// Smaller differences between the clocks are drift and the time between two readings.
+/// Smaller differences between the clocks are drift, or the time between their readings.
 const JUMP_MILLIS: i64 = 1000;
 
-/// Reads both clocks and adds up what either says has passed.
+/// Measures time with both clocks of a configuration, from [`adapter::watch`](crate::adapter::watch).
 ///
-/// The clocks part when a machine is suspended (the monotonic one stands still) and when the wall clock is set.
-/// Time that the wall clock has gained stays counted, even if it is set back later.
+/// The clocks diverge when the machine is suspended, which stops the monotonic one, and when the wall clock is set. Time that
+/// the wall clock has gained stays counted, even if it is set back later.
 #[derive(Debug)]
 pub struct Watch {
     clock: Arc<dyn Clock>,
     wall: SystemTime,
     monotonic: Instant,
-    /// How far the wall clock has gone beyond the monotonic one since then; negative if it is behind.
+    /// By how much the wall clock has advanced more than the monotonic one; negative if it has advanced less.
     apart_millis: AtomicI64,
-    /// The sum of its gains.
+    /// The sum of the wall clock's gains.
     gained_millis: AtomicU64,
+    /// Held while a jump is counted.
     jumping: Mutex<()>,
 }
 
@@ -76,18 +77,17 @@ impl Watch {
         }
     }
 
-    /// All the time that either clock says has passed since the configuration was built. Ages measured with it go on
-    /// while the machine is suspended.
+    /// Returns the time since the configuration was built. It goes on while the machine is suspended.
     pub fn passed(&self) -> Duration {
         self.now().passed
     }
 
-    /// The wall clock alone, which does not notice that it was set back.
+    /// The wall clock alone, which may be set back.
     pub(crate) fn wall(&self) -> SystemTime {
         self.clock.wall()
     }
 
-    /// Takes no lock, unless the clocks have just parted.
+    /// Reads both clocks. Takes no lock, unless they have just diverged.
     pub(crate) fn now(&self) -> Now {
         let (wall, monotonic) = (self.clock.wall(), self.clock.monotonic());
         let apart = self.apart(wall, monotonic);
@@ -114,7 +114,7 @@ impl Watch {
 
     fn jumped(&self) {
         let _one_at_a_time = self.jumping.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read again: another caller may have noticed in between.
+        // Read again: another caller may have counted the jump.
         let apart = self.apart(self.clock.wall(), self.clock.monotonic());
         let before = self.apart_millis.load(Ordering::Acquire);
         if !is_jump(apart, before) {

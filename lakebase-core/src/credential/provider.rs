@@ -1,4 +1,4 @@
-//! What mints credentials.
+//! The trait for sources of credentials.
 
 use std::fmt;
 use std::future::Future;
@@ -9,10 +9,9 @@ use futures_util::future::BoxFuture;
 use crate::credential::Credential;
 use crate::error::Error;
 
-/// Mints database credentials. Does network I/O, does not cache.
+/// Mints database credentials, for [`ConfigBuilder::credential_provider`](crate::config::ConfigBuilder::credential_provider).
 ///
-/// The crate's own provider asks the Databricks workspace. Bring your own for anything else, for
-/// example tokens from a sidecar:
+/// By default, the workspace mints credentials. Implement this trait for another source, for example a sidecar:
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -37,18 +36,22 @@ use crate::error::Error;
 /// # Ok::<(), Error>(())
 /// ```
 ///
-/// The cache around it shares one call among all callers and renews ahead of expiry. A call runs on a task of
-/// its own and is given 40 s; a caller that goes away does not cancel it.
+/// The crate caches the credential, shares one call among all callers and renews it ahead of expiry. Do not cache in a
+/// provider. A call runs on a task of its own, which no caller cancels, with a time limit of 40 s.
 pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
     /// Mints one credential.
     ///
     /// # Errors
     ///
-    /// Use [`Error::provider`], and say truthfully whether trying again can help.
+    /// Return [`Error::provider`], and state there whether a retry can succeed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The crate drops the future after 40 s, and when the last handle is dropped.
     fn credential(&self) -> impl Future<Output = Result<Credential, Error>> + Send;
 }
 
-/// Object-safe twin of [`CredentialProvider`].
+/// Object-safe form of [`CredentialProvider`].
 pub(crate) trait DynProvider: fmt::Debug + Send + Sync + 'static {
     fn mint(&self) -> BoxFuture<'_, Result<Credential, Error>>;
 }
@@ -59,5 +62,5 @@ impl<P: CredentialProvider> DynProvider for P {
     }
 }
 
-/// A provider behind a shared pointer, whatever it is.
+/// Any provider.
 pub(crate) type SharedProvider = Arc<dyn DynProvider>;

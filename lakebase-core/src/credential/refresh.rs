@@ -1,76 +1,76 @@
-//! When a credential is usable, when it is renewed, when a failed renewal is retried.
+//! When a credential is valid, when it is renewed, and when a failed renewal is retried.
 //!
-//! Pure arithmetic: time and randomness come in as arguments.
+//! Pure functions: time and randomness are arguments.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::credential::clock::Now;
 
-/// How a [`Lakebase`](crate::lakebase::Lakebase) keeps its credential fresh.
+/// When a [`Lakebase`](crate::Lakebase) renews its credential, for
+/// [`ConfigBuilder::refresh`](crate::config::ConfigBuilder::refresh).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refresh {
-    /// A background task renews at about three quarters of the lifetime; callers wait only when
-    /// nothing valid is held. The default.
+    /// A background task renews after about three quarters of the lifetime. Callers wait only if no valid credential is
+    /// held. The default.
     #[default]
     Ahead,
-    /// No background task: the first caller after about three quarters of the lifetime starts the renewal and gets the
-    /// held credential. For handles that may not be used again, such as those of [users](crate::User).
+    /// The first caller after about three quarters of the lifetime starts the renewal and gets the held credential. There is
+    /// no background task. For handles that may not be used again, such as those of [users](crate::User).
     OnDemand,
-    /// No background task: the first caller after about three quarters of the lifetime renews and waits.
-    /// For runtimes that are frozen between requests (serverless functions).
+    /// The first caller after about three quarters of the lifetime renews and waits. There is no background task. For
+    /// runtimes that are frozen between requests, such as serverless functions.
     Lazy,
 }
 
-/// Shares of the lifetime between which renewal starts, at random: late enough not to mint twice as often as
-/// needed, early enough to leave twelve minutes of an hour to ride out an outage.
+/// Renewal starts at a random time between these shares of the lifetime. For an hour, this leaves twelve minutes for an
+/// outage.
 const RENEW_BETWEEN: [f64; 2] = [0.68, 0.8];
-/// Not even the first renewal is earlier: a program that runs for minutes mints once.
+/// The first renewal starts after this share of the lifetime, so that a program that runs for minutes mints once.
 const RENEW_NOT_BEFORE: f64 = 0.05;
-/// This close to a token's end a new one is preferred.
+/// This long before its expiry, callers prefer a new token.
 const NEAR_END: Duration = Duration::from_secs(30);
-/// This close to its end a token is no longer used, because a login takes time to arrive.
+/// This long before its expiry, a token is no longer used, because a login takes time.
 const END_MARGIN: Duration = Duration::from_secs(2);
 /// See [`Validity::age_for_workspace`].
 const WORKSPACE_TOKEN_MARGIN: Duration = Duration::from_secs(40);
 /// See [`Validity::age_for_workspace`].
 const LONGEST_STALE: Duration = Duration::from_secs(20 * 60);
-/// Nothing is trusted for longer, whatever expiry was sent.
+/// A later expiry is not used.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Shortest and longest time for which callers with nothing valid share a failure.
 const CALLER_WAIT: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
-/// A proxy's maintenance page may ask for more than the maintenance takes.
+/// Callers wait no longer, whatever `Retry-After` says: a maintenance page may overstate it.
 pub(crate) const MAX_ASKED_WAIT: Duration = Duration::from_secs(60);
 
-/// What a held value is good for.
+/// How a held value may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
-    /// Served.
+    /// Returned to callers.
     Fresh,
-    /// Served, while a new one is fetched in the background.
+    /// Returned to callers, while a new one is fetched in the background.
     Due,
-    /// A new one is preferred; served if none arrives in a moment.
+    /// Returned to callers if a new one does not arrive within 0.75 s.
     NearEnd,
-    /// Rejected, perhaps by mistake. Served once per failed attempt to fetch a new one.
+    /// Rejected, perhaps by mistake. Returned to one caller per failed attempt to fetch a new one.
     LastResort,
-    /// Not served.
+    /// Expired, or there is none.
     Dead,
 }
 
-/// From when until when a credential may be used, on both clocks.
+/// Start and lifetime of a credential, on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Validity {
-    since: Now,
+    pub(crate) since: Now,
     lifetime: Duration,
 }
 
 impl Validity {
-    /// Measures the lifetime without trusting that our wall clock agrees with the server's.
+    /// Measures the lifetime even if this machine's wall clock and the server's clock differ.
     ///
-    /// `date` is the server's own clock when it answered (whole seconds, truncated); `sent` and
-    /// `received` are our readings around the request. Where both clocks can agree within that
-    /// resolution, ours is used; otherwise the latest the server's clock can have shown.
-    /// `None` if the expiry has passed.
+    /// `date` is the server's clock in whole seconds, truncated; `sent` and `received` are the clocks of this machine
+    /// before and after the request. If the clocks agree within a second, this machine's clock is used, otherwise the
+    /// latest possible time of the server's clock. `None` if the expiry has passed.
     pub(crate) fn measure(
         expires_at: SystemTime,
         date: Option<SystemTime>,
@@ -86,7 +86,7 @@ impl Validity {
         (!lifetime.is_zero()).then(|| Self::starting(sent, lifetime))
     }
 
-    /// Begins with a request and lasts for what the answer said.
+    /// A lifetime that begins with a request.
     pub(crate) fn starting(sent: Now, lifetime: Duration) -> Self {
         Self {
             since: sent,
@@ -94,14 +94,14 @@ impl Validity {
         }
     }
 
-    /// Time since it began, by whichever clock says more.
+    /// Time since the start, by whichever clock shows more.
     pub(crate) fn elapsed(&self, now: Now) -> Duration {
         let wall = now.wall.duration_since(self.since.wall).unwrap_or_default();
         now.passed.saturating_sub(self.since.passed).max(wall)
     }
 
-    /// How long a login may still use it. The margins scale with short lifetimes.
-    fn usable_for(&self, now: Now) -> Duration {
+    /// How long a login may still use it. The margin scales with short lifetimes.
+    pub(crate) fn usable_for(&self, now: Now) -> Duration {
         let margin = (self.lifetime / 10).min(END_MARGIN);
         self.lifetime.saturating_sub(self.elapsed(now) + margin)
     }
@@ -114,7 +114,7 @@ impl Validity {
         self.elapsed(now) + (self.lifetime / 5).min(NEAR_END) >= self.lifetime
     }
 
-    /// Never longer than this, whatever the clocks say.
+    /// Limits the lifetime.
     pub(crate) fn at_most(self, limit: Duration) -> Self {
         Self {
             lifetime: self.lifetime.min(limit),
@@ -122,9 +122,9 @@ impl Validity {
         }
     }
 
-    /// The age of a workspace token. The platform rejects it in its last 30 s, so the official clients
-    /// drop it 40 s early; they renew it in the background in the second half of its life, at most
-    /// 20 minutes ahead.
+    /// The age of a workspace token, by the rules of the official clients. The platform rejects a token in its last 30 s, so
+    /// it is dropped 40 s before its expiry. It is due in the second half of its lifetime, at most 20 minutes before its
+    /// expiry.
     pub(crate) fn age_for_workspace(&self, now: Now) -> Age {
         let elapsed = self.elapsed(now);
         if elapsed + WORKSPACE_TOKEN_MARGIN >= self.lifetime {
@@ -136,7 +136,7 @@ impl Validity {
         }
     }
 
-    /// Of two that are used together, the one that ends first.
+    /// The one of the two that ends first.
     pub(crate) fn ending_first(self, other: Self) -> Self {
         let end = |validity: Self| validity.since.passed.saturating_add(validity.lifetime);
         if end(other) < end(self) { other } else { self }
@@ -147,22 +147,21 @@ impl Validity {
     }
 }
 
-/// A validity together with the moment at which renewal is due.
+/// A validity and the time of its renewal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
-    validity: Validity,
+    pub(crate) validity: Validity,
     renew_after: Duration,
     refresh: Refresh,
 }
 
 impl Schedule {
-    /// `random` is uniform in `0.0..1.0`. What was minted in its time, because `before` was due, is renewed after three
-    /// quarters of the lifetime or so. Anything else (a start, an outage that outlasted the tokens, a
-    /// revocation) may have happened to a whole fleet in the same moment: then renewals spread over the whole
-    /// interval.
+    /// `random` is uniform in `0.0..1.0`. A credential that was minted because `before` was due is renewed after about three
+    /// quarters of its lifetime. After a start, an outage that outlasted the credentials or a revocation, a whole fleet may
+    /// mint at the same time: then the renewals are spread over the whole interval.
     ///
-    /// A credential that is old already when it lands (a provider with a cache of its own) is not due at once, or
-    /// renewal would spin.
+    /// A credential that is old when it arrives, from a provider with a cache, is not due at once, so that renewal does
+    /// not loop.
     pub(crate) fn new(
         validity: Validity,
         refresh: Refresh,
@@ -172,7 +171,7 @@ impl Schedule {
     ) -> Self {
         let random = random.clamp(0.0, 1.0);
         let in_time = |before: Schedule| {
-            before.is_usable(landed) && before.until_renewal(validity.since).is_zero()
+            before.validity.is_usable(landed) && before.until_renewal(validity.since).is_zero()
         };
         let share = match before.is_some_and(in_time) {
             true => share_of_next(random),
@@ -186,7 +185,7 @@ impl Schedule {
         }
     }
 
-    /// The same for a handle that has renewed before: nothing has happened to a whole fleet.
+    /// The schedule for a credential that another handle has minted at its own time.
     pub(crate) fn of_next(self, random: f64) -> Self {
         let share = share_of_next(random.clamp(0.0, 1.0));
         Self {
@@ -195,19 +194,10 @@ impl Schedule {
         }
     }
 
-    /// When the token was requested.
-    pub(crate) fn since(&self) -> Now {
-        self.validity.since
-    }
-
-    pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.validity.is_usable(now)
-    }
-
-    /// With lazy renewal, the caller that finds it due waits for a new one.
+    /// With [`Refresh::Lazy`], a caller waits for a new credential once it is due.
     pub(crate) fn age(&self, now: Now) -> Age {
         let is_due = self.until_renewal(now).is_zero();
-        if !self.is_usable(now) {
+        if !self.validity.is_usable(now) {
             Age::Dead
         } else if self.validity.is_near_end(now) || is_due && self.refresh == Refresh::Lazy {
             Age::NearEnd
@@ -218,22 +208,9 @@ impl Schedule {
         }
     }
 
-    pub(crate) fn usable_for(&self, now: Now) -> Duration {
-        self.validity.usable_for(now)
-    }
-
-    /// How long until renewal is due; zero when it is.
+    /// Time until renewal is due, or zero.
     pub(crate) fn until_renewal(&self, now: Now) -> Duration {
         self.renew_after.saturating_sub(self.validity.elapsed(now))
-    }
-
-    /// Time since the token was requested.
-    pub(crate) fn elapsed(&self, now: Now) -> Duration {
-        self.validity.elapsed(now)
-    }
-
-    pub(crate) fn lifetime(&self) -> Duration {
-        self.validity.lifetime()
     }
 }
 
@@ -242,8 +219,8 @@ fn share_of_next(random: f64) -> f64 {
     low + (high - low) * random
 }
 
-/// The rest of an interval of which a random part has passed: with it, a fleet that starts together renews from then on
-/// at the even rate of one that has run for long (the equilibrium distribution of a renewal process).
+/// The rest of an interval of which a random part has passed (the equilibrium distribution of a renewal process). A fleet
+/// that starts at the same time then renews at an even rate from the beginning.
 fn share_of_first(random: f64) -> f64 {
     let [low, high] = RENEW_BETWEEN;
     let mean = f64::midpoint(low, high);
@@ -255,21 +232,21 @@ fn share_of_first(random: f64) -> f64 {
     }
 }
 
-/// The shortest pause between two mints, scaled for short lifetimes.
+/// The shortest pause between two mints, which scales with short lifetimes.
 fn pause_floor(lifetime: Duration) -> Duration {
     (lifetime / 100).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
-/// What a server asked to wait, and up to a tenth more (a quarter of a second at least): those whom it
-/// turned away together must not come back together.
-pub(crate) fn spread(asked: Duration, random: f64) -> Duration {
-    let more = (asked / 10).max(Duration::from_millis(250));
-    asked + more.mul_f64(random.clamp(0.0, 1.0))
+/// `Retry-After` plus up to a tenth of it (at least a quarter of a second), so that clients that were rejected at the same
+/// time do not retry at the same time.
+pub(crate) fn spread(retry_after: Duration, random: f64) -> Duration {
+    let more = (retry_after / 10).max(Duration::from_millis(250));
+    retry_after.saturating_add(more.mul_f64(random.clamp(0.0, 1.0)))
 }
 
-/// The pause after failed renewals. While the held credential is usable, it is a part of the time left, so a fleet does not
-/// come back in the moment in which an outage ends, and attempts get denser towards the end. After that, it
-/// doubles from a floor. Scales with short lifetimes, honours the server's `Retry-After`.
+/// The pause after failed renewals. While the held credential is valid, the pause is a random part of the remaining time:
+/// attempts become more frequent towards its expiry, and a fleet does not retry at the same time when an outage ends. Then
+/// the pause doubles from a minimum. It scales with short lifetimes and is at least the server's `Retry-After`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     since: Instant,
@@ -278,7 +255,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// `held` is for how long the held value is still usable, and its lifetime.
+    /// `held` is the remaining time and the lifetime of the held value.
     pub(crate) fn new(
         since: Instant,
         failures: u32,
@@ -299,18 +276,20 @@ impl Backoff {
             }
             false => usable.mul_f64(0.25 + 0.5 * random).max(floor),
         };
-        let asked = |longest: Duration| {
-            retry_after.map_or(Duration::ZERO, |asked| spread(asked.min(longest), random))
+        let server_wait = |longest: Duration| {
+            retry_after.map_or(Duration::ZERO, |wait| spread(wait.min(longest), random))
         };
         let [shortest, longest] = CALLER_WAIT;
         Self {
             since,
-            pause: pause.max(asked(Duration::MAX)),
-            for_callers: doubled(shortest).min(longest).max(asked(MAX_ASKED_WAIT)),
+            pause: pause.max(server_wait(Duration::MAX)),
+            for_callers: doubled(shortest)
+                .min(longest)
+                .max(server_wait(MAX_ASKED_WAIT)),
         }
     }
 
-    /// The background task waits at least this long.
+    /// The shortest pause of the background task.
     pub(crate) fn at_least(self, pause: Duration) -> Self {
         Self {
             pause: self.pause.max(pause),
@@ -318,13 +297,13 @@ impl Backoff {
         }
     }
 
-    /// How long the background task still waits.
+    /// The rest of the background task's pause.
     pub(crate) fn left(&self, now: Now) -> Duration {
         self.left_of(self.pause, now)
     }
 
-    /// How long callers with nothing valid still share the failure: short, so that recovery is noticed
-    /// at once, unless the server asked for more (a minute at most).
+    /// How long callers without a valid value still share the failure: half a second at most, so that they notice a
+    /// recovery at once, or as long as the server's `Retry-After`, a minute at most.
     pub(crate) fn left_for_callers(&self, now: Now) -> Duration {
         self.left_of(self.for_callers, now)
     }
@@ -334,7 +313,7 @@ impl Backoff {
     }
 }
 
-/// Bounds how often something may happen: a burst, then one per interval.
+/// Limits a rate to a burst and then one per interval.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     left: u32,
@@ -351,7 +330,7 @@ impl Bucket {
         }
     }
 
-    /// Takes one, if there is one left.
+    /// Takes one if one is left.
     pub(crate) fn take(&mut self, interval: Duration, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         let gained = now.saturating_duration_since(since).as_nanos() / interval.as_nanos().max(1);
@@ -367,13 +346,13 @@ impl Bucket {
         has_one
     }
 
-    /// Gives back one that was not used.
+    /// Returns one that was not used.
     pub(crate) fn give_back(&mut self) {
         self.left = (self.left + 1).min(Self::BURST);
     }
 }
 
-/// How often tokens may be minted in the long run.
+/// The interval of mints after a burst.
 pub(crate) fn mint_interval(lifetime: Duration) -> Duration {
     (lifetime / 4).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }

@@ -1,5 +1,4 @@
-//! One request at a time fetches a value for all waiting callers: one value, one shared failure, one
-//! pause.
+//! Fetches a value for all waiting callers with one request at a time. The callers share the value or the failure.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,43 +15,46 @@ use crate::credential::refresh::{Age, Backoff};
 use crate::error::{Error, Kind};
 use crate::telemetry::Outage;
 
-/// Of events.
+/// Target of the events.
 const TARGET: &str = "lakebase::workspace";
 
-/// A caller restarts a flight that was lost this often.
+/// How often a caller restarts a flight that was lost.
 const MOST_LOST: u32 = 2;
-/// A flight that is this much over its limit runs on a runtime that has stopped.
+/// A flight that exceeds its time limit by this is on a runtime that has stopped.
 const OVERDUE: Duration = Duration::from_secs(2);
-/// How long callers wait for a new value, per flight, while the held one still serves.
+/// How long a flight lets callers wait for a new value shortly before the held one expires.
 const PREFERENCE: Duration = Duration::from_millis(750);
-/// The same while only a rejected one is held: a new one usually takes less.
+/// How long a flight lets callers wait while only a rejected value is held.
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
 
-/// A look-up is not repeated more often than this.
+/// The shortest time between two look-ups of the same value.
 const SUSPICION_FLOOR: Duration = Duration::from_secs(5);
 
-/// What a flight does. Owns what it needs, but not the flight.
+/// The request of a flight. It must not own the `SingleFlight`.
 pub(crate) type Fetch<T> = BoxFuture<'static, Result<T, Error>>;
+
+/// Resolves to the result of a flight; closed if the flight is lost.
+type Outcome<T> = watch::Receiver<Option<Result<T, Error>>>;
 
 /// A value that is held until a newer one replaces it.
 pub(crate) trait Aging: Clone + Send + Sync + 'static {
-    /// After a failed renewal in the background the next one waits at least this long.
+    /// The shortest pause after a failed renewal in the background.
     const RENEWAL_PAUSE: Duration = Duration::ZERO;
 
     fn age(&self, now: Now) -> Age;
 
-    /// How long it may still be served.
+    /// How long the value is still valid.
     fn usable_for(&self, now: Now) -> Duration {
         let _ = now;
         Duration::MAX
     }
 
-    /// Pauses after failures scale with it.
+    /// Lifetime of the value, with which the pauses after failures scale.
     fn lifetime(&self) -> Option<Duration> {
         None
     }
 
-    /// From now on `newer` is held instead.
+    /// Called when `newer` replaces the value.
     fn retire(&self, newer: &Self) {
         let _ = newer;
     }
@@ -68,12 +70,12 @@ impl<T: Aging> Clone for SingleFlight<T> {
 }
 
 struct Shared<T: Aging> {
-    /// For errors and events.
+    /// Name of the value in errors and events.
     what: &'static str,
     clock: Arc<Watch>,
     limit: Duration,
     outage: Arc<Outage>,
-    /// Notified of every outcome.
+    /// Notified of each outcome.
     landed: watch::Sender<u64>,
     state: Mutex<State<T>>,
 }
@@ -83,16 +85,16 @@ struct State<T> {
     flights: u64,
     flight: Option<Flight<T>>,
     failure: Option<Failure>,
-    /// The flight in whose place a rejected value was served last.
+    /// Number of the flight during which a rejected value was returned last.
     last_resort: u64,
 }
 
 struct Flight<T> {
     number: u64,
-    outcome: watch::Receiver<Option<Result<T, Error>>>,
+    outcome: Outcome<T>,
     started: Instant,
     task: AbortHandle,
-    /// A flight does not survive a fork.
+    /// A flight does not run in the child of a fork.
     process: u32,
 }
 
@@ -102,19 +104,15 @@ struct Failure {
     backoff: Backoff,
 }
 
-/// How a caller is served.
+/// The answer to a caller.
 enum Answer<T> {
     Now(Result<T, Error>),
-    /// Wait for this outcome, this long; then this value serves, if there is one.
-    Wait(
-        watch::Receiver<Option<Result<T, Error>>>,
-        Duration,
-        Option<T>,
-    ),
+    /// Wait this long for this outcome, then return this value if there is one.
+    Wait(Outcome<T>, Duration, Option<T>),
 }
 
 impl<T: Aging> SingleFlight<T> {
-    /// Fetches `what`; one flight is given `limit`. What shares an outage shares the lines about it.
+    /// `limit` is the time limit of one flight. Flights that share an outage share the log lines about it.
     pub(crate) fn new(
         what: &'static str,
         clock: Arc<Watch>,
@@ -137,7 +135,7 @@ impl<T: Aging> SingleFlight<T> {
         }))
     }
 
-    /// The held value, or what `fetch` brings. Waits only where the held one is not good enough.
+    /// Returns the held value, or the one that `fetch` returns. Waits only if the held one is not fresh.
     ///
     /// Cancel safe: the flight runs on a task of its own.
     pub(crate) async fn get(&self, fetch: impl Fn() -> Fetch<T>) -> Result<T, Error> {
@@ -149,32 +147,33 @@ impl<T: Aging> SingleFlight<T> {
             };
             // Unless it was rejected meanwhile.
             let held = || held.filter(|held| held.age(self.now()) != Age::LastResort);
-            // By our own runtime's clock: the flight's may stand still.
+            // By the clock of this runtime: that of the flight may have stopped.
             match timeout(patience, outcome.wait_for(Option::is_some)).await {
                 Ok(Ok(landed)) => {
                     let landed = landed.clone();
                     match landed {
                         Some(Ok(value)) => return Ok(value),
                         Some(Err(error)) => {
-                            return held().map_or_else(|| self.0.serve_after(error), Ok);
+                            return held().map_or_else(|| self.0.answer_after(error), Ok);
                         }
                         None => {}
                     }
                 }
-                // Its runtime is gone, or `fetch` panicked.
+                // Its runtime has ended, or `fetch` has panicked.
                 Ok(Err(_)) if lost == MOST_LOST => return Err(self.0.lost()),
                 Ok(Err(_)) => lost += 1,
                 Err(_) => {
                     if let Some(held) = held() {
                         return Ok(held);
                     }
-                    // The next answer is a last resort, or a flight in place of one that is overdue.
+                    // The next answer is a last resort, or a new flight in place of an overdue one.
                 }
             }
         }
     }
 
-    /// A new value, whatever is held: what the flight under way brings, or a new one. Cancel safe, like [`get`](Self::get).
+    /// Returns a new value, from the current flight or a new one, even if a valid one is held. Cancel safe, like
+    /// [`get`](Self::get).
     pub(crate) async fn fetch(&self, fetch: impl Fn() -> Fetch<T>) -> Result<T, Error> {
         let (mut outcome, flown) = self.0.join(&mut self.0.lock(), &fetch)?;
         let patience = (self.0.limit + OVERDUE).saturating_sub(flown);
@@ -191,12 +190,12 @@ impl<T: Aging> SingleFlight<T> {
             state.land(&Ok(value), None, now);
             state.failure.take()
         };
-        // Not under the lock: its cause may be the application's.
+        // Dropped outside of the lock, because the cause may be a type of the application.
         drop(before);
         self.0.landed.send_modify(|landings| *landings += 1);
     }
 
-    /// Fetches in the background if the held value is due. Returns how long nothing is due.
+    /// Starts a flight if the held value is due. Otherwise returns the time until it is due.
     pub(crate) fn renew(
         &self,
         due: impl Fn(&T, Now) -> Duration,
@@ -216,21 +215,21 @@ impl<T: Aging> SingleFlight<T> {
         Some(wait)
     }
 
-    /// Looks at the held value and at the last failure since it was fetched.
-    pub(crate) fn inspect<R>(&self, look: impl FnOnce(Option<&T>, Option<&Error>) -> R) -> R {
+    /// Reads the held value and the last failure since it was fetched.
+    pub(crate) fn inspect<R>(&self, read: impl FnOnce(Option<&T>, Option<&Error>) -> R) -> R {
         let state = self.0.lock();
         let failure = state.failure.as_ref().map(|failure| &failure.error);
-        look(state.held.as_ref(), failure)
+        read(state.held.as_ref(), failure)
     }
 
-    /// The last failure says nothing about the next attempt.
+    /// Drops the last failure, so that the next caller starts a flight.
     pub(crate) fn forget_failure(&self) {
-        // Not dropped under the lock: its cause may be the application's.
+        // Dropped outside of the lock, because the cause may be a type of the application.
         let failure = self.0.lock().failure.take();
         self.0.leave_outage(failure.as_ref());
     }
 
-    /// Follows the outcomes. Ends (errors) when the last clone is dropped.
+    /// Is notified of each outcome, and returns an error when the last clone is dropped.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.landed.subscribe()
     }
@@ -242,7 +241,7 @@ impl<T: Aging> SingleFlight<T> {
 
 impl<T: Aging> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // Every change leaves the state consistent, so a panic elsewhere does not spoil it.
+        // A panic cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -253,7 +252,7 @@ impl<T: Aging> Shared<T> {
     }
 
     fn answer(self: &Arc<Self>, fetch: &impl Fn() -> Fetch<T>) -> Result<Answer<T>, Error> {
-        // Before the lock: clocks may be the application's.
+        // Before the lock, because the clock may be a type of the application.
         let now = self.clock.now();
         let mut state = self.lock();
         let held = state.held.clone();
@@ -277,7 +276,7 @@ impl<T: Aging> Shared<T> {
         let (outcome, flown) = self.join(&mut state, fetch)?;
         let whole = (self.limit + OVERDUE).saturating_sub(flown);
         let patience = match age {
-            // A wait must not outlast what it is a wait with.
+            // Not longer than the held value is valid.
             Age::NearEnd => {
                 let usable = held.as_ref().map(|held| held.usable_for(now));
                 PREFERENCE
@@ -300,8 +299,8 @@ impl<T: Aging> Shared<T> {
         })
     }
 
-    /// What a caller gets whose flight failed: never less than it had.
-    fn serve_after(&self, error: Error) -> Result<T, Error> {
+    /// The answer to a caller whose flight has failed: the held value if it is still valid.
+    fn answer_after(&self, error: Error) -> Result<T, Error> {
         let now = self.clock.now();
         let mut state = self.lock();
         match (state.age(now), &state.held) {
@@ -311,13 +310,12 @@ impl<T: Aging> Shared<T> {
         }
     }
 
-    /// The flight under way, or a new one, and how long it has been under way.
-    #[allow(clippy::type_complexity)]
+    /// The current flight, or a new one, and its age.
     fn join(
         self: &Arc<Self>,
         state: &mut State<T>,
         fetch: &impl Fn() -> Fetch<T>,
-    ) -> Result<(watch::Receiver<Option<Result<T, Error>>>, Duration), Error> {
+    ) -> Result<(Outcome<T>, Duration), Error> {
         if let Some(flight) = state.under_way(self) {
             return Ok((flight.outcome.clone(), flight.started.elapsed()));
         }
@@ -346,7 +344,7 @@ impl<T: Aging> Shared<T> {
         Ok((outcome, Duration::ZERO))
     }
 
-    /// Stores the outcome. `None` if the flight was overdue and another one counts.
+    /// Stores the outcome. `None` if the flight was overdue and replaced.
     fn land(
         shared: &Weak<Self>,
         number: u64,
@@ -362,13 +360,13 @@ impl<T: Aging> Shared<T> {
             before
         };
         shared.landed.send_modify(|landings| *landings += 1);
-        // Neither of these under the lock: a cause may be the application's, and a subscriber may use the same handle.
+        // Outside of the lock: a cause may be a type of the application, and a subscriber of events may use the handle.
         shared.report(&fetched, before.as_ref().map(|before| &before.error));
         drop(before);
         Some(fetched)
     }
 
-    /// Nothing is known any more of what failed.
+    /// Ends the outage of a failure that is dropped.
     fn leave_outage(&self, failure: Option<&Failure>) {
         if failure.is_some_and(|failure| failure.error.is_transient()) {
             let _ = self.outage.recovered();
@@ -418,12 +416,12 @@ impl<T: Aging> State<T> {
         })
     }
 
-    /// The failure that callers share for a moment, so that they do not become a storm.
+    /// The last failure, which callers share for a short time, so that they do not cause a request storm.
     fn recent_failure(&self, now: Now) -> Option<Error> {
         let failure = self.failure.as_ref()?;
         let left = failure.backoff.left_for_callers(now);
-        let asked = failure.error.retry_after().map(|_| left);
-        (!left.is_zero()).then(|| failure.error.clone().with_retry_after(asked))
+        let retry_after = failure.error.retry_after().map(|_| left);
+        (!left.is_zero()).then(|| failure.error.clone().with_retry_after(retry_after))
     }
 
     fn pause_left(&self, now: Now) -> Duration {
@@ -432,7 +430,7 @@ impl<T: Aging> State<T> {
             .map_or(Duration::ZERO, |failure| failure.backoff.left(now))
     }
 
-    /// The rejected value, once per flight, if the failure passes; else the failure.
+    /// The rejected value, once per flight, if the failure is transient; otherwise the failure.
     fn last_resort(&mut self, error: Error) -> Result<T, Error> {
         match error
             .is_transient()
@@ -460,12 +458,17 @@ impl<T: Aging> State<T> {
                 let count = before.map_or(1, |before| before.count.saturating_add(1));
                 let left = |held: &T| Some((held.usable_for(now), held.lifetime()?));
                 let left = self.held.as_ref().and_then(left);
-                let asked = error.retry_after();
                 self.failure = Some(Failure {
                     error: error.clone(),
                     count,
-                    backoff: Backoff::new(now.monotonic, count, left, asked, fastrand::f64())
-                        .at_least(T::RENEWAL_PAUSE),
+                    backoff: Backoff::new(
+                        now.monotonic,
+                        count,
+                        left,
+                        error.retry_after(),
+                        fastrand::f64(),
+                    )
+                    .at_least(T::RENEWAL_PAUSE),
                 });
             }
         }
@@ -475,7 +478,7 @@ impl<T: Aging> State<T> {
 impl<T: Aging> Drop for Shared<T> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // A task of the parent of a fork is not ours to abort.
+        // The task belongs to the parent in the child of a fork.
         let ours = |flight: &Flight<T>| flight.process == std::process::id();
         if let Some(flight) = state.flight.take().filter(ours) {
             flight.task.abort();
@@ -485,8 +488,7 @@ impl<T: Aging> Drop for Shared<T> {
     }
 }
 
-/// What was looked up. It keeps until it is suspected to be out of date; then the next look-up is
-/// preferred.
+/// The result of a look-up. It is valid until it is suspected to be outdated; then the next caller prefers a new look-up.
 #[derive(Clone)]
 pub(crate) struct Found<T> {
     pub(crate) value: T,
@@ -520,7 +522,7 @@ impl<T: Clone + Send + Sync + 'static> Aging for Found<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<Found<T>> {
-    /// What is held may be out of date.
+    /// Marks the held value as outdated.
     pub(crate) fn suspect(&self) {
         self.inspect(|held, _| held.map(Found::suspect));
     }

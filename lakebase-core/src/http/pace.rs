@@ -1,4 +1,4 @@
-//! Requests to a host that fails begin a while apart, for all callers together.
+//! The rate of requests to a host that fails, for all callers together.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,16 @@ use tokio::time::{Instant, sleep_until};
 /// At most two requests a second.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// When the last request began, of each host that fails.
+/// When the last request to each failing host began.
 #[derive(Default)]
 pub(super) struct Pace {
     failing: Mutex<HashMap<String, Instant>>,
-    /// A host answers again.
+    /// Notified when a host has recovered.
     recovered: Notify,
 }
 
 impl Pace {
-    /// Waits for the next turn, or until the host answers again. Cancel safe: a turn is taken only when it has come.
+    /// Waits for the next turn, or until the host has recovered. Cancel safe: a caller takes its turn only at its time.
     pub(super) async fn turn(&self, origin: &str) {
         loop {
             let recovered = self.recovered.notified();
@@ -47,7 +47,7 @@ impl Pace {
         failing.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports how a request ended that began at this time.
+    /// Records the outcome of a request that began at this time.
     pub(super) fn note(&self, origin: &str, began: Instant, has_failed: bool) {
         let mut failing = self.failing();
         if has_failed {
@@ -81,13 +81,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_that_are_given_up_hold_up_nobody_and_a_success_wakes_all() {
+    async fn a_cancelled_turn_delays_no_caller_and_a_success_wakes_all() {
         let pace = Pace::default();
         let began = Instant::now();
         pace.note("https://a", began, true);
         for _ in 0..100 {
-            let given_up = tokio::time::timeout(Duration::from_millis(1), pace.turn("https://a"));
-            given_up.await.expect_err("not its turn yet");
+            let cancelled = tokio::time::timeout(Duration::from_millis(1), pace.turn("https://a"));
+            cancelled.await.expect_err("not its turn yet");
         }
         pace.turn("https://a").await;
         assert!(began.elapsed() <= 2 * INTERVAL, "{:?}", began.elapsed());

@@ -1,5 +1,5 @@
-//! Proxies, as the environment names them. Exceptions follow Go's rules, which the official tools have;
-//! spaces separate them as well.
+//! HTTP proxies of the environment. Exceptions follow the rules of Go, as in the official tools, and may also be separated
+//! by spaces.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::error::Error;
 use crate::settings::attributes::Vars;
 use crate::settings::host_name::is_loopback;
 
-/// The metadata service of a cloud is next to this machine and never behind a proxy.
+/// The metadata service of a cloud machine, which is never behind a proxy.
 const METADATA_SERVICE: &str = "169.254.169.254";
-/// For asking a proxy once more why it refuses.
+/// Time limit of the request that finds out why a proxy fails.
 const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(2);
 
-/// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in lower case, too.
+/// The proxies of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case.
 pub(super) struct Proxies {
     https: Option<Proxy>,
     http: Option<Proxy>,
@@ -44,7 +44,7 @@ impl Proxies {
             })
         };
         let proxy = |name: &str| find(name).map(Proxy::parse).transpose();
-        // Read only where it counts: desktops set it to a SOCKS proxy beside the others.
+        // Not parsed if it is not used: desktops set it to a SOCKS proxy besides the others.
         let or_all = |name: &str| match proxy(name)? {
             Some(proxy) => Ok(Some(proxy)),
             None => proxy("ALL_PROXY"),
@@ -61,7 +61,7 @@ impl Proxies {
         })
     }
 
-    /// The proxy for a URL, if there is one.
+    /// The proxy for a URL.
     pub(super) fn of(&self, url: &Url) -> Option<&Proxy> {
         let name = url.host_str()?;
         let (host, port) = (url.host()?, url.port_or_known_default()?);
@@ -75,7 +75,7 @@ impl Proxies {
 }
 
 impl Proxy {
-    /// The text may hold a password, so that no error repeats it.
+    /// The error does not contain the text, which may contain a password.
     fn parse((variable, text): (String, String)) -> Result<Self, Error> {
         let with_scheme = match text.contains("://") {
             true => text,
@@ -92,11 +92,11 @@ impl Proxy {
         }
     }
 
-    /// Adds to a failure that the proxy may be the reason, and with which status it refused.
-    pub(super) async fn blame(&self, error: Error, to: &Url) -> Error {
+    /// Adds to an error that the proxy may be the cause, with the status of the proxy if it rejected the request.
+    pub(super) async fn explain(&self, error: Error, to: &Url) -> Error {
         let address = self.url.host_str().unwrap_or_default();
         let port = self.url.port_or_known_default().unwrap_or_default();
-        let answer = match tokio::time::timeout(DIAGNOSIS_LIMIT, self.refusal(to)).await {
+        let answer = match tokio::time::timeout(DIAGNOSIS_LIMIT, self.rejection(to)).await {
             Ok(Some(status)) => format!(" answers HTTP {status}"),
             _ => String::new(),
         };
@@ -106,8 +106,8 @@ impl Proxy {
         ))
     }
 
-    /// The status with which it refuses a tunnel. The HTTP client does not report it.
-    async fn refusal(&self, to: &Url) -> Option<u16> {
+    /// The status with which the proxy rejects a tunnel, which the HTTP client does not report.
+    async fn rejection(&self, to: &Url) -> Option<u16> {
         if self.url.scheme() != "http" || to.scheme() != "https" {
             return None;
         }
@@ -139,7 +139,7 @@ struct Exception {
 enum Hosts {
     All,
     Network(IpNet),
-    /// What is below a name, and perhaps the name itself.
+    /// The hosts below a name, and perhaps the name itself.
     Domain {
         name: String,
         has_itself: bool,
@@ -153,7 +153,7 @@ impl Exception {
         if entry == "*" {
             return any_port(Hosts::All);
         }
-        // Unlike std, ipnet takes leading zeros, which Go does not.
+        // Go and std reject leading zeros; ipnet accepts them.
         let is_address = address(entry.split('/').next().unwrap_or_default()).is_some();
         let network = entry.parse().ok().filter(|_| is_address);
         if let Some(network) = network.or_else(|| Some(address(entry)?.into())) {
@@ -172,7 +172,7 @@ impl Exception {
                     _ => host,
                 };
                 let parent = name.strip_prefix('.');
-                // As URLs have it.
+                // Normalised as in a URL.
                 let Ok(Host::Domain(name)) = Host::parse(parent.unwrap_or(name)) else {
                     return None;
                 };

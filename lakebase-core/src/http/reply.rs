@@ -1,4 +1,4 @@
-//! Reads what the workspace answers, whatever its shape.
+//! Replies of the workspace, in any form.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,17 +12,16 @@ use crate::credential::clock::Now;
 use crate::error::foreign;
 use crate::error::{Error, Kind};
 
-/// One answer does not lock us out for longer, whatever it asks for: the official clients give up after
-/// as long.
+/// A longer `Retry-After` is shortened to this, the time limit of the official clients.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
-/// What a rate limit means that does not say how long it lasts.
-const USUAL_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// `Retry-After` of a rate limit without one.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One HTTP reply, read to its end.
+/// A complete HTTP reply.
 pub(crate) struct Reply {
     base: String,
     pub(crate) status: u16,
-    /// The server's clock when it answered.
+    /// The server's clock.
     pub(crate) date: Option<SystemTime>,
     pub(crate) sent: Now,
     pub(crate) received: Now,
@@ -31,7 +30,7 @@ pub(crate) struct Reply {
     secrets: Vec<SecretString>,
 }
 
-/// Error code, text for people and request id.
+/// Error code, text and request id.
 type Explanation = (Option<String>, String, Option<String>);
 
 impl Reply {
@@ -57,12 +56,12 @@ impl Reply {
         reply
     }
 
-    /// What this request carried is masked wherever the reply repeats it.
+    /// Masks the secrets of the request wherever the reply repeats them.
     pub(super) fn scrubbed(mut self, secrets: &[&str]) -> Self {
         self.secrets = secrets
             .iter()
             .flat_map(|secret| {
-                // A page may repeat a form as it was sent.
+                // A page may repeat a form in its encoding.
                 let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
                 [encoded, (*secret).to_owned()]
             })
@@ -75,7 +74,7 @@ impl Reply {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Where a redirect leads.
+    /// The target of a redirect.
     pub(crate) fn location(&self) -> Option<&str> {
         self.header(LOCATION.as_str())
     }
@@ -89,7 +88,7 @@ impl Reply {
         kind.is_some_and(|kind| kind.contains("html"))
     }
 
-    /// The workspace, or what is in front of it, is down.
+    /// Whether the workspace, or a proxy in front of it, is down.
     pub(super) fn is_outage(&self) -> bool {
         matches!(self.status, 408 | 500 | 502 | 503 | 504)
     }
@@ -98,7 +97,7 @@ impl Reply {
         (200..300).contains(&self.status)
     }
 
-    /// The body as JSON. The error never quotes it: it may hold a token.
+    /// The body as JSON. The error does not quote it, because it may contain a token.
     pub(crate) fn json(&self) -> Result<Value, Error> {
         serde_json::from_slice(&self.body).map_err(|_| {
             let what = if self.is_html() || self.body.trim_ascii_start().starts_with(b"<") {
@@ -109,7 +108,7 @@ impl Reply {
                 "malformed JSON"
             };
             self.platform_error(format!("{} answered {what} where JSON was expected", self.base))
-                .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces")
+                .with_hint("A login page or a proxy's page: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID if one host serves many workspaces")
         })
     }
 
@@ -118,12 +117,12 @@ impl Reply {
         Error::new(kind, message).with_response(self.status, None, self.request_id())
     }
 
-    /// An error about what the platform says in this reply.
+    /// An error of the platform about this reply.
     pub(crate) fn platform_error(&self, message: impl Into<String>) -> Error {
         self.error(Kind::Platform, message)
     }
 
-    /// The error that a reply without success stands for.
+    /// The error of a reply without success.
     pub(crate) fn failure(&self, what: &str) -> Error {
         let (code, detail, body_request_id) = self.explain();
         let request_id = self.request_id().or(body_request_id);
@@ -134,7 +133,7 @@ impl Reply {
         if self.is_private_link_page() {
             return Error::new(Kind::SignIn, message)
                 .with_response(403, Some("PRIVATE_LINK_VALIDATION_ERROR".to_owned()), request_id)
-                .with_hint("The workspace takes calls through its private network only (AWS PrivateLink, Azure Private Link, Private Service Connect), and this network is not part of it");
+                .with_hint("The workspace accepts requests from its private network only (AWS PrivateLink, Azure Private Link, Private Service Connect). Run the program inside of it");
         }
         let is_rate_limit = self.status == 429
             || matches!(
@@ -142,37 +141,37 @@ impl Reply {
                 Some("RESOURCE_EXHAUSTED" | "REQUEST_LIMIT_EXCEEDED")
             );
         let is_transient =
-            is_rate_limit || self.is_outage() || PASSING.iter().any(|text| detail.contains(text));
+            is_rate_limit || self.is_outage() || TRANSIENT.iter().any(|text| detail.contains(text));
         let retry_after = self.retry_after().filter(|_| is_transient);
-        // RFC 6749 codes that mean "not you", whatever status they come with.
-        let is_not_you = matches!(
+        // Codes of RFC 6749 for a rejected identity, with any status.
+        let is_rejection = matches!(
             code.as_deref(),
             Some("invalid_client" | "invalid_grant" | "unauthorized_client" | "access_denied")
         );
         let kind = match self.status {
             401 | 403 => Kind::SignIn,
-            _ if is_not_you => Kind::SignIn,
+            _ if is_rejection => Kind::SignIn,
             _ => Kind::Platform,
         };
         let error = Error::new(kind, message)
             .with_response(self.status, code, request_id)
-            .with_retry_after(retry_after.or(is_rate_limit.then_some(USUAL_RETRY_AFTER)))
+            .with_retry_after(retry_after.or(is_rate_limit.then_some(DEFAULT_RETRY_AFTER)))
             .with_transient(is_transient);
         match self.status {
-            300..=399 => error.with_hint("Redirects are not followed: check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID where one host serves many workspaces"),
+            300..=399 => error.with_hint("Check DATABRICKS_HOST, and DATABRICKS_WORKSPACE_ID if one host serves many workspaces"),
             403 => error.with_hint("Check that the identity has the workspace-access entitlement and may use the project, and that no IP access list or Private Link rule blocks this network"),
             _ => error,
         }
     }
 
-    /// How long it asks to wait, within reason.
+    /// `Retry-After`, limited to five minutes.
     fn retry_after(&self) -> Option<Duration> {
         let server_now = self.date.unwrap_or(self.received.wall);
         let wait = retry_after(self.header(RETRY_AFTER.as_str())?, server_now)?;
         Some(wait.min(LONGEST_RETRY_AFTER))
     }
 
-    /// Redirects are not followed; the first one identifies a login page.
+    /// Whether the reply is the redirect of a workspace with a private link.
     fn is_private_link_page(&self) -> bool {
         let page = self.location().and_then(|to| to.split_once('?'));
         page.is_some_and(|(path, query)| {
@@ -180,7 +179,7 @@ impl Reply {
         })
     }
 
-    /// Reads any of the documented shapes of an error.
+    /// Reads all documented forms of an error.
     fn explain(&self) -> Explanation {
         let is_redirect = (300..=399).contains(&self.status);
         if let Some(location) = self.location().filter(|_| is_redirect) {
@@ -205,7 +204,7 @@ impl Reply {
                 _ => None,
             })
         };
-        // OAuth has its code where old calls have their message and Azure Resource Manager has an object with both.
+        // `error` is the code in OAuth, the message in old APIs, and an object with both in Azure Resource Manager.
         let last_code = match body.get("error_description") {
             Some(_) => "/error",
             None => "/error/code",
@@ -225,9 +224,9 @@ impl Reply {
         (code, detail.unwrap_or_default(), request_id)
     }
 
-    /// Code and text of what is no JSON object.
+    /// Code and text of a body that is not a JSON object.
     fn explain_text(&self, text: &str) -> (Option<String>, String) {
-        // Broken JSON may hold half a token.
+        // Malformed JSON may contain a part of a token.
         if text.trim_start().starts_with(['{', '[']) {
             return (None, "malformed JSON".to_owned());
         }
@@ -255,8 +254,8 @@ impl Reply {
     }
 }
 
-/// Texts by which the platform says that trying again helps, whatever status comes with them.
-const PASSING: &[&str] = &[
+/// Texts of transient errors of the platform, with any status.
+const TRANSIENT: &[&str] = &[
     "com.databricks.backend.manager.util.UnknownWorkerEnvironmentException",
     "does not have any associated worker environments",
     "There is no worker environment with id",
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_come_with_any_fraction_and_any_offset() {
+    fn timestamps_have_any_fraction_and_any_offset() {
         for (text, seconds) in [
             ("2026-09-14T10:30:00Z", Some(1_789_381_800)),
             ("2026-09-14T12:30:00.000+02:00", Some(1_789_381_800)),
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_comes_in_seconds_or_as_a_date_by_the_servers_clock() {
+    fn retry_after_is_in_seconds_or_a_date_by_the_servers_clock() {
         let now = http_date("Mon, 14 Sep 2026 10:30:00 GMT").expect("a date");
         for (value, expected) in [
             ("7", Some(7)),
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_shape_of_an_error_body_is_explained() {
+    fn every_documented_form_of_an_error_body_is_read() {
         for (body, code, detail) in [
             (
                 r#"{"error_code":"NOT_FOUND","message":"endpoint id not found"}"#,
@@ -392,7 +391,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_body_is_too_odd_to_be_explained(
+        fn any_body_is_read_without_a_panic(
             status in 100_u16..1000,
             body in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
         ) {
@@ -402,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn a_secret_that_comes_back_is_blotted_out_wherever_it_is(
+        fn a_secret_in_a_reply_is_masked_wherever_it_is(
             before in "[ -~]{0,40}",
             after in "[ -~]{0,40}",
             shape in 0..6_usize,
@@ -426,12 +425,12 @@ mod tests {
         }
 
         #[test]
-        fn no_date_is_too_odd_to_be_read_or_refused(text in "[ -~]{0,40}") {
+        fn any_date_is_read_or_rejected_without_a_panic(text in "[ -~]{0,40}") {
             let _ = (timestamp(&text), http_date(&text), retry_after(&text, at(0)));
         }
 
         #[test]
-        fn every_time_that_was_written_is_read_back(seconds in 0_u64..4_102_444_800) {
+        fn a_formatted_timestamp_is_read_unchanged(seconds in 0_u64..4_102_444_800) {
             let text = jiff::Timestamp::try_from(at(seconds)).expect("in range").to_string();
             proptest::prop_assert_eq!(timestamp(&text), Some(at(seconds)));
         }

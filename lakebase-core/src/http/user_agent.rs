@@ -1,4 +1,4 @@
-//! The user agent, in the form that Databricks requires of its clients.
+//! The user agent, in the form that Databricks requires.
 
 use std::env::consts::OS;
 use std::fmt;
@@ -6,11 +6,11 @@ use std::fmt;
 use crate::error::Error;
 use crate::settings::attributes::Vars;
 
-/// Parts of the form `key/value`, the application's own first.
+/// Parts of the form `key/value`, the application's first.
 #[derive(Clone, Debug)]
 pub(crate) struct UserAgent(Vec<String>);
 
-/// Build services, by the variables that tell them: set, or set to this. The first that fits counts.
+/// Build services, recognised by variables that are set, or set to this value. The first match counts.
 const CI: &[(&str, &[&str])] = &[
     ("aws-code-build", &["CODEBUILD_BUILD_ARN"]),
     ("azure-devops", &["TF_BUILD=True"]),
@@ -66,7 +66,7 @@ impl UserAgent {
         Ok(Self(words))
     }
 
-    /// With the sign-in in use.
+    /// With the strategy of the authentication.
     pub(crate) fn with_auth(&self, auth_type: &str) -> String {
         let mut words = self.0.clone();
         let os = words.iter().position(|word| word.starts_with("os/"));
@@ -107,12 +107,12 @@ fn is_word_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_.+-".contains(c)
 }
 
-/// Foreign text made into one word.
+/// Replaces characters that a word cannot have.
 fn to_word(text: &str) -> String {
     text.replace(|c: char| !is_word_char(c), "-")
 }
 
-/// Numbers with dots, and whatever semantic versions have behind them.
+/// Numbers with dots, and the suffixes of semantic versions.
 fn is_version(text: &str) -> bool {
     let numbers = text.split(['-', '+']).next().unwrap_or_default();
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());

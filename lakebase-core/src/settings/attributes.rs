@@ -1,15 +1,15 @@
-//! The attributes of Databricks' unified configuration: their names, variables and families.
+//! The attributes of the Databricks clients: their names, variables and families.
 
 use std::collections::HashMap;
 
 use crate::error::foreign::is_secret_like;
 
-/// An environment, as it was read once.
+/// The variables of an environment.
 pub(crate) type Vars = HashMap<String, String>;
 
 macro_rules! attributes {
     ($($attribute:ident $name:literal $aliases:tt $variables:tt $family:expr, $shown:ident;)*) => {
-        /// One attribute. The order is the one in which official clients print them.
+        /// An attribute, in the order in which the official clients print them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Attribute { $($attribute),* }
 
@@ -26,13 +26,13 @@ macro_rules! attributes {
 
 pub(super) struct Definition {
     attribute: Attribute,
-    /// Name in a profile and in errors.
+    /// Name in profiles and errors.
     name: &'static str,
-    /// What a profile may call it as well.
+    /// Other names in profiles.
     aliases: &'static [&'static str],
-    /// The first one that is not empty counts.
+    /// The first variable that is not empty counts.
     pub(super) variables: &'static [&'static str],
-    /// Attributes of different families are different identities.
+    /// Attributes of two families are two identities.
     pub(super) family: Option<&'static str>,
     shown: Shown,
 }
@@ -41,7 +41,7 @@ pub(super) struct Definition {
 enum Shown {
     Plain,
     Secret,
-    /// Not part of the summary in errors.
+    /// Not listed in errors.
     Silent,
 }
 
@@ -97,13 +97,13 @@ impl Attribute {
         self.definition().name
     }
 
-    /// What a profile may call it, the official name first.
+    /// All names in profiles.
     pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
         let aliases = self.definition().aliases.iter().copied();
         std::iter::once(self.name()).chain(aliases)
     }
 
-    /// Whether errors list it among what is configured.
+    /// Whether errors list it.
     pub(super) fn is_listed(self) -> bool {
         self.definition().shown != Shown::Silent
     }
@@ -116,12 +116,12 @@ impl Attribute {
         TABLE.iter().map(|definition| definition.attribute)
     }
 
-    /// The attribute of an official name, or of one that a profile may use.
+    /// The attribute with this name in profiles.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::all().find(|attribute| attribute.names().any(|known| known == name))
     }
 
-    /// A value as people may see it. Some are put where they do not belong, with a secret inside.
+    /// The value, or `***` if it is or may contain a secret.
     pub(crate) fn show(self, value: &str) -> String {
         let is_pair = matches!(self, Self::ClientId | Self::Username) && value.contains(':');
         let has_user = self == Self::Host && value.contains('@');
@@ -132,7 +132,7 @@ impl Attribute {
         }
     }
 
-    /// Its first variable that is not empty, and the value.
+    /// Its first variable that is not empty, with the value.
     pub(super) fn find_in(self, vars: &Vars) -> Option<(&'static str, &str)> {
         self.definition().variables.iter().find_map(|&name| {
             let value = vars.get(name).filter(|value| !value.trim().is_empty())?;
@@ -140,7 +140,7 @@ impl Attribute {
         })
     }
 
-    /// How to say that it is missing: by its variable, which may be there but empty.
+    /// Error text for a missing attribute, which names its variable.
     pub(crate) fn missing(self, vars: &Vars) -> String {
         match self.definition().variables.first() {
             None => format!("{} is not set", self.name()),

@@ -1,10 +1,11 @@
 //! Addresses of a Microsoft cloud.
 
-/// Addresses of a Microsoft cloud, for other than the known ones, or for stand-ins in tests.
+/// Addresses of a Microsoft cloud, for [`ConfigBuilder::azure_endpoints`](crate::config::ConfigBuilder::azure_endpoints):
+/// of a cloud that the crate does not know, or of fakes in tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AzureEndpoints {
-    /// Where tokens of Entra ID are issued, for example `https://login.microsoftonline.com/`.
+    /// Entra ID, for example `https://login.microsoftonline.com/`.
     pub login: String,
     /// Azure Resource Manager, for example `https://management.azure.com/`.
     pub resource_manager: String,
@@ -15,8 +16,8 @@ pub struct AzureEndpoints {
 }
 
 impl AzureEndpoints {
-    /// The addresses of a cloud. The instance metadata service has the same one in every cloud: set
-    /// [`instance_metadata`](Self::instance_metadata) for a stand-in.
+    /// Addresses of a cloud. The instance metadata service has the same address in every cloud; set
+    /// [`instance_metadata`](Self::instance_metadata) for a fake.
     pub fn new(
         login: impl Into<String>,
         resource_manager: impl Into<String>,

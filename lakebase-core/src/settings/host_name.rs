@@ -1,19 +1,18 @@
-//! Host names: what may be one, and what one says.
+//! Rules for host names.
 
-/// Hosts of the built-in PgBouncer carry `-pooler` at the end of their first label.
+/// The first label of a host of the built-in PgBouncer ends with `-pooler`.
 pub(crate) fn is_pooled_host(host: &str) -> bool {
     first_label(host).to_ascii_lowercase().ends_with("-pooler")
 }
 
-/// The direct host next to a pooled one. `host` is pooled.
+/// The direct host of a pooled one.
 pub(crate) fn direct_host(host: &str) -> String {
     let label = first_label(host);
     let direct = &label[..label.len() - "-pooler".len()];
     format!("{direct}{}", &host[label.len()..])
 }
 
-/// `localhost` and loopback addresses. Names below `localhost` may be asked from DNS, so they do not
-/// count.
+/// `localhost` and loopback addresses. DNS may resolve names below `localhost`, so these do not count.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = host.trim_start_matches('[').trim_end_matches(']');
     match name.parse::<std::net::IpAddr>() {
@@ -22,7 +21,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// A host name or an address, and nothing else.
+/// A host name or an IP address.
 pub(crate) fn is_host_name(name: &str) -> bool {
     let is_host_char = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     !name.is_empty()
@@ -39,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pooled_hosts_are_told_by_the_first_label() {
+    fn a_pooled_host_is_recognised_by_its_first_label() {
         for (host, pooled) in [
             ("ep-1-pooler.database.us-east-1.cloud.databricks.com", true),
             (
@@ -55,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_an_address_or_a_name_that_can_only_be_loopback() {
+    fn loopback_addresses_and_localhost_are_loopback() {
         for (host, loopback) in [
             ("localhost", true),
             ("LOCALHOST", true),

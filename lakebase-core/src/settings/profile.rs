@@ -1,7 +1,7 @@
-//! `~/.databrickscfg`: which profile counts, and the dialect of INI it is written in.
+//! Profiles in `~/.databrickscfg`.
 //!
-//! The dialect is the one of the official Go tools, with keys in any case. No crate speaks it: quotes
-//! and comments end values there in a way of their own.
+//! The file has the INI dialect of the official Go tools, with keys in any case. No crate parses it: quotes and comments
+//! have rules of their own.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,28 +12,28 @@ use super::resolved::Settings;
 use super::setting::{Setting, quoted};
 use crate::error::Error;
 
-/// Holds settings of the tools, no profile.
+/// Section with settings of the tools, which is not a profile.
 const SETTINGS: &str = "__settings__";
 const FALLBACK: &str = "DEFAULT";
 
-/// Fills what is unset from the profile that was asked for, or else from the default one, unless a
-/// host or a credential is known already, which a default profile could contradict.
+/// Fills unset attributes from the configured profile, or else from the default one. The default profile is ignored if a
+/// host or a credential is set, as it may belong to another workspace or identity.
 ///
-/// Reads the file, blocking.
+/// Reads the file, which blocks.
 pub(crate) fn load(settings: &mut Settings) -> Result<(), Error> {
-    let asked = settings.get(Attribute::Profile).cloned();
-    let is_settled = settings.is_any_set(&[Attribute::Host]) || !settings.families().is_empty();
-    if asked.is_none() && is_settled {
+    let configured = settings.get(Attribute::Profile).cloned();
+    let is_known = settings.is_any_set(&[Attribute::Host]) || !settings.families().is_empty();
+    if configured.is_none() && is_known {
         return Ok(());
     }
     let Some(path) = path(settings) else {
-        return asked.map_or(Ok(()), |profile| {
+        return configured.map_or(Ok(()), |profile| {
             Err(Error::config(format!(
-                "{}: where the file with profile {} is, is not known: HOME is not set",
+                "{}: cannot find the file with profile {}: HOME is not set",
                 profile.from,
                 quoted(&profile.value)
             ))
-            .with_hint("Add the environment (`env`), or name the file (`config_file`)"))
+            .with_hint("Add the environment (`env`), or set the attribute `config_file`"))
         });
     };
     let shown = path.display().to_string();
@@ -41,7 +41,7 @@ pub(crate) fn load(settings: &mut Settings) -> Result<(), Error> {
         Ok(text) => text,
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound => {
-                settings.missing_file = asked.map(|_| path);
+                settings.missing_file = configured.map(|_| path);
                 return Ok(());
             }
             io::ErrorKind::InvalidData => {
@@ -61,13 +61,13 @@ pub(crate) fn load(settings: &mut Settings) -> Result<(), Error> {
         let value = file.get(SETTINGS, "default_profile")?.trim();
         (!value.is_empty()).then(|| Setting::new(value, format!("default_profile in {shown}")))
     };
-    let wanted = asked.or_else(default);
-    let is_wanted = wanted.is_some();
-    let profile = wanted.unwrap_or_else(|| Setting::new(FALLBACK, shown.as_str()));
+    let named = configured.or_else(default);
+    let is_named = named.is_some();
+    let profile = named.unwrap_or_else(|| Setting::new(FALLBACK, shown.as_str()));
     let name = profile.value.clone();
     let section = file.sections.get(&name);
     let section = section.filter(|section| !section.is_empty());
-    if section.is_none() && !is_wanted {
+    if section.is_none() && !is_named {
         return Ok(());
     }
     settings.fill(Attribute::Profile, profile);
@@ -119,7 +119,7 @@ impl Ini {
         Some(self.sections.get(section)?.get(key)?.as_str())
     }
 
-    /// Errors are a line number and what is wrong; never the line, which may hold a secret.
+    /// Errors are a line number and the mistake, without the line, which may contain a secret.
     fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
         let mut ini = Self::default();
         let mut section = FALLBACK.to_owned();
@@ -162,7 +162,7 @@ impl Ini {
     }
 }
 
-/// A value without the comment behind it and the quotes around it.
+/// A value without its comment and its quotes.
 fn bare(value: &str) -> &str {
     let end = value.find(" #").or_else(|| value.find(" ;"));
     let value = value[..end.unwrap_or(value.len())].trim();
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dialect_is_the_one_of_the_official_tools() {
+    fn files_are_read_as_by_the_official_go_tools() {
         for (text, expected) in [
             ("[a]\nhost = \"https://q\"", "https://q"),
             ("[a]\nhost = 'abc'", "abc"),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_refused_by_line_and_without_its_content() {
+    fn the_error_of_an_invalid_file_has_the_line_number_and_not_the_line() {
         for (text, line) in [
             ("[a]\nhush-hush", 2),
             ("[a", 1),
@@ -225,12 +225,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_file_is_too_odd_to_be_read_or_refused(text in "(?s).{0,200}") {
+        fn any_file_is_read_or_rejected_without_a_panic(text in "(?s).{0,200}") {
             let _ = Ini::parse(&text);
         }
 
         #[test]
-        fn what_was_written_plainly_is_read_back(
+        fn a_plain_value_is_read_unchanged(
             section in "[a-zA-Z0-9._-]{1,20}",
             key in "[a-z_]{1,20}",
             value in "[a-zA-Z0-9:/._=-]{0,40}",

@@ -1,4 +1,4 @@
-//! The settings that decide where the workspace is and how to authenticate there.
+//! The resolved attributes, which name the workspace and configure the authentication.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,21 +11,20 @@ use super::azure_endpoints::AzureEndpoints;
 use super::setting::Setting;
 use crate::error::Error;
 
-/// The attributes that are set, each with its source, and the environment they were resolved in.
+/// The attributes that are set, each with its source, and the environment.
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     set: BTreeMap<Attribute, Setting>,
     pub(crate) vars: Arc<Vars>,
-    /// The workspace, unless it has to be found by its Azure resource id.
+    /// The workspace, unless only its Azure resource id is set.
     pub(crate) host: Option<Url>,
-    /// Other than those of the known clouds.
     pub(crate) azure_endpoints: Option<AzureEndpoints>,
-    /// The profile file, if a profile was named and there is no such file.
+    /// The profile file, if a profile is configured and the file does not exist.
     pub(crate) missing_file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Nothing but an environment, which is not read yet.
+    /// No attributes; [`fill_from_vars`](Self::fill_from_vars) reads the environment.
     pub(crate) fn new(vars: Arc<Vars>) -> Self {
         Self {
             vars,
@@ -49,7 +48,7 @@ impl Settings {
         attributes.iter().any(|&a| self.get(a).is_some())
     }
 
-    /// Whether a switch is on, by the values that official clients accept for yes and no.
+    /// Parses a boolean in the spellings of the official clients. Default: false.
     pub(crate) fn is_true(&self, attribute: Attribute) -> Result<bool, Error> {
         self.get(attribute).map_or(Ok(false), boolean)
     }
@@ -64,22 +63,22 @@ impl Settings {
         self.set.insert(attribute, setting);
     }
 
-    /// Sets what is unset yet. An empty value counts as none.
+    /// Sets an unset attribute. An empty value is ignored.
     pub(crate) fn fill(&mut self, attribute: Attribute, setting: Setting) {
-        let is_nothing = match attribute {
+        let is_ignored = match attribute {
             _ if setting.value.trim().is_empty() => true,
             // The Databricks CLI writes `none` for "no workspace".
             Attribute::WorkspaceId => setting.value == "none",
-            // No is as good as nothing: it chooses no identity.
+            // `false` selects no identity.
             Attribute::AzureUseMsi => boolean(&setting).is_ok_and(|yes| !yes),
             _ => false,
         };
-        if !is_nothing {
+        if !is_ignored {
             self.set.entry(attribute).or_insert(setting);
         }
     }
 
-    /// Sets what is unset yet from the environment.
+    /// Sets unset attributes from the environment.
     pub(crate) fn fill_from_vars(&mut self) {
         let vars = Arc::clone(&self.vars);
         for attribute in Attribute::all() {
@@ -89,7 +88,7 @@ impl Settings {
         }
     }
 
-    /// The families of all that is set, sorted.
+    /// The families of the attributes that are set, sorted.
     pub(crate) fn families(&self) -> BTreeSet<&'static str> {
         self.set
             .keys()
@@ -97,8 +96,8 @@ impl Settings {
             .collect()
     }
 
-    /// Adds to an error what official clients add: what is set (secrets masked) and which variables
-    /// were seen; and besides, where each setting came from.
+    /// Adds the attributes (secrets masked) and the variables to an error, as the official clients do, and the source of
+    /// every other attribute.
     pub(crate) fn explain(&self, mut text: String) -> Error {
         let mut add = |title: &str, parts: Vec<String>| {
             if !parts.is_empty() {
@@ -123,7 +122,7 @@ impl Settings {
         Error::config(text)
     }
 
-    /// Where the given attributes came from, for errors at run time.
+    /// The sources of these attributes, for errors at run time.
     pub(crate) fn sources(&self, attributes: &[Attribute]) -> String {
         let sources = attributes
             .iter()

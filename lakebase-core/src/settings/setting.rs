@@ -1,4 +1,4 @@
-//! One raw value and where it came from, so that errors can name it.
+//! A value and its source.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -8,11 +8,11 @@ use secrecy::zeroize::Zeroize as _;
 use crate::error::Error;
 use crate::error::foreign::{clean_text, is_secret_like};
 
-/// The value is wiped from memory when it is dropped: it may be a secret.
+/// A value, which may be a secret and is wiped when it is dropped.
 #[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) value: String,
-    /// The variable, URL part or builder method, as the user knows it.
+    /// Variable, part of a URL, builder method or profile.
     pub(crate) from: String,
 }
 
@@ -24,7 +24,7 @@ impl Setting {
         }
     }
 
-    /// Parses a value that is no secret; the error quotes it.
+    /// Parses the value. The error quotes it, unless it may be a secret.
     pub(crate) fn parse<T>(&self, expected: &str) -> Result<T, Error>
     where
         T: FromStr,
@@ -40,49 +40,46 @@ impl Setting {
         ))
     }
 
-    /// A value that goes into packets and headers as it is.
+    /// Rejects control characters, for values in packets and headers.
     pub(crate) fn printable(&self) -> Result<&Self, Error> {
         if self.value.chars().any(char::is_control) {
             return Err(Error::config(format!(
-                "{} holds line breaks or other control characters",
+                "{} contains line breaks or other control characters",
                 self.from
             )));
         }
         Ok(self)
     }
 
-    /// A value that errors and logs repeat: no secret may have been put there by mistake.
+    /// Rejects a secret in a setting that errors and logs repeat.
     pub(crate) fn no_secret(&self) -> Result<&Self, Error> {
         if is_secret_like(&self.value) {
-            let text = format!(
-                "{} holds what looks like a secret (not repeated)",
-                self.from
-            );
+            let text = format!("{} looks like a secret (not repeated)", self.from);
             return Err(Error::config(text).with_hint(
-                "A personal access token goes into DATABRICKS_TOKEN, an OAuth secret into DATABRICKS_CLIENT_SECRET",
+                "Set DATABRICKS_TOKEN to a personal access token, and DATABRICKS_CLIENT_SECRET to an OAuth secret",
             ));
         }
         Ok(self)
     }
 
-    /// A name: no secret, and no URL, which may hold a password.
+    /// Rejects a secret, and a URL, which may contain a password.
     pub(crate) fn no_url(&self) -> Result<&Self, Error> {
         self.no_secret()?;
         if self.value.contains("://") {
             return Err(
-                Error::config(format!("{} holds a URL (not repeated)", self.from))
-                    .with_hint("A whole URL goes into LAKEBASE_PG_URL"),
+                Error::config(format!("{} contains a URL (not repeated)", self.from))
+                    .with_hint("Set LAKEBASE_PG_URL to a URL"),
             );
         }
         Ok(self)
     }
 
-    /// A value that must not be empty once it was given explicitly.
-    pub(crate) fn not_empty(self) -> Result<Self, Error> {
+    /// Rejects an empty value.
+    pub(crate) fn not_empty(&self) -> Result<(), Error> {
         if self.value.trim().is_empty() {
             return Err(Error::config(format!("{} is empty", self.from)));
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -92,11 +89,10 @@ impl Drop for Setting {
     }
 }
 
-/// A value as an error may repeat it: not if it may be a secret, or a URL with a password, put into
-/// the wrong place.
+/// The value for an error, unless it may be a secret or a URL with a password.
 pub(crate) fn quoted(value: &str) -> String {
     if value.contains('@') || value.contains("://") {
-        "a value that holds a URL or user information (not repeated)".to_owned()
+        "a value that contains a URL or user information (not repeated)".to_owned()
     } else if is_secret_like(value) {
         "a value that looks like a secret (not repeated)".to_owned()
     } else {

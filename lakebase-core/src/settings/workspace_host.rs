@@ -1,4 +1,4 @@
-//! The workspace's URL, normalised as the official clients do.
+//! The URL of the workspace, normalised as in the official clients.
 
 use url::Url;
 
@@ -10,11 +10,10 @@ use crate::settings::host_name::is_loopback;
 
 const EXPECTED: &str = "a workspace URL such as https://dbc-a1b2c3d4-e5f6.cloud.databricks.com";
 
-/// Sets the base URL: `https` unless said otherwise, path and query dropped. Plain `http` would show
-/// secrets, so only loopback may have it.
+/// Sets the base URL, with `https` by default and without path and query. Plain `http` is for loopback only.
 ///
-/// Browsers show URLs with the ids of workspace and account; these fill what is unset. `w` is the newer
-/// name and may be of any form; `o` and `workspace_id` must be numbers, or they are something else's.
+/// A URL from a browser has the ids of workspace and account in its query, which fill unset attributes. `w` may have any
+/// form; `o` and `workspace_id` count only if they are numbers.
 pub(crate) fn normalise(settings: &mut Settings) -> Result<(), Error> {
     let Some(host) = settings.get(Attribute::Host).cloned() else {
         return Ok(());
@@ -67,7 +66,7 @@ fn parse(host: &Setting) -> Result<Url, Error> {
         .ok_or_else(|| host.wrong(EXPECTED))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::config(format!(
-            "{} holds a user or password",
+            "{} contains a user or password",
             host.from
         )));
     }
@@ -76,14 +75,14 @@ fn parse(host: &Setting) -> Result<Url, Error> {
         "http" if is_loopback(name) => {}
         "http" => {
             return Err(host
-                .wrong("protected: http would send secrets in clear")
-                .with_hint("Use https; http is for loopback hosts only"));
+                .wrong("an https URL: http would send secrets in plaintext")
+                .with_hint("http is for loopback hosts only"));
         }
         _ => return Err(host.wrong(EXPECTED)),
     }
     if name.starts_with("accounts.") || name.starts_with("accounts-dod.") {
         return Err(host.wrong("a workspace: it is the account console").with_hint(
-            "Lakebase lives in a workspace; its URL is in the browser's address bar when you are in it",
+            "Set it to the URL of a workspace, as in the browser's address bar inside of the workspace",
         ));
     }
     Ok(url)

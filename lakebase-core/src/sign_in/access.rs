@@ -1,4 +1,4 @@
-//! From settings in code, environment and profile to a way to authenticate.
+//! Resolves the settings of the authentication from code, environment and profile.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::settings::resolved::Settings;
 use crate::settings::setting::Setting;
 use crate::settings::workspace_host;
 
-/// How to reach the workspace, and as whom.
+/// The workspace and the authentication there.
 #[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) settings: Settings,
@@ -20,28 +20,28 @@ pub(crate) struct Access {
     pub(crate) agent: UserAgent,
 }
 
-/// What code has said about signing in.
+/// Settings of the authentication in code.
 #[derive(Clone, Default)]
 pub(crate) struct Explicit {
-    /// By official name.
+    /// Each with its name.
     pub(crate) attributes: Vec<(String, Setting)>,
     pub(crate) azure_endpoints: Option<AzureEndpoints>,
     pub(crate) product: Option<(String, String)>,
     pub(crate) extras: Vec<(String, String)>,
 }
 
-/// Reads the profile file if it is wanted, blocking.
+/// Reads the profile file if it is needed, which blocks.
 pub(crate) fn resolve(explicit: Explicit, vars: &Arc<Vars>) -> Result<Access, Error> {
     let agent = UserAgent::new(explicit.product.as_ref(), &explicit.extras, vars)?;
     let mut settings = Settings::new(Arc::clone(vars));
     settings.azure_endpoints = explicit.azure_endpoints;
-    // Of what was said twice, the last counts.
+    // The last value of an attribute counts.
     for (name, setting) in explicit.attributes.into_iter().rev() {
         let attribute = Attribute::named(&name).ok_or_else(|| {
             Error::config(format!(
                 "attribute: {name:?} is not an attribute of any authentication strategy"
             ))
-            .with_hint("Official names are, for example, client_id, profile or azure_tenant_id")
+            .with_hint("Examples are client_id, profile and azure_tenant_id")
         })?;
         settings.fill(attribute, setting);
     }

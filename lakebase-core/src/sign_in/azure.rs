@@ -1,13 +1,14 @@
-//! What the Azure strategies share: the pair of tokens that a call needs, and the look-up of a
-//! workspace by its resource id.
+//! Shared parts of the Azure strategies: the two tokens of a request, and the look-up of a workspace by its resource id.
 
-use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use url::Url;
 
+use super::azure_cli::AzureCli;
+use super::azure_client_secret::EntraPrincipal;
 use super::azure_cloud::{Cloud, is_azure};
+use super::azure_msi::ManagedIdentity;
 use super::token::{AccessToken, Token, is_header_safe};
-use super::{Configured, NotConfigured, Refusal, Settings, Site, Source};
+use super::{Configured, Failure, NotConfigured, Settings, Site, Source, jwt};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::http::protects_secrets;
@@ -15,36 +16,65 @@ use crate::settings::attributes::Attribute::{AzureWorkspaceResourceId, Host};
 
 /// Authenticates with tokens of Entra ID.
 pub(super) struct Entra {
-    identity: Box<dyn Identity>,
+    identity: Identity,
     cloud: Cloud,
     resource_id: Option<String>,
 }
 
-/// Whom the tokens are for.
-pub(super) trait Identity: Send + Sync {
-    /// Fetches a token for a resource.
-    fn token<'a>(
-        &'a self,
-        site: &'a Site,
-        cloud: &'a Cloud,
-        resource: &'a str,
-    ) -> BoxFuture<'a, Result<AccessToken, Refusal>>;
+/// The identity that the tokens are for.
+pub(super) enum Identity {
+    Principal(EntraPrincipal),
+    Machine(ManagedIdentity),
+    Cli(AzureCli),
+}
 
-    /// Fetches the token that makes Azure's own privileges count in the workspace, if the owner of the first
-    /// token has one.
-    fn management_token<'a>(
-        &'a self,
-        site: &'a Site,
-        cloud: &'a Cloud,
-        _first: &'a AccessToken,
-    ) -> BoxFuture<'a, Result<Option<AccessToken>, Refusal>> {
-        let token = self.token(site, cloud, &cloud.endpoints.service_management);
-        Box::pin(async { token.await.map(Some) })
+impl Identity {
+    /// Fetches a token for a resource.
+    async fn token(
+        &self,
+        site: &Site,
+        cloud: &Cloud,
+        resource: &str,
+    ) -> Result<AccessToken, Failure> {
+        match self {
+            Self::Principal(principal) => {
+                let login = &cloud.endpoints.login;
+                Ok(principal.token(site, login, resource).await?)
+            }
+            Self::Machine(machine) => Ok(machine.token(site, resource).await?),
+            Self::Cli(cli) => cli.token(site, resource).await,
+        }
+    }
+
+    /// Fetches the token that makes Azure's own privileges count in the workspace. A person has none, and an identity of
+    /// the Azure CLI may do without.
+    async fn management_token(
+        &self,
+        site: &Site,
+        cloud: &Cloud,
+        first: &AccessToken,
+    ) -> Result<Option<AccessToken>, Failure> {
+        let is_cli = matches!(self, Self::Cli(_));
+        if is_cli && is_person(first) {
+            return Ok(None);
+        }
+        let resource = &cloud.endpoints.service_management;
+        match self.token(site, cloud, resource).await {
+            Err(failure) if is_cli => {
+                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?failure, "no service-management token");
+                Ok(None)
+            }
+            token => token.map(Some),
+        }
     }
 }
 
-/// The workspace is named, by URL or resource id, and is known to be on Azure: others have no use for
-/// tokens of Entra ID, and must not see them.
+/// Whether a token is for a person.
+fn is_person(token: &AccessToken) -> bool {
+    jwt::claims(token.secret.expose_secret()).is_some_and(|claims| claims.get("upn").is_some())
+}
+
+/// Rejects a workspace that is not known to be on Azure: others must not get tokens of Entra ID.
 pub(super) fn check(settings: &Settings, strategy: &str) -> Result<(), NotConfigured> {
     if !settings.is_any_set(&[AzureWorkspaceResourceId]) {
         settings.required_host()?;
@@ -59,21 +89,21 @@ pub(super) fn check(settings: &Settings, strategy: &str) -> Result<(), NotConfig
 }
 
 impl Entra {
-    pub(super) fn source(identity: impl Identity + 'static, settings: &Settings) -> Configured {
+    pub(super) fn source(identity: Identity, settings: &Settings) -> Configured {
         let resource_id = settings.get(AzureWorkspaceResourceId);
-        // It goes into a header as it is.
+        // A header contains it.
         if let Some(id) = resource_id.filter(|id| !is_header_safe(&id.value)) {
             let expected = "a resource id such as /subscriptions/../workspaces/..";
             return Err(id.wrong(expected).into());
         }
         Ok(Source::Entra(Self {
-            identity: Box::new(identity),
+            identity,
             resource_id: resource_id.map(|id| id.value.clone()),
             cloud: Cloud::of(settings)?,
         }))
     }
 
-    pub(super) async fn token(&self, site: &Site) -> Result<Token, Refusal> {
+    pub(super) async fn token(&self, site: &Site) -> Result<Token, Failure> {
         let (identity, cloud) = (&self.identity, &self.cloud);
         let first = identity.token(site, cloud, cloud.application).await?;
         let second = identity.management_token(site, cloud, &first).await?;
@@ -92,8 +122,8 @@ impl Entra {
         Ok(token)
     }
 
-    /// Asks Azure Resource Manager for the workspace behind the resource id.
-    pub(super) async fn find_host(&self, site: &Site) -> Result<Url, Refusal> {
+    /// Looks up the workspace of the resource id in Azure Resource Manager.
+    pub(super) async fn find_host(&self, site: &Site) -> Result<Url, Failure> {
         let manager = &self.cloud.endpoints.resource_manager;
         let token = self.identity.token(site, &self.cloud, manager).await?;
         let secret = token.secret.expose_secret();
@@ -104,18 +134,18 @@ impl Entra {
             id.trim_start_matches('/')
         );
         let url = Url::parse(&url).map_err(|error| {
-            Error::config("DATABRICKS_AZURE_RESOURCE_ID does not go into a URL").with_source(error)
+            Error::config("DATABRICKS_AZURE_RESOURCE_ID cannot be part of a URL").with_source(error)
         })?;
         let request = site.http.get(url).await?.bearer_auth(secret);
-        let what = "Azure refused";
+        let what = "Azure rejected the request";
         let hint = "Check DATABRICKS_AZURE_RESOURCE_ID and the identity's privilege to read it, or set DATABRICKS_HOST";
         let resolve = async {
-            let reply = site.ask(request, &[secret], what, hint).await?;
+            let reply = site.send(request, &[secret], what, hint).await?;
             let answer = reply.json()?;
             let name = answer["properties"]["workspaceUrl"].as_str();
             let url = name.and_then(|name| workspace_url(name, manager));
             url.ok_or_else(|| {
-                let what = "`properties.workspaceUrl` is missing or no host name";
+                let what = "`properties.workspaceUrl` is missing or not a host name";
                 reply.error(Kind::Platform, what)
             })
         };
@@ -126,7 +156,7 @@ impl Entra {
     }
 }
 
-/// Resource Manager names the host without a scheme. One on loopback (a stand-in) may name a whole URL.
+/// Resource Manager returns the host without a scheme. A fake on loopback may return a URL.
 fn workspace_url(name: &str, manager: &str) -> Option<Url> {
     let text = match name.contains("://") && manager.starts_with("http://") {
         true => name.to_owned(),

@@ -3,15 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::azure::{self, Entra, Identity};
-use super::azure_cloud::{Cloud, is_azure};
+use super::azure_cloud::is_azure;
 use super::command::{Output, Program, on_path};
 use super::token::{AccessToken, CliFormat};
-use super::{Configured, NotConfigured, Refusal, Settings, Site, Strategy, jwt};
+use super::{Configured, Failure, NotConfigured, Settings, Site, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{AzureTenantId, AzureWorkspaceResourceId, Host};
 
@@ -34,9 +32,10 @@ const FORMAT: CliFormat = CliFormat {
 
 pub(super) struct AzureCli {
     program: Program,
-    /// Whether the subscription was named when the tool first succeeded. It never changes afterwards:
-    /// a passing failure must not change the identity.
+    /// Whether the first call that succeeded had a subscription. Later calls are the same, so that a transient failure
+    /// does not change the identity.
     names_subscription: OnceLock<bool>,
+    /// Whether the tool is logged in as the machine's managed identity.
     is_machine: OnceLock<bool>,
 }
 
@@ -57,41 +56,11 @@ fn configure(settings: &Settings) -> Configured {
         names_subscription: OnceLock::new(),
         is_machine: OnceLock::new(),
     };
-    Entra::source(cli, settings)
-}
-
-impl Identity for AzureCli {
-    fn token<'a>(
-        &'a self,
-        site: &'a Site,
-        _cloud: &'a Cloud,
-        resource: &'a str,
-    ) -> BoxFuture<'a, Result<AccessToken, Refusal>> {
-        Box::pin(self.fetch(site, resource))
-    }
-
-    /// A person has none, and a service principal can do without.
-    fn management_token<'a>(
-        &'a self,
-        site: &'a Site,
-        cloud: &'a Cloud,
-        first: &'a AccessToken,
-    ) -> BoxFuture<'a, Result<Option<AccessToken>, Refusal>> {
-        Box::pin(async move {
-            if is_person(first) {
-                return Ok(None);
-            }
-            let token = self.fetch(site, &cloud.endpoints.service_management).await;
-            if let Err(refusal) = &token {
-                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?refusal, "no service-management token");
-            }
-            Ok(token.ok())
-        })
-    }
+    Entra::source(Identity::Cli(cli), settings)
 }
 
 impl AzureCli {
-    async fn fetch(&self, site: &Site, resource: &str) -> Result<AccessToken, Refusal> {
+    pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Failure> {
         let settings = site.settings();
         let tenant = self.tenant(settings).await;
         let id = settings.value(AzureWorkspaceResourceId);
@@ -101,33 +70,35 @@ impl AzureCli {
             .filter(|subscription| !subscription.is_empty() && known != Some(&false));
         let mut named = subscription.is_some();
         let started = site.http.now();
-        let mut output = self.ask(resource, tenant, subscription).await?;
+        let mut output = self
+            .get_access_token(resource, tenant, subscription)
+            .await?;
         if !output.success && named && known.is_none() {
-            // The person may not see the subscription and have the workspace all the same.
+            // A person may have access to the workspace and not to its subscription.
             named = false;
-            output = self.ask(resource, tenant, None).await?;
+            output = self.get_access_token(resource, tenant, None).await?;
         }
         if !output.success {
-            return Err(Refusal::Declined(output.no_token()));
+            return Err(Failure::Declined(output.no_token()));
         }
         let _ = self.names_subscription.set(named);
         let token = AccessToken::from_cli(&FORMAT, &output.stdout, started, site.http.now());
         Ok(token?)
     }
 
-    /// The tool rejects a tenant for the machine's own identity.
+    /// The configured tenant, except for a managed identity, for which the tool rejects it.
     async fn tenant<'a>(&self, settings: &'a Settings) -> Option<&'a str> {
         let tenant = settings.value(AzureTenantId)?;
         if self.is_machine.get().is_none()
-            && let Some(is_machine) = self.ask_whether_machine().await
+            && let Some(is_machine) = self.is_managed_identity().await
         {
             let _ = self.is_machine.set(is_machine);
         }
         (self.is_machine.get() != Some(&true)).then_some(tenant)
     }
 
-    /// `None` if the tool does not answer.
-    async fn ask_whether_machine(&self) -> Option<bool> {
+    /// `None` if the tool fails.
+    async fn is_managed_identity(&self) -> Option<bool> {
         let show = ["account", "show", "--output", "json"];
         let output = self.program.run(&show, LIMIT).await.ok()?;
         let account: Value = serde_json::from_str(&output.stdout).ok()?;
@@ -139,7 +110,7 @@ impl AzureCli {
         )
     }
 
-    async fn ask(
+    async fn get_access_token(
         &self,
         resource: &str,
         tenant: Option<&str>,
@@ -152,9 +123,4 @@ impl AzureCli {
         }
         self.program.run(&args, LIMIT).await
     }
-}
-
-/// Whether a token is a person's.
-fn is_person(token: &AccessToken) -> bool {
-    jwt::claims(token.secret.expose_secret()).is_some_and(|claims| claims.get("upn").is_some())
 }

@@ -2,14 +2,12 @@
 
 use std::sync::OnceLock;
 
-use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::azure::{self, Entra, Identity};
-use super::azure_cloud::Cloud;
 use super::token::AccessToken;
-use super::{Configured, Refusal, Settings, Site, Strategy};
+use super::{Configured, Settings, Site, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{
     AzureClientId, AzureClientSecret, AzureTenantId, AzureUseMsi, AzureWorkspaceResourceId, Host,
@@ -31,12 +29,12 @@ pub(super) static STRATEGY: Strategy = Strategy {
 pub(super) struct EntraPrincipal {
     client_id: String,
     client_secret: SecretString,
-    /// As configured, or as found.
+    /// Configured, or looked up.
     tenant: OnceLock<String>,
 }
 
 fn configure(settings: &Settings) -> Configured {
-    // A client id alone may also choose a managed identity.
+    // A client id alone may also select a managed identity.
     let is_used = settings.is_any_set(&[AzureClientSecret])
         || (settings.is_any_set(&[AzureClientId]) && !settings.is_true(AzureUseMsi)?);
     if !is_used {
@@ -46,7 +44,7 @@ fn configure(settings: &Settings) -> Configured {
     let secret = settings.required(AzureClientSecret)?;
     azure::check(settings, STRATEGY.name)?;
     if settings.host.is_none() {
-        // Only a workspace could be asked for it.
+        // Without a host, the tenant cannot be looked up.
         settings.required(AzureTenantId)?;
     }
     let tenant = settings.owned(AzureTenantId);
@@ -55,23 +53,17 @@ fn configure(settings: &Settings) -> Configured {
         client_secret: SecretString::from(secret.value.as_str()),
         tenant: tenant.map(OnceLock::from).unwrap_or_default(),
     };
-    Entra::source(principal, settings)
-}
-
-impl Identity for EntraPrincipal {
-    fn token<'a>(
-        &'a self,
-        site: &'a Site,
-        cloud: &'a Cloud,
-        resource: &'a str,
-    ) -> BoxFuture<'a, Result<AccessToken, Refusal>> {
-        Box::pin(async { Ok(self.fetch(site, &cloud.endpoints.login, resource).await?) })
-    }
+    Entra::source(Identity::Principal(principal), settings)
 }
 
 impl EntraPrincipal {
-    /// `login` is where Entra ID issues tokens.
-    async fn fetch(&self, site: &Site, login: &str, resource: &str) -> Result<AccessToken, Error> {
+    /// Fetches a token from Entra ID at `login`.
+    pub(super) async fn token(
+        &self,
+        site: &Site,
+        login: &str,
+        resource: &str,
+    ) -> Result<AccessToken, Error> {
         let login = login.trim_end_matches('/');
         let tenant = match self.tenant.get() {
             Some(tenant) => tenant,
@@ -81,7 +73,7 @@ impl EntraPrincipal {
             }
         };
         let url = Url::parse(&format!("{login}/{tenant}/oauth2/token"))
-            .map_err(|error| Error::config("ARM_TENANT_ID is no tenant").with_source(error))?;
+            .map_err(|error| Error::config("ARM_TENANT_ID is not a tenant").with_source(error))?;
         let secret = self.client_secret.expose_secret();
         let form = [
             ("grant_type", "client_credentials"),
@@ -90,18 +82,18 @@ impl EntraPrincipal {
             ("client_secret", secret),
         ];
         let request = site.http.post(url).await?.form(&form);
-        let what = "Entra ID refused the service principal";
-        let reply = site.ask(request, &[secret], what, STRATEGY.advice).await?;
-        AccessToken::from_dated_reply(&reply)
+        let what = "Entra ID rejected the service principal";
+        let reply = site.send(request, &[secret], what, STRATEGY.advice).await?;
+        AccessToken::from_reply(&reply)
     }
 }
 
-/// The workspace redirects browsers to its tenant's login page.
+/// The workspace redirects `/aad/auth` to the login page of its tenant.
 async fn find_tenant(site: &Site, login: &str) -> Result<String, Error> {
     let url = site.url("/aad/auth")?;
     let reply = site.http.send(site.http.get(url).await?, &[]).await?;
     if reply.status == 429 || reply.status >= 500 {
-        return Err(reply.failure("the workspace does not tell its tenant"));
+        return Err(reply.failure("cannot look up the tenant in the workspace"));
     }
     reply
         .location()
@@ -111,7 +103,7 @@ async fn find_tenant(site: &Site, login: &str) -> Result<String, Error> {
         .filter(|tenant| !tenant.is_empty())
         .map(str::to_owned)
         .ok_or_else(|| {
-            Error::config("ARM_TENANT_ID is not set, and the workspace does not tell its tenant")
+            Error::config("ARM_TENANT_ID is not set, and the workspace does not return its tenant")
                 .with_hint("Set ARM_TENANT_ID to the id of the Entra tenant")
         })
 }

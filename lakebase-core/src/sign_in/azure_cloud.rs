@@ -1,4 +1,4 @@
-//! Microsoft's clouds: their addresses, and which one a workspace is in.
+//! Microsoft's clouds, their addresses, and the cloud of a workspace.
 
 use url::Url;
 
@@ -11,14 +11,14 @@ use crate::settings::azure_endpoints::AzureEndpoints;
 /// The cloud of one workspace.
 pub(super) struct Cloud {
     pub(super) endpoints: AzureEndpoints,
-    /// The Entra application of Azure Databricks: the audience of tokens for it.
+    /// The Entra application of Azure Databricks, which is the audience of its tokens.
     pub(super) application: &'static str,
 }
 
 struct KnownCloud {
     /// Values of `azure_environment`, in lower case.
     names: [&'static str; 2],
-    /// How its workspaces' names end, each with the application there. The first that fits counts.
+    /// Suffixes of its workspaces' host names, each with the application. The first match counts.
     hosts: &'static [(&'static str, &'static str)],
     login: &'static str,
     resource_manager: &'static str,
@@ -100,7 +100,10 @@ pub(super) fn is_azure(settings: &Settings) -> bool {
 fn by_host(settings: &Settings) -> Option<(&'static KnownCloud, &'static str)> {
     let name = settings.host.as_ref()?.host_str()?;
     CLOUDS.iter().find_map(|cloud| {
-        let (_, application) = cloud.hosts.iter().find(|(end, _)| name.ends_with(end))?;
+        let (_, application) = cloud
+            .hosts
+            .iter()
+            .find(|(suffix, _)| name.ends_with(suffix))?;
         Some((cloud, *application))
     })
 }
@@ -116,7 +119,7 @@ fn by_name(settings: &Settings) -> Result<&'static KnownCloud, Error> {
         .ok_or_else(|| setting.wrong("an Azure cloud: public, usgovernment or china"))
 }
 
-/// All but the instance metadata service are sent secrets.
+/// Rejects plaintext, except for the instance metadata service, whose requests contain no secret.
 fn checked(endpoints: &AzureEndpoints) -> Result<AzureEndpoints, Error> {
     for address in [
         &endpoints.login,

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use url::Url;
 
 use super::azure::{self, Entra, Identity};
 use super::azure_cloud::Cloud;
 use super::token::AccessToken;
-use super::{Configured, Refusal, Settings, Site, Strategy};
+use super::{Configured, Settings, Site, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{
     AzureClientId, AzureUseMsi, AzureWorkspaceResourceId, Host,
@@ -17,7 +16,7 @@ use crate::settings::attributes::Attribute::{
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "azure-msi",
     attributes: &[Host, AzureWorkspaceResourceId, AzureUseMsi, AzureClientId],
-    advice: "Check that this machine has a managed identity (which one: azure_client_id) and that it was added to the workspace",
+    advice: "Check that this machine has the managed identity (azure_client_id selects one) and that it was added to the workspace",
     configure,
 };
 
@@ -38,22 +37,11 @@ fn configure(settings: &Settings) -> Configured {
         .map_err(|error| {
             Error::config(format!("azure_endpoints: {address:?} is not a URL")).with_source(error)
         })?;
-    Entra::source(ManagedIdentity { service }, settings)
-}
-
-impl Identity for ManagedIdentity {
-    fn token<'a>(
-        &'a self,
-        site: &'a Site,
-        _cloud: &'a Cloud,
-        resource: &'a str,
-    ) -> BoxFuture<'a, Result<AccessToken, Refusal>> {
-        Box::pin(async { Ok(self.fetch(site, resource).await?) })
-    }
+    Entra::source(Identity::Machine(ManagedIdentity { service }), settings)
 }
 
 impl ManagedIdentity {
-    async fn fetch(&self, site: &Site, resource: &str) -> Result<AccessToken, Error> {
+    pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Error> {
         let mut url = self.service.clone();
         url.query_pairs_mut()
             .append_pair("api-version", "2018-02-01")
@@ -63,11 +51,11 @@ impl ManagedIdentity {
         }
         let get = site.http.get(url).await?;
         let request = get.header("Metadata", "true").timeout(LIMIT);
-        let what = "the instance metadata service refused";
-        let reply = site.ask(request, &[], what, STRATEGY.advice).await;
-        AccessToken::from_dated_reply(&reply.map_err(|error| match error.status() {
+        let what = "the instance metadata service rejected the request";
+        let reply = site.send(request, &[], what, STRATEGY.advice).await;
+        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
             Some(_) => error,
-            None => error.with_hint("Managed identities exist on Azure machines only"),
+            None => error.with_hint("Only Azure machines have managed identities"),
         })?)
     }
 }

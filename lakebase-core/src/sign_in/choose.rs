@@ -1,4 +1,4 @@
-//! Which strategy the settings ask for.
+//! The choice of the strategy.
 
 use super::settings::DOCS;
 use super::{
@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::settings::attributes::Attribute::{AuthType, GoogleCredentials, GoogleServiceAccount};
 use crate::settings::setting::{Setting, quoted};
 
-/// Explicit settings come before the logins that a machine happens to have, so that a server never
-/// runs as a developer.
+/// Strategies with settings, in their order. They come before command-line tools, so that a server never authenticates
+/// as a developer.
 const EXPLICIT: &[&Strategy] = &[
     &fixed::PAT,
     &fixed::BASIC,
@@ -23,13 +23,13 @@ const EXPLICIT: &[&Strategy] = &[
     &metadata_service::STRATEGY,
 ];
 
-/// Logins of the person at this machine. Only these may decline.
+/// Logins of this machine's user. Only these may decline.
 const COMMAND_LINE_TOOLS: &[&Strategy] = &[&databricks_cli::STRATEGY, &azure_cli::STRATEGY];
 
-/// A client id without its secret may be meant for a later one of these.
+/// A client id without a secret may configure any of these.
 const USE_AN_ID_ALONE: &[&str] = &["oauth-m2m", "env-oidc", "file-oidc", "github-oidc"];
 
-/// Known to official clients, and not to this crate.
+/// Strategies of the official clients that this crate does not support.
 const UNSUPPORTED: &[&str] = &[
     "azure-devops-oidc",
     "external-browser",
@@ -54,11 +54,11 @@ impl Strategy {
     }
 }
 
-/// Fails closed: a strategy that is configured but incomplete or invalid is an error, and no other
-/// one is used instead. Only the logins of command-line tools may be passed over.
+/// The configured strategy. An incomplete or invalid strategy is an error, and no other one is used instead. Only
+/// command-line tools without a login are skipped.
 pub(crate) fn choose(settings: &Settings) -> Result<SignIn, Error> {
-    if let Some(wanted) = settings.get(AuthType) {
-        return forced(wanted, settings);
+    if let Some(auth_type) = settings.get(AuthType) {
+        return forced(auth_type, settings);
     }
     settings.check_conflicts()?;
     let mut incomplete = Vec::new();
@@ -101,9 +101,9 @@ pub(crate) fn choose(settings: &Settings) -> Result<SignIn, Error> {
     }
 }
 
-/// The strategy that `auth_type` names, and no other.
-fn forced(wanted: &Setting, settings: &Settings) -> Result<SignIn, Error> {
-    let (from, wanted) = (&wanted.from, wanted.value.as_str());
+/// The strategy that `auth_type` names.
+fn forced(auth_type: &Setting, settings: &Settings) -> Result<SignIn, Error> {
+    let (from, wanted) = (&auth_type.from, auth_type.value.as_str());
     let all = || EXPLICIT.iter().chain(COMMAND_LINE_TOOLS);
     let Some(strategy) = all().find(|strategy| strategy.name == wanted) else {
         let known: Vec<&str> = all().map(|strategy| strategy.name).collect();
@@ -123,10 +123,10 @@ fn forced(wanted: &Setting, settings: &Settings) -> Result<SignIn, Error> {
     let unconfigured = |why: &str| {
         settings
             .explain(format!("{name} auth: not configured"))
-            .with_hint(format!("{from} asks for {name}: {why}"))
+            .with_hint(format!("{from} selects {name}: {why}"))
     };
     let candidate = strategy.candidate(settings).map_err(|why| match why {
-        NotConfigured::Unused => unconfigured("none of its settings is there"),
+        NotConfigured::Unused => unconfigured("none of its settings is set"),
         NotConfigured::Incomplete(missing) => unconfigured(&missing),
         NotConfigured::Invalid(error) => error,
     });

@@ -1,4 +1,4 @@
-//! Runs a command-line tool: never through a shell, with a time limit, and ends all processes that it started.
+//! Runs a command-line tool without a shell and with a time limit, and kills all processes that it has started.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use crate::error::Kind;
 use crate::error::foreign::clean_text;
 use crate::settings::attributes::Vars;
 
-/// No answer of these tools comes near it.
+/// Far more than the output of these tools.
 const LARGEST_OUTPUT: u64 = 256 * 1024;
-/// What a tool has left running may keep its pipes open; its own answer is there by then.
+/// Time to read the rest of the output: child processes of the tool may keep its pipes open.
 const PIPE_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Program {
     path: PathBuf,
     vars: Arc<Vars>,
-    /// Set differently for this program; unset if `None`.
+    /// Variables for this program that differ from `vars`; `None` unsets one.
     changes: Vec<(&'static str, Option<String>)>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// For people: cut to length, without control characters.
+    /// Error text with the tool's message.
     pub(super) fn no_token(&self) -> String {
         format!("cannot get access token: {}", self.complaint)
     }
@@ -54,8 +54,7 @@ impl Program {
         self
     }
 
-    /// Runs it with the environment that the configuration was read in. It is killed when the limit
-    /// is over or the caller goes away.
+    /// Runs the program with the environment of the configuration. Kills it after `limit`, or when the future is dropped.
     pub(super) async fn run(&self, args: &[&str], limit: Duration) -> Result<Output, Error> {
         let name = self.path.display();
         let mut command = Command::new(&self.path);
@@ -65,7 +64,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        // What it starts itself belongs to it.
+        // Its child processes are in its group.
         #[cfg(unix)]
         command.process_group(0);
         if !self.vars.is_empty() {
@@ -101,7 +100,7 @@ impl Program {
     }
 }
 
-/// Takes whatever the program has started along when it goes.
+/// Kills the program and its child processes when it is dropped.
 struct Running(Child);
 
 impl Running {
@@ -131,7 +130,7 @@ impl Drop for Running {
         use nix::sys::signal::{Signal, killpg};
         use nix::unistd::Pid;
 
-        // Without an id it has ended and was waited for; another process may have the id by now.
+        // After `wait` there is no id, which may be another process's.
         let id = self.0.id().and_then(|id| i32::try_from(id).ok());
         if let Some(id) = id {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
@@ -142,12 +141,11 @@ impl Drop for Running {
 async fn read(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
     if let Some(pipe) = pipe {
         let mut pipe = pipe.take(LARGEST_OUTPUT);
-        // What came before an error is all there is.
         while pipe.read_buf(into).await.is_ok_and(|read| read > 0) {}
     }
 }
 
-/// Every program of that name on the PATH, in its order.
+/// All programs with this name on the `PATH`, in its order.
 pub(super) fn on_path(name: &str, vars: &Vars) -> Vec<PathBuf> {
     let is_path = |key: &str| key == "PATH" || cfg!(windows) && key.eq_ignore_ascii_case("PATH");
     let path = vars.iter().find(|(key, _)| is_path(key));

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::command::{Program, on_path};
 use super::token::{AccessToken, CliFormat};
-use super::{Configured, NotConfigured, Refusal, Settings, Site, Source, Strategy, jwt};
+use super::{Configured, Failure, NotConfigured, Settings, Site, Source, Strategy, jwt};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::settings::attributes::Attribute::{
@@ -24,10 +24,10 @@ pub(super) static STRATEGY: Strategy = Strategy {
     configure,
 };
 
-/// It may have to refresh over the network; its own limit is an hour.
+/// The tool may refresh its token over the network. Its own limit is an hour.
 const TOKEN_LIMIT: Duration = Duration::from_secs(30);
 const VERSION_LIMIT: Duration = Duration::from_secs(5);
-/// The Python tool of the same name, which cannot do this: a small script that says so.
+/// The legacy Python tool has the same name. It is a small script with this mark.
 const LARGEST_LEGACY: u64 = 1024 * 1024;
 const LEGACY_MARK: &str = "from databricks_cli.cli import ";
 
@@ -56,7 +56,7 @@ fn configure(settings: &Settings) -> Configured {
     if !settings.is_any_set(&[Host]) {
         return Err(match (settings.is_forced(), &profile) {
             (true, None) => NotConfigured::Incomplete("cannot configure CLI token source: neither profile nor host is configured: host is not set".to_owned()),
-            // It could print a token, but not where to use it.
+            // The tool prints a token, but no host.
             (_, Some(_)) => NotConfigured::Incomplete(settings.missing(Host)),
             (false, None) => NotConfigured::Unused,
         });
@@ -65,7 +65,7 @@ fn configure(settings: &Settings) -> Configured {
     let path = find(settings).map_err(NotConfigured::Incomplete)?;
     let file = settings.owned(ConfigFile);
     Ok(Source::DatabricksCli(DatabricksCli {
-        // It reads the file and the profile that we have read, whatever else the environment says.
+        // The tool must use the same file and profile, even if the environment names others.
         program: Program::new(path, Arc::clone(&settings.vars))
             .with("DATABRICKS_CONFIG_FILE", file)
             .with("DATABRICKS_CONFIG_PROFILE", profile),
@@ -73,7 +73,7 @@ fn configure(settings: &Settings) -> Configured {
     }))
 }
 
-/// A path is used as it is; a name is searched on the `PATH`, where the legacy tool is skipped.
+/// A name is searched on the `PATH`, without the legacy tool.
 fn find(settings: &Settings) -> Result<PathBuf, String> {
     let name = settings.value(DatabricksCliPath);
     let name = name.unwrap_or("databricks");
@@ -100,7 +100,7 @@ fn is_legacy(path: &Path) -> bool {
 }
 
 impl DatabricksCli {
-    pub(super) async fn token(&self, site: &Site) -> Result<AccessToken, Refusal> {
+    pub(super) async fn token(&self, site: &Site) -> Result<AccessToken, Failure> {
         let settings = site.settings();
         let version = self.version().await;
         let knows = |feature: Version| version.is_some_and(|version| version >= feature);
@@ -118,7 +118,7 @@ impl DatabricksCli {
         if !output.success {
             let no_login = "databricks OAuth is not";
             if output.stderr.contains(no_login) || output.stdout.contains(no_login) {
-                return Err(Refusal::Declined(output.no_token()));
+                return Err(Failure::Declined(output.no_token()));
             }
             let error = Error::new(Kind::SignIn, output.no_token());
             return Err(error.with_hint(STRATEGY.advice).into());
@@ -128,8 +128,7 @@ impl DatabricksCli {
         Ok(token)
     }
 
-    /// `None` if it is unknown or a developer's build: then the oldest command is used. An unreadable
-    /// answer is not kept.
+    /// `None` if the version is unknown or a development build; then the oldest arguments are used.
     async fn version(&self) -> Option<Version> {
         if self.version.get().is_none() {
             let args = ["version", "--output", "json"];
@@ -147,8 +146,8 @@ fn parse_version(stdout: &str) -> Option<Version> {
     Some((part("Major")?, part("Minor")?, part("Patch")?))
 }
 
-/// The login may have been made for other scopes than those configured.
-fn check_scopes(settings: &Settings, token: &str) -> Result<(), Refusal> {
+/// Rejects a token with other scopes than the configured ones.
+fn check_scopes(settings: &Settings, token: &str) -> Result<(), Failure> {
     if !settings.is_any_set(&[Scopes]) {
         return Ok(());
     }
@@ -172,29 +171,6 @@ fn check_scopes(settings: &Settings, token: &str) -> Result<(), Refusal> {
         true => Error::new(Kind::SignIn, text)
             .with_hint("Run `databricks auth login` with these scopes")
             .into(),
-        false => Refusal::Declined(text),
+        false => Failure::Declined(text),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read_from_json_and_anything_else_is_unknown() {
-        for (stdout, expected) in [
-            (
-                r#"{"Major":0,"Minor":296,"Patch":0,"Prerelease":"rc.1"}"#,
-                Some((0, 296, 0)),
-            ),
-            (r#"{"Major":0,"Minor":207,"Patch":1}"#, Some((0, 207, 1))),
-            ("not json", None),
-            ("", None),
-            ("Databricks CLI v0.207.1", None),
-            (r#"{"Minor":207,"Patch":1}"#, None),
-            (r#"{"Major":"oops","Minor":207,"Patch":1}"#, None),
-        ] {
-            assert_eq!(parse_version(stdout), expected, "{stdout:?}");
-        }
-    }
 }

@@ -1,5 +1,5 @@
-//! `pat` and `basic`: a personal access token (or any other bearer token), or a user name and a
-//! password. They are sent as they are.
+//! `pat` and `basic`: a personal access token (or another bearer token), or user name and password, which are sent
+//! unchanged.
 
 use super::token::{basic, header_secret};
 use super::{Configured, Settings, Source, Strategy};
@@ -9,7 +9,7 @@ use crate::settings::attributes::Attribute::{Host, Password, Token, Username};
 pub(super) static PAT: Strategy = Strategy {
     name: "pat",
     attributes: &[Host, Token],
-    advice: "The personal access token may be wrong, expired, revoked or of another workspace",
+    advice: "The personal access token may be wrong, expired, revoked or from another workspace",
     configure: configure_pat,
 };
 
@@ -20,11 +20,11 @@ fn configure_pat(settings: &Settings) -> Configured {
     Ok(Source::Fixed("Bearer", header_secret(token)?))
 }
 
-/// Databricks has ended it for most accounts.
+/// Databricks supports it for few accounts.
 pub(super) static BASIC: Strategy = Strategy {
     name: "basic",
     attributes: &[Host, Username, Password],
-    advice: "Check user name and password; most workspaces take no passwords any more",
+    advice: "Check user name and password; most workspaces accept no passwords",
     configure: configure_basic,
 };
 
@@ -37,7 +37,7 @@ fn configure_basic(settings: &Settings) -> Configured {
     settings.required_host()?;
     settings.reject_group(BASIC.name)?;
     if username.value.contains(':') {
-        let text = format!("{} is not a user name: it holds a colon", username.from);
+        let text = format!("{} is not a user name: it contains a colon", username.from);
         return Err(Error::config(text).into());
     }
     let credentials = basic(&username.value, &password.value);

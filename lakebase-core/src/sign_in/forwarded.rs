@@ -1,4 +1,4 @@
-//! A user's token that a proxy in front of the application forwards, as Databricks Apps do.
+//! A user's token that a proxy in front of the application forwards, as in Databricks Apps.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ pub(super) static STRATEGY: Strategy = Strategy {
     name: "on-behalf-of",
     attributes: &[Host],
     advice: "The user's token has expired, was revoked, or lacks the scope `postgres`. The user's next request brings a new one",
-    // No setting names it: it arrives with a request.
+    // It comes from a request, not from settings.
     configure: |_| Err(NotConfigured::Unused),
 };
 
@@ -26,7 +26,7 @@ impl ForwardedToken {
         Ok(Self(Arc::new(Mutex::new(checked(token)?))))
     }
 
-    /// Returns whether it is another one than before.
+    /// Returns whether the token has changed.
     pub(crate) fn replace(&self, token: SecretString) -> Result<bool, Error> {
         let token = checked(token)?;
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,7 @@ impl ForwardedToken {
         Ok(is_other)
     }
 
-    /// Whether a request was signed with it.
+    /// Whether these headers contain the newest token.
     pub(super) fn is_in(&self, signed: &Token) -> bool {
         let own = self.token();
         let (own, signed) = (own.headers.first(), signed.headers.first());
@@ -47,12 +47,12 @@ impl ForwardedToken {
 
     pub(super) fn token(&self) -> Token {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The workspace knows when it ends: this machine's clock may be wrong.
+        // Without an expiry: the workspace rejects an expired token, and this machine's clock may be wrong.
         Token::new("Bearer", held.expose_secret(), None)
     }
 }
 
-/// What the token says of its end, in seconds since 1970, if it is a JWT.
+/// The expiry in seconds since 1970, if the token is a JWT.
 pub(crate) fn expiry(token: &str) -> Option<u64> {
     jwt::claims(token)?.get("exp")?.as_u64()
 }

@@ -1,4 +1,4 @@
-//! `metadata-service`: another program on this machine (an editor) authenticates and shares its tokens.
+//! `metadata-service`: another program on this machine, such as an editor, shares its tokens.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::settings::host_name::is_loopback;
 pub(super) static STRATEGY: Strategy = Strategy {
     name: "metadata-service",
     attributes: &[Host, MetadataServiceUrl],
-    advice: "The program that signs in for us handed out a token that is not (or no longer) good for this workspace: sign in again there",
+    advice: "Authenticate again in the program behind DATABRICKS_METADATA_SERVICE_URL: the workspace does not accept its token",
     configure,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Its URL holds a key and is never shown.
+/// The URL contains a key, so errors do not contain it.
 pub(super) struct MetadataService(Url);
 
 fn configure(settings: &Settings) -> Configured {
@@ -45,11 +45,13 @@ impl MetadataService {
         // A page or a redirect may repeat the key.
         let segments = self.0.path().split('/').filter(|part| part.len() > 3);
         let secrets: Vec<&str> = segments.chain(self.0.query()).collect();
-        let what = "the metadata service refused";
-        let reply = site.ask(request, &secrets, what, STRATEGY.advice).await;
-        AccessToken::from_dated_reply(&reply.map_err(|error| match error.status() {
+        let what = "the metadata service rejected the request";
+        let reply = site.send(request, &secrets, what, STRATEGY.advice).await;
+        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
             Some(_) => error,
-            None => error.with_hint("Is the program that signs in for us still running?"),
+            None => error.with_hint(
+                "Check that the program behind DATABRICKS_METADATA_SERVICE_URL is running",
+            ),
         })?)
     }
 }

@@ -1,5 +1,4 @@
-//! Databricks' own OAuth: `oauth-m2m` (client id and secret of a service principal), and the request
-//! to the workspace's token endpoint.
+//! `oauth-m2m`, with client id and secret of a service principal; and requests to the workspace's token endpoint.
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -14,7 +13,7 @@ use crate::settings::attributes::Attribute::{
 pub(super) static M2M: Strategy = Strategy {
     name: "oauth-m2m",
     attributes: &[Host, ClientId, ClientSecret],
-    advice: "Check client id and secret of the service principal: the secret may be wrong, expired or of another workspace",
+    advice: "Check client id and secret of the service principal: the secret may be wrong, expired or from another workspace",
     configure,
 };
 
@@ -31,8 +30,8 @@ fn configure(settings: &Settings) -> Configured {
     let secret = settings.required(ClientSecret)?;
     settings.required_host()?;
     if id.value.contains(':') {
-        // Most likely with the secret behind it.
-        let text = format!("{} is not a client id: it holds a colon", id.from);
+        // Probably followed by the secret.
+        let text = format!("{} is not a client id: it contains a colon", id.from);
         return Err(Error::config(text).into());
     }
     Ok(Source::ServicePrincipal(ServicePrincipal {
@@ -48,7 +47,7 @@ impl ServicePrincipal {
     }
 }
 
-/// Asks for a token, with a client's id and secret in the header or `fields` of the grant in the form.
+/// Requests a token, with the client's id and secret in the header or `fields` of the grant in the form.
 pub(super) async fn token(
     site: &Site,
     grant_type: &str,
@@ -67,7 +66,7 @@ pub(super) async fn token(
     }
     form.extend(fields);
     let client = client.map(|(id, secret)| (id, secret.expose_secret()));
-    // A debug page may repeat the header as it was sent.
+    // A debug page may repeat the header.
     let header = client.map(|(id, secret)| basic(id, secret));
     let subject = fields.iter().find(|(name, _)| *name == "subject_token");
     let secrets: Vec<&str> = [
@@ -86,7 +85,7 @@ pub(super) async fn token(
         site.http.send(request, &secrets).await
     };
     let mut reply = post(site.token_endpoint().await?).await?;
-    if reply.status == 404 && site.forget_assumed_endpoint() {
+    if reply.status == 404 && site.discover_endpoint() {
         reply = post(site.token_endpoint().await?).await?;
     }
     if !reply.is_success() {

@@ -1,9 +1,8 @@
 //! Token federation: another issuer's identity token is exchanged for a workspace token (RFC 8693).
 //!
-//! With a client id, the token is exchanged for that service principal (workload identity federation),
-//! without one by a policy of the account. Three strategies differ in where the identity token comes
-//! from: `env-oidc` (a variable), `file-oidc` (a file that another program keeps fresh, as in
-//! Kubernetes) and `github-oidc` (GitHub Actions). The last two fetch a new one for every exchange.
+//! With a client id, the policy is that of the service principal, without one that of the account. The identity token
+//! comes from a variable (`env-oidc`), a file that another program renews, as in Kubernetes (`file-oidc`), or GitHub
+//! Actions (`github-oidc`). The last two are read for each exchange.
 
 use std::io;
 use std::time::Duration;
@@ -55,7 +54,7 @@ pub(super) static GITHUB: Strategy = Strategy {
 const ADVICE: &str = "Check the federation policy: issuer, audience and subject must be those of the identity token; a policy of the whole account must have no client id";
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const DEFAULT_VARIABLE: &str = "DATABRICKS_OIDC_TOKEN";
-/// Far more than any identity token has.
+/// Far more than the size of an identity token.
 const LARGEST_FILE: u64 = 64 * 1024;
 const FILE_LIMIT: Duration = Duration::from_secs(5);
 const PERMISSION: &str = "the workflow needs `permissions: id-token: write`";
@@ -65,11 +64,11 @@ pub(super) struct Federation {
     pub(super) client_id: Option<String>,
 }
 
-/// Where identity tokens come from.
+/// Source of identity tokens.
 enum IdToken {
     Variable(SecretString),
     File(Setting),
-    /// The service of one job, and the token for it.
+    /// URL of the job's service, and the token for it.
     GitHub(Url, SecretString),
 }
 
@@ -105,7 +104,7 @@ fn configure_env(settings: &Settings) -> Configured {
     }
 }
 
-/// A token that was put there by mistake is not a name.
+/// Rejects a token in place of the name.
 fn is_variable_name(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         && !text.starts_with(|c: char| c.is_ascii_digit())
@@ -118,18 +117,18 @@ fn configure_file(settings: &Settings) -> Configured {
 
 fn configure_github(settings: &Settings) -> Configured {
     if !settings.is_forced() {
-        let may_ask = settings.is_any_set(&[IdTokenRequestUrl, IdTokenRequestToken]);
+        let has_permission = settings.is_any_set(&[IdTokenRequestUrl, IdTokenRequestToken]);
         let in_actions = settings
             .vars
             .get("GITHUB_ACTIONS")
             .is_some_and(|yes| yes == "true");
-        if !may_ask && in_actions && settings.is_id_alone() {
+        if !has_permission && in_actions && settings.is_id_alone() {
             return Err(NotConfigured::Incomplete(format!(
-                "the job may not ask for identity tokens; {PERMISSION}"
+                "the job has no permission to get identity tokens; {PERMISSION}"
             )));
         }
-        // Every job with the permission may ask, whatever it uses identity tokens for.
-        if !may_ask || !settings.is_any_set(&[ClientId]) {
+        // A job may have the permission for another purpose.
+        if !has_permission || !settings.is_any_set(&[ClientId]) {
             return Err(NotConfigured::Unused);
         }
     }
@@ -179,7 +178,7 @@ async fn from_file(path: &Setting) -> Result<SecretString, Error> {
     }
 }
 
-/// Devices and pipes are not read: they may never end.
+/// Rejects devices and pipes, which may be endless.
 async fn read(path: &str) -> io::Result<String> {
     if !metadata(path).await?.is_file() {
         return Err(io::Error::other("it is not a file"));
@@ -205,12 +204,12 @@ async fn from_github(
     let request = site.http.get(url).await?.bearer_auth(token);
     let what = "GitHub returned no identity token";
     let hint = "The workflow needs `permissions: id-token: write`";
-    let reply = site.ask(request, &[token], what, hint).await?;
+    let reply = site.send(request, &[token], what, hint).await?;
     match reply.json()?.get("value").and_then(Value::as_str) {
         Some(token) if !token.is_empty() => Ok(SecretString::from(token)),
         _ => Err(reply.error(
             Kind::Platform,
-            "GitHub's reply holds no identity token (`value`)",
+            "GitHub's reply contains no identity token (`value`)",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! Questions that strategies ask of the settings.
+//! Checks of settings that strategies share.
 
 use super::NotConfigured;
 use crate::error::Error;
@@ -10,7 +10,7 @@ pub(super) const DOCS: &str =
     "https://docs.databricks.com/en/dev-tools/auth.html#databricks-client-unified-authentication";
 
 impl Settings {
-    /// Whether one strategy was asked for by name.
+    /// Whether `auth_type` names the strategy.
     pub(super) fn is_forced(&self) -> bool {
         self.is_any_set(&[Attribute::AuthType])
     }
@@ -20,7 +20,7 @@ impl Settings {
         self.is_any_set(&[Attribute::ClientId]) && !self.is_any_set(&[Attribute::ClientSecret])
     }
 
-    /// How to say that a setting is missing, and where it was looked for.
+    /// Error text for a missing setting, with the places where it can be set.
     pub(super) fn missing(&self, attribute: Attribute) -> String {
         let missing = attribute.missing(&self.vars);
         let name = attribute.name();
@@ -30,12 +30,12 @@ impl Settings {
         }
     }
 
-    /// The setting that asks for a strategy.
+    /// The setting that selects a strategy.
     pub(super) fn main(&self, attribute: Attribute) -> Result<&Setting, NotConfigured> {
         self.get(attribute).ok_or_else(|| self.absent(attribute))
     }
 
-    /// The strategy's main setting is missing, which matters only if it was asked for by name.
+    /// The main setting of a strategy is missing: an error only if `auth_type` names the strategy.
     pub(super) fn absent(&self, attribute: Attribute) -> NotConfigured {
         match self.is_forced() {
             true => NotConfigured::Incomplete(self.missing(attribute)),
@@ -43,7 +43,7 @@ impl Settings {
         }
     }
 
-    /// A setting that the strategy cannot do without.
+    /// A setting that the strategy requires.
     pub(super) fn required(&self, attribute: Attribute) -> Result<&Setting, NotConfigured> {
         self.get(attribute)
             .ok_or_else(|| NotConfigured::Incomplete(self.missing(attribute)))
@@ -53,7 +53,7 @@ impl Settings {
         self.required(Attribute::Host).map(drop)
     }
 
-    /// Only tokens of Databricks' own OAuth can be for a group's role.
+    /// Rejects a group's role, which needs a token of Databricks' own OAuth.
     pub(super) fn reject_group(&self, strategy: &str) -> Result<(), NotConfigured> {
         let Some(group) = self.get(Attribute::GroupId) else {
             return Ok(());
@@ -76,7 +76,7 @@ impl Settings {
             families.join(" and ")
         );
         Err(self.explain(text).with_hint(
-            "Unset all but one, or say which one by DATABRICKS_AUTH_TYPE (in code: auth_type)",
+            "Unset all but one, or select one with DATABRICKS_AUTH_TYPE (in code: auth_type)",
         ))
     }
 
@@ -90,7 +90,7 @@ impl Settings {
         self.explain(text)
     }
 
-    /// OAuth scopes: sorted, once each, all of the API by default.
+    /// OAuth scopes, sorted and without duplicates. Default: `all-apis`.
     pub(super) fn scopes(&self) -> String {
         let configured = self.value(Attribute::Scopes).unwrap_or_default();
         let mut scopes: Vec<&str> = configured

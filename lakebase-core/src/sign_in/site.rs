@@ -1,4 +1,4 @@
-//! The workspace as strategies need it: its URL, its description of itself, its token endpoint.
+//! The host of the workspace: its URL, its metadata and its token endpoint.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +16,11 @@ use crate::settings::attributes::Attribute::{
     AccountId, DiscoveryUrl, Host, TokenAudience, WorkspaceId,
 };
 
-/// The host's description of itself is a convenience, not worth a long wait.
+/// Authentication continues without the host metadata after this time.
 const METADATA_LIMIT: Duration = Duration::from_secs(5);
 const OAUTH_DOCUMENT: &str = ".well-known/oauth-authorization-server";
-/// Where every workspace has it.
-const USUAL_ENDPOINT: &str = "/oidc/v1/token";
+/// Path at a workspace.
+const DEFAULT_ENDPOINT: &str = "/oidc/v1/token";
 
 pub(crate) struct Site {
     pub(crate) http: Http,
@@ -28,18 +28,18 @@ pub(crate) struct Site {
     found_host: OnceLock<Url>,
     metadata: OnceLock<Metadata>,
     token_endpoint: OnceLock<Url>,
-    /// The usual token endpoint is missing, though the host is one of Databricks' own.
-    is_unusual: AtomicBool,
+    /// The default token endpoint returned 404, so the endpoint is discovered.
+    has_other_endpoint: AtomicBool,
 }
 
-/// `/.well-known/databricks-config`, as far as it is used here.
+/// The host metadata, `/.well-known/databricks-config`.
 #[derive(Default)]
 struct Metadata {
     oidc_endpoint: Option<String>,
     account_id: Option<String>,
     workspace_id: Option<String>,
     audience: Option<String>,
-    /// There is such a document.
+    /// Whether the host has metadata.
     exists: bool,
 }
 
@@ -51,7 +51,7 @@ impl Site {
             found_host: OnceLock::new(),
             metadata: OnceLock::new(),
             token_endpoint: OnceLock::new(),
-            is_unusual: AtomicBool::new(false),
+            has_other_endpoint: AtomicBool::new(false),
         }
     }
 
@@ -59,7 +59,7 @@ impl Site {
         &self.settings
     }
 
-    /// The workspace's URL, as configured or found.
+    /// The URL of the workspace, configured or looked up.
     pub(crate) fn host(&self) -> Result<&Url, Error> {
         self.known_host()
             .ok_or_else(|| Error::config(self.settings.missing(Host)))
@@ -69,7 +69,7 @@ impl Site {
         self.settings.host.as_ref().or(self.found_host.get())
     }
 
-    /// Asks for the host if it is not known yet.
+    /// Looks up the host if it is not known.
     pub(super) async fn find_host(&self, sign_in: &SignIn) -> Result<(), Error> {
         if self.known_host().is_none() {
             let _ = self.found_host.set(sign_in.find_host(self).await?);
@@ -84,8 +84,8 @@ impl Site {
         })
     }
 
-    /// Sends a request. A reply without success is the error `what`, with this hint.
-    pub(super) async fn ask(
+    /// Sends a request. An HTTP error becomes the error `what` with this hint.
+    pub(super) async fn send(
         &self,
         request: RequestBuilder,
         secrets: &[&str],
@@ -99,19 +99,19 @@ impl Site {
         }
     }
 
-    /// The id for the routing header: configured, or from the host's description if that was read.
+    /// The id for the routing header: configured, or from the host metadata if they were read.
     pub(crate) fn workspace_id(&self) -> Option<String> {
         let found = || self.metadata.get()?.workspace_id.clone();
         self.settings.owned(WorkspaceId).or_else(found)
     }
 
-    /// The host's description of itself. Without one authentication continues, and the next one requests it again.
+    /// The host metadata. If they cannot be read, authentication continues, and the next one requests them again.
     async fn metadata(&self) -> Option<&Metadata> {
         if self.metadata.get().is_none() {
             match self.fetch_metadata().await {
                 Ok(found) => _ = self.metadata.set(found),
                 Err(error) => {
-                    tracing::warn!(name: "lakebase.workspace.not_described", target: "lakebase::workspace", error = %error.chain(), "the workspace does not describe itself");
+                    tracing::warn!(name: "lakebase.workspace.not_described", target: "lakebase::workspace", error = %error.chain(), "cannot read the host metadata");
                 }
             }
         }
@@ -126,7 +126,7 @@ impl Site {
             return Ok(Metadata::default());
         }
         if !reply.is_success() {
-            return Err(reply.failure("the workspace's description of itself cannot be read"));
+            return Err(reply.failure("cannot read the host metadata"));
         }
         let answer = reply.json()?;
         let text = |name: &str| match answer.get(name)? {
@@ -157,14 +157,14 @@ impl Site {
         let metadata = self.metadata().await?;
         match &metadata.audience {
             Some(audience) => Some(audience.clone()),
-            // A host of no workspace in particular: policies there default to the account.
+            // A host without a workspace id is the account's, and so is the default audience of its policies.
             None if metadata.exists && metadata.workspace_id.is_none() => self.account_id(metadata),
             None => None,
         }
     }
 
-    /// Documented for Databricks' own hosts; else from the OAuth document: the configured one, the one
-    /// that the host names, or the usual one.
+    /// The token endpoint. Databricks documents it for its own hosts. For others, it is in the OAuth document: the
+    /// configured one, the one that the host metadata name, or the default one.
     pub(super) async fn token_endpoint(&self) -> Result<Url, Error> {
         if let Some(found) = self.token_endpoint.get() {
             return Ok(found.clone());
@@ -175,11 +175,11 @@ impl Site {
             let found = self.endpoint_in(&self.fetch(document).await?)?;
             return Ok(self.token_endpoint.get_or_init(|| found).clone());
         }
-        if is_databricks_own(self.host()?) && !self.is_unusual.load(Ordering::Relaxed) {
-            return self.url(USUAL_ENDPOINT);
+        if is_databricks_own(self.host()?) && !self.has_other_endpoint.load(Ordering::Relaxed) {
+            return self.url(DEFAULT_ENDPOINT);
         }
         let document = self.url(&format!("/oidc/{OAUTH_DOCUMENT}"))?;
-        // The usual document is the right one for most hosts: both are fetched together.
+        // Fetched together, because most hosts have the default document.
         let (metadata, reply) = tokio::join!(self.metadata(), self.fetch(document.clone()));
         let named = metadata.and_then(|metadata| self.named_document(metadata));
         let reply = match named {
@@ -187,26 +187,26 @@ impl Site {
             _ => reply,
         };
         let found = self.endpoint_in(&reply?)?;
-        // A host that could not describe itself may name another document next time.
+        // Without metadata, the next authentication may find another document.
         if metadata.is_some() {
             let _ = self.token_endpoint.set(found.clone());
         }
         Ok(found)
     }
 
-    /// After a 404 at the documented endpoint: whether another one may be discovered.
-    pub(super) fn forget_assumed_endpoint(&self) -> bool {
-        let is_assumed = self.token_endpoint.get().is_none();
-        is_assumed && !self.is_unusual.swap(true, Ordering::Relaxed)
+    /// After a 404 at the token endpoint: switches from the default endpoint to discovery. Returns whether that is a change.
+    pub(super) fn discover_endpoint(&self) -> bool {
+        let is_default = self.token_endpoint.get().is_none();
+        is_default && !self.has_other_endpoint.swap(true, Ordering::Relaxed)
     }
 
     async fn fetch(&self, document: Url) -> Result<Reply, Error> {
         self.http.send(self.http.get(document).await?, &[]).await
     }
 
-    /// What an OAuth document names.
+    /// The token endpoint in an OAuth document.
     fn endpoint_in(&self, reply: &Reply) -> Result<Url, Error> {
-        let usual = self.url(USUAL_ENDPOINT)?;
+        let usual = self.url(DEFAULT_ENDPOINT)?;
         if reply.status == 404 {
             return Ok(usual);
         }
@@ -225,7 +225,7 @@ impl Site {
         })
     }
 
-    /// The OAuth document that the host names.
+    /// The OAuth document that the host metadata name.
     fn named_document(&self, metadata: &Metadata) -> Option<Url> {
         const ACCOUNT: &str = "{account_id}";
         let mut endpoint = metadata.oidc_endpoint.clone()?;
@@ -244,19 +244,17 @@ impl Site {
         self.protected(&format!("{endpoint}/{OAUTH_DOCUMENT}"))
     }
 
-    /// A URL that may be sent secrets: https; plain http only where the workspace itself is a stand-in
-    /// on loopback.
+    /// Parses a URL for requests with secrets: https, or http to loopback if the workspace itself is a fake on loopback.
     fn protected(&self, text: &str) -> Option<Url> {
         let url = Url::parse(text).ok()?;
-        let is_stand_in = self
+        let is_fake = self
             .known_host()
             .is_some_and(|host| host.scheme() == "http");
-        (protects_secrets(&url) && (url.scheme() == "https" || is_stand_in)).then_some(url)
+        (protects_secrets(&url) && (url.scheme() == "https" || is_fake)).then_some(url)
     }
 }
 
-/// Workspaces on Databricks' own domains, by the shape of their names. Hosts that serve many workspaces
-/// have other names.
+/// Whether a host is one workspace on a domain of Databricks. Hosts that serve many workspaces have names of another form.
 fn is_databricks_own(host: &Url) -> bool {
     let name = host.host_str().unwrap_or_default().to_ascii_lowercase();
     let (label, _) = name.split_once('.').unwrap_or_default();
@@ -279,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn databricks_own_workspaces_are_told_by_the_shape_of_their_names() {
+    fn a_workspace_of_databricks_is_recognised_by_the_form_of_its_name() {
         for (host, expected) in [
             ("https://dbc-a1b2c3d4-e5f6.cloud.databricks.com", true),
             ("https://DBC-a1b2c3d4-e5f6.cloud.databricks.com", true),

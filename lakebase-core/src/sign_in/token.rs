@@ -1,4 +1,4 @@
-//! Tokens of the workspace, and how they are read from replies and from what tools print.
+//! Tokens of the workspace, read from replies and from the output of command-line tools.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,15 +15,15 @@ use crate::error::Kind;
 use crate::http::Reply;
 use crate::settings::setting::Setting;
 
-/// The headers that authenticate a call, and how long they do.
+/// The headers that authenticate a request, and their validity.
 pub(crate) struct Token {
     pub(crate) headers: Vec<(&'static str, SecretString)>,
-    /// Unlimited if `None`.
+    /// `None` without an expiry.
     pub(crate) validity: Option<Validity>,
 }
 
 impl Token {
-    /// `Authorization` alone. Databricks is exact about the spelling of `Bearer`.
+    /// Only the header `Authorization`. Databricks accepts no other spelling of `Bearer`.
     pub(super) fn new(scheme: &str, secret: &str, validity: Option<Validity>) -> Self {
         let scheme = match scheme {
             "" => "Bearer",
@@ -43,7 +43,7 @@ impl Token {
     }
 }
 
-/// An access token as its issuer returned it.
+/// An access token from its issuer.
 pub(super) struct AccessToken {
     pub(super) scheme: String,
     pub(super) secret: SecretString,
@@ -60,9 +60,9 @@ impl From<AccessToken> for Token {
     }
 }
 
-/// What a command-line tool prints.
+/// The output of a command-line tool.
 pub(super) struct CliFormat {
-    /// For hints: the tool, and its command for a new login.
+    /// Name and login command of the tool, for hints.
     pub(super) tool: &'static str,
     pub(super) login: &'static str,
     /// Names of fields.
@@ -72,24 +72,16 @@ pub(super) struct CliFormat {
 }
 
 impl AccessToken {
-    /// Reads a reply of RFC 6749.
+    /// Reads a reply of RFC 6749. The time `expires_on`, which Azure and the metadata service add, takes precedence over
+    /// the lifetime `expires_in`.
     pub(super) fn from_reply(reply: &Reply) -> Result<Self, Error> {
-        Self::read_reply(reply, None)
-    }
-
-    /// The same where a time (`expires_on`) outranks the lifetime.
-    pub(super) fn from_dated_reply(reply: &Reply) -> Result<Self, Error> {
-        Self::read_reply(reply, Some("expires_on"))
-    }
-
-    fn read_reply(reply: &Reply, time: Option<&str>) -> Result<Self, Error> {
         let answer = reply.json()?;
         let unusable = |field: &str, what: &str| {
             let text = format!("the authentication reply is unusable: `{field}` {what}");
             reply.error(Kind::Platform, text)
         };
         let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
-        let validity = match time.and_then(|field| answer.get(field)) {
+        let validity = match answer.get("expires_on") {
             Some(at) => {
                 let at = epoch(at).ok_or_else(|| unusable("expires_on", "is not a time"))?;
                 Validity::measure(at, reply.date, reply.sent, reply.received)
@@ -109,7 +101,7 @@ impl AccessToken {
         })
     }
 
-    /// Reads what a tool has printed between these two moments. Its clock is ours.
+    /// Reads the output of a tool that ran between these two times. Its clock is this machine's.
     pub(super) fn from_cli(
         format: &CliFormat,
         stdout: &str,
@@ -124,7 +116,7 @@ impl AccessToken {
         let (secret, scheme) = secret(&answer, format.token, format.scheme, |field, what| {
             unusable(&format!("`{field}` {what}"))
         })?;
-        // Of the Azure CLI the newer field is exact, and the older one is local time.
+        // The Azure CLI prints both; its `expiresOn` is local time.
         let expiry = answer.get("expires_on").and_then(epoch);
         let expiry = expiry.or_else(|| parse_expiry(answer.get(format.expiry)?.as_str()?));
         let expiry = expiry.ok_or_else(|| {
@@ -164,7 +156,7 @@ fn secret(
     }
 }
 
-/// A number of seconds, which some servers send as a string.
+/// A number of seconds, or a string with one.
 fn seconds(value: &Value) -> Option<Duration> {
     let seconds = match value.as_str() {
         Some(text) => text.trim().parse().ok()?,
@@ -188,18 +180,18 @@ fn parse_expiry(text: &str) -> Option<SystemTime> {
     Some(at.timestamp().into())
 }
 
-/// Visible ASCII: goes into a header as it is.
+/// Visible ASCII, which a header can contain.
 pub(crate) fn is_header_safe(secret: &str) -> bool {
     !secret.is_empty() && secret.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// What follows `Basic`.
+/// Credentials of the scheme `Basic`.
 pub(super) fn basic(user: &str, secret: &str) -> SecretString {
     let pair = Zeroizing::new(format!("{user}:{secret}"));
     SecretString::from(STANDARD.encode(pair.as_bytes()))
 }
 
-/// A configured secret that goes into a header. The error does not repeat it.
+/// A configured secret for a header. The error does not contain it.
 pub(super) fn header_secret(secret: &Setting) -> Result<SecretString, Error> {
     if is_header_safe(&secret.value) {
         return Ok(SecretString::from(secret.value.as_str()));

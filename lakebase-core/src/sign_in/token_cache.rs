@@ -1,7 +1,7 @@
-//! The workspace token, apart from the database credential: the one is good for minting the other.
+//! The cache of the workspace token, which mints database credentials.
 //!
-//! A held token that is almost expired never mints: it is replaced 40 s before its end, and in the
-//! background long before that.
+//! A token is renewed in the background and replaced 40 s before its expiry at the latest, because the platform rejects
+//! a token in its last 30 s.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,20 +13,20 @@ use crate::credential::single_flight::{Aging, Fetch, SingleFlight};
 use crate::error::Error;
 use crate::sign_in::{SignIn, Site, Token};
 
-/// One authentication takes no longer; less than a mint may take, so that its cause is reported.
+/// Time limit of one authentication. It is shorter than that of a mint, so that the mint reports the cause.
 const FETCH_LIMIT: Duration = Duration::from_secs(36);
 
 pub(crate) struct TokenCache {
     site: Arc<Site>,
     sign_in: Arc<SignIn>,
-    /// Finds the workspace if no setting names it.
+    /// Looks up the URL of the workspace if it is not configured.
     finder: Arc<SignIn>,
-    /// Renews stale tokens in the background.
+    /// Whether tokens are renewed in the background.
     ahead: bool,
     flight: SingleFlight<Held>,
 }
 
-/// A token as the cache holds it.
+/// A cached token.
 #[derive(Clone)]
 pub(crate) struct Held {
     pub(crate) token: Arc<Token>,
@@ -55,8 +55,7 @@ impl TokenCache {
         }
     }
 
-    /// A token that may sign a call. `rejected` is one that the workspace has just rejected: it is
-    /// dropped, for everybody.
+    /// Returns a valid token. Drops `rejected`, a token that the workspace has rejected, for all callers.
     ///
     /// Cancel safe: authentication runs on a task of its own, and one serves all waiting callers.
     pub(crate) async fn get(&self, rejected: Option<&Held>) -> Result<Held, Error> {
@@ -66,7 +65,7 @@ impl TokenCache {
         self.flight.get(|| self.fetch()).await
     }
 
-    /// The sign-in has another token: the held one is dropped.
+    /// Drops the held token and the last failure: the identity has another token.
     pub(crate) fn forget(&self) {
         self.flight.inspect(|held, _| {
             if let Some(held) = held {
@@ -81,7 +80,7 @@ impl TokenCache {
         let finder = Arc::clone(&self.finder);
         let ahead = self.ahead;
         Box::pin(async move {
-            // Before the first token, so that one flight finds it for all.
+            // In this flight, so that one look-up serves all callers.
             site.find_host(&finder).await?;
             Ok(Held {
                 token: Arc::new(sign_in.fetch(&site).await?),

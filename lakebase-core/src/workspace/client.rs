@@ -1,12 +1,10 @@
-//! Authenticated calls to one workspace as one identity.
+//! Authenticated requests to one workspace as one identity.
 
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(feature = "admin")]
-use reqwest::Method;
-use reqwest::RequestBuilder;
 use reqwest::header::{HeaderValue, USER_AGENT};
+use reqwest::{Method, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
@@ -18,14 +16,6 @@ use crate::settings::resolved::Settings;
 use crate::sign_in::token_cache::{Held, TokenCache};
 use crate::sign_in::{SignIn, Site};
 use crate::telemetry::Outage;
-
-/// What a call does, and so how often it may be sent.
-enum Call {
-    Read,
-    Mint,
-    #[cfg(feature = "admin")]
-    Change(Method),
-}
 
 pub(crate) struct Client {
     site: Arc<Site>,
@@ -57,7 +47,7 @@ impl Client {
         })
     }
 
-    /// The same workspace as another identity.
+    /// The same workspace with another identity.
     pub(super) fn as_identity(&self, sign_in: &Arc<SignIn>) -> Self {
         let (site, sign_in) = (Arc::clone(&self.site), Arc::clone(sign_in));
         Self {
@@ -73,12 +63,12 @@ impl Client {
         }
     }
 
-    /// The identity has another token.
+    /// Drops the held token: the identity has another one.
     pub(crate) fn forget_token(&self) {
         self.tokens.forget();
     }
 
-    /// Adds the identity and its way to authenticate to an error.
+    /// Adds the identity and its strategy to an error.
     pub(crate) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
         let sources = self.site.settings().sources(self.sign_in.attributes());
@@ -102,15 +92,15 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {
-        self.call(&Call::Read, path, None).await
+        self.call(&Method::GET, path, None, true).await
     }
 
-    /// A call that may be made twice.
+    /// A request that may be sent twice.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Reply, Error> {
-        self.call(&Call::Mint, path, Some(body)).await
+        self.call(&Method::POST, path, Some(body), true).await
     }
 
-    /// A call that changes something: never sent twice. After a transient error it may have arrived.
+    /// A request that is never sent twice. After a transient error, it may have arrived.
     #[cfg(feature = "admin")]
     pub(crate) async fn change(
         &self,
@@ -118,26 +108,31 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Reply, Error> {
-        let call = Call::Change(method.clone());
-        self.call(&call, path, body).await
+        self.call(method, path, body, false).await
     }
 
-    /// One authenticated call; a token that the workspace does not take is replaced once.
-    async fn call(&self, call: &Call, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
-        let mut refused: Option<Held> = None;
+    /// Sends an authenticated request. A rejected token is replaced once.
+    async fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        is_repeatable: bool,
+    ) -> Result<Reply, Error> {
+        let mut rejected: Option<Held> = None;
         loop {
-            // Finds the host, too, if it is not configured.
-            let held = self.tokens.get(refused.as_ref()).await?;
-            let (request, secrets) = self.signed(call, path, body, &held).await?;
-            let reply = match call {
-                Call::Read | Call::Mint => self.site.http.send(request, &secrets).await?,
-                #[cfg(feature = "admin")]
-                Call::Change(_) => self.site.http.send_once(request, &secrets).await?,
+            // Looks up the host as well if it is not configured.
+            let held = self.tokens.get(rejected.as_ref()).await?;
+            let (request, secrets) = self.signed(method, path, body, &held).await?;
+            let http = &self.site.http;
+            let reply = match is_repeatable {
+                true => http.send(request, &secrets).await?,
+                false => http.send_once(request, &secrets).await?,
             };
             return match reply.status {
                 200..=299 => Ok(reply),
-                401 if refused.is_none() && self.sign_in.can_renew(&held.token) => {
-                    refused = Some(held);
+                401 if rejected.is_none() && self.sign_in.can_renew(&held.token) => {
+                    rejected = Some(held);
                     continue;
                 }
                 401 => Err(reply
@@ -151,22 +146,17 @@ impl Client {
         }
     }
 
-    /// The request with all that the sign-in adds, and what must not show up in errors.
+    /// The request with the headers of the authentication, and the secrets that errors must not contain.
     async fn signed<'h>(
         &self,
-        call: &Call,
+        method: &Method,
         path: &str,
         body: Option<&Value>,
         held: &'h Held,
     ) -> Result<(RequestBuilder, Vec<&'h str>), Error> {
         let (http, url) = (&self.site.http, self.site.url(path)?);
         let agent = self.agent.with_auth(self.sign_in.name());
-        let request = match call {
-            Call::Read => http.get(url).await?,
-            Call::Mint => http.post(url).await?,
-            #[cfg(feature = "admin")]
-            Call::Change(method) => http.change(method.clone(), url).await?,
-        };
+        let request = http.request(method.clone(), url).await?;
         let mut request = match body {
             Some(body) => request.json(body),
             None => request,
@@ -187,7 +177,7 @@ impl Client {
                 .map_err(|_| Error::config("the authentication produced an invalid HTTP header"))?;
             header.set_sensitive(true);
             request = request.header(*name, header);
-            // `Bearer x`: the word may be anywhere, the rest must not.
+            // The secret without its scheme.
             let secret = text.split_once(' ').map_or(text, |(_, secret)| secret);
             if *name != "x-databricks-azure-workspace-resource-id" {
                 secrets.push(secret);

@@ -1,4 +1,4 @@
-//! Which endpoint a branch has, and which host an endpoint or instance.
+//! The endpoints of a branch, and the hosts of an endpoint or instance.
 
 use std::sync::Arc;
 
@@ -6,29 +6,29 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::{Client, Workspace, text_at};
-use crate::config::endpoint::{Compute, EndpointPath, HostKind};
+use crate::config::endpoint::{Compute, HostKind, endpoint_path};
 use crate::credential::single_flight::{Fetch, Found};
 use crate::error::{Error, Kind};
 use crate::http::Reply;
 use crate::settings::host_name::is_host_name;
 
-/// As the official clients ask for.
+/// Page size of the official clients.
 const PAGE_SIZE: usize = 50;
-/// Far more than a branch can have; an answer that goes on is broken.
+/// Far more than a branch can have.
 const MOST_PAGES: usize = 100;
 
 impl Workspace {
-    /// The host to log in at, as the platform names it.
+    /// Looks up the host to log in at.
     pub(crate) async fn host(&self, kind: HostKind) -> Result<String, Error> {
-        let ask = async {
+        let lookup = async {
             let path = match &self.compute {
                 Compute::Instance(name) => {
                     let reply = self.lookup.get(&instance_url(name)).await?;
                     return instance_host(&reply, kind);
                 }
                 Compute::Endpoint(path) => path.clone(),
-                // A read replica of the branch serves readers before its own endpoint does. A list may be
-                // less detailed than the endpoint itself, so that is fetched.
+                // For reads, a read replica of the branch comes before its read-write endpoint. The list may omit
+                // hosts, so the endpoint itself is fetched.
                 Compute::Branch(branch) => {
                     let endpoints = self.endpoints_of(branch).await?;
                     let replica = endpoints.read_only.filter(|_| kind.is_read_only());
@@ -38,12 +38,13 @@ impl Workspace {
             let reply = self.lookup.get(&endpoint_url(&path)).await?;
             endpoint_host(&reply, kind)
         };
-        ask.await
+        lookup
+            .await
             .map_err(|error| self.lookup.name(self.with_compute(error)))
     }
 
-    /// The endpoint to mint for: the one that was named, or the branch's own.
-    pub(crate) async fn endpoint(&self) -> Result<EndpointPath, Error> {
+    /// The endpoint to mint for: the configured one, or the branch's read-write endpoint.
+    pub(crate) async fn endpoint(&self) -> Result<String, Error> {
         match &self.compute {
             Compute::Endpoint(path) => Ok(path.clone()),
             Compute::Instance(_) => Err(Error::config("a Provisioned instance has no endpoint")),
@@ -51,7 +52,7 @@ impl Workspace {
         }
     }
 
-    /// The endpoints of the branch may have been replaced.
+    /// The next look-up lists the endpoints of the branch again: they may have been replaced.
     pub(crate) fn suspect_endpoints(&self) {
         self.endpoints.suspect();
     }
@@ -69,19 +70,19 @@ pub(crate) fn instance_url(name: &str) -> String {
     format!("/api/2.0/database/instances/{name}")
 }
 
-pub(crate) fn endpoint_url(path: &EndpointPath) -> String {
+pub(crate) fn endpoint_url(path: &str) -> String {
     format!("/api/2.0/postgres/{path}")
 }
 
-/// The endpoints of a branch that are of use.
+/// The endpoints of a branch to log in at.
 #[derive(Clone)]
 pub(super) struct Endpoints {
-    pub(super) read_write: EndpointPath,
-    read_only: Option<EndpointPath>,
+    pub(super) read_write: String,
+    read_only: Option<String>,
 }
 
 impl Endpoints {
-    /// A page may be empty and have a next one.
+    /// An empty page may be followed by others.
     async fn list(client: &Client, branch: &str) -> Result<Self, Error> {
         let mut endpoints: Vec<Value> = Vec::new();
         let mut query = format!("page_size={PAGE_SIZE}");
@@ -99,7 +100,7 @@ impl Endpoints {
             }
             let find = |kind| {
                 let found = endpoints.iter().find(|endpoint| has_type(endpoint, kind));
-                let path = |endpoint| text_at(endpoint, "/name")?.parse().ok();
+                let path = |endpoint| endpoint_path(text_at(endpoint, "/name")?).ok();
                 let nameless = "the branch lists an endpoint without a usable `name`";
                 found
                     .map(|endpoint| path(endpoint).ok_or_else(|| reply.platform_error(nameless)))
@@ -124,7 +125,6 @@ impl Endpoints {
     }
 }
 
-/// Unknown types are none of ours.
 fn has_type(endpoint: &Value, kind: &str) -> bool {
     text_at(endpoint, "/status/endpoint_type").is_some_and(|found| found.ends_with(kind))
 }
@@ -135,7 +135,7 @@ fn instance_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     if answer.get("effective_stopped") == Some(&Value::Bool(true)) || state == Some("STOPPED") {
         return Err(reply
             .platform_error("the instance is stopped")
-            .with_hint("A connection cannot wake it: start it in the workspace"));
+            .with_hint("Start it in the workspace: a login does not start it"));
     }
     if state == Some("DELETING") {
         return Err(reply.platform_error("the instance is being deleted"));
@@ -152,7 +152,7 @@ fn instance_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     };
     match text_at(&answer, &format!("/{field}")) {
         Some(host) => checked(host, reply),
-        // One that is starting has no host for reading and writing yet.
+        // An instance that starts has no read-write host yet.
         None => Err(no_host(reply, field)
             .with_hint(hint)
             .with_transient(kind == HostKind::ReadWrite)),
@@ -164,7 +164,7 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     if answer.pointer("/status/disabled") == Some(&Value::Bool(true)) {
         return Err(reply
             .platform_error("the endpoint is disabled")
-            .with_hint("A connection cannot wake it: enable it in the workspace"));
+            .with_hint("Enable it in the workspace: a login does not start it"));
     }
     let host = |field: &str| text_at(&answer, &format!("/status/hosts/{field}"));
     let field = match kind {
@@ -174,11 +174,11 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
         HostKind::ReadOnlyPooled => "read_only_pooled_host",
     };
     let own = host("host");
-    // That of a read replica is for readers.
+    // The host of a read replica serves reads.
     let replicas = own.filter(|_| kind == HostKind::ReadOnly && has_type(&answer, "READ_ONLY"));
     match host(field).or(replicas) {
         Some(host) => checked(host, reply),
-        // A fresh endpoint has none yet.
+        // A new endpoint has no host yet.
         None if own.is_none() => Err(reply
             .platform_error("the endpoint has no host yet (`status.hosts.host`)")
             .with_hint("Wait until it has started, or set PGHOST")
@@ -189,7 +189,6 @@ fn endpoint_host(reply: &Reply, kind: HostKind) -> Result<String, Error> {
     }
 }
 
-/// It goes into a connection as it is.
 fn checked(host: &str, reply: &Reply) -> Result<String, Error> {
     match is_host_name(host) {
         true => Ok(host.to_owned()),

@@ -1,4 +1,4 @@
-//! The credential calls, of Autoscaling and of Provisioned.
+//! Mints of Autoscaling and Provisioned credentials.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,9 @@ use crate::error::Error;
 use crate::http::timestamp;
 use crate::sign_in::is_header_safe;
 
-/// The platform's own default, and its maximum.
+/// Default and maximum of the platform.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
-/// What a Provisioned credential is trusted for if its reply does not say: the hour that they live, less
-/// what may be lost on the way. (Not documented.)
+/// Lifetime of a Provisioned credential whose reply has no expiry. The platform mints it for an hour (not documented).
 const ASSUMED_TTL: Duration = Duration::from_secs(55 * 60);
 
 /// Mints credentials for one compute.
@@ -44,14 +43,14 @@ impl WorkspaceProvider {
         let (path, mut body, expiry, assumed) = match &workspace.compute {
             Compute::Instance(name) => (
                 "/api/2.0/database/credentials",
-                // A name of its own for each call: with the same one, the platform may answer the same.
+                // The same id may return the same credential.
                 json!({ "request_id": Uuid::new_v4().to_string(), "instance_names": [name] }),
                 "expiration_time",
                 Some(ASSUMED_TTL),
             ),
             Compute::Endpoint(_) | Compute::Branch(_) => (
                 "/api/2.0/postgres/credentials",
-                json!({ "endpoint": workspace.endpoint().await?.as_str() }),
+                json!({ "endpoint": workspace.endpoint().await? }),
                 "expire_time",
                 None,
             ),
@@ -71,12 +70,12 @@ impl WorkspaceProvider {
         let answer = reply.json()?;
         let unusable = |field: &str, what: &str| {
             reply.platform_error(format!("the credential reply is unusable: `{field}` {what}"))
-                .with_hint("Report this to Databricks with the request id; a proxy in between may also have changed the reply")
+                .with_hint("Report this to Databricks with the request id, unless a proxy has changed the reply")
         };
         let token = match answer.get("token") {
             Some(Value::String(token)) if is_header_safe(token) => Ok(token.clone()),
             Some(Value::String(token)) if token.is_empty() => Err("is empty"),
-            Some(Value::String(_)) => Err("holds characters that no token has"),
+            Some(Value::String(_)) => Err("contains characters that are invalid in a token"),
             Some(_) => Err("is not a string"),
             None => Err("is missing"),
         };
@@ -96,7 +95,7 @@ impl WorkspaceProvider {
             (None, None) => Err("is missing"),
         };
         let (expires_at, validity) = end.map_err(|what| unusable(expiry, what))?;
-        // Whatever the clocks in between say, it lives no longer than the platform mints it for.
+        // Wrong clocks do not extend the lifetime that the platform mints.
         let validity = validity.at_most(self.ttl.unwrap_or(DEFAULT_TTL));
         Ok(Credential::new(token, expires_at).with_validity(validity))
     }

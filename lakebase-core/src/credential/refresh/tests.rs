@@ -2,10 +2,10 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
-/// An hour's credential that is over.
+/// An hour's credential that has expired.
 const DEAD: Option<(Duration, Duration)> = Some((Duration::ZERO, HOUR));
 
-/// Readings relative to one start, so that both clocks can be moved apart.
+/// Clock readings relative to one start.
 struct Start {
     wall: SystemTime,
     monotonic: Instant,
@@ -37,7 +37,7 @@ fn validity(start: &Start, lifetime: Duration) -> Validity {
     Validity::measure(start.wall + lifetime, None, now, now).expect("in the future")
 }
 
-/// The schedule of a handle's first credential, which was minted some time before the start, as late as it gets.
+/// The latest schedule of a handle's first credential that was minted `age` before the start.
 fn minted(age: Duration, start: &Start, lifetime: Duration) -> Schedule {
     let earlier = Start {
         wall: start.wall - age,
@@ -53,7 +53,7 @@ fn minted(age: Duration, start: &Start, lifetime: Duration) -> Schedule {
     )
 }
 
-/// Renewed in time: the one before it was due.
+/// The schedule of a credential that was renewed when it was due.
 fn renewed(start: &Start, lifetime: Duration, refresh: Refresh, random: f64) -> Schedule {
     let before = minted(lifetime.mul_f64(0.85), start, lifetime);
     let now = start.after(Duration::ZERO);
@@ -67,7 +67,7 @@ fn renewed(start: &Start, lifetime: Duration, refresh: Refresh, random: f64) -> 
 }
 
 #[test]
-fn renewal_is_due_at_three_quarters_of_the_lifetime_or_a_little_earlier_or_later() {
+fn renewal_is_due_after_about_three_quarters_of_the_lifetime() {
     let start = Start::new();
     for (lifetime, random, expected) in [
         (HOUR, 0.5, 2664.0),
@@ -86,8 +86,8 @@ fn renewal_is_due_at_three_quarters_of_the_lifetime_or_a_little_earlier_or_later
     }
 }
 
-/// How many of a thousand handles renew in each of twelve intervals of five minutes, if they mint now, and the credential
-/// before was of this age.
+/// How many of a thousand handles that mint now renew in each interval of five minutes, if their last credential had this
+/// age.
 fn by_five_minutes(before: Option<Duration>) -> [usize; 12] {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
@@ -102,7 +102,7 @@ fn by_five_minutes(before: Option<Duration>) -> [usize; 12] {
 }
 
 #[test]
-fn first_renewals_after_an_event_for_all_are_spread_over_the_whole_interval() {
+fn the_first_renewals_of_a_fleet_after_a_common_event_are_spread_over_the_whole_interval() {
     let minute = Duration::from_secs(60);
     for (before, why) in [
         (None, "a start"),
@@ -129,7 +129,7 @@ fn first_renewals_after_an_event_for_all_are_spread_over_the_whole_interval() {
 }
 
 #[test]
-fn a_token_is_usable_until_two_seconds_before_its_end_on_either_clock() {
+fn a_token_is_valid_until_two_seconds_before_its_expiry_by_either_clock() {
     let start = Start::new();
     let hour = validity(&start, HOUR);
     let margin = Duration::from_secs(2);
@@ -177,7 +177,7 @@ fn clock_skew_against_the_server_does_not_lengthen_the_lifetime() {
 }
 
 #[test]
-fn a_date_header_within_its_own_resolution_costs_no_lifetime() {
+fn a_date_header_within_its_resolution_does_not_shorten_the_lifetime() {
     let start = Start::new();
     let sent = start.after(Duration::from_millis(400));
     let received = start.after(Duration::from_millis(450));
@@ -187,7 +187,7 @@ fn a_date_header_within_its_own_resolution_costs_no_lifetime() {
 }
 
 #[test]
-fn an_expiry_in_the_past_is_no_validity_and_a_far_one_is_capped() {
+fn an_expiry_in_the_past_is_invalid_and_a_far_one_is_limited_to_a_day() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
     assert!(Validity::measure(start.wall, None, now, now).is_none());
@@ -197,12 +197,12 @@ fn an_expiry_in_the_past_is_no_validity_and_a_far_one_is_capped() {
 }
 
 #[test]
-fn the_pause_after_failures_grows_is_bounded_and_never_zero_once_nothing_is_usable() {
+fn without_a_valid_value_the_pause_after_failures_doubles_up_to_a_limit_and_is_never_zero() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
-    let left = |failures, lifetime: Option<Duration>, asked| {
+    let left = |failures, lifetime: Option<Duration>, retry_after| {
         let held = lifetime.map(|lifetime| (Duration::ZERO, lifetime));
-        Backoff::new(start.monotonic, failures, held, asked, 0.5).left(now)
+        Backoff::new(start.monotonic, failures, held, retry_after, 0.5).left(now)
     };
     assert_eq!(left(1, Some(HOUR), None), SECOND);
     assert_eq!(left(2, Some(HOUR), None), 2 * SECOND);
@@ -214,11 +214,18 @@ fn the_pause_after_failures_grows_is_bounded_and_never_zero_once_nothing_is_usab
 }
 
 #[test]
-fn the_pause_after_failures_is_a_part_of_the_time_for_which_the_held_one_is_usable() {
+fn with_a_valid_value_the_pause_after_failures_is_a_part_of_its_remaining_time() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
-    let left = |usable, asked, random| {
-        Backoff::new(start.monotonic, 9, Some((usable, HOUR)), asked, random).left(now)
+    let left = |usable, retry_after, random| {
+        Backoff::new(
+            start.monotonic,
+            9,
+            Some((usable, HOUR)),
+            retry_after,
+            random,
+        )
+        .left(now)
     };
     assert_eq!(left(900 * SECOND, None, 0.0), 225 * SECOND);
     assert_eq!(left(900 * SECOND, None, 1.0), 675 * SECOND);
@@ -233,10 +240,10 @@ fn the_pause_after_failures_is_a_part_of_the_time_for_which_the_held_one_is_usab
 }
 
 #[test]
-fn callers_with_nothing_valid_share_a_failure_for_half_a_second_or_as_long_as_the_server_asks() {
+fn callers_without_a_valid_value_share_a_failure_for_half_a_second_or_as_long_as_retry_after() {
     let start = Start::new();
-    let left = |failures, asked| {
-        Backoff::new(start.monotonic, failures, DEAD, asked, 0.5)
+    let left = |failures, retry_after| {
+        Backoff::new(start.monotonic, failures, DEAD, retry_after, 0.5)
             .left_for_callers(start.after(Duration::ZERO))
     };
     assert_eq!(left(1, None), Duration::from_millis(100));
@@ -247,16 +254,19 @@ fn callers_with_nothing_valid_share_a_failure_for_half_a_second_or_as_long_as_th
 }
 
 #[test]
-fn a_maintenance_page_that_asks_for_five_minutes_holds_callers_up_for_one() {
+fn callers_wait_a_minute_for_a_retry_after_of_five_minutes() {
     let start = Start::new();
     let now = start.after(Duration::ZERO);
-    let asked = Backoff::new(start.monotonic, 1, DEAD, Some(300 * SECOND), 0.5);
-    assert_eq!(asked.left_for_callers(now), spread(60 * SECOND, 0.5));
-    assert!(asked.left(now) >= 300 * SECOND, "the background honours it");
+    let backoff = Backoff::new(start.monotonic, 1, DEAD, Some(300 * SECOND), 0.5);
+    assert_eq!(backoff.left_for_callers(now), spread(60 * SECOND, 0.5));
+    assert!(
+        backoff.left(now) >= 300 * SECOND,
+        "the background honours it"
+    );
 }
 
 #[test]
-fn a_token_has_three_ages_before_it_is_dead() {
+fn a_token_is_fresh_then_due_then_near_its_end_then_dead() {
     let start = Start::new();
     for (refresh, lifetime, millis, expected) in [
         (Refresh::Ahead, HOUR, 2_663_000, Age::Fresh),
@@ -295,16 +305,16 @@ fn a_bucket_allows_a_burst_and_then_one_per_interval() {
 }
 
 #[test]
-fn those_who_were_turned_away_together_do_not_come_back_together_and_never_early() {
-    for (asked, at_most) in [(SECOND, 1_250), (60 * SECOND, 66_000)] {
-        assert_eq!(spread(asked, 0.0), asked);
-        assert!(spread(asked, 0.3) < spread(asked, 0.6));
-        assert_eq!(spread(asked, 1.0), Duration::from_millis(at_most));
+fn clients_with_the_same_retry_after_retry_at_different_times_and_never_early() {
+    for (retry_after, at_most) in [(SECOND, 1_250), (60 * SECOND, 66_000)] {
+        assert_eq!(spread(retry_after, 0.0), retry_after);
+        assert!(spread(retry_after, 0.3) < spread(retry_after, 0.6));
+        assert_eq!(spread(retry_after, 1.0), Duration::from_millis(at_most));
     }
 }
 
 #[test]
-fn a_credential_that_lands_old_is_not_due_at_once() {
+fn a_credential_that_arrives_old_is_not_due_at_once() {
     let start = Start::new();
     let old = start.after(Duration::from_secs(3500));
     let schedule = Schedule::new(validity(&start, HOUR), Refresh::Ahead, old, None, 0.5);
