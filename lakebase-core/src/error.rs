@@ -233,9 +233,9 @@ impl Error {
         })
     }
 
-    /// Whether the message has this text, in lower case.
+    /// Whether the message contains this lower-case text, in any case.
     #[cfg(feature = "admin")]
-    pub(crate) fn says(&self, text: &str) -> bool {
+    pub(crate) fn mentions(&self, text: &str) -> bool {
         self.0.message.to_lowercase().contains(text)
     }
 

@@ -1,4 +1,4 @@
-//! Logins, and what runs on a session of ours.
+//! Logins to Postgres, and the session that runs migrations.
 
 #[cfg(feature = "migrations")]
 pub(crate) mod advice;

@@ -238,7 +238,7 @@ async fn single_objects_and_memberships_can_be_granted() {
         )
         .grant(
             &[Privilege::Execute],
-            &Object::All(ObjectKind::Functions, "app".into()),
+            &Object::All(ObjectKind::Routines, "app".into()),
             &id,
         )
         .grant(
