@@ -1,4 +1,4 @@
-//! What a handle has done so far, for health checks and dashboards, without a dependency.
+//! The numbers of a handle and its pools, for health checks and dashboards.
 //!
 //! [`Lakebase::stats`](crate::Lakebase::stats) returns [`Stats`], and each adapter's pools return [`PoolStats`]. Both
 //! serialize with serde; times are seconds then. The feature `opentelemetry` exports the same numbers: see

@@ -1,4 +1,4 @@
-//! One line when something begins to fail, and one when it works again.
+//! Logs one line at the start of an outage, and one at its end.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,20 +7,20 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// Between two lines. An outage that begins earlier is logged when it has lasted for so long.
+/// Shortest time between two lines. An outage that starts earlier is logged later if it continues.
 const FLOOR: Duration = Duration::from_secs(30);
 
-/// Whether the workspace, or Postgres, fails at the moment. Several requests may share one outage.
+/// Whether the workspace, or Postgres, currently fails. Several kinds of requests can share one outage.
 #[derive(Debug, Default)]
 pub(crate) struct Outage(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What fails at the moment.
+    /// The number of kinds of requests that currently fail.
     failing: usize,
     since: Option<Instant>,
     failures: u64,
-    /// What the line of this outage said.
+    /// The error type in the last line of this outage.
     logged: Option<String>,
     last_line: Option<Instant>,
 }
@@ -36,7 +36,7 @@ impl Outage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something failed. `has_worked` unless it was failing before. Returns whether that is worth a line.
+    /// Records a failure. `has_worked` is whether the last request of its kind succeeded. Returns whether to log it.
     pub(crate) fn failed(&self, error: &Error, has_worked: bool) -> bool {
         let mut state = self.lock();
         state.failing += usize::from(has_worked || state.failing == 0);
@@ -46,7 +46,7 @@ impl Outage {
         is_news && state.may_log(error)
     }
 
-    /// Something is rejected, which is not an outage.
+    /// Returns whether to log a rejection, which is not an outage.
     pub(crate) fn rejected(&self, error: &Error) -> bool {
         let mut state = self.lock();
         let logged = state.logged.take();
@@ -55,7 +55,7 @@ impl Outage {
         may_log
     }
 
-    /// Something that failed works again. Returns the outage if that was the last, and it was logged.
+    /// Records the first success after failures. Returns the outage if it has ended and was logged.
     pub(crate) fn recovered(&self) -> Option<Ended> {
         let mut state = self.lock();
         state.failing = state.failing.saturating_sub(1);

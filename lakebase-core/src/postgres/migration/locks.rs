@@ -54,7 +54,7 @@ impl fmt::Display for LockMode {
 /// The OID of a relation, and the mode.
 pub(super) type Lock = (u32, LockMode);
 
-/// How long each lock was held. Times are upper bounds: from the last poll before the lock was seen to the first poll after it
+/// How long each lock was held. Times are upper bounds: from the last poll before the lock appeared until the first poll after it
 /// was gone.
 #[derive(Debug)]
 pub(super) struct Locks {
