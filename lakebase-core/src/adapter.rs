@@ -37,7 +37,7 @@
 //!
 //! An adapter that gives its driver a password ([`Lakebase::credential`]) and cannot run the driver's logins uses
 //! [`is_current`], [`is_valid`], [`reject`] and [`accept`] in place of [`login`]. The module `migration` (feature
-//! `migrations`) is for migrations.
+//! `admin`) is for migrations.
 //!
 //! A minor version may change this module. The rest of the crate changes only with a major version.
 
@@ -50,7 +50,7 @@ pub use crate::credential::clock::{Clock, SystemClock, Watch};
 pub use crate::error::chain::find_cause;
 pub use crate::error::foreign::clean_text;
 pub use crate::error::says_transient;
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};
 pub use crate::postgres::transaction::AsyncCall;
@@ -58,9 +58,9 @@ pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate
 
 /// Migrations, for the adapters of all ORMs: the session with its lock, schema, settings and time limits, the error, and the observer
 /// of a rehearsal.
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 pub mod migration {
-    pub use crate::postgres::migration::schema::{Change, Difference, Object, Snapshot};
+    pub use crate::postgres::migration::schema::{Change, Difference, Object};
     pub use crate::postgres::migration::{
         DISCARD_TEMPORARY, HeldLock, IndexBuild, LockMode, MIGRATION_LOCK, MigrationError,
         MigrationSession, Observer, Position, RESET_SESSION, Rehearsal, RehearsedMigration,

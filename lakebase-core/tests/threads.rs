@@ -79,7 +79,7 @@ fn plans_and_states_can_be_shared_between_threads() {
     assert_spawned(Plan::new("shop").apply(&lakebase));
 }
 
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 #[test]
 fn the_session_that_migrates_can_be_shared_between_threads() {
     use lakebase_core::adapter::migration::{MigrationError, MigrationSession, Position};

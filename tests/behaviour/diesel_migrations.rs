@@ -631,7 +631,7 @@ async fn statements_that_must_be_alone_are_named_with_the_way_out() {
             .create_schema(true);
         let error = migrations.run(read(&library)).await.expect_err("two");
         assert_eq!(error.sqlstate(), Some("25001"), "{error}");
-        for part in ["run_in_transaction = false", "file of its own"] {
+        for part in ["run_in_transaction = false", "without a transaction"] {
             assert!(error.to_string().contains(part), "{part:?}: {error}");
         }
     }

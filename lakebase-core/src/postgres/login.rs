@@ -47,7 +47,7 @@ static POSTGRES: Obstacle = Obstacle {
     name: "Postgres",
     pauses: [Duration::from_millis(50), Duration::from_secs(1)],
 };
-/// A fresh branch rejects good credentials for seconds, seldom for a minute.
+/// A new branch rejects valid credentials for seconds, rarely for a minute.
 static BRANCH: Obstacle = Obstacle {
     name: "the branch, which still rejects logins",
     pauses: [Duration::from_millis(500), Duration::from_secs(4)],

@@ -294,7 +294,7 @@ impl MigrationSession {
                          lakebase --schema '{name}' grant ROLE --shared-owner '{owner}' (ROLE: itself)"
                     ),
                     _ => format!(
-                        "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or choose a schema of its own (LAKEBASE_SCHEMA)"
+                        "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or set LAKEBASE_SCHEMA to another schema"
                     ),
                 };
                 let what = format!("no privilege to use the schema {schema}");

@@ -122,7 +122,7 @@ impl Session {
                 Message::NoticeResponse(_) => {}
                 _ => {
                     return Err(LoginFailure::permanent(
-                        "the server asks for an authentication that is not supported",
+                        "the server requests an authentication method that is not supported",
                     ));
                 }
             }

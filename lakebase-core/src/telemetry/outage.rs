@@ -42,17 +42,17 @@ impl Outage {
         state.failing += usize::from(has_worked || state.failing == 0);
         state.failures += 1;
         state.since.get_or_insert_with(Instant::now);
-        let is_news = state.logged.as_deref() != Some(error.error_type());
-        is_news && state.may_log(error)
+        let is_new = state.logged.as_deref() != Some(error.error_type());
+        let logs = is_new && state.may_log();
+        if logs {
+            state.logged = Some(error.error_type().to_owned());
+        }
+        logs
     }
 
     /// Returns whether to log a rejection, which is not an outage.
-    pub(crate) fn rejected(&self, error: &Error) -> bool {
-        let mut state = self.lock();
-        let logged = state.logged.take();
-        let may_log = state.may_log(error);
-        state.logged = logged;
-        may_log
+    pub(crate) fn rejected(&self) -> bool {
+        self.lock().may_log()
     }
 
     /// Records the first success after failures. Returns the outage if it has ended and was logged.
@@ -73,12 +73,11 @@ impl Outage {
 }
 
 impl State {
-    fn may_log(&mut self, error: &Error) -> bool {
-        let may = self.last_line.is_none_or(|last| last.elapsed() >= FLOOR);
-        if may {
+    fn may_log(&mut self) -> bool {
+        let may_log = self.last_line.is_none_or(|last| last.elapsed() >= FLOOR);
+        if may_log {
             self.last_line = Some(Instant::now());
-            self.logged = Some(error.error_type().to_owned());
         }
-        may
+        may_log
     }
 }
