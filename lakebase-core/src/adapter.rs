@@ -144,11 +144,7 @@ pub fn record_operation(
     failure: Option<Option<&str>>,
 ) {
     if let Some(listener) = lakebase.counts().operations.get() {
-        listener(&crate::telemetry::Operation {
-            statement,
-            took,
-            failure,
-        });
+        listener(statement, took, failure);
     }
 }
 

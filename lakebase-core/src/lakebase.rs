@@ -31,8 +31,8 @@ use crate::telemetry::{Counts, LoginStats, Outage, ProxyStats, Stats};
 use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
-/// With longer limits, `Instant + Duration` could overflow.
-const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// The longest time limit that a caller can set. With longer ones, `Instant + Duration` could overflow.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// After this many transport failures in a row, the host is looked up again.
 const MOST_TRANSPORT_FAILURES: u32 = 3;
@@ -406,7 +406,7 @@ impl Lakebase {
     #[must_use]
     pub fn with_connect_timeout(&self, timeout: Duration) -> Self {
         Self {
-            connect_timeout: timeout.min(LONGEST_CONNECT_TIMEOUT),
+            connect_timeout: timeout.min(LONGEST_TIMEOUT),
             ..self.clone()
         }
     }

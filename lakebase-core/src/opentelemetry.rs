@@ -40,7 +40,7 @@ use ::opentelemetry::metrics::Meter;
 use ::opentelemetry::{KeyValue, global};
 
 use crate::lakebase::Lakebase;
-use crate::telemetry::{DurationStats, OnDuration, OnOperation, Operation, PoolStats, Stats};
+use crate::telemetry::{DurationStats, OnDuration, OnOperation, PoolStats, Stats};
 
 /// The first words of statements that become an attribute: a fixed set, so that no text of an application does.
 const OPERATIONS: [&str; 16] = [
@@ -364,12 +364,13 @@ impl Export {
         let operations = operations.with_unit("s").with_boundaries(bounds()).build();
         let system = KeyValue::new("db.system.name", "postgresql");
         let (fixed, handle) = (attributes(&self.pool_name, Some(system)), lakebase.clone());
-        let operations: Arc<OnOperation> = Arc::new(move |operation: &Operation<'_>| {
-            let mut all = fixed.clone();
-            all.extend(target_attributes(&handle));
-            all.extend(operation_attributes(operation));
-            operations.record(operation.took.as_secs_f64(), &all);
-        });
+        let operations: Arc<OnOperation> =
+            Arc::new(move |statement: &str, took: Duration, failure| {
+                let mut all = fixed.clone();
+                all.extend(target_attributes(&handle));
+                all.extend(operation_attributes(statement, failure));
+                operations.record(took.as_secs_f64(), &all);
+            });
         let counts = lakebase.counts();
         counts.mints.listener.set(Arc::clone(&mints));
         counts.logins.listener.set(Arc::clone(&logins));
@@ -404,19 +405,17 @@ fn target_attributes(lakebase: &Lakebase) -> Vec<KeyValue> {
     ]
 }
 
-fn operation_attributes(operation: &Operation<'_>) -> Vec<KeyValue> {
-    let words = operation
-        .statement
-        .split(|c: char| !c.is_ascii_alphabetic());
-    let word = words.into_iter().find(|word| !word.is_empty());
-    let name = OPERATIONS
-        .iter()
-        .find(|name| word.is_some_and(|word| name.eq_ignore_ascii_case(word)));
-    let mut all: Vec<_> = name
-        .map(|name| KeyValue::new("db.operation.name", *name))
-        .into_iter()
-        .collect();
-    if let Some(sqlstate) = operation.failure {
+fn operation_attributes(statement: &str, failure: Option<Option<&str>>) -> Vec<KeyValue> {
+    let mut all = Vec::new();
+    let mut words = statement.split(|c: char| !c.is_ascii_alphabetic());
+    if let Some(word) = words.find(|word| !word.is_empty())
+        && let Some(name) = OPERATIONS
+            .iter()
+            .find(|name| name.eq_ignore_ascii_case(word))
+    {
+        all.push(KeyValue::new("db.operation.name", *name));
+    }
+    if let Some(sqlstate) = failure {
         let error_type = sqlstate.unwrap_or("_OTHER");
         all.push(KeyValue::new("error.type", error_type.to_owned()));
         all.extend(

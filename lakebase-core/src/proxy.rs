@@ -42,7 +42,7 @@ use tokio::time::Instant;
 
 use crate::credential::single_flight::no_runtime;
 use crate::error::Error;
-use crate::lakebase::Lakebase;
+use crate::lakebase::{LONGEST_TIMEOUT, Lakebase};
 use crate::target::Target;
 use checks::Checks;
 use session::Sessions;
@@ -275,7 +275,7 @@ impl Proxy {
     ///
     /// The shutdown continues if the future is dropped.
     pub async fn shutdown(&self, grace: Duration) {
-        let end = Instant::now() + grace.min(Duration::from_secs(24 * 3600));
+        let end = Instant::now() + grace.min(LONGEST_TIMEOUT);
         // Of several calls, the earliest deadline counts.
         self.0
             .end

@@ -10,9 +10,9 @@ mod listener;
 mod outage;
 mod stats;
 
-pub(crate) use counts::{Counts, Running};
 #[cfg(feature = "opentelemetry")]
-pub(crate) use counts::{OnOperation, Operation};
+pub(crate) use counts::OnOperation;
+pub(crate) use counts::{Counts, Running};
 pub use durations::DurationStats;
 #[cfg(feature = "opentelemetry")]
 pub(crate) use durations::OnDuration;

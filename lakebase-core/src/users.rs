@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::credential::single_flight::no_runtime;
 use crate::error::{Error, Kind};
-use crate::lakebase::{Lakebase, User};
+use crate::lakebase::{LONGEST_TIMEOUT, Lakebase, User};
 use entry::Lease;
 use open::{Found, Shared, is_rejection};
 
@@ -24,8 +24,6 @@ const CONNECTIONS_PER_USER: u32 = 3;
 const MAX_CONNECTIONS: u32 = 60;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// With longer limits, `Instant + Duration` could overflow.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// One in this many connections is for logins with new tokens.
 const CONNECTIONS_PER_PROOF: u32 = 10;
 const MOST_PROOFS: u32 = 8;
@@ -160,13 +158,13 @@ impl<P: Clone + Send + Sync + 'static> UserPoolsBuilder<P> {
 
     /// Sets after which time out of use a pool is closed: 5 minutes by default, a day at most.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.idle = timeout.min(LONGEST);
+        self.limits.idle = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
     /// Sets how long a user waits while all pools are in use: 10 s by default, a day at most. Logins are not included.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.wait = timeout.min(LONGEST);
+        self.limits.wait = timeout.min(LONGEST_TIMEOUT);
         self
     }
 

@@ -327,7 +327,7 @@ async fn a_fresh_branch_that_rejects_good_tokens_is_waited_out_with_new_ones() {
     });
     let error = login.await.expect_err("for ever");
     assert!(error.is_timeout() && error.is_transient(), "{error}");
-    assert!(error.to_string().contains("fresh branch"), "{error}");
+    assert!(error.to_string().contains("new branch"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -230,7 +230,7 @@ async fn a_right_that_is_missing_is_explained() {
     let error = migrations.run(read(&library())).await;
     let error = error.expect_err("no right to create in it");
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
-    assert!(error.to_string().contains("schema of its own"), "{error}");
+    assert!(error.to_string().contains("LAKEBASE_SCHEMA"), "{error}");
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ pub(crate) fn has_harmful(text: &str) -> bool {
     text.contains(is_harmful)
 }
 
-fn is_harmful(c: char) -> bool {
+pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -50,19 +50,9 @@ impl Counts {
     }
 }
 
-/// Receives each statement that has run.
+/// Receives each statement that has run, with its duration, and `Some` if it failed, with the SQLSTATE if there is one.
 #[cfg(feature = "opentelemetry")]
-pub(crate) type OnOperation = dyn Fn(&Operation<'_>) + Send + Sync;
-
-/// A statement that has run.
-#[cfg(feature = "opentelemetry")]
-#[derive(Debug)]
-pub(crate) struct Operation<'a> {
-    pub(crate) statement: &'a str,
-    pub(crate) took: Duration,
-    /// `Some` if it failed, with the SQLSTATE if there is one.
-    pub(crate) failure: Option<Option<&'a str>>,
-}
+pub(crate) type OnOperation = dyn Fn(&str, Duration, Option<Option<&str>>) + Send + Sync;
 
 /// Increments a gauge as long as it exists.
 pub(crate) struct Running(Arc<Counts>, fn(&Counts) -> &AtomicU64);

@@ -73,12 +73,11 @@ impl EndedRuns {
         let (Some(machine), Ok(entries)) = (machine(), fs::read_dir(folder)) else {
             return Self::default();
         };
-        let prefix = file_name(&machine, 0);
-        let prefix = &prefix[..prefix.len() - 8];
+        let prefix = file_prefix(&machine);
         let ended = entries.filter_map(|entry| {
             let entry = entry.ok()?;
             let name = entry.file_name().into_string().ok()?;
-            let random = name.strip_prefix(prefix)?;
+            let random = name.strip_prefix(&prefix)?;
             let is_one = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
             (is_one && has_ended(&entry.path())).then(|| (name, entry.path()))
         });
@@ -109,8 +108,12 @@ impl EndedRuns {
     }
 }
 
+fn file_prefix(machine: &str) -> String {
+    format!("lakebase-{PREFIX}-{machine}-")
+}
+
 fn file_name(machine: &str, random: u32) -> String {
-    format!("lakebase-{PREFIX}-{machine}-{random:08x}")
+    format!("{}{random:08x}", file_prefix(machine))
 }
 
 /// Creates a locked file. It gets its name after the lock, so no process sees it unlocked.

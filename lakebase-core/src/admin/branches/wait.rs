@@ -6,10 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::error::Error;
+use crate::lakebase::LONGEST_TIMEOUT;
 use crate::workspace::retry::retrying;
-
-/// With longer limits, `Instant + Duration` could overflow.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The limit and the pauses of all steps of one call.
 pub(super) struct Wait {
@@ -22,7 +20,7 @@ pub(super) struct Wait {
 
 impl Wait {
     pub(super) fn new(what: impl Into<String>, limit: Duration) -> Self {
-        let limit = limit.min(LONGEST);
+        let limit = limit.min(LONGEST_TIMEOUT);
         Self {
             what: what.into(),
             limit,

@@ -1,13 +1,13 @@
 //! Snapshots of a database's schema, and their difference.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::error::Error;
-use crate::error::foreign::has_harmful;
+use crate::error::foreign::is_harmful;
 use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
 
@@ -244,14 +244,7 @@ impl fmt::Display for Difference {
 
 /// Replaces line breaks and control characters, which could end a Markdown block or control a terminal, by spaces.
 pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for word in text.split(|c: char| c.is_whitespace() || has_harmful(c.encode_utf8(&mut [0; 4]))) {
-        let space = if line.is_empty() || word.is_empty() {
-            ""
-        } else {
-            " "
-        };
-        let _ = write!(line, "{space}{word}");
-    }
-    line
+    let words = text.split(|c: char| c.is_whitespace() || is_harmful(c));
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join(" ")
 }
