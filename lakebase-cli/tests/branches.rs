@@ -103,7 +103,7 @@ async fn what_is_wrong_is_said_and_how_long_is_spelled_in_three_ways() {
         (&["create", "x", "--ttl", "soon"], "7d"),
         (&["create", "x"], "--ttl"),
         (&["create", "x", "--ttl", "31d"], "shorter expiry"),
-        (&["show", "nothing"], "not by their uid"),
+        (&["show", "nothing"], "uid"),
     ] {
         let ran = branch(&local, args).await;
         assert_ne!(ran.code, Some(0), "{args:?}");
@@ -352,7 +352,7 @@ async fn a_branch_that_is_replaced_has_fresh_data() {
                 "--from",
                 "nothing",
             ],
-            "not by their uid",
+            "uid",
         ),
         (
             &["create", "ci", "--ttl", "1h", "--replace", "--from", "ci"],

@@ -1,5 +1,5 @@
-//! Building blocks for adapters, which let a driver or a pool log in to Lakebase directly. Applications use an adapter,
-//! [`Lakebase::connect`] or the auth proxy instead.
+//! Building blocks for adapters, through which a driver or a pool logs in to Lakebase directly. Applications use an adapter,
+//! [`Lakebase::connect`] or the auth proxy.
 //!
 //! An adapter opens each connection through [`login`]. For tokio-postgres, that is [`Login::open`] (feature
 //! `tokio-postgres`), which applies all settings of the target:
@@ -23,23 +23,23 @@
 //!
 //! # Pools
 //!
-//! The example `mobc_adapter` (`examples/src/bin/mobc_adapter.rs` in the repository) is a complete adapter for a pool. The
-//! parts of one:
+//! The example `mobc_adapter` (`examples/src/bin/mobc_adapter.rs` in the repository) is a complete adapter for a pool. An adapter
+//! has these parts:
 //!
 //! | part | use |
 //! |---|---|
 //! | opening a connection | [`login`], with [`Error`] as the manager's error type |
 //! | most connections, idle time, lifetime | [`pool::MAX_SIZE`], [`pool::IDLE_TIMEOUT`], [`pool::max_lifetime`] |
 //! | wait for a connection | [`pool::wait`]; a pool that has a shorter limit returns its own timeout, without the cause |
-//! | check of an idle connection | the driver's local test for a closed connection, then, after [`pool::CHECK_AFTER`], a query that is answered within [`pool::CHECK_LIMIT`] |
+//! | check of an idle connection | the driver's local test for a closed connection, then, after [`pool::CHECK_AFTER`], a query with the limit [`pool::CHECK_LIMIT`] |
 //! | error of a failed login | the pool's variant for errors of the manager holds it. [`find_cause`] finds it, too, if that variant returns it as its [`source`](std::error::Error::source); mobc's does not |
-//! | the pool's own timeout | [`last_failure_within`], with the caller's wait as `age` |
+//! | cause of the pool's own timeout | [`last_failure_within`], with the caller's wait as `age` |
 //!
 //! An adapter that gives its driver a password ([`Lakebase::credential`]) and cannot run the driver's logins uses
 //! [`is_current`], [`is_valid`], [`reject`] and [`accept`] in place of [`login`]. The module `migration` (feature
-//! `migrations`) is for migrations.
+//! `admin`) is for migrations.
 //!
-//! A minor version may change what is in this module; an application's names change with a major version only.
+//! A minor version may change this module. The rest of the crate changes only with a major version.
 
 pub mod pool;
 
@@ -50,17 +50,17 @@ pub use crate::credential::clock::{Clock, SystemClock, Watch};
 pub use crate::error::chain::find_cause;
 pub use crate::error::foreign::clean_text;
 pub use crate::error::says_transient;
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};
 pub use crate::postgres::transaction::AsyncCall;
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
-/// The session that migrates, for all ORMs: lock, schema, settings and time limits, why it failed, and the observer of a
-/// rehearsal.
-#[cfg(feature = "migrations")]
+/// Migrations, for the adapters of all ORMs: the session with its lock, schema, settings and time limits, the error, and the observer
+/// of a rehearsal.
+#[cfg(feature = "admin")]
 pub mod migration {
-    pub use crate::postgres::migration::schema::{Change, Difference, Object, Snapshot};
+    pub use crate::postgres::migration::schema::{Change, Difference, Object};
     pub use crate::postgres::migration::{
         DISCARD_TEMPORARY, HeldLock, IndexBuild, LockMode, MIGRATION_LOCK, MigrationError,
         MigrationSession, Observer, Position, RESET_SESSION, Rehearsal, RehearsedMigration,
@@ -73,23 +73,23 @@ use crate::credential::cache::{Cause, Rejection};
 use crate::error::Error;
 use crate::lakebase::Lakebase;
 
-/// Logs in: resolves the target, takes the current credential, runs `attempt` with both and returns its value.
+/// Logs in: resolves the target, gets the current credential, runs `attempt` with both, and returns its value.
 ///
-/// A rejected token is renewed once and the login tried once more; what is transient (a compute that resumes, a workspace
-/// that is down while no valid token is held) is retried with growing pauses. All of it fits into
-/// [`Lakebase::connect_timeout`], so neither `attempt` nor the caller needs a time limit of its own.
+/// If Postgres rejects the token, the login renews it and runs `attempt` once more. It retries transient failures with growing pauses,
+/// for example while a compute resumes, or while the workspace is down and no valid token is held. The limit for all of this is
+/// [`Lakebase::connect_timeout`], so `attempt` and the caller need no time limit.
 ///
-/// `attempt` may run several times and may be dropped at any await, at the latest after 15 s. It should only log in: prepare
-/// the session on the returned connection instead.
+/// `attempt` can run several times, and can be dropped at any await point, at the latest after 15 s. It should only log in; prepare the
+/// session on the returned connection.
 ///
 /// # Errors
 ///
-/// The cause, with a hint. If an attempt failed, the source is the driver's error. [`Error::is_timeout`] if the time ran out;
-/// text and source are then those of the last failure, if there was one.
+/// The cause, with a hint. If an attempt failed, the source is the text of the driver's error. [`Error::is_timeout`] after the limit,
+/// with the text and source of the last failure, if there was one.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops the attempt. Mints and look-ups run on tasks of their own and go on.
+/// Dropping the future drops the attempt. Mints and look-ups run on separate tasks and continue.
 pub async fn login<T, F>(lakebase: &Lakebase, attempt: impl FnMut(Login) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, LoginFailure>>,
@@ -97,23 +97,23 @@ where
     lakebase.login(attempt).await
 }
 
-/// Returns whether `credential` is still the one to log in with: the newest, not about to expire, and with
-/// [`Refresh::Lazy`](crate::Refresh::Lazy) or [`OnDemand`](crate::Refresh::OnDemand) not due for renewal. Reads an atomic and the clock; takes no lock.
+/// Returns whether logins should still use `credential`: it is the newest one, does not expire soon, and with
+/// [`Refresh::Lazy`](crate::Refresh::Lazy) or [`OnDemand`](crate::Refresh::OnDemand) is not due for renewal. It takes no lock.
 pub fn is_current(lakebase: &Lakebase, credential: &Credential) -> bool {
     lakebase.is_current(credential)
 }
 
-/// Returns whether `credential` has not expired, newest or not. One that Postgres has rejected may be valid.
+/// Returns whether `credential` has not expired. It ignores newer credentials and rejections.
 pub fn is_valid(lakebase: &Lakebase, credential: &Credential) -> bool {
     lakebase.is_valid(credential)
 }
 
-/// Reports that Postgres rejected a login with `credential`, so that the next
-/// [`Lakebase::credential`] is a new one. [`login`] does so by itself.
+/// Reports that Postgres rejected a login with `credential`, so that [`Lakebase::credential`] returns a new one. [`login`] calls it
+/// itself.
 ///
-/// Returns whether another credential is worth trying: a role that can never log in must not cause a storm of mints, so
-/// a replacement that was rejected as well is kept for a minute. While no new one can be minted for a transient reason,
-/// the rejected one is returned once per attempt to mint.
+/// Returns whether a login with another credential can succeed. A replacement that is rejected, too, is kept for a minute, so that a
+/// role that can never log in does not cause a request storm. While minting fails for a transient reason, [`Lakebase::credential`]
+/// returns the rejected one once for each failed mint.
 pub fn reject(lakebase: &Lakebase, credential: &Credential) -> bool {
     matches!(
         lakebase.reject_because(credential, Cause::Rejected),
@@ -121,23 +121,21 @@ pub fn reject(lakebase: &Lakebase, credential: &Credential) -> bool {
     )
 }
 
-/// Reports that a login with `credential` succeeded. A rejection after that means that it was revoked. [`login`] does
-/// so by itself.
+/// Reports that a login with `credential` succeeded, so that a later rejection means that it was revoked. [`login`] calls it itself.
 pub fn accept(credential: &Credential) {
     credential.mark_accepted();
 }
 
-/// Returns why the last login, or the mint before it, failed: `None` if that is longer ago than `age`, or a login has
-/// succeeded since.
+/// Returns why the last login, or its mint, failed; `None` if it failed before `age`, or a login has succeeded since.
 ///
-/// Call it after a pool's own timeout, with the time that the caller has waited as `age`: an older failure is not the cause
-/// of this timeout. All clones of a [`Lakebase`] share the last failure; [`with_database`](Lakebase::with_database) returns
-/// a handle with its own. [`Lakebase::last_failure`] has no limit of age.
+/// Call it after a pool's own timeout, with the caller's wait as `age`, because an older failure is not the cause of the timeout. See
+/// [`Lakebase::last_failure`], which has no limit of age.
 pub fn last_failure_within(lakebase: &Lakebase, age: Duration) -> Option<Error> {
     lakebase.last_failure_within(age)
 }
 
-/// Reports a statement that has run, for the exporter of `opentelemetry`. `failure` has the SQLSTATE of one that failed, if there was one.
+/// Reports a statement that has run to the exporter of [`opentelemetry`](crate::opentelemetry). For a failed statement, `failure` is
+/// `Some` with its SQLSTATE, if it has one.
 #[cfg(feature = "opentelemetry")]
 pub fn record_operation(
     lakebase: &Lakebase,
@@ -146,15 +144,11 @@ pub fn record_operation(
     failure: Option<Option<&str>>,
 ) {
     if let Some(listener) = lakebase.counts().operations.get() {
-        listener(&crate::telemetry::Operation {
-            statement,
-            took,
-            failure,
-        });
+        listener(statement, took, failure);
     }
 }
 
-/// Returns the clocks of the configuration, to measure for how long a connection was idle.
+/// Returns the clocks of the configuration, to measure how long a connection was idle.
 pub fn watch(lakebase: &Lakebase) -> Arc<Watch> {
     Arc::clone(&lakebase.config().clock)
 }

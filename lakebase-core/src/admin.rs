@@ -1,4 +1,5 @@
-//! For tools and for setting up: branches, roles and privileges, the identity in the workspace, the state of the compute.
+//! Administration for tools, tests and setup: branches, roles and privileges, the identity in the workspace, and the state of the
+//! compute.
 
 mod branches;
 mod inspect;
@@ -9,7 +10,7 @@ pub use branches::{
     NewRole, NotCreated,
 };
 
-/// What a database contains, and the difference between two of them.
+/// Snapshots of a database's schema, and their difference: see [`Snapshot`](schema::Snapshot).
 pub mod schema {
     pub use crate::postgres::migration::schema::{Change, Difference, Object, Snapshot};
 }

@@ -1,4 +1,4 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 
 pub(crate) mod chain;
 #[cfg(any(feature = "diesel", feature = "sea-orm"))]
@@ -16,27 +16,26 @@ use secrecy::SecretString;
 
 use crate::error::foreign::Cause;
 
-/// What failed between a configuration and a logged-in connection.
+/// Why a configuration, a credential, a login or a request to the workspace failed.
 ///
-/// The error is opaque: [`is_transient`](Error::is_transient) says whether trying again can help, and one question for
-/// each kind says what failed:
+/// The error is opaque. [`is_transient`](Error::is_transient) returns whether a retry can help, and one method for each kind returns
+/// what failed:
 ///
-/// | question | what failed |
+/// | method | what failed |
 /// |---|---|
 /// | [`is_config`](Error::is_config) | the configuration; nothing was sent |
 /// | [`is_sign_in`](Error::is_sign_in) | the workspace rejected the identity, or it lacks a privilege there |
 /// | [`is_platform`](Error::is_platform) | the workspace returned an unexpected reply |
-/// | [`is_network`](Error::is_network) | the workspace or the database could not be reached |
-/// | [`is_timeout`](Error::is_timeout) | a time limit ran out |
+/// | [`is_network`](Error::is_network) | the workspace or the database was not reachable |
+/// | [`is_timeout`](Error::is_timeout) | a time limit was exceeded |
 /// | [`is_login`](Error::is_login) | Postgres rejected the login |
 /// | [`is_database`](Error::is_database) | Postgres, or its gateway, failed for another reason |
 /// | [`is_provider`](Error::is_provider) | a [`CredentialProvider`](crate::CredentialProvider) of the application |
 ///
-/// It is cheap to clone, because all tasks that waited for one thing get the same failure.
+/// It is cheap to clone, because all tasks that waited for one result get the same error.
 ///
-/// `Display` states what failed, where (endpoint, identity, HTTP status, error code, request id,
-/// SQLSTATE, whatever is known), what to do next and whether trying again can help. Causes are in
-/// [`source`](StdError::source). No secret is ever part of either.
+/// `Display` prints what failed, the known details (endpoint, identity, HTTP status, error code, request id, SQLSTATE), the next step,
+/// and whether a retry can help. The causes are in [`source`](StdError::source). Neither contains a secret.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -59,29 +58,21 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// How the text of a transient error ends.
+/// The end of a transient error's text.
 const CAN_HELP: &str = " can help]";
 
-/// The kind. Private: callers use the questions.
+/// The kind of an error. Private: callers use the methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "proxy", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "proxy", serde(rename_all = "snake_case"))]
 pub(crate) enum Kind {
-    /// The configuration is wrong; nothing was sent.
     Config,
-    /// The workspace refused our identity or its rights.
     SignIn,
-    /// The workspace answered something that is not a credential.
     Platform,
-    /// The workspace or the database could not be reached.
     Network,
-    /// Time ran out.
     Timeout,
-    /// Postgres refused the login.
     Login,
-    /// Postgres (or its gateway) failed for another reason.
     Database,
-    /// A caller-supplied provider failed.
     Provider,
 }
 
@@ -131,42 +122,41 @@ impl Error {
         }))
     }
 
-    /// A mistake in the configuration. The message names the field.
+    /// Returns an error of the configuration. The message should name the field.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(Kind::Config, message)
     }
 
-    /// A time limit that ran out. Transient.
+    /// Returns the transient error of an exceeded time limit.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(Kind::Timeout, message)
     }
 
-    /// A connection that could not be made, or was lost. Transient.
+    /// Returns the transient error of a failed or lost connection.
     pub fn network(message: impl Into<String>) -> Self {
         Self::new(Kind::Network, message)
     }
 
-    /// A failure of Postgres, of its gateway or of a driver that is none of the others. `transient` says whether trying
-    /// again can help.
+    /// Returns an error of Postgres, its gateway or a driver. `transient` is whether a retry can help.
     pub fn database(message: impl Into<String>, transient: bool) -> Self {
         Self::new(Kind::Database, message).with_transient(transient)
     }
 
-    /// An error for a caller-supplied [`CredentialProvider`](crate::CredentialProvider).
+    /// Returns an error of a [`CredentialProvider`](crate::CredentialProvider).
     ///
-    /// `transient` says whether asking the provider again later can help. The message is shown to
-    /// people as it is: keep secrets out of it.
+    /// `transient` is whether a later call of the provider can succeed. The message is printed unchanged, so it must not contain a
+    /// secret.
     pub fn provider(message: impl Into<String>, transient: bool) -> Self {
         Self::new(Kind::Provider, message).with_transient(transient)
     }
 
-    /// Attaches the cause, which becomes [`source`](StdError::source).
+    /// Sets the cause, which [`source`](StdError::source) returns. It is printed unchanged, so it must not contain a secret.
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.edit(|inner| inner.source = Some(Arc::from(source.into())))
     }
 
-    /// Attaches the texts of a foreign error and its causes, cleaned.
+    /// Sets the cleaned texts of a foreign error and its causes as the cause.
     pub(crate) fn caused_by(
         self,
         cause: &(dyn StdError + 'static),
@@ -187,8 +177,8 @@ impl Error {
         self.edit(|inner| inner.sqlstate = sqlstate.map(str::to_owned))
     }
 
-    /// Attaches how long the server asked to wait before the next attempt, if it did: see
-    /// [`retry_after`](Self::retry_after). Renewals and logins honour it.
+    /// Sets how long the next attempt should wait: see [`retry_after`](Self::retry_after). Renewals and logins wait at least this long,
+    /// within their limits.
     #[must_use]
     pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         self.edit(|inner| inner.retry_after = retry_after)
@@ -207,12 +197,12 @@ impl Error {
         })
     }
 
-    /// Names what it was about (an endpoint, a branch, an instance), unless a deeper layer did.
+    /// Sets the resource (an endpoint, a branch, an instance), unless a lower layer has set it.
     pub(crate) fn with_compute(self, compute: Option<String>) -> Self {
         self.edit(|inner| inner.compute = inner.compute.take().or(compute))
     }
 
-    /// Names the identity and how it authenticated, with the sources of the settings used.
+    /// Sets the identity and how it authenticated, with the sources of the settings, unless a lower layer has set them.
     pub(crate) fn with_identity(self, identity: &str, sign_in: String) -> Self {
         self.edit(|inner| {
             inner.identity.get_or_insert_with(|| identity.to_owned());
@@ -220,12 +210,12 @@ impl Error {
         })
     }
 
-    /// Names the variable or field that a value came from.
+    /// Puts a context before the message, for example the variable or field of a value.
     pub(crate) fn with_setting(self, from: &str) -> Self {
         self.edit(|inner| inner.message = format!("{from}: {}", inner.message))
     }
 
-    /// The last cause before time ran out: all of it stays, and it is a timeout now.
+    /// Converts the last failure before a time limit into a timeout, and keeps its details.
     pub(crate) fn given_up(self, what: &str) -> Self {
         self.edit(|inner| {
             inner.kind = Kind::Timeout;
@@ -233,9 +223,9 @@ impl Error {
         })
     }
 
-    /// Whether the message has this text, in lower case.
+    /// Whether the message contains this lower-case text, in any case.
     #[cfg(feature = "admin")]
-    pub(crate) fn says(&self, text: &str) -> bool {
+    pub(crate) fn mentions(&self, text: &str) -> bool {
         self.0.message.to_lowercase().contains(text)
     }
 
@@ -244,72 +234,72 @@ impl Error {
         self
     }
 
-    /// Trying again, unchanged, can help: an outage, a rate limit, a compute that wakes up.
+    /// Returns whether a retry, unchanged, can help: after an outage, a rate limit, or for a resuming compute.
     pub fn is_transient(&self) -> bool {
         self.0.transient
     }
 
-    /// The configuration is wrong; the message names the variable or field.
+    /// Returns whether the configuration is wrong; the message names the variable or field.
     pub fn is_config(&self) -> bool {
         self.0.kind == Kind::Config
     }
 
-    /// The workspace rejected the identity, or it lacks a privilege there.
+    /// Returns whether the workspace rejected the identity, or the identity lacks a privilege there.
     pub fn is_sign_in(&self) -> bool {
         self.0.kind == Kind::SignIn
     }
 
-    /// The workspace returned an unexpected reply.
+    /// Returns whether the workspace sent an unexpected reply.
     pub fn is_platform(&self) -> bool {
         self.0.kind == Kind::Platform
     }
 
-    /// The workspace or the database could not be reached.
+    /// Returns whether the workspace or the database was not reachable.
     pub fn is_network(&self) -> bool {
         self.0.kind == Kind::Network
     }
 
-    /// A time limit ran out; the source is that of the last failure before, if there was one.
+    /// Returns whether a time limit was exceeded. The source is that of the last failure before it, if there was one.
     pub fn is_timeout(&self) -> bool {
         self.0.kind == Kind::Timeout
     }
 
-    /// Postgres rejected the login: the role, or the credential.
+    /// Returns whether Postgres rejected the login: the role or the credential.
     pub fn is_login(&self) -> bool {
         self.0.kind == Kind::Login
     }
 
-    /// Postgres, or its gateway, failed for another reason than the login.
+    /// Returns whether Postgres or its gateway failed for another reason than a rejected login.
     pub fn is_database(&self) -> bool {
         self.0.kind == Kind::Database
     }
 
-    /// A caller-supplied provider failed.
+    /// Returns whether a [`CredentialProvider`](crate::CredentialProvider) of the application failed.
     pub fn is_provider(&self) -> bool {
         self.0.kind == Kind::Provider
     }
 
-    /// What to do next; part of `Display` as well.
+    /// The next step, which `Display` prints, too.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
 
-    /// HTTP status of the workspace's answer, if there was one.
+    /// The HTTP status of the workspace's reply, if there was one.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// `error_code` of the workspace's answer, for example `PERMISSION_DENIED`.
+    /// The `error_code` of the workspace's reply, for example `PERMISSION_DENIED`.
     pub fn error_code(&self) -> Option<&str> {
         self.0.error_code.as_deref()
     }
 
-    /// Request id of the workspace's answer, for a support case.
+    /// The request id of the workspace's reply, for a support case.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// SQLSTATE of the failed login or statement, if Postgres (or its gateway) sent one.
+    /// The SQLSTATE of the failed login or statement, if Postgres or its gateway sent one.
     pub fn sqlstate(&self) -> Option<&str> {
         self.0.sqlstate.as_deref()
     }
@@ -323,7 +313,7 @@ impl Error {
         self.sqlstate().unwrap_or(self.0.kind.name())
     }
 
-    /// How long the workspace wants the next attempt to wait (`Retry-After`).
+    /// How long the next attempt should wait (`Retry-After`), if the workspace requested it.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -340,7 +330,7 @@ impl Error {
         text + &self.remark()
     }
 
-    /// The texts of the causes. Whether trying again can help is said once, at the end of the chain.
+    /// The texts of the causes, without the remark, which is only at the end of the chain.
     fn causes(&self) -> impl Iterator<Item = String> {
         std::iter::successors(self.source(), |&cause| cause.source()).map(|cause| {
             cause
@@ -349,31 +339,22 @@ impl Error {
         })
     }
 
-    /// What failed, where, and what to do next.
+    /// The message, the details and the hint.
     fn text(&self) -> String {
         let inner = &*self.0;
         let mut text = inner.message.clone();
-        let facts: Vec<String> = [
+        let named =
+            |name: &str, value: &Option<String>| Some(format!("{name} {}", value.as_ref()?));
+        let facts = [
             inner.compute.clone(),
-            inner
-                .identity
-                .as_ref()
-                .map(|identity| format!("identity {identity}")),
+            named("identity", &inner.identity),
             inner.sign_in.clone(),
             inner.status.map(|status| format!("HTTP {status}")),
             inner.error_code.clone(),
-            inner
-                .request_id
-                .as_ref()
-                .map(|id| format!("request id {id}")),
-            inner
-                .sqlstate
-                .as_ref()
-                .map(|sqlstate| format!("SQLSTATE {sqlstate}")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+            named("request id", &inner.request_id),
+            named("SQLSTATE", &inner.sqlstate),
+        ];
+        let facts: Vec<String> = facts.into_iter().flatten().collect();
         if !facts.is_empty() {
             text.push_str(&format!(" ({})", facts.join(", ")));
         }
@@ -384,7 +365,7 @@ impl Error {
         text
     }
 
-    /// Whether trying again can help.
+    /// Whether a retry can help, in brackets.
     fn remark(&self) -> String {
         match (self.0.kind, self.0.transient, self.0.retry_after) {
             (Kind::Config, ..) => String::new(),
@@ -395,7 +376,7 @@ impl Error {
     }
 }
 
-/// Returns whether `chain`, the text of an error's [`chain`](Error::chain) or a text around it, came from a transient error.
+/// Returns whether a text contains the [`chain`](Error::chain) of a transient error, for drivers that report only the text.
 pub fn says_transient(chain: &str) -> bool {
     chain.contains(CAN_HELP)
 }

@@ -31,57 +31,64 @@ use crate::telemetry::{Counts, LoginStats, Outage, ProxyStats, Stats};
 use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
-/// Beyond it, arithmetic with points in time may overflow.
-const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// The longest time limit that a caller can set. With longer ones, `Instant + Duration` could overflow.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// After this many transport failures in a row the host is looked up again.
+/// After this many transport failures in a row, the host is looked up again.
 const MOST_TRANSPORT_FAILURES: u32 = 3;
 
-/// One Lakebase database and the identity we log in with.
+/// A handle of one Lakebase database and one identity.
 ///
-/// A cheap clone over shared state: make one, clone it into every pool. Making it touches no
-/// network, needs no runtime and starts nothing, so it may live in a `static` or in a program
-/// without async. The task that renews credentials starts on the runtime of the first caller that
-/// needs one; if that runtime goes away, the next caller starts it again. Dropping the last clone
-/// ends it.
+/// Create one and clone it, which is cheap: clones share the credential. Creating it does no I/O, needs no runtime and spawns nothing,
+/// so it can be in a `static` or in a program without async. The task that renews credentials starts on the runtime of the first
+/// caller that needs a credential. If that runtime ends, the next caller starts it again. It ends with the last clone.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), lakebase_core::Error> {
+/// let lakebase = lakebase_core::Lakebase::from_env()?;
+/// let credential = lakebase.credential().await?;
+/// # let _ = credential;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Lakebase {
     inner: Arc<Inner>,
     connect_timeout: Duration,
     past_pooler: bool,
-    /// Instead of the configuration's.
+    /// Replaces the configured database.
     database: Option<Arc<str>>,
-    /// Every rejected login counts as one of a fresh branch, which rejects good credentials for a while.
+    /// Whether rejected logins are retried, because a new branch rejects valid credentials for some time.
     is_fresh: bool,
     logins: Arc<Logins>,
-    /// Of logins and sessions.
+    /// Counts logins and sessions.
     counts: Arc<Counts>,
 }
 
-/// What is known of logins to one database.
+/// The state of the logins to one database.
 #[derive(Default)]
 struct Logins {
     last_failure: Mutex<Option<(Instant, Error)>>,
     outage: Outage,
-    /// Sessions behind the pooler begin in the configured schema.
+    /// Whether sessions on the pooled host are known to start in the configured schema.
     has_path_of_role: AtomicBool,
 }
 
 struct Inner {
     config: Config,
     workspace: Option<Arc<Workspace>>,
-    /// Of the user for whom this handle logs in.
+    /// The token of the user for whom this handle logs in.
     forwarded: Option<ForwardedToken>,
     source: Source,
     lookups: Lookups,
-    /// Of mints.
+    /// Counts mints.
     counts: Arc<Counts>,
-    /// As it was resolved last.
+    /// The last resolved target.
     target: Mutex<Option<Arc<Target>>>,
     transport_failures: AtomicU32,
 }
 
-/// What the workspace knows and the configuration does not name. Handles of one endpoint share it.
+/// Look-ups of values that are not configured. The handles of one endpoint share them.
 #[derive(Clone)]
 struct Lookups {
     host: SingleFlight<Found<String>>,
@@ -104,27 +111,27 @@ fn outage_of(workspace: Option<&Workspace>) -> Arc<Outage> {
     })
 }
 
-/// Where passwords come from.
+/// The source of passwords.
 enum Source {
     Native(Credential),
     Minted(CredentialCache),
 }
 
 impl Lakebase {
-    /// From the environment; see [`Config::from_env`].
+    /// Returns a handle with the configuration of the environment: see [`Config::from_env`].
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`], naming the variable.
+    /// [`Error::is_config`], with the name of the variable.
     pub fn from_env() -> Result<Self, Error> {
         Self::new(Config::from_env()?)
     }
 
-    /// From a configuration. Does no I/O.
+    /// Returns a handle with this configuration. It does no I/O.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if a proxy variable is no URL of an HTTP proxy.
+    /// [`Error::is_config`] if a proxy variable is not the URL of an HTTP proxy.
     pub fn new(config: Config) -> Result<Self, Error> {
         let clock = || Arc::clone(&config.clock);
         let workspace = match (&config.workspace, &config.compute) {
@@ -136,10 +143,22 @@ impl Lakebase {
             _ => None,
         };
         let lookups = Lookups::new(&config.clock, &outage_of(workspace.as_ref()));
-        Self::assemble(config, workspace, lookups, None, Arc::default())
+        let counts = Arc::default();
+        let inner = Inner::new(config, workspace, lookups, None, Arc::clone(&counts))?;
+        Ok(Self {
+            connect_timeout: inner.config.connect_timeout,
+            past_pooler: false,
+            database: None,
+            is_fresh: false,
+            logins: Arc::default(),
+            counts,
+            inner: Arc::new(inner),
+        })
     }
+}
 
-    fn assemble(
+impl Inner {
+    fn new(
         config: Config,
         workspace: Option<Workspace>,
         lookups: Lookups,
@@ -170,35 +189,29 @@ impl Lakebase {
             }
         };
         Ok(Self {
-            connect_timeout: config.connect_timeout,
-            past_pooler: false,
-            database: None,
-            is_fresh: false,
-            logins: Arc::default(),
-            counts: Arc::clone(&counts),
-            inner: Arc::new(Inner {
-                lookups,
-                counts,
-                config,
-                workspace,
-                forwarded,
-                source,
-                target: Mutex::default(),
-                transport_failures: AtomicU32::new(0),
-            }),
+            config,
+            workspace,
+            forwarded,
+            source,
+            lookups,
+            counts,
+            target: Mutex::default(),
+            transport_failures: AtomicU32::new(0),
         })
     }
+}
 
-    /// The current credential, from the cache. Waits when nothing valid is held, and up to 0.75 s in the
-    /// last 30 s of the held one; one mint, or its failure, serves all waiting callers.
+impl Lakebase {
+    /// Returns the current credential from the cache. It waits if there is no valid one, and up to 0.75 s during the last 30 s of the
+    /// current one. All waiting callers get the result of one mint.
     ///
     /// # Errors
     ///
-    /// What kept the credential from being minted: see [`Error`]'s questions.
+    /// Why the credential was not minted.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future affects no other caller: the mint runs on a task of its own.
+    /// The mint runs on a separate task, so dropping the future affects no other caller.
     pub async fn credential(&self) -> Result<Credential, Error> {
         match &self.inner.source {
             Source::Native(credential) => Ok(credential.clone()),
@@ -206,17 +219,16 @@ impl Lakebase {
         }
     }
 
-    /// Host, port, database and user. Looks up in the workspace what was not configured: once, until
-    /// three connections in a row fail.
+    /// Returns host, port, database and user. If the host or the user is not configured, it looks them up in the workspace, once. After
+    /// three failed connections in a row, it looks the host up again.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the look-up, or could not be reached. Callers that wait together share one look-up and one
-    /// failure.
+    /// The workspace rejected the look-up, or was not reachable. Concurrent callers share one look-up and its result.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future affects no other caller: look-ups run on tasks of their own.
+    /// Look-ups run on separate tasks, so dropping the future affects no other caller.
     pub async fn target(&self) -> Result<Arc<Target>, Error> {
         Handle::try_current().map_err(|_| no_runtime())?;
         let (host, user) = tokio::try_join!(self.host(), self.user())?;
@@ -292,7 +304,7 @@ impl Lakebase {
         slot.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts transport failures in a row: the endpoint may have another host by now.
+    /// Counts transport failures in a row, after which the endpoint may have another host.
     pub(crate) fn note_transport(&self, has_failed: bool) {
         let failures = &self.inner.transport_failures;
         if !has_failed {
@@ -329,8 +341,8 @@ impl Lakebase {
         }
     }
 
-    /// Why the last login to this database (or the mint before it) failed; `None` since the last success. Clones share it;
-    /// [`with_database`](Self::with_database) returns a handle with a memory of its own.
+    /// Returns why the last login to this database, or its mint, failed; `None` after a success. Clones share it, but not the handles
+    /// that [`with_database`](Self::with_database) returns.
     pub fn last_failure(&self) -> Option<Error> {
         Some(self.last_failure_slot().as_ref()?.1.clone())
     }
@@ -350,8 +362,8 @@ impl Lakebase {
         slot.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What this handle has done so far, for health checks and dashboards. Clones and the handles of an application's users share the
-    /// counts; [`with_database`](Self::with_database) returns a handle that shares those of tokens only. Reads memory alone.
+    /// Returns the numbers of this handle, for health checks and dashboards, without I/O. Clones and the handles of an application's users
+    /// share the counts. The handles that [`with_database`](Self::with_database) returns share only the counts of tokens.
     pub fn stats(&self) -> Stats {
         let counts = self.counts();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -378,28 +390,28 @@ impl Lakebase {
         &self.counts
     }
 
-    /// Whether logins to this database fail at the moment.
+    /// Whether logins to this database currently fail.
     pub(crate) fn outage(&self) -> &Outage {
         &self.logins.outage
     }
 
-    /// Budget for one connection: that of the configuration, unless this handle has its own.
+    /// The limit for opening one connection, retries included: that of the configuration, unless
+    /// [`with_connect_timeout`](Self::with_connect_timeout) has set another one.
     pub fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }
 
-    /// The same Lakebase, with another budget for one connection: start-up code may wait longer for a
-    /// compute that sleeps. A day at most.
+    /// Returns a handle with another limit for opening a connection, a day at most. For example, start-up code can wait longer for a
+    /// suspended compute.
     #[must_use]
     pub fn with_connect_timeout(&self, timeout: Duration) -> Self {
         Self {
-            connect_timeout: timeout.min(LONGEST_CONNECT_TIMEOUT),
+            connect_timeout: timeout.min(LONGEST_TIMEOUT),
             ..self.clone()
         }
     }
 
-    /// The same Lakebase past its built-in pooler, for what needs a session of its own: locks, settings,
-    /// migrations.
+    /// Returns a handle that uses the direct host in place of a pooled one, for locks, session settings and migrations.
     #[must_use]
     pub fn direct(&self) -> Self {
         Self {
@@ -408,11 +420,11 @@ impl Lakebase {
         }
     }
 
-    /// Another database of the same Lakebase, with the same identity and the same tokens.
+    /// Returns a handle of another database, with the same host, identity and tokens.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if that cannot be the name of a database.
+    /// [`Error::is_config`] for an invalid name.
     pub fn with_database(&self, name: &str) -> Result<Self, Error> {
         if name.is_empty() || has_harmful(name) {
             let text = format!("database: {name:?} is empty or has control characters");
@@ -427,12 +439,12 @@ impl Lakebase {
         })
     }
 
-    /// The schema of the configuration.
+    /// The configured schema.
     pub fn schema(&self) -> Option<&str> {
         self.inner.config.schema.as_deref()
     }
 
-    /// The database: that of the configuration, unless this handle has [its own](Self::with_database).
+    /// The database: that of the configuration, or of [`with_database`](Self::with_database).
     pub fn database(&self) -> &str {
         let own = self.database.as_deref();
         own.unwrap_or(&self.inner.config.database)
@@ -446,12 +458,12 @@ impl Lakebase {
         self.logins.has_path_of_role.store(true, Ordering::Relaxed);
     }
 
-    /// Logs in with minted tokens, not with a native password.
+    /// Returns whether logins use minted tokens and not a native password.
     pub fn uses_tokens(&self) -> bool {
         matches!(self.inner.source, Source::Minted(_))
     }
 
-    /// Another branch with the same sign-in, which is shared: no token is fetched again.
+    /// A handle of another branch. It shares the workspace client, so it fetches no workspace token.
     #[cfg(feature = "admin")]
     pub(crate) fn of_branch(&self, path: &str) -> Result<Self, Error> {
         let inner = &self.inner;
@@ -463,17 +475,17 @@ impl Lakebase {
             user: inner.lookups.user.clone(),
             ..Lookups::new(&config.clock, &outage_of(workspace.as_ref()))
         };
-        let forwarded = inner.forwarded.clone();
-        let assembled = Self::assemble(config, workspace, lookups, forwarded, Arc::default())?;
+        let (forwarded, counts) = (inner.forwarded.clone(), Arc::default());
+        let inner = Inner::new(config, workspace, lookups, forwarded, Arc::clone(&counts))?;
         Ok(Self {
-            inner: assembled.inner,
-            logins: assembled.logins,
-            counts: assembled.counts,
+            inner: Arc::new(inner),
+            logins: Arc::default(),
+            counts,
             ..self.clone()
         })
     }
 
-    /// The same Lakebase for the first logins to a fresh branch.
+    /// A handle for the first logins to a new branch.
     #[cfg(feature = "admin")]
     pub(crate) fn fresh(&self, timeout: Duration) -> Self {
         Self {

@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-// From the ground up: a room imports only what stands above it in this list.
 pub mod adapter;
 #[cfg(feature = "admin")]
 pub mod admin;

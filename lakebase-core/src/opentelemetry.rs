@@ -1,4 +1,4 @@
-//! Exports what [`Lakebase::stats`] and pools count to the global meter of OpenTelemetry, under the names of its semantic
+//! Exports [`Lakebase::stats`] and the numbers of pools to the global meter of OpenTelemetry, under the names of its semantic
 //! conventions.
 //!
 //! ```no_run
@@ -8,7 +8,7 @@
 //! // after opentelemetry::global::set_meter_provider(..)
 //! let lakebase = lakebase_core::Lakebase::from_env()?;
 //! let observation = Observer::new("orders").lakebase(&lakebase).start();
-//! // until it is dropped
+//! // The export ends when `observation` is dropped.
 //! # drop(observation);
 //! # Ok(())
 //! # }
@@ -40,9 +40,9 @@ use ::opentelemetry::metrics::Meter;
 use ::opentelemetry::{KeyValue, global};
 
 use crate::lakebase::Lakebase;
-use crate::telemetry::{DurationStats, OnDuration, OnOperation, Operation, PoolStats, Stats};
+use crate::telemetry::{DurationStats, OnDuration, OnOperation, PoolStats, Stats};
 
-/// First words of statements: a bounded set, so that no text of an application becomes an attribute.
+/// The first words of statements that become an attribute: a fixed set, so that no text of an application does.
 const OPERATIONS: [&str; 16] = [
     "SELECT",
     "INSERT",
@@ -62,7 +62,7 @@ const OPERATIONS: [&str; 16] = [
     "SET",
 ];
 
-/// What is exported, and under which name.
+/// Configures and starts an export: see the [module](self).
 #[must_use]
 pub struct Observer {
     name: String,
@@ -71,7 +71,7 @@ pub struct Observer {
     has_node_names: bool,
 }
 
-/// Exports until it is dropped. Keeps the observed handle and pool.
+/// A running export, which ends when this value is dropped. It keeps the handle and the pool.
 #[must_use = "the export ends when it is dropped"]
 pub struct Observation {
     stats: Source<Stats>,
@@ -79,14 +79,14 @@ pub struct Observation {
     lakebase: Option<(Lakebase, Listeners)>,
 }
 
-/// Receives each duration.
+/// The functions that record histograms.
 struct Listeners {
     mints: Arc<OnDuration>,
     logins: Arc<OnDuration>,
     operations: Arc<OnOperation>,
 }
 
-/// What callbacks read. The meter keeps them forever, so it is emptied at the end.
+/// The source of callbacks. The meter never drops a callback, so the source is emptied at the end.
 struct Source<T>(Arc<RwLock<Option<Read<T>>>>);
 
 type Read<T> = Box<dyn Fn() -> T + Send + Sync>;
@@ -107,7 +107,7 @@ impl<T> Source<T> {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        // Not under the lock: it may be the application's last handle.
+        // The application's pool is not dropped under the lock.
         drop(read);
     }
 }
@@ -119,7 +119,7 @@ impl<T> Clone for Source<T> {
 }
 
 impl Observer {
-    /// `name` is the value of `db.client.connection.pool.name`: unique in the application.
+    /// Sets the value of `db.client.connection.pool.name`, which must be unique in the application.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -129,27 +129,28 @@ impl Observer {
         }
     }
 
-    /// Exports tokens, logins, proxy sessions and, with the adapters' feature `opentelemetry`, queries. A handle has one observation at
-    /// a time: a later one takes its histograms.
+    /// Exports tokens, logins, proxy sessions and, with the adapters' feature `opentelemetry`, queries. If a handle has several
+    /// observations, only the last one gets its histograms.
     pub fn lakebase(mut self, lakebase: &Lakebase) -> Self {
         self.lakebase = Some(lakebase.clone());
         self
     }
 
-    /// Exports a pool's connections, for example with `move || pool.stats()`. It is called at each collection and must not block.
+    /// Exports a pool's connections, for example with `move || pool.stats()`. The function runs at each collection and must not block.
     pub fn pool(mut self, stats: impl Fn() -> PoolStats + Send + Sync + 'static) -> Self {
         self.pool = Some(Box::new(stats));
         self
     }
 
-    /// Exports the pool's connections and the failed logins under the names of the Node driver `@databricks/lakebase` as well, for its
-    /// dashboards: `lakebase.pool.connections.total`, `.idle`, `.waiting` and `lakebase.pool.errors`. Off by default.
+    /// Sets whether the pool's connections and the failed logins are also exported under the names of the Node driver
+    /// `@databricks/lakebase`, for its dashboards: `lakebase.pool.connections.total`, `.idle`, `.waiting` and `lakebase.pool.errors`.
+    /// False by default.
     pub fn node_driver_names(mut self, is_on: bool) -> Self {
         self.has_node_names = is_on;
         self
     }
 
-    /// Starts the export, on the meter provider that is the global one now.
+    /// Starts the export on the current global meter provider.
     pub fn start(self) -> Observation {
         let meter = global::meter("lakebase");
         let pool_name = KeyValue::new("db.client.connection.pool.name", self.name);
@@ -194,10 +195,10 @@ struct Export {
     pool_name: KeyValue,
 }
 
-/// Takes a value with its attributes.
+/// Receives a value with its attributes.
 type Observe<'a> = &'a mut dyn FnMut(u64, &[KeyValue]);
 
-/// Reads what is exported: values, each with an attribute or without one.
+/// Reads the values of an instrument, each with an optional attribute.
 type Values<T> = fn(&T) -> Vec<(u64, Option<KeyValue>)>;
 
 fn one(value: u64) -> Vec<(u64, Option<KeyValue>)> {
@@ -208,14 +209,12 @@ fn known(value: Option<u64>) -> Vec<(u64, Option<KeyValue>)> {
     value.map(|value| (value, None)).into_iter().collect()
 }
 
-impl Export {
-    fn attributes(&self, other: Option<KeyValue>) -> Vec<KeyValue> {
-        [Some(self.pool_name.clone()), other]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
+/// The pool's name and an optional other attribute.
+fn attributes(pool_name: &KeyValue, other: Option<KeyValue>) -> Vec<KeyValue> {
+    std::iter::once(pool_name.clone()).chain(other).collect()
+}
 
+impl Export {
     /// Calls `observe` for each value, with its attributes.
     fn callback<T: 'static>(
         &self,
@@ -224,11 +223,8 @@ impl Export {
     ) -> impl Fn(Observe<'_>) + Send + Sync + use<T> {
         let (source, pool_name) = (source.clone(), self.pool_name.clone());
         move |observe| {
-            for (value, attribute) in source.read().iter().flat_map(values) {
-                let all: Vec<_> = std::iter::once(pool_name.clone())
-                    .chain(attribute)
-                    .collect();
-                observe(value, &all);
+            for (value, other) in source.read().iter().flat_map(values) {
+                observe(value, &attributes(&pool_name, other));
             }
         }
     }
@@ -261,7 +257,7 @@ impl Export {
             .build();
     }
 
-    /// Something that goes up and down, and of which those of several pools may be added.
+    /// An up-down counter, whose values of several pools can be added.
     fn level<T: 'static>(
         &self,
         name: &'static str,
@@ -301,22 +297,12 @@ impl Export {
             known(stats.token.as_ref().map(|token| token.failures))
         });
         self.gauge("lakebase.token.age", "s", stats, |stats| {
-            known(
-                stats
-                    .token
-                    .as_ref()
-                    .and_then(|token| token.age)
-                    .map(|age| age.as_secs()),
-            )
+            let age = stats.token.as_ref().and_then(|token| token.age);
+            known(age.map(|age| age.as_secs()))
         });
         self.gauge("lakebase.token.usable_for", "s", stats, |stats| {
-            known(
-                stats
-                    .token
-                    .as_ref()
-                    .and_then(|token| token.usable_for)
-                    .map(|left| left.as_secs()),
-            )
+            let left = stats.token.as_ref().and_then(|token| token.usable_for);
+            known(left.map(|left| left.as_secs()))
         });
     }
 
@@ -360,30 +346,31 @@ impl Export {
         let bounds = || DurationStats::BOUNDS.to_vec();
         let logins = self.meter.f64_histogram("db.client.connection.create_time");
         let logins = logins.with_unit("s").with_boundaries(bounds()).build();
-        let attributes = self.attributes(None);
+        let only_name = attributes(&self.pool_name, None);
         let logins: Arc<OnDuration> = Arc::new(move |took: Duration, _| {
-            logins.record(took.as_secs_f64(), &attributes);
+            logins.record(took.as_secs_f64(), &only_name);
         });
         let mints = self.meter.f64_histogram("lakebase.token.refresh.duration");
         let mints = mints.with_unit("ms").build();
         let pool_name = self.pool_name.clone();
         let mints: Arc<OnDuration> = Arc::new(move |took: Duration, error_type| {
             let error_type = error_type.map(|name| KeyValue::new("error.type", name.to_owned()));
-            let all: Vec<_> = std::iter::once(pool_name.clone())
-                .chain(error_type)
-                .collect();
-            mints.record(took.as_secs_f64() * 1000.0, &all);
+            mints.record(
+                took.as_secs_f64() * 1000.0,
+                &attributes(&pool_name, error_type),
+            );
         });
         let operations = self.meter.f64_histogram("db.client.operation.duration");
         let operations = operations.with_unit("s").with_boundaries(bounds()).build();
         let system = KeyValue::new("db.system.name", "postgresql");
-        let (fixed, handle) = (self.attributes(Some(system)), lakebase.clone());
-        let operations: Arc<OnOperation> = Arc::new(move |operation: &Operation<'_>| {
-            let mut all = fixed.clone();
-            all.extend(target_attributes(&handle));
-            all.extend(operation_attributes(operation));
-            operations.record(operation.took.as_secs_f64(), &all);
-        });
+        let (fixed, handle) = (attributes(&self.pool_name, Some(system)), lakebase.clone());
+        let operations: Arc<OnOperation> =
+            Arc::new(move |statement: &str, took: Duration, failure| {
+                let mut all = fixed.clone();
+                all.extend(target_attributes(&handle));
+                all.extend(operation_attributes(statement, failure));
+                operations.record(took.as_secs_f64(), &all);
+            });
         let counts = lakebase.counts();
         counts.mints.listener.set(Arc::clone(&mints));
         counts.logins.listener.set(Arc::clone(&logins));
@@ -418,19 +405,17 @@ fn target_attributes(lakebase: &Lakebase) -> Vec<KeyValue> {
     ]
 }
 
-fn operation_attributes(operation: &Operation<'_>) -> Vec<KeyValue> {
-    let words = operation
-        .statement
-        .split(|c: char| !c.is_ascii_alphabetic());
-    let word = words.into_iter().find(|word| !word.is_empty());
-    let name = OPERATIONS
-        .iter()
-        .find(|name| word.is_some_and(|word| name.eq_ignore_ascii_case(word)));
-    let mut all: Vec<_> = name
-        .map(|name| KeyValue::new("db.operation.name", *name))
-        .into_iter()
-        .collect();
-    if let Some(sqlstate) = operation.failure {
+fn operation_attributes(statement: &str, failure: Option<Option<&str>>) -> Vec<KeyValue> {
+    let mut all = Vec::new();
+    let mut words = statement.split(|c: char| !c.is_ascii_alphabetic());
+    if let Some(word) = words.find(|word| !word.is_empty())
+        && let Some(name) = OPERATIONS
+            .iter()
+            .find(|name| name.eq_ignore_ascii_case(word))
+    {
+        all.push(KeyValue::new("db.operation.name", *name));
+    }
+    if let Some(sqlstate) = failure {
         let error_type = sqlstate.unwrap_or("_OTHER");
         all.push(KeyValue::new("error.type", error_type.to_owned()));
         all.extend(

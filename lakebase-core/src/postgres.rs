@@ -1,12 +1,12 @@
-//! Logins, and what runs on a session of ours.
+//! Logins to Postgres, and the session that runs migrations.
 
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 pub(crate) mod advice;
 pub(crate) mod classify;
 #[cfg(feature = "tokio-postgres")]
 pub(crate) mod connect;
 pub(crate) mod login;
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 pub(crate) mod migration;
 pub(crate) mod pooled_schema;
 #[cfg(feature = "tokio-postgres")]

@@ -1,9 +1,8 @@
-//! The auth proxy: a socket through which any Postgres driver logs in with a current token.
+//! The auth proxy: a local socket through which any Postgres driver logs in with a current token.
 //!
-//! [`Lakebase::proxy`] listens inside this process and for this process alone. A driver connects to
-//! [`Proxy::url`], without TLS and without a secret; the proxy logs in to Lakebase through
-//! [`adapter::login`](crate::adapter::login), over verified TLS and with the current token, and carries the bytes of the session
-//! both ways.
+//! [`Lakebase::proxy`] listens inside this process and serves only this process. A driver connects to [`Proxy::url`] without TLS
+//! and without a secret. For each connection, the proxy logs in to Lakebase through [`adapter::login`](crate::adapter::login), over
+//! verified TLS and with the current token, and then copies the bytes of the session in both directions.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,7 +20,6 @@ mod client;
 mod follow;
 mod login;
 mod parameters;
-mod peer;
 mod pipe;
 mod relay;
 mod report;
@@ -44,19 +42,19 @@ use tokio::time::Instant;
 
 use crate::credential::single_flight::no_runtime;
 use crate::error::Error;
-use crate::lakebase::Lakebase;
+use crate::lakebase::{LONGEST_TIMEOUT, Lakebase};
 use crate::target::Target;
 use checks::Checks;
 use session::Sessions;
 use socket::{Listener, Place};
 
-/// A server that sent something within this time counts as alive.
+/// Default of [`Builder::check_after`].
 const CHECK_AFTER: Duration = Duration::from_secs(30);
 
 /// A running auth proxy. Cheap to clone.
 ///
-/// It ends when the last clone and the last connection made through it are gone, when
-/// [`shutdown`](Self::shutdown) is called, or with the runtime that it was started on. Then its socket is gone as well.
+/// It ends when the last clone is dropped and the last connection through it is closed, when [`shutdown`](Self::shutdown) is called,
+/// or with the runtime that it was started on. It then removes its socket.
 #[derive(Clone, Debug)]
 #[must_use = "the proxy ends with its last handle"]
 pub struct Proxy(Arc<Shared>);
@@ -66,27 +64,27 @@ struct Shared {
     url: SecretString,
     password: Option<SecretString>,
     place: Place,
-    /// When everything has to be over. Dropping it means that the last handle is gone.
+    /// The deadline of a shutdown. It is dropped with the last handle.
     end: watch::Sender<Option<Instant>>,
     ended: watch::Receiver<()>,
 }
 
-/// Whom a [`Proxy`] serves.
+/// The clients that a [`Proxy`] serves: see [`Builder::clients`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Clients {
-    /// This process alone, by the process id that the kernel reports. On TCP: clients that know a password that is made
-    /// for this proxy and is part of its [`url`](Proxy::url).
+    /// Only this process, by the process id that the kernel reports. On TCP, clients that send the random password of this
+    /// proxy, which its [`url`](Proxy::url) contains.
     ThisProcess,
-    /// Processes of this user. On TCP as `ThisProcess`.
+    /// Processes of this user. On TCP the same as `ThisProcess`.
     ThisUser,
     /// Clients that send this password.
     Password(SecretString),
-    /// Every process that can reach the socket. On TCP that is every user of the machine.
+    /// Every process that can reach the socket: on TCP, every user of the machine.
     Anyone,
 }
 
-/// Sets up a [`Proxy`].
+/// Configures and starts a [`Proxy`].
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -112,28 +110,28 @@ pub struct Builder {
 }
 
 impl Lakebase {
-    /// Starts an auth proxy for the drivers of this process: see [`Proxy`]. Does no network I/O.
+    /// Starts an auth proxy for the drivers of this process: see [`Proxy`]. It does no network I/O.
     ///
-    /// A driver that blocks its thread belongs into `tokio::task::spawn_blocking`; on a current-thread runtime, the proxy cannot
-    /// answer it otherwise.
+    /// The proxy listens on a Unix socket in a new folder that only this user can enter. If that fails, or on platforms without
+    /// Unix sockets, it listens on a loopback port, and its URL contains a one-time password.
     ///
-    /// It listens on a Unix socket in a new folder that only this user can enter, or, where there are no Unix sockets
-    /// or no folder can be made, on a port of loopback with a one-time password in the URL.
+    /// Run drivers that block their thread in `tokio::task::spawn_blocking`: on a current-thread runtime, a blocked thread
+    /// cannot run the proxy.
     ///
     /// # Errors
     ///
-    /// If no socket can be made, or no tokio runtime is running.
+    /// The socket cannot be created, or no tokio runtime is running.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the socket and removes it.
+    /// Dropping the future closes and removes the socket.
     pub async fn proxy(&self) -> Result<Proxy, Error> {
         Builder::new(self).start().await
     }
 }
 
 impl Builder {
-    /// A proxy to this Lakebase, as [`Lakebase::proxy`] starts it.
+    /// Starts from the settings of [`Lakebase::proxy`].
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
             lakebase: lakebase.clone(),
@@ -150,44 +148,43 @@ impl Builder {
         self
     }
 
-    /// Listens on this TCP address. Port 0 takes a free one. What passes there is not encrypted.
+    /// Listens on this TCP address, without TLS. Port 0 takes a free port.
     pub fn listen_on(mut self, address: SocketAddr) -> Self {
         self.place = Some(Place::Port(address));
         self
     }
 
-    /// Sets whom the proxy serves: [`Clients::ThisProcess`] by default.
+    /// Sets the clients that the proxy serves: [`Clients::ThisProcess`] by default.
     pub fn clients(mut self, clients: Clients) -> Self {
         self.clients = clients;
         self
     }
 
-    /// Ignores this value of a startup parameter: it comes from the driver's environment and not from the application.
-    /// Of `options` it is the beginning that is ignored.
+    /// Ignores a startup parameter that has this value. For `options`, it removes this prefix of the value.
     ///
-    /// For adapters to drivers that read the environment on their own.
+    /// For adapters of drivers that fill in parameters from environment variables: such a value does not come from the application.
     pub fn ignore(mut self, parameter: impl Into<String>, value: impl Into<String>) -> Self {
         self.ignored.push((parameter.into(), value.into()));
         self
     }
 
-    /// Sets for how long a server may have sent nothing before a driver's check whether a session is alive (a lone `Sync`, an empty
-    /// query) is passed on to it: 30 s by default. It then has 2 s to answer. Until then the proxy answers in its place, without
-    /// a round trip.
-    pub fn check_after(mut self, silence: Duration) -> Self {
-        self.check_after = silence;
+    /// Sets when the proxy sends a driver's liveness check (a lone `Sync`, an empty query) to the server: after the server has sent
+    /// nothing for this long, 30 s by default. The server then has 2 s to reply. Before that, the proxy replies itself, without a
+    /// round trip.
+    pub fn check_after(mut self, idle: Duration) -> Self {
+        self.check_after = idle;
         self
     }
 
-    /// Starts it.
+    /// Starts the proxy.
     ///
     /// # Errors
     ///
-    /// If the socket cannot be made, or no tokio runtime is running.
+    /// The socket cannot be created, or no tokio runtime is running.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the socket and removes it.
+    /// Dropping the future closes and removes the socket.
     pub async fn start(self) -> Result<Proxy, Error> {
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
         if let Clients::Password(password) = &self.clients
@@ -230,7 +227,7 @@ impl Builder {
             accept::run(listener, sessions, orders).await;
             drop(running);
         });
-        // On another thread, if there is one, by the time that a driver may block this one.
+        // Another worker thread, if there is one, takes the task before a driver blocks this one.
         tokio::task::yield_now().await;
         Ok(Proxy(Arc::new(Shared {
             url,
@@ -243,13 +240,13 @@ impl Builder {
 }
 
 impl Proxy {
-    /// What drivers connect to. User and database in it mean nothing: they are the [`Lakebase`]'s own. It holds a secret only
+    /// The URL for drivers. The proxy ignores its user and database and uses those of the [`Lakebase`]. It contains a secret only
     /// if the proxy has a [`password`](Self::password).
     pub fn url(&self) -> &str {
         self.0.url.expose_secret()
     }
 
-    /// The folder of the Unix socket, which is `host` to libpq.
+    /// The folder of the Unix socket, which libpq takes as `host`; `None` on TCP.
     pub fn folder(&self) -> Option<&Path> {
         match &self.0.place {
             Place::Folder(folder) => Some(folder),
@@ -257,7 +254,7 @@ impl Proxy {
         }
     }
 
-    /// The TCP address.
+    /// The TCP address; `None` on a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.0.place {
             Place::Folder(_) => None,
@@ -265,38 +262,39 @@ impl Proxy {
         }
     }
 
-    /// The password that drivers need and [`url`](Self::url) holds. None on a Unix socket, unless one was set.
+    /// The password that drivers send and that [`url`](Self::url) contains. `None` on a Unix socket, unless
+    /// [`Clients::Password`] sets one.
     pub fn password(&self) -> Option<&str> {
         Some(self.0.password.as_ref()?.expose_secret())
     }
 
-    /// Takes no new connections and ends those that are idle, each other one as soon as it is. After `grace` the
-    /// rest is cut off. Returns when everything is over.
+    /// Ends the proxy: it accepts no new connections, closes each session when it is idle, and after `grace` (a day at most) all
+    /// others. Returns when all sessions are closed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: the proxy ends all the same.
+    /// The shutdown continues if the future is dropped.
     pub async fn shutdown(&self, grace: Duration) {
-        let end = Instant::now() + grace.min(Duration::from_secs(24 * 3600));
-        // The most urgent order counts.
+        let end = Instant::now() + grace.min(LONGEST_TIMEOUT);
+        // Of several calls, the earliest deadline counts.
         self.0
             .end
             .send_modify(|known| *known = Some(known.map_or(end, |known| known.min(end))));
         self.ended().await;
     }
 
-    /// Waits until it has ended. Does not keep it running.
+    /// Waits until the proxy has ended. The future does not keep it running.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing.
+    /// The future only waits; dropping it has no effect.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut ended = self.0.ended.clone();
         async move { while ended.changed().await.is_ok() {} }
     }
 }
 
-/// The form that sqlx, libpq and tokio-postgres all take: the folder as the host.
+/// sqlx, libpq and tokio-postgres all accept this form, with the folder as the host.
 fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> SecretString {
     let encode = |text: &str| -> String {
         url::form_urlencoded::byte_serialize(text.as_bytes())
@@ -304,13 +302,15 @@ fn url(lakebase: &Lakebase, place: &Place, password: Option<&SecretString>) -> S
             .replace('+', "%20")
     };
     let config = lakebase.config();
-    let known = lakebase.known_target();
-    let known = known.as_deref().map(Target::user);
-    // Means nothing; programs may show it.
-    let user = known.or(config.user.as_deref());
+    let target = lakebase.known_target();
+    // The proxy ignores it; programs may show it.
+    let user = target
+        .as_deref()
+        .map(Target::user)
+        .or(config.user.as_deref());
     let user = encode(user.unwrap_or("lakebase"));
     let host = match place {
-        // The port is part of the socket's name; without it, drivers take it from their environment.
+        // The port is part of the socket's name. Without one, drivers use that of their environment.
         Place::Folder(folder) => format!("{}:5432", encode(&folder.to_string_lossy())),
         Place::Port(address) => address.to_string(),
     };

@@ -1,4 +1,4 @@
-//! The database as resolved: what a driver needs besides the credential.
+//! The resolved database: the settings that a driver needs besides the credential.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::settings::host_name::{direct_host, is_loopback, is_pooled_host};
 use crate::tls::Roots;
 
-/// Host, port, database, user and TLS of one Lakebase.
+/// Host, port, database, user and TLS of a Lakebase database: see [`Lakebase::target`](crate::Lakebase::target).
 #[derive(Clone)]
 pub struct Target {
     pub(crate) host: String,
@@ -54,38 +54,38 @@ impl Target {
         })
     }
 
-    /// Host name; TLS verifies it.
+    /// The host name, which TLS verifies.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Address to connect to instead of resolving the name.
+    /// The address to connect to instead of resolving the host name, if one is configured.
     pub fn hostaddr(&self) -> Option<IpAddr> {
         self.hostaddr
     }
 
-    /// Port.
+    /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Database.
+    /// The name of the database.
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// Postgres role.
+    /// The Postgres role.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// `application_name` for the startup packet.
+    /// The startup parameter `application_name`.
     pub fn application_name(&self) -> &str {
         &self.application_name
     }
 
-    /// The search path to ask for at startup, if a schema is configured: quoted, `public` last. None on a
-    /// pooled host, which takes none there; [`adapter::login`](crate::adapter::login) checks the role's own path there.
+    /// The search path for the startup packet, if a schema is configured: the quoted schema, then `public`. `None` on a pooled host, which
+    /// rejects it; [`adapter::login`](crate::adapter::login) checks the search path of the role there.
     pub fn search_path(&self) -> Option<String> {
         if self.is_pooled() {
             return None;
@@ -94,21 +94,20 @@ impl Target {
         Some(format!("\"{schema}\",public"))
     }
 
-    /// [`search_path`](Self::search_path) as the startup parameter `options`, for drivers that take that as text.
+    /// The startup parameter `options` with the [`search_path`](Self::search_path).
     pub fn startup_options(&self) -> Option<String> {
         let path = self.search_path()?;
-        // A backslash protects a space there.
+        // Spaces need a backslash there.
         let path = path.replace('\\', r"\\").replace(' ', r"\ ");
         Some(format!("-c search_path={path}"))
     }
 
-    /// Whether the host is the built-in PgBouncer, which pools by transaction: nothing may be kept
-    /// on a session, prepared statements included.
+    /// Returns whether the host is the built-in PgBouncer, which pools by transaction: sessions keep no state, and no prepared statements.
     pub fn is_pooled(&self) -> bool {
         is_pooled_host(&self.host)
     }
 
-    /// Another database beside it.
+    /// Another database on the same server.
     pub(crate) fn with_database(&self, name: &str) -> Arc<Self> {
         Arc::new(Self {
             database: name.to_owned(),
@@ -116,7 +115,7 @@ impl Target {
         })
     }
 
-    /// The same database past its pooler.
+    /// The same database on the direct host.
     pub(crate) fn direct(self: &Arc<Self>) -> Arc<Self> {
         if !self.is_pooled() {
             return Arc::clone(self);
@@ -127,13 +126,12 @@ impl Target {
         })
     }
 
-    /// Whether the connection goes through (verified) TLS. False on loopback only, unless plaintext
-    /// was allowed dangerously.
+    /// Returns whether the connection uses verified TLS. It does, except on loopback or if the configuration allows plaintext.
     pub fn uses_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// The TLS configuration: verifies chain and name, on a crypto provider of its own.
+    /// The TLS configuration, which verifies chain and name and has its own crypto provider.
     pub fn tls_config(&self) -> Option<&ClientConfig> {
         self.tls.as_deref()
     }

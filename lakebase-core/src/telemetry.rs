@@ -1,4 +1,4 @@
-//! What a handle has done so far, for health checks and dashboards, without a dependency.
+//! The numbers of a handle and its pools, for health checks and dashboards.
 //!
 //! [`Lakebase::stats`](crate::Lakebase::stats) returns [`Stats`], and each adapter's pools return [`PoolStats`]. Both
 //! serialize with serde; times are seconds then. The feature `opentelemetry` exports the same numbers: see
@@ -10,9 +10,9 @@ mod listener;
 mod outage;
 mod stats;
 
-pub(crate) use counts::{Counts, Running};
 #[cfg(feature = "opentelemetry")]
-pub(crate) use counts::{OnOperation, Operation};
+pub(crate) use counts::OnOperation;
+pub(crate) use counts::{Counts, Running};
 pub use durations::DurationStats;
 #[cfg(feature = "opentelemetry")]
 pub(crate) use durations::OnDuration;

@@ -1,4 +1,4 @@
-//! A branch for each test: a copy of a database that the test alone uses.
+//! A branch for each test: a copy of a database that no other test uses.
 //!
 //! ```no_run
 //! use lakebase_core::testing::TestBranch;
@@ -13,20 +13,21 @@
 //! # }
 //! ```
 //!
-//! # What becomes of the branches
+//! # Deletion
 //!
-//! [`TestBranch::finish`] deletes the branch and reports errors. Dropping it, which a failing test does, deletes it in the
-//! background. A branch that neither of them could delete, because the process ended, expires after an hour; on Linux, the
-//! next test process of the same user on the same machine deletes it earlier. Each process holds a lock on an empty file in the
-//! temporary folder (`lakebase-test-..`), with the mark of its branches in the name. Only branches whose file is there and
-//! not locked are deleted, so containers, CI machines and clones of a machine leave each other's branches alone. Without a
-//! temporary folder that can be written, no other process deletes them.
+//! [`TestBranch::finish`] deletes the branch and returns errors. Dropping the value, as a failing test does, deletes it in the
+//! background. If the process ends before that, the branch expires after an hour; on Linux, the next test process of the same user on
+//! the same machine deletes it earlier.
+//!
+//! For this, each process holds a lock on an empty file in the temporary folder (`lakebase-test-..`), whose name identifies its branches.
+//! Other processes delete only branches whose file exists and is not locked, so containers, CI machines and clones of a machine do not
+//! delete each other's branches. Without a writable temporary folder, no other process deletes them.
 //!
 //! # Limits
 //!
-//! A process creates at most four branches at a time, and waits as long as the workspace asks for when it limits the rate of
-//! requests. Test runners that start one process per test (`cargo nextest`) need their own limit (`test-groups`), and a
-//! project can have a limited number of branches: tests that can share a branch should.
+//! A process creates at most four branches at a time, and honours the workspace's rate limit. Test runners that start one process per
+//! test (`cargo nextest`) need their own limit (`test-groups`). A project has a limited number of branches, so let tests share a branch
+//! where they can.
 
 mod name;
 mod reaper;

@@ -1,4 +1,4 @@
-//! Verified TLS: one stack, one crypto provider, chosen here and nowhere else.
+//! Verified TLS on rustls with the crypto provider ring.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -9,13 +9,13 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::Error;
 
-/// Whom to trust.
+/// The trusted root certificates.
 #[derive(Clone, Debug)]
 pub(crate) struct Roots(Arc<RootCertStore>);
 
 impl Roots {
-    /// The bundled Mozilla roots and whatever the system store has beyond them (company roots of
-    /// TLS-inspecting proxies, say). Read once per process, on a thread that may block.
+    /// The bundled Mozilla roots and the roots of the system, for example a company's root for a TLS-inspecting proxy. They are read once
+    /// per process, on a thread that may block.
     pub(crate) async fn system() -> Result<Self, Error> {
         static SYSTEM: OnceLock<Roots> = OnceLock::new();
         if let Some(roots) = SYSTEM.get() {
@@ -30,7 +30,7 @@ impl Roots {
         let bundled = webpki_roots::TLS_SERVER_ROOTS;
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        // Some bundled roots are limited to a few names, which the certificate of the same root does not say.
+        // Replaces system roots by the bundled ones, which restrict some roots to a few names.
         store.roots.retain(|root| {
             !bundled.iter().any(|bundled| {
                 bundled.subject == root.subject
@@ -47,7 +47,7 @@ impl Roots {
         Self(Arc::new(RootCertStore::empty()))
     }
 
-    /// Exactly the certificates of a PEM file. `setting` names where the path came from.
+    /// Only the certificates of a PEM file. `setting` is the source of the path.
     pub(crate) fn from_pem_file(path: &Path, setting: &str) -> Result<Self, Error> {
         let path_text = path.display();
         let wrong = |what: String| {
@@ -59,7 +59,7 @@ impl Roots {
             .map_err(|error| wrong(format!("cannot read {path_text}")).with_source(error))?;
         let mut store = RootCertStore::empty();
         for cert in CertificateDer::pem_slice_iter(&pem) {
-            // The errors' own texts quote the file, which may hold a private key.
+            // The texts of these errors quote the file, which may contain a private key.
             let is_added = cert.is_ok_and(|cert| store.add(cert).is_ok());
             if !is_added {
                 let what = format!("{path_text} is not a root certificate in PEM form");
@@ -72,8 +72,7 @@ impl Roots {
         Ok(Self(Arc::new(store)))
     }
 
-    /// A client configuration that checks chain and name, on the ring provider whatever the
-    /// application installed process-wide.
+    /// A client configuration that verifies chain and name. It uses ring, independent of the process-wide provider.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)

@@ -1,4 +1,4 @@
-//! Many people, one application: a pool for each user, within limits that the compute can bear.
+//! A pool for each user of an application, within limits that suit the compute: see [`UserPools`].
 
 mod entry;
 mod open;
@@ -15,52 +15,49 @@ use tokio::time::timeout;
 
 use crate::credential::single_flight::no_runtime;
 use crate::error::{Error, Kind};
-use crate::lakebase::{Lakebase, User};
+use crate::lakebase::{LONGEST_TIMEOUT, Lakebase, User};
 use entry::Lease;
 use open::{Found, Shared, is_rejection};
 
-/// A few concurrent queries of one user; as the official Node driver has.
+/// For a few concurrent queries of one user; the same as in the official Node driver.
 const CONNECTIONS_PER_USER: u32 = 3;
 const MAX_CONNECTIONS: u32 = 60;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beyond it, arithmetic with points in time may overflow.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// Of the connections, one in so many is for tokens that are not proven yet.
+/// One in this many connections is for logins with new tokens.
 const CONNECTIONS_PER_PROOF: u32 = 10;
 const MOST_PROOFS: u32 = 8;
-/// So often a login that its runtime took along is begun again.
+/// How often a login is started again after its runtime has ended.
 const MOST_LOST: usize = 3;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Pools by user: each request's queries run as the user who sent it.
+/// A pool for each user: the queries of a request run as the user who sent it.
 ///
-/// An adapter's `user_pools` function makes one, for example `lakebase_diesel::bb8::user_pools`. `P` is the adapter's pool. Clones
-/// share all pools. They belong to the runtime that opened them.
+/// An adapter's `user_pools` function creates it, for example `lakebase_diesel::bb8::user_pools`. `P` is the adapter's pool type. Clones
+/// share all pools. Each pool belongs to the runtime that opened it.
 ///
-/// # Who gets a pool
+/// # How users are checked
 ///
-/// A token that is new gets nothing before a login with it succeeds, so a forged e-mail gets an error and never the pool of another
-/// user. With a [role](User::role) of a group, each token has a pool of its own, as Postgres confirms only that it is a
-/// member's.
+/// A new token gets no pool before a login with it succeeds. So a forged e-mail leads to an error, and never to the pool of another
+/// user. With the [role](User::role) of a group, each token has a separate pool, because Postgres confirms the membership and not the
+/// user.
 ///
-/// Each mint of a database credential, about every 45 minutes, checks whether the user's token is still good:
-/// [`get`](Self::get) returns an error to a user whose token was revoked after 50 minutes at most, or an hour while the workspace
-/// cannot be reached. It does not take back what it has returned: a [`UserPool`] that is kept for longer logs in for as long as
-/// the user's credential can be renewed.
+/// Each mint of a database credential, about every 45 minutes, checks the user's token again. After a token is revoked,
+/// [`get`](Self::get) returns an error within 50 minutes, or within an hour if the workspace is not reachable. A [`UserPool`] that is
+/// held for longer can log in as long as the user's credential can be renewed.
 ///
-/// A closed pool's credential is kept for an hour, so a user who comes back costs a login and no mint.
+/// The credential of a closed pool is kept for an hour, so that a returning user needs a login and no mint.
 ///
 /// # Limits
 ///
-/// All pools together open at most [`max_connections`](UserPoolsBuilder::max_connections). A tenth of them is for logins with new tokens,
-/// so that a flood of bad ones costs the others neither their places nor their pools. If all places are taken, a further user gets
-/// the place of the pool that was not in use for the longest time; callers wait in order. A pool is in use while a [`UserPool`]
-/// of it exists or one of its connections is checked out.
+/// All pools together open at most [`max_connections`](UserPoolsBuilder::max_connections). A tenth of them is reserved for logins with
+/// new tokens, so that a flood of invalid tokens closes no pool. At the limit, a further user replaces the pool that has been out of
+/// use for the longest time; callers wait in order. A pool is in use while a [`UserPool`] of it exists or one of its connections is
+/// checked out.
 pub struct UserPools<P: Clone + Send + Sync + 'static>(Arc<Shared<P>>);
 
-/// Settings of [`UserPools`].
+/// Configures [`UserPools`]. An adapter's `user_pools` function returns it.
 #[must_use]
 pub struct UserPoolsBuilder<P: Clone + Send + Sync + 'static> {
     lakebase: Lakebase,
@@ -88,7 +85,7 @@ impl Limits {
         usize::try_from(proofs).unwrap_or(1)
     }
 
-    /// The connections that are left for pools.
+    /// The connections that pools may use.
     fn pooled(&self) -> u32 {
         let proofs = u32::try_from(self.proofs()).unwrap_or(1);
         self.connections.saturating_sub(proofs).max(1)
@@ -100,28 +97,28 @@ impl Limits {
     }
 }
 
-/// A user's pool, in use until this is dropped: keep it as long as a connection of it.
+/// A user's pool: see [`UserPools::get`]. Keep it as long as one of its connections, because the pool can be closed when it is dropped.
 pub struct UserPool<P: Clone + Send + Sync + 'static>(Arc<Lease<P>>);
 
-/// What the pools of users are doing.
+/// The numbers of users' pools: see [`UserPools::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UserPoolsStats {
-    /// Users with a pool.
+    /// Open pools.
     pub open: usize,
-    /// Of these, pools that are in use.
+    /// Open pools that are in use.
     pub in_use: usize,
-    /// Tokens whose login is under way, or that wait for a place.
+    /// Tokens whose login is running or waits for a free pool.
     pub waiting: usize,
-    /// Most users with a pool.
+    /// The maximum of open pools.
     pub limit: usize,
-    /// Pools that were closed to make place, since the start.
+    /// Pools that were closed for another user, since the start.
     pub evicted: u64,
 }
 
 impl<P: Clone + Send + Sync + 'static> UserPoolsBuilder<P> {
-    /// For adapters: `open` opens a pool of so many connections, and logs in at least once; `is_busy` returns whether a connection of
-    /// a pool is checked out; `close` closes one that is not.
+    /// For adapters. `open` opens a pool of this size and logs in at least once; `is_busy` returns whether a connection of a pool is checked
+    /// out; `close` closes a pool.
     pub fn new<Opening, Closing>(
         lakebase: &Lakebase,
         open: impl Fn(Lakebase, u32) -> Opening + Send + Sync + 'static,
@@ -146,32 +143,32 @@ impl<P: Clone + Send + Sync + 'static> UserPoolsBuilder<P> {
         }
     }
 
-    /// Sets the size of each pool: 3 connections by default, and no more than all pools may have.
+    /// Sets the size of each pool: 3 connections by default, at least 1, and at most the limit of all pools.
     pub fn connections_per_user(mut self, connections: u32) -> Self {
         self.limits.per_user = connections.max(1);
         self
     }
 
-    /// Sets how many connections all pools together may open: 60 by default, two at least. A tenth of them (one at least, eight at
-    /// most) is for tokens that are new; of the rest, so many users have a pool at the same time as fit: 18 by default.
+    /// Sets the maximum of connections of all pools together: 60 by default, at least 2. A tenth of them (1 to 8) is reserved for logins
+    /// with new tokens. The rest divided by the size of a pool is the maximum of open pools: 18 by default.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.limits.connections = connections.max(2);
         self
     }
 
-    /// Sets after which time without a request a pool is closed: 5 minutes by default, a day at most.
+    /// Sets after which time out of use a pool is closed: 5 minutes by default, a day at most.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.idle = timeout.min(LONGEST);
+        self.limits.idle = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// Sets how long a user waits for a place while all pools are in use: 10 s by default, a day at most. Logins come on top.
+    /// Sets how long a user waits while all pools are in use: 10 s by default, a day at most. Logins are not included.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.wait = timeout.min(LONGEST);
+        self.limits.wait = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// Makes the pools, none of which is open yet.
+    /// Returns the pools. It opens none.
     pub fn build(mut self) -> UserPools<P> {
         self.limits.per_user = self.limits.per_user.min(self.limits.pooled());
         UserPools(Arc::new(Shared::new(self)))
@@ -179,31 +176,31 @@ impl<P: Clone + Send + Sync + 'static> UserPoolsBuilder<P> {
 }
 
 impl<P: Clone + Send + Sync + 'static> UserPools<P> {
-    /// The user's pool, which is opened if need be.
+    /// Returns the user's pool, and opens it if necessary.
     ///
     /// # Errors
     ///
-    /// [`Error::is_login`] or [`Error::is_sign_in`]: Postgres or the workspace rejected the user, whose token may have
-    /// expired or belong to another user. The same error is returned for 5 s. [`Error::is_timeout`]: the limit of these
-    /// pools. SQLSTATE `53300`: the connection limit of the compute.
+    /// [`Error::is_login`] or [`Error::is_sign_in`]: Postgres or the workspace rejected the user, because the token has expired or
+    /// belongs to another user, for example. The same error is returned for 5 s. [`Error::is_timeout`]: all pools are in use. SQLSTATE
+    /// `53300`: the compute has reached its connection limit.
     ///
     /// # Cancel safety
     ///
-    /// Logins run on tasks of their own; dropping the future affects no other caller.
+    /// Logins run on separate tasks, so dropping the future affects no other caller.
     pub async fn get(&self, user: &User) -> Result<UserPool<P>, Error> {
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
         for _ in 0..MOST_LOST {
             let (mut outcome, held) = match self.0.find(user, &runtime) {
                 Found::Open(lease) => return Ok(UserPool(lease)),
-                Found::Refused(error) => return Err(error),
+                Found::Rejected(error) => return Err(error),
                 Found::Opening(outcome, held) => (outcome, held),
             };
-            let landed = outcome.wait_for(Option::is_some);
-            // A runtime that stands still, or is gone, took the login along.
-            let Ok(Ok(landed)) = timeout(self.0.opening_limit(), landed).await else {
+            let ended = outcome.wait_for(Option::is_some);
+            // The login is lost if its runtime has ended or is no longer driven.
+            let Ok(Ok(ended)) = timeout(self.0.opening_limit(), ended).await else {
                 continue;
             };
-            match (landed.clone(), held) {
+            match (ended.clone(), held) {
                 (Some(Ok(lease)), _) => return Ok(UserPool(lease)),
                 (Some(Err(error)), Some(held)) if !is_rejection(&error) => {
                     tracing::debug!(name: "lakebase.user.recheck_failed", target: "lakebase::user", %error, "a user's token cannot be checked again");
@@ -217,7 +214,7 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
         Err(Error::new(Kind::Provider, text))
     }
 
-    /// What they are doing, for health checks.
+    /// Returns the numbers of the pools, for health checks.
     pub fn stats(&self) -> UserPoolsStats {
         let state = self.0.lock();
         let in_use = |entry: &&Arc<_>| self.0.is_in_use(entry);
@@ -230,12 +227,12 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
         }
     }
 
-    /// Closes the pools that are not in use. The others are closed after their idle timeout, or when the last clone of this is
-    /// dropped.
+    /// Closes the pools that are not in use. The others are closed after their idle timeout, or when the last clone of this value is
+    /// dropped. Outside of a tokio runtime, it has no effect.
     ///
     /// # Cancel safety
     ///
-    /// The pools are closed all the same.
+    /// Separate tasks close the pools, also if the future is dropped.
     pub async fn close(&self) {
         if Handle::try_current().is_err() {
             return;

@@ -1,4 +1,4 @@
-//! What the feature `opentelemetry` exports, read by the SDK's exporter in memory.
+//! The export of the feature `opentelemetry`, read from the SDK's in-memory exporter.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -19,7 +19,7 @@ use support::{Provider, Script, TestClock, lakebase};
 
 const NAME: &str = "db.client.connection.pool.name";
 
-/// The global provider, which the tests share: each has pools with names of its own.
+/// The global provider, which the tests share. Each test uses its own names of pools.
 static EXPORT: LazyLock<(SdkMeterProvider, InMemoryMetricExporter)> = LazyLock::new(|| {
     let exporter = InMemoryMetricExporter::default();
     let reader = PeriodicReader::builder(exporter.clone()).build();
@@ -38,13 +38,13 @@ struct Point {
     value: u64,
 }
 
-/// Sets the provider up, if no other test has.
+/// Sets up the provider before the first observer.
 fn observer(name: &str) -> Observer {
     LazyLock::force(&EXPORT);
     Observer::new(name)
 }
 
-/// What is exported of one pool now.
+/// The current export of one pool.
 fn exported(pool: &str) -> Vec<Point> {
     let (provider, exporter) = &*EXPORT;
     provider.force_flush().expect("exported");
@@ -92,7 +92,7 @@ fn points(metric: &Metric) -> Vec<Point> {
     }
 }
 
-/// The values of an instrument, added up.
+/// The sum of an instrument's values.
 fn total(points: &[Point], name: &str) -> Option<u64> {
     let values: Vec<_> = points
         .iter()
@@ -116,7 +116,7 @@ fn pool() -> PoolStats {
 }
 
 #[tokio::test]
-async fn all_instruments_have_their_names_units_and_attributes() {
+async fn all_instruments_have_the_documented_names_units_and_attributes() {
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     let observation = observer("all")
         .lakebase(&lakebase)
@@ -246,7 +246,7 @@ async fn a_dropped_observation_exports_nothing_more() {
     );
     drop(observation);
     log_in(&lakebase).await;
-    // The SDK repeats the last value of a gauge and the counts of a histogram for ever.
+    // The SDK repeats the last value of a gauge and the counts of a histogram in each export.
     let points = exported("dropped");
     let fresh: Vec<_> = points
         .iter()
@@ -256,14 +256,14 @@ async fn a_dropped_observation_exports_nothing_more() {
     assert_eq!(total(&points, "db.client.connection.create_time"), Some(1));
 }
 
-/// Lives as long as the handle.
+/// A provider that exists as long as its handle.
 #[derive(Debug)]
 struct Held(Arc<()>);
 
 impl CredentialProvider for Held {
     async fn credential(&self) -> Result<Credential, Error> {
         let _ = &self.0;
-        Err(Error::provider("not asked", false))
+        Err(Error::provider("not called", false))
     }
 }
 
@@ -300,7 +300,7 @@ async fn a_dropped_observation_releases_the_handle_and_the_pool() {
 }
 
 #[tokio::test]
-async fn observations_with_different_names_do_not_disturb_each_other() {
+async fn observations_with_different_names_are_independent() {
     let clock = TestClock::new();
     let (one, two) = (
         lakebase(&Provider::new(&clock)),
@@ -328,7 +328,7 @@ async fn observations_with_different_names_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
-async fn a_handle_can_be_observed_again() {
+async fn a_later_observation_of_a_handle_gets_its_histograms() {
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     drop(observer("before").lakebase(&lakebase).start());
     let older = observer("between").lakebase(&lakebase).start();

@@ -332,7 +332,7 @@ async fn a_login_to_a_fresh_branch_that_rejects_valid_tokens_is_retried_with_new
     });
     let error = login.await.expect_err("never ready");
     assert!(error.is_timeout() && error.is_transient(), "{error}");
-    assert!(error.to_string().contains("fresh branch"), "{error}");
+    assert!(error.to_string().contains("new branch"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Lines of the log and numbers of `stats`, while the workspace or Postgres fail. Time is paused.
+//! The log and the numbers of `stats` while the workspace or Postgres fails. Time is paused.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -34,7 +34,7 @@ impl<S: Subscriber> Layer<S> for Log {
 }
 
 impl Log {
-    /// Of this thread, on which everything runs.
+    /// Records the events of this thread, on which the whole test runs.
     fn start() -> (Self, DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::registry().with(log.clone());
@@ -62,7 +62,7 @@ async fn log_in(lakebase: &Lakebase, sqlstate: Option<&str>) -> Result<(), Error
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_the_workspace_is_one_line_and_its_end_another() {
+async fn an_outage_of_the_workspace_logs_one_line_at_its_start_and_one_at_its_end() {
     let (log, _guard) = Log::start();
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
@@ -91,7 +91,7 @@ async fn an_outage_of_the_workspace_is_one_line_and_its_end_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn logins_that_fail_are_one_line_until_one_succeeds() {
+async fn failing_logins_log_one_line_until_a_login_succeeds() {
     let (log, _guard) = Log::start();
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     for _ in 0..50 {
@@ -113,7 +113,7 @@ async fn logins_that_fail_are_one_line_until_one_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_cause_in_the_same_outage_is_another_line() {
+async fn another_cause_in_the_same_outage_logs_another_line() {
     let (log, _guard) = Log::start();
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     let failed = [(Level::WARN, "lakebase.login.failed")];
@@ -131,7 +131,7 @@ async fn another_cause_in_the_same_outage_is_another_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_flaps_is_a_line_in_30_seconds_at_most() {
+async fn alternating_failures_and_successes_log_one_line_in_30_seconds_at_most() {
     let (log, _guard) = Log::start();
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     for _ in 0..120 {
@@ -147,7 +147,7 @@ async fn what_flaps_is_a_line_in_30_seconds_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_soon_after_another_is_logged_when_it_lasts() {
+async fn a_second_outage_within_30_seconds_is_logged_if_it_continues() {
     let (log, _guard) = Log::start();
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     log_in(&lakebase, Some("3D000")).await.expect_err("no");
@@ -161,7 +161,7 @@ async fn an_outage_soon_after_another_is_logged_when_it_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_for_another_database_counts_its_own_logins_and_shares_those_of_tokens() {
+async fn a_handle_of_another_database_has_its_own_counts_of_logins_and_shares_those_of_mints() {
     let main = lakebase(&Provider::new(&TestClock::new()));
     let other = main.with_database("other").expect("a name");
     log_in(&main, None).await.expect("a login");
@@ -176,7 +176,7 @@ async fn a_handle_for_another_database_counts_its_own_logins_and_shares_those_of
 }
 
 #[tokio::test(start_paused = true)]
-async fn stats_are_json_with_times_in_seconds() {
+async fn stats_serialize_with_times_in_seconds() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);
     log_in(&lakebase, None).await.expect("a login");
@@ -194,7 +194,7 @@ async fn stats_are_json_with_times_in_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_is_dropped_is_not_under_way() {
+async fn a_dropped_login_is_not_counted_as_running() {
     let lakebase = lakebase(&Provider::gated(&TestClock::new()));
     let mut login = Box::pin(log_in(&lakebase, None));
     assert!((&mut login).now_or_never().is_none());

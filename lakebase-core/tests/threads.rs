@@ -1,4 +1,4 @@
-//! What a program shares between threads, or awaits in a task, can be: the compiler checks it.
+//! The compiler checks that public types are `Send` and `Sync`, and that futures can be spawned.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -58,7 +58,7 @@ fn a_proxy_can_be_shared_between_threads() {
     let lakebase = lakebase();
     assert_spawned(lakebase.proxy());
     assert_spawned(Builder::new(&lakebase).start());
-    let _of_a_running_one = |proxy: &Proxy| {
+    let _methods = |proxy: &Proxy| {
         assert_spawned(proxy.ended());
         assert_spawned(proxy.shutdown(std::time::Duration::ZERO));
     };
@@ -78,7 +78,7 @@ fn plans_and_states_can_be_shared_between_threads() {
     assert_spawned(Plan::new("shop").apply(&lakebase));
 }
 
-#[cfg(feature = "migrations")]
+#[cfg(feature = "admin")]
 #[test]
 fn the_session_that_migrates_can_be_shared_between_threads() {
     use lakebase_core::adapter::migration::{MigrationError, MigrationSession, Position};

@@ -192,7 +192,7 @@ async fn a_login_that_never_works_ends_with_the_time_limit_and_its_cause() {
     let branch = branches.create(new("closed").timeout(limit));
     let error = soon(branch).await.expect_err("no login");
     assert!(error.is_timeout(), "{error}");
-    says(&error, "closed is there, but a login does not work");
+    says(&error, "closed is ready, but a login fails");
     let open = branches.create(new("open").without_login());
     soon(open).await.expect("a branch");
 }
@@ -261,7 +261,7 @@ async fn each_rule_says_what_to_do() {
 
     for source in ["nothing", "br-quiet-river-d1abc234"] {
         let error = soon(branches.create(new("x").source(source)));
-        says(&error.await.expect_err("no source"), "not by their uid");
+        says(&error.await.expect_err("no source"), "uid");
     }
 
     soon(branch.delete()).await.expect("deleted");
@@ -361,7 +361,7 @@ async fn roles_and_databases_of_a_branch_are_made_and_memberships_stay() {
     let error = soon(branch.create_role(again))
         .await
         .expect_err("it exists");
-    says(&error, "take that one");
+    says(&error, "use that role");
 
     let plain = soon(branch.create_role(NewRole::without_login("holder")))
         .await
@@ -381,7 +381,7 @@ async fn roles_and_databases_of_a_branch_are_made_and_memberships_stay() {
         ("my-shop", Some(role.id()))
     );
     let error = soon(branch.create_database("My Shop", role.id())).await;
-    says(&error.expect_err("it exists"), "take that one");
+    says(&error.expect_err("it exists"), "use that database");
     let error = soon(branch.create_database("other", "nobody")).await;
     says(&error.expect_err("no owner"), "Create the role first");
 

@@ -230,7 +230,7 @@ async fn a_right_that_is_missing_is_explained() {
     let error = migrations.run(read(&library())).await;
     let error = error.expect_err("no right to create in it");
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
-    assert!(error.to_string().contains("schema of its own"), "{error}");
+    assert!(error.to_string().contains("LAKEBASE_SCHEMA"), "{error}");
 }
 
 #[tokio::test]
@@ -631,7 +631,7 @@ async fn statements_that_must_be_alone_are_named_with_the_way_out() {
             .create_schema(true);
         let error = migrations.run(read(&library)).await.expect_err("two");
         assert_eq!(error.sqlstate(), Some("25001"), "{error}");
-        for part in ["run_in_transaction = false", "file of its own"] {
+        for part in ["run_in_transaction = false", "without a transaction"] {
             assert!(error.to_string().contains(part), "{part:?}: {error}");
         }
     }

@@ -238,7 +238,7 @@ async fn single_objects_and_memberships_can_be_granted() {
         )
         .grant(
             &[Privilege::Execute],
-            &Object::All(ObjectKind::Functions, "app".into()),
+            &Object::All(ObjectKind::Routines, "app".into()),
             &id,
         )
         .grant(
@@ -286,7 +286,7 @@ async fn a_rejected_statement_is_named_with_the_next_step() {
             plan(&owner).create_role("nobody", IdentityKind::User),
             &owner,
             "22023",
-            "as that kind",
+            "of this name and kind",
         ),
         (
             plan(&owner).grant(
@@ -296,7 +296,7 @@ async fn a_rejected_statement_is_named_with_the_next_step() {
             ),
             &owner,
             "42P01",
-            "spelled",
+            "spelling",
         ),
         (
             plan(&owner).create_role(&id, IdentityKind::User),
@@ -336,7 +336,7 @@ async fn a_rejected_statement_is_named_with_the_next_step() {
             ),
             &owner,
             "0LP01",
-            "does not exist for this kind",
+            "does not have this privilege",
         ),
     ];
     for (plan, who, code, advice) in cases {

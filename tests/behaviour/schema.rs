@@ -127,7 +127,7 @@ async fn a_role_with_another_search_path_keeps_it_and_the_login_warns() {
         .map(drop)
         .expect_err("rejected");
     assert!(error.is_config(), "{error}");
-    for word in ["schema", "\"native\"", "other, public", "role of its own"] {
+    for word in ["schema", "\"native\"", "other, public", "separate role"] {
         assert!(error.to_string().contains(word), "{word}: {error}");
     }
     // The same path, set by the role itself, does no harm.

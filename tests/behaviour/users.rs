@@ -373,7 +373,7 @@ async fn the_limit_of_the_pools_is_told_apart_from_the_computes_and_from_a_refus
     let _used = soon(pools.get(&ana)).await.expect("a pool");
     let error = refused(&pools, &bo).await;
     assert!(error.is_timeout() && error.is_transient(), "{error}");
-    assert!(error.to_string().contains("no place for a pool"), "{error}");
+    assert!(error.to_string().contains("no free pool"), "{error}");
     assert_eq!(error.sqlstate(), None, "{error}");
     local.set_connection_limit(0);
     let pools = bb8::user_pools(&hasty).build();

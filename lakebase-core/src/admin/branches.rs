@@ -1,4 +1,4 @@
-//! Branches: copies of a database that are made in seconds, for a test, a pull request, or a look at old data.
+//! Branches: copies of a database that the platform creates in seconds, for a test, a pull request, or to read old data.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -42,7 +42,7 @@ pub use state::BranchState;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use api::{Api, DEFAULT_TIMEOUT, READ_LIMIT, checked_id};
+use api::{Api, READ_LIMIT, checked_id};
 use branch::{api_of, no_project};
 use wait::Wait;
 
@@ -50,7 +50,7 @@ use crate::config::endpoint::Compute;
 use crate::error::Error;
 use crate::lakebase::Lakebase;
 
-/// The branches of a project. Cheap to clone.
+/// The branches of a project: see [`Lakebase::branches`]. Cheap to clone.
 ///
 /// Creating, changing and deleting branches needs CAN MANAGE on the project; CAN USE is enough for listing them.
 #[derive(Clone, Debug)]
@@ -58,16 +58,17 @@ pub struct Branches {
     lakebase: Lakebase,
     /// `projects/{project}`.
     project: String,
-    /// Id of the configured branch.
+    /// The id of the configured branch.
     own: String,
 }
 
 impl Lakebase {
-    /// The branches of the project that the configuration names by one of its endpoints or branches. Does no I/O.
+    /// Returns the branches of the configured project, which `LAKEBASE_ENDPOINT` names by one of its endpoints or branches. It does no
+    /// I/O.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if it names none: a Provisioned instance, a plain Postgres.
+    /// [`Error::is_config`] without a project: for a Provisioned instance or a plain Postgres.
     pub fn branches(&self) -> Result<Branches, Error> {
         let config = self.config();
         let path = match &config.compute {
@@ -101,15 +102,15 @@ impl Branches {
         &self.project
     }
 
-    /// All branches, without deleted ones.
+    /// Returns all branches except deleted ones.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request, or could not be reached within a minute.
+    /// The workspace rejected the request, or was not reachable within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn list(&self) -> Result<Vec<Branch>, Error> {
         let path = format!("{}/branches", self.project);
         let found = self.api()?.list(&path, "branches").await?;
@@ -119,16 +120,15 @@ impl Branches {
         read.collect()
     }
 
-    /// The branch of this id.
+    /// Returns the branch with this id.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request ([`Error::status`] is 404 if there is none), or could not be reached within a
-    /// minute.
+    /// The workspace rejected the request ([`Error::status`] is 404 if no such branch exists), or was not reachable within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn get(&self, id: impl AsRef<str>) -> Result<Branch, Error> {
         let id = checked_id("branch", id.as_ref())?;
         let path = format!("{}/branches/{id}", self.project);
@@ -136,7 +136,7 @@ impl Branches {
         self.look_up(&path, &mut wait).await
     }
 
-    /// Deletes the branch of this id so that it can be undeleted for a while. Its id stays in use meanwhile.
+    /// Deletes the branch with this id. It can be undeleted for some time, during which its id stays in use.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl Branches {
         self.change(&Method::DELETE, id.as_ref(), "", None).await
     }
 
-    /// Deletes the branch of this id for good, deleted or not, and frees its id.
+    /// Deletes the branch with this id permanently, even if it is deleted already, and frees its id.
     ///
     /// # Errors
     ///
@@ -163,16 +163,16 @@ impl Branches {
         self.change(&Method::DELETE, id.as_ref(), purge, None).await
     }
 
-    /// Takes back that the branch of this id was deleted.
+    /// Restores the deleted branch with this id.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the change: the branch is purged, or was never deleted. [`Error::is_timeout`] after 10
+    /// The workspace rejected the change, because the branch is purged or not deleted. [`Error::is_timeout`] after 10
     /// minutes.
     ///
     /// # Cancel safety
     ///
-    /// The change may have been made.
+    /// If the future is dropped, the branch may be restored.
     pub async fn undelete(&self, id: impl AsRef<str>) -> Result<Branch, Error> {
         let id = id.as_ref();
         let body = json!({});
@@ -190,9 +190,7 @@ impl Branches {
     ) -> Result<(), Error> {
         let path = format!("{}/branches/{}", self.project, checked_id("branch", id)?);
         let api = api_of(&self.lakebase, format!("branch {path}"))?;
-        let mut wait = Wait::new(&api.resource, DEFAULT_TIMEOUT);
-        let path = format!("{path}{suffix}");
-        api.settle(method, &path, body, &mut wait).await
+        api.settle(method, &format!("{path}{suffix}"), body).await
     }
 
     async fn look_up(&self, path: &str, wait: &mut Wait) -> Result<Branch, Error> {

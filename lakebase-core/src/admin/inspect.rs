@@ -1,4 +1,4 @@
-//! What a person looks at when something does not work. Nothing here is needed for connecting.
+//! Information for troubleshooting. Logins do not need it.
 
 use std::time::SystemTime;
 
@@ -11,33 +11,31 @@ use crate::http::Reply;
 use crate::lakebase::Lakebase;
 use crate::workspace::{Workspace, endpoint_url, instance_url, text_at};
 
-/// What the workspace reports about the compute right now.
+/// The workspace's report on the compute: see [`Lakebase::compute_status`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ComputeStatus {
-    /// Path of the endpoint, or name of the instance.
+    /// The path of the endpoint, or the name of the instance.
     pub name: String,
-    /// As the platform names it, for example `ACTIVE`, `IDLE` (suspended: the next login resumes it) or
+    /// The platform's name of the state, for example `ACTIVE`, `IDLE` (suspended; the next login resumes it) or
     /// `AVAILABLE`.
     pub state: Option<String>,
-    /// Whether it is disabled or stopped. A login cannot change that.
+    /// Whether the compute is disabled or stopped, so that a login does not resume it.
     pub is_disabled: bool,
-    /// How far this machine's clock is ahead of the workspace's, to the second; negative if it is behind.
-    /// Renewals do not depend on it.
+    /// How many seconds this machine's clock is ahead of the workspace's; negative if it is behind. Renewals do not depend on it.
     pub clock_ahead_seconds: Option<i64>,
 }
 
 impl Lakebase {
-    /// The user name behind the sign-in, as the workspace reports it. `None` without a workspace. Each call is one
-    /// request.
+    /// Requests the user name of the authenticated identity from the workspace. `None` without a workspace.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request, or could not be reached.
+    /// The workspace rejected the request, or was not reachable.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn identity(&self) -> Result<Option<String>, Error> {
         match self.workspace()? {
             Some(workspace) => workspace.user_name().await.map(Some),
@@ -45,15 +43,15 @@ impl Lakebase {
         }
     }
 
-    /// The state of the compute. `None` without a workspace. Each call is one request.
+    /// Requests the state of the compute from the workspace. `None` without a workspace.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request, or could not be reached.
+    /// The workspace rejected the request, or was not reachable.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn compute_status(&self) -> Result<Option<ComputeStatus>, Error> {
         match self.workspace()? {
             Some(workspace) => workspace.status().await.map(Some),
@@ -64,7 +62,7 @@ impl Lakebase {
 
 impl Workspace {
     async fn status(&self) -> Result<ComputeStatus, Error> {
-        let ask = async {
+        let request = async {
             let (name, url, state, disabled) = match &self.compute {
                 Compute::Instance(name) => (
                     name.clone(),
@@ -83,19 +81,19 @@ impl Workspace {
                 }
             };
             let reply = self.client.get(&url).await?;
-            let answer = reply.json()?;
+            let body = reply.json()?;
             Ok(ComputeStatus {
                 name,
-                state: text_at(&answer, state).map(clean_text),
-                is_disabled: answer.pointer(disabled) == Some(&Value::Bool(true)),
+                state: text_at(&body, state).map(clean_text),
+                is_disabled: body.pointer(disabled) == Some(&Value::Bool(true)),
                 clock_ahead_seconds: clock_ahead(&reply),
             })
         };
-        ask.await.map_err(|error| self.name(error))
+        request.await.map_err(|error| self.name(error))
     }
 }
 
-/// The server's date is a second wide and as old as the way back took: what falls into that is no difference.
+/// The server's date has a resolution of one second, and is as old as the reply took. Differences within that count as zero.
 fn clock_ahead(reply: &Reply) -> Option<i64> {
     let date = reply.date?;
     let ahead = whole_seconds(date, reply.sent.wall);
@@ -103,7 +101,7 @@ fn clock_ahead(reply: &Reply) -> Option<i64> {
     Some(if ahead > 0 { ahead } else { behind.min(0) })
 }
 
-/// From one moment to another, negative if that was before it.
+/// The time between two moments, negative if `to` is earlier.
 fn whole_seconds(from: SystemTime, to: SystemTime) -> i64 {
     let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     match to.duration_since(from) {

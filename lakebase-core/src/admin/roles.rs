@@ -1,14 +1,14 @@
-//! Roles and privileges: what to run once per database, so that an application may use it.
+//! Roles and privileges: the setup of a database for an application.
 //!
-//! A [`Plan`] collects statements; [`apply`](Plan::apply) runs them in one transaction, all or nothing, and
-//! its `Display` is the script for those who would rather read it first. Applying it again changes nothing.
+//! A [`Plan`] collects statements. [`apply`](Plan::apply) runs them in one transaction, and `Display` prints them as a script.
+//! Applying a plan again changes nothing.
 //!
 //! ```no_run
 //! use lakebase_core::Lakebase;
 //! use lakebase_core::admin::{Access, IdentityKind, Plan};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! // As the owner of the schema `app`, whose migrations make its tables:
+//! // As the owner of the schema `app`, whose migrations create its tables:
 //! let lakebase = Lakebase::from_env()?;
 //! let reporting = "6f2f0a2e-6a53-4c0b-9a1f-5a2b0c9d7e11";
 //! let plan = Plan::new(lakebase.database())
@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! The platform's rules: an identity that is logged in with a token and may create roles creates roles; the owner of
-//! an object grants privileges on it. The role that created a table owns it, and no other role may change it, so let
+//! The platform's rules: only an identity that logs in with a token and may create roles can create roles; only the owner of an
+//! object can grant privileges on it. The role that created a table owns it, and no other role may change it, so let
 //! the application's service principal deploy first, or let several roles share an owner: [`Plan::shared_owner`].
 
 mod apply;
@@ -40,27 +40,33 @@ use crate::error::Error;
 use crate::postgres::search_path::set_search_path;
 use crate::settings::name::check_name;
 
-/// Statements that create roles and grant privileges, in one database.
+/// Statements that create roles and grant privileges in one database.
+///
+/// ```
+/// use lakebase_core::admin::{Access, Plan};
+///
+/// let plan = Plan::new("databricks_postgres").allow(Access::Write, "app", None, "user@example.com");
+/// println!("{plan}");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a plan does nothing before it is applied"]
 pub struct Plan {
     database: String,
     statements: Vec<Statement>,
     roles: Vec<String>,
-    /// Databases, schemas and what is in them.
+    /// Databases, schemas and their objects.
     objects: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Statement {
     sql: String,
-    /// Asks whether a warning that something was not granted matters. It does not for objects of an extension, which
-    /// belong to no role of ours.
+    /// Returns whether Postgres' warning that a privilege was not granted is an error. It is none for the objects of an extension.
     foreign_sql: Option<String>,
 }
 
-/// What every transaction of a plan begins with. Extensions go where every role finds them, and no plan waits
-/// forever behind a migration.
+/// The start of each transaction of a plan. Extensions are created in a schema that every role can use, and no plan waits
+/// for a migration without a limit.
 const PREAMBLE: [&str; 3] = [
     "BEGIN",
     "SET LOCAL search_path TO public",
@@ -68,8 +74,7 @@ const PREAMBLE: [&str; 3] = [
 ];
 
 impl Plan {
-    /// For a database; [`Lakebase::database`](crate::lakebase::Lakebase::database) is the configured one. The plan
-    /// has to be applied there.
+    /// Returns an empty plan for a database; [`Lakebase::database`](crate::lakebase::Lakebase::database) is the configured one.
     pub fn new(database: impl Into<String>) -> Self {
         let database = database.into();
         Self {
@@ -80,9 +85,8 @@ impl Plan {
         }
     }
 
-    /// Creates the role of an identity of the workspace, which logs in with tokens: `databricks_create_role`, and
-    /// the extension it comes from. An existing role is left unchanged, even one made with plain `CREATE ROLE`, which
-    /// cannot log in with tokens.
+    /// Creates the role of a workspace identity, which logs in with tokens, by `databricks_create_role` and its extension. An existing
+    /// role stays unchanged, even one of plain `CREATE ROLE`, which cannot log in with tokens.
     pub fn create_role(mut self, identity: &str, kind: IdentityKind) -> Self {
         self.roles.push(identity.to_owned());
         let (identity, kind) = (escape_literal(identity), kind.keyword());
@@ -93,8 +97,7 @@ impl Plan {
             ))
     }
 
-    /// Creates a schema that belongs to the role that applies the plan, or to `owner`, of which that role must be a
-    /// member.
+    /// Creates a schema that `owner` owns, or else the role that applies the plan. That role must be a member of `owner`.
     pub fn create_schema(mut self, schema: &str, owner: Option<&str>) -> Self {
         let mut sql = format!("CREATE SCHEMA IF NOT EXISTS {}", self.object(schema));
         if let Some(owner) = owner {
@@ -103,7 +106,7 @@ impl Plan {
         self.add(sql)
     }
 
-    /// Grants privileges on existing objects. An empty list adds nothing.
+    /// Grants privileges on existing objects. An empty list has no effect.
     pub fn grant(mut self, privileges: &[Privilege], object: &Object, grantee: &str) -> Self {
         if privileges.is_empty() {
             return self;
@@ -118,26 +121,25 @@ impl Plan {
         })
     }
 
-    /// Grants privileges on objects that `made_by` will create in a schema (the role that applies the plan must be a
-    /// member of it); without it, on objects that the role that applies the plan will create. They do not apply to
-    /// objects created by other roles, a common mistake.
+    /// Grants privileges on objects that `creator` will create in a schema, or else the role that applies the plan. That role must be a
+    /// member of `creator`. The privileges do not apply to objects that other roles create, a common mistake.
     pub fn grant_future(
         mut self,
         privileges: &[Privilege],
         objects: ObjectKind,
         schema: &str,
-        made_by: Option<&str>,
+        creator: Option<&str>,
         grantee: &str,
     ) -> Self {
         if privileges.is_empty() {
             return self;
         }
-        let maker = made_by.map(|maker| format!("FOR ROLE {} ", self.role(maker)));
-        let maker = maker.unwrap_or_default();
+        let creator = creator.map(|creator| format!("FOR ROLE {} ", self.role(creator)));
+        let creator = creator.unwrap_or_default();
         let (schema, grantee) = (self.object(schema), self.role(grantee));
         let (privileges, objects) = (privilege::list(privileges), objects.keyword());
         self.add(format!(
-            "ALTER DEFAULT PRIVILEGES {maker}IN SCHEMA {schema} \
+            "ALTER DEFAULT PRIVILEGES {creator}IN SCHEMA {schema} \
              GRANT {privileges} ON {objects} TO {grantee}"
         ))
     }
@@ -149,9 +151,9 @@ impl Plan {
         self.add(format!("GRANT {role} TO {member}"))
     }
 
-    /// Grants everything that a kind of use needs, on existing objects of a schema and on those that `made_by` will
-    /// create: see [`grant_future`](Self::grant_future).
-    pub fn allow(self, access: Access, schema: &str, made_by: Option<&str>, grantee: &str) -> Self {
+    /// Grants all privileges that a kind of access needs, on existing objects of a schema and on objects that `creator` will create:
+    /// see [`grant_future`](Self::grant_future).
+    pub fn allow(self, access: Access, schema: &str, creator: Option<&str>, grantee: &str) -> Self {
         let whole = Object::Schema(schema.to_owned());
         let mut plan = self
             .grant_on_database(&[Privilege::Connect], grantee)
@@ -160,18 +162,18 @@ impl Plan {
             let existing = Object::All(kind, schema.to_owned());
             plan = plan
                 .grant(privileges, &existing, grantee)
-                .grant_future(privileges, kind, schema, made_by, grantee);
+                .grant_future(privileges, kind, schema, creator, grantee);
         }
         plan
     }
 
-    /// Grants what a role needs that runs migrations: to connect, and to create schemas of its own.
+    /// Grants the privileges of a role that runs migrations: CONNECT and CREATE on the database.
     pub fn allow_to_deploy(self, grantee: &str) -> Self {
         self.grant_on_database(&[Privilege::Connect, Privilege::Create], grantee)
     }
 
-    /// Puts a schema first on the search path of a role in this database, for pooled hosts, which accept no other.
-    /// Sessions that the pooler has open keep their path until it replaces them.
+    /// Sets a schema as the first one on the search path of a role in this database. Pooled hosts use only the role's search path. Open
+    /// sessions of the pooler keep the old search path until it replaces them.
     pub fn set_search_path(mut self, schema: &str, role: &str) -> Self {
         self.objects.push(schema.to_owned());
         self.roles.push(role.to_owned());
@@ -179,8 +181,8 @@ impl Plan {
         self.add(sql)
     }
 
-    /// Grants privileges unless the role has all of them, by itself or as everybody: only the owner of the database
-    /// may grant them, and CONNECT is there by default.
+    /// Grants privileges unless the role has all of them, also through PUBLIC: only the owner of the database may grant them, and
+    /// PUBLIC has CONNECT by default.
     fn grant_on_database(mut self, privileges: &[Privilege], grantee: &str) -> Self {
         let (database, role) = (escape_literal(&self.database), escape_literal(grantee));
         let has = |privilege| format!("has_database_privilege({role}, {database}, '{privilege}')");
@@ -207,24 +209,24 @@ impl Plan {
         })
     }
 
-    /// The statements, in order, without semicolons.
+    /// Returns the statements in their order, without semicolons.
     pub fn statements(&self) -> impl Iterator<Item = &str> {
         self.statements
             .iter()
             .map(|statement| statement.sql.as_str())
     }
 
-    /// Checks the names: none is longer than the 63 bytes that Postgres keeps, and no role is `public`, which means
-    /// everybody. [`apply`](Self::apply) does so, too.
+    /// Checks the names: none is longer than Postgres' limit of 63 bytes, and no role is `public`, which means every role.
+    /// [`apply`](Self::apply) also does this.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`], with the name.
+    /// [`Error::is_config`], with the invalid name.
     pub fn check(&self) -> Result<(), Error> {
         for role in &self.roles {
             if role == "public" {
                 return Err(Error::config("role: \"public\" means every role of the database").with_hint(
-                    "Grant to a role or a group; if everybody is meant, run GRANT .. TO PUBLIC in SQL",
+                    "Grant to a role or a group; to grant to every role, run GRANT .. TO PUBLIC in SQL",
                 ));
             }
             check_name("role", role)?;
@@ -233,13 +235,13 @@ impl Plan {
         objects.try_for_each(|name| check_name("object", name))
     }
 
-    /// The name of a role as it stands in SQL; [`check`](Self::check) looks at it.
+    /// Quotes the name of a role for SQL, and records it for [`check`](Self::check).
     fn role(&mut self, name: &str) -> String {
         self.roles.push(name.to_owned());
         escape_identifier(name)
     }
 
-    /// The same for a name of a schema.
+    /// Quotes the name of a schema or of an object, and records it.
     fn object(&mut self, name: &str) -> String {
         self.objects.push(name.to_owned());
         escape_identifier(name)
@@ -260,7 +262,7 @@ impl Plan {
     }
 }
 
-/// The script, for psql.
+/// The plan as a script for psql.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for statement in PREAMBLE.into_iter().chain(self.statements()) {
@@ -275,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_quoted_wherever_they_stand() {
+    fn all_names_in_a_plan_are_quoted() {
         let plan = Plan::new("my db")
             .create_role("o'neill@example.com", IdentityKind::User)
             .create_schema("a\"b", Some("c d"))
@@ -286,7 +288,7 @@ mod tests {
             )
             .grant_future(
                 &[Privilege::Execute],
-                ObjectKind::Functions,
+                ObjectKind::Routines,
                 "a",
                 Some("m\""),
                 "g",
@@ -299,7 +301,7 @@ CREATE EXTENSION IF NOT EXISTS databricks_auth;
 SELECT databricks_create_role('o''neill@example.com', 'USER') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'o''neill@example.com');
 CREATE SCHEMA IF NOT EXISTS "a""b" AUTHORIZATION "c d";
 GRANT SELECT, UPDATE ON TABLE "a""b"."t;--" TO "x""; DROP ROLE y";
-ALTER DEFAULT PRIVILEGES FOR ROLE "m""" IN SCHEMA "a" GRANT EXECUTE ON FUNCTIONS TO "g";
+ALTER DEFAULT PRIVILEGES FOR ROLE "m""" IN SCHEMA "a" GRANT EXECUTE ON ROUTINES TO "g";
 DO $$ BEGIN IF NOT (has_database_privilege('m', 'my db', 'CONNECT') AND has_database_privilege('m', 'my db', 'CREATE')) THEN GRANT CONNECT, CREATE ON DATABASE "my db" TO "m"; END IF; END $$;
 COMMIT;
 "#;
@@ -307,7 +309,7 @@ COMMIT;
     }
 
     #[test]
-    fn an_application_may_write_what_the_migrator_makes_but_change_no_table() {
+    fn write_access_covers_rows_of_the_migrators_tables_and_no_change_of_tables() {
         let plan = Plan::new("d").allow(Access::Write, "app", Some("migrator"), "app-role");
         let statements: Vec<&str> = plan.statements().collect();
         assert_eq!(
@@ -326,7 +328,7 @@ COMMIT;
     }
 
     #[test]
-    fn a_name_that_postgres_would_cut_is_refused() {
+    fn names_that_postgres_would_cut_are_rejected() {
         let long = "x".repeat(64);
         for plan in [
             Plan::new("d").create_role(&long, IdentityKind::Group),
@@ -351,7 +353,7 @@ COMMIT;
     }
 
     #[test]
-    fn a_role_that_means_everybody_is_refused() {
+    fn public_is_rejected_as_a_role() {
         for plan in [
             Plan::new("d").allow(Access::Read, "s", None, "public"),
             Plan::new("d").allow(Access::Read, "s", Some("public"), "g"),
@@ -374,7 +376,7 @@ COMMIT;
     }
 
     #[test]
-    fn a_statement_inside_a_statement_cannot_be_left() {
+    fn names_with_dollar_quotes_cannot_end_a_do_block() {
         let plan = Plan::new("d").allow_to_deploy("x$$; DROP ROLE y; DO $$");
         let sql = plan.statements().next().expect("one");
         assert!(
@@ -397,7 +399,7 @@ COMMIT;
     }
 
     #[test]
-    fn no_rights_are_no_statement() {
+    fn an_empty_list_of_privileges_adds_no_statement() {
         let plan = Plan::new("d").grant(&[], &Object::Schema("s".into()), "g");
         assert_eq!(plan.statements().count(), 0);
     }

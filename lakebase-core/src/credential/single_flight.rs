@@ -378,7 +378,7 @@ impl<T: Aging> Shared<T> {
         let was_out = before.is_some_and(Error::is_transient);
         let is_news = match fetched {
             Err(error) if error.is_transient() => self.outage.failed(error, !was_out),
-            Err(error) => before.is_none_or(Error::is_transient) && self.outage.rejected(error),
+            Err(_) => before.is_none_or(Error::is_transient) && self.outage.rejected(),
             Ok(_) => false,
         };
         match fetched {

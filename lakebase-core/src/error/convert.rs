@@ -1,11 +1,11 @@
-//! So that `?` works in functions that return a host's error. The value stays inside, typed.
+//! Conversions into the errors of diesel and SeaORM, for `?`. They keep the value with its type.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use super::Error;
 
-/// Our error inside a host's, which prints what it is given and not the causes.
+/// Our error inside a host's error. It prints the whole chain, because hosts do not print sources.
 #[derive(Debug)]
 struct Carried(Error);
 
@@ -21,7 +21,7 @@ impl StdError for Carried {
     }
 }
 
-/// As SeaORM answers when there is no connection.
+/// The variant of SeaORM's failed connections.
 #[cfg(feature = "sea-orm")]
 impl From<Error> for sea_orm::DbErr {
     fn from(error: Error) -> Self {
@@ -30,7 +30,7 @@ impl From<Error> for sea_orm::DbErr {
     }
 }
 
-/// As diesel answers when there is no connection; the one variant that keeps a value.
+/// The only variant of diesel's connection error that keeps a value.
 #[cfg(feature = "diesel")]
 impl From<Error> for diesel::ConnectionError {
     fn from(error: Error) -> Self {

@@ -1,19 +1,17 @@
-//! Text that others wrote: the only way into an error, a log or a terminal.
+//! Cleans text of servers, programs and users before it gets into an error, a log or a terminal.
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Longest piece of foreign text that is repeated, in characters.
+/// Most characters of a foreign text.
 const LONGEST: usize = 500;
 const MASK: &str = "***";
-/// How the platform's secrets begin.
+/// The prefixes of the platform's secrets.
 const PREFIXES: &[&str] = &["dapi", "dose", "dkea", "dsapi"];
 
-/// Foreign text as it may be shown: on one line, without secrets (`secrets`, and whatever looks like a
-/// token), without characters that control a terminal or change the direction of text, cut to 500
-/// characters.
+/// Masks these secrets, and then cleans the text: see [`clean_text`].
 pub(crate) fn clean(text: &str, secrets: &[SecretString]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().map(ExposeSecret::expose_secret) {
@@ -24,12 +22,12 @@ pub(crate) fn clean(text: &str, secrets: &[SecretString]) -> String {
     clean_text(&text)
 }
 
-/// Cleans text that another program, a server or a certificate supplied, before it is shown to a person:
-/// control characters and characters that change the direction of text become spaces, what looks like a
-/// token becomes `***`, and more than 500 characters are cut. For programs that print what
-/// [`Error`](crate::error::Error) does not carry.
+/// Cleans a text of a server, another program or a certificate before it is printed. It replaces control characters and characters
+/// that change the direction of text by spaces, masks words that look like tokens by `***`, and cuts the text to 500 characters.
+///
+/// The texts of [`Error`](crate::error::Error) are clean already.
 pub fn clean_text(text: &str) -> String {
-    // Before it is cut, so that no half of a token is left.
+    // Masks before it cuts, so that no part of a token remains.
     let masked = mask_tokens(text);
     let mut shown: String = masked
         .chars()
@@ -61,13 +59,13 @@ fn mask_tokens(text: &str) -> String {
     masked
 }
 
-/// Whether a value looks like a token or a secret of the platform.
+/// Whether a value looks like a token or another secret of the platform.
 pub(crate) fn is_secret_like(value: &str) -> bool {
     secret_start(value.trim()).is_some()
 }
 
-/// Where in a word something begins that looks like a token: a JWT (`eyJ`), or a prefix of the platform's
-/// followed by at least eight characters with a digit among them.
+/// The start of a token in a word: of a JWT (`eyJ`), or of a prefix of the platform's secrets that is followed by at least eight
+/// characters, including a digit.
 fn secret_start(word: &str) -> Option<usize> {
     let jwt = word.find("eyJ").filter(|start| word.len() - start >= 16);
     let prefixed = PREFIXES.iter().filter_map(|prefix| {
@@ -78,19 +76,19 @@ fn secret_start(word: &str) -> Option<usize> {
     prefixed.chain(jwt).min()
 }
 
-/// Whether it could control a terminal or turn a message around.
+/// Whether the text contains characters that control a terminal or change the direction of text.
 pub(crate) fn has_harmful(text: &str) -> bool {
     text.contains(is_harmful)
 }
 
-fn is_harmful(c: char) -> bool {
+pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A foreign error and its causes, each reduced to its cleaned text.
+/// The cleaned texts of a foreign error and its causes.
 #[derive(Debug)]
 pub(crate) struct Cause {
     text: String,
@@ -133,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_and_whatever_looks_like_a_token_are_masked() {
+    fn secrets_and_words_that_look_like_tokens_are_masked() {
         let known = [SecretString::from("hush hush")];
         for (text, expected) in [
             ("you sent hush hush!", "you sent ***!"),
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_controls_the_terminal_or_turns_the_text_around() {
+    fn control_and_direction_characters_are_replaced() {
         for text in [
             "\u{1b}[2J\u{1b}[H ok",
             "\u{9b}2J ok",
@@ -166,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_cut_after_its_tokens_are_masked() {
+    fn tokens_are_masked_before_the_text_is_cut() {
         let token = format!("eyJ{}", "a".repeat(2000));
         assert_eq!(clean_text(&format!("x {token} y")), "x *** y");
         let long = clean_text(&"b ".repeat(2000));

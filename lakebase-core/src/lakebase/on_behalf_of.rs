@@ -1,4 +1,4 @@
-//! Logins as a user of the application.
+//! Logins on behalf of a user of the application.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Lakebase, Source};
+use super::{Inner, Lakebase, Source};
 use crate::error::Error;
 use crate::error::foreign::{clean_text, has_harmful, is_secret_like};
 use crate::settings::name::check_name;
 use crate::sign_in::SignIn;
 use crate::sign_in::forwarded::{ForwardedToken, expiry};
 
-/// A user of the application, with the workspace token that a proxy in front of the application forwards.
+/// A user of the application, with the workspace token that a proxy in front of the application forwards: see
+/// [`Lakebase::on_behalf_of`] and [`UserPools`](crate::users::UserPools).
 ///
-/// In Databricks Apps, requests of signed-in users have these headers if the app has the user authorization scope `postgres`:
+/// In Databricks Apps, requests have these headers if the app has the user authorization scope `postgres`:
 ///
 /// ```
 /// use lakebase_core::User;
@@ -23,11 +24,11 @@ use crate::sign_in::forwarded::{ForwardedToken, expiry};
 ///
 /// let user = match (header("x-forwarded-email"), header("x-forwarded-access-token")) {
 ///     (Some(email), Some(token)) => User::new(email, token),
-///     _ => panic!("not signed in"),
+///     _ => panic!("not authenticated"),
 /// };
 /// ```
 ///
-/// The e-mail is a claim: Postgres rejects the login if the token belongs to another identity.
+/// The e-mail is not verified here: Postgres rejects the login if the token belongs to another identity.
 #[derive(Clone)]
 pub struct User {
     name: String,
@@ -36,7 +37,7 @@ pub struct User {
 }
 
 impl User {
-    /// A user by e-mail, which is the Postgres role as well.
+    /// A user whose Postgres role is the e-mail.
     pub fn new(email: impl Into<String>, token: impl Into<SecretString>) -> Self {
         Self {
             name: email.into(),
@@ -45,7 +46,7 @@ impl User {
         }
     }
 
-    /// Logs in as this role: that of a group of which the user is a member.
+    /// Sets another Postgres role: that of a group of which the user is a member.
     #[must_use]
     pub fn role(mut self, role: impl Into<String>) -> Self {
         self.role = Some(role.into());
@@ -61,9 +62,7 @@ impl User {
     pub fn postgres_role(&self) -> &str {
         self.role.as_deref().unwrap_or(&self.name)
     }
-}
 
-impl User {
     pub(crate) fn token(&self) -> SecretString {
         self.token.clone()
     }
@@ -72,7 +71,7 @@ impl User {
         self.token.expose_secret()
     }
 
-    /// Seconds since 1970, if it is a JWT. Unverified: only to tell the newer one of two tokens.
+    /// The expiry in seconds since 1970, if the token is a JWT. It is not verified, and only used to find the newer one of two tokens.
     pub(crate) fn token_expiry(&self) -> Option<u64> {
         expiry(self.token.expose_secret())
     }
@@ -81,7 +80,7 @@ impl User {
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User")
-            // Both come with a request, and may be a token by mistake.
+            // Both come from a request, and can be a token by mistake.
             .field("name", &clean_text(&self.name))
             .field("role", &self.role.as_deref().map(clean_text))
             .finish_non_exhaustive()
@@ -89,18 +88,17 @@ impl fmt::Debug for User {
 }
 
 impl Lakebase {
-    /// The same database as another identity: every connection of the returned handle logs in as `user`, with credentials that
-    /// are minted with the user's own token.
+    /// Returns a handle of the same database whose connections log in as `user`, with credentials that are minted with the user's
+    /// token. It does no I/O.
     ///
-    /// The application's identity is never used in place of the user's; it only looks up the endpoint's host, which a user need
-    /// not be allowed to see. `PGUSER` and the application's own authentication do not count. Credentials are renewed when a
-    /// login needs one, as the user may be gone: see [`Refresh::OnDemand`](crate::Refresh::OnDemand), or
-    /// [`Refresh::Lazy`](crate::Refresh::Lazy) if this handle has that. Does no I/O.
+    /// The handle does not use `PGUSER` and the application's authentication. The application's identity only looks up the endpoint's
+    /// host, because the user may lack that permission. Credentials are renewed when a login needs one: see
+    /// [`Refresh::OnDemand`](crate::Refresh::OnDemand), or [`Refresh::Lazy`](crate::Refresh::Lazy) if this handle has that.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if this handle has no workspace (a native password, a provider of your own), or if role or token
-    /// cannot be ones.
+    /// [`Error::is_config`] if this handle does not mint in a workspace (it has a native password or a credential provider), or for an
+    /// invalid role or token.
     pub fn on_behalf_of(&self, user: &User) -> Result<Self, Error> {
         let role = user.postgres_role();
         if role.is_empty() || has_harmful(role) {
@@ -125,28 +123,23 @@ impl Lakebase {
             ));
         };
         let (workspace, lookups) = (workspace.as_identity(&sign_in), inner.lookups.clone());
-        let assembled = Self::assemble(
-            config,
-            Some(workspace),
-            lookups,
-            Some(forwarded),
-            Arc::clone(&inner.counts),
-        )?;
+        let counts = Arc::clone(&inner.counts);
+        let inner = Inner::new(config, Some(workspace), lookups, Some(forwarded), counts)?;
         Ok(Self {
-            inner: assembled.inner,
+            inner: Arc::new(inner),
             logins: Arc::default(),
             ..self.clone()
         })
     }
 
-    /// Takes a newer token of the same user. Open connections keep their login, and credentials are minted with the new token from
-    /// now on; the held one serves until it is due. The same token again changes nothing.
+    /// Sets a newer token of the same user, with which the next credential is minted. Open connections and the current credential
+    /// stay in use. Setting the same token again has no effect.
     ///
-    /// The token is not checked here: logins with one of another user fail.
+    /// The token is not checked: logins with the token of another user fail.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if the handle is not one of [`on_behalf_of`](Self::on_behalf_of), or if that cannot be a token.
+    /// [`Error::is_config`] if [`on_behalf_of`](Self::on_behalf_of) did not return this handle, or for an invalid token.
     pub fn set_user_token(&self, token: impl Into<SecretString>) -> Result<(), Error> {
         let inner = &self.inner;
         let (Some(forwarded), Some(workspace)) = (&inner.forwarded, &inner.workspace) else {
@@ -162,7 +155,7 @@ impl Lakebase {
         Ok(())
     }
 
-    /// Mints with the user's token, which the workspace rejects if it was revoked. New logins use the new credential.
+    /// Mints a new credential, which fails if the user's token was revoked.
     pub(crate) async fn renew(&self) -> Result<(), Error> {
         match &self.inner.source {
             Source::Minted(cache) => cache.renew().await,
@@ -186,7 +179,7 @@ impl Lakebase {
         }
     }
 
-    /// When the held credential was requested, by the configuration's clock.
+    /// When the current credential was requested, by the configuration's clock.
     pub(crate) fn minted_at(&self) -> Option<Duration> {
         match &self.inner.source {
             Source::Minted(cache) => cache.minted_at(),

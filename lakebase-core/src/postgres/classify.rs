@@ -1,22 +1,21 @@
-//! What an error of a login means, and what to do next.
+//! Classifies failed logins by SQLSTATE and message, and gives hints.
 
 use crate::target::Target;
 
-/// What to do about a failed attempt.
+/// What the login loop does after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The credential was refused: renew once, then give up.
+    /// The credential was rejected: the loop renews it once.
     Rejected,
-    /// The branch is so fresh that it rejects good credentials: retried within the budget, with new
-    /// ones.
+    /// A new branch still rejects valid credentials: the loop retries with new ones.
     Unready,
-    /// Worth trying again within the budget.
+    /// The loop retries.
     Transient,
-    /// Not worth it.
+    /// The login fails.
     Permanent,
 }
 
-/// Texts by which the gateway refuses a token, whatever SQLSTATE comes with them.
+/// Texts of the gateway when it rejects a token, with any SQLSTATE.
 const REJECTIONS: &[&str] = &[
     "authentication failed",
     "authentication token",
@@ -26,23 +25,23 @@ const REJECTIONS: &[&str] = &[
     "security label",
 ];
 
-/// SQLSTATEs, or their classes, that pass: out of connections, memory or disk; shutting down, crashed, starting up;
-/// lost contact. `XX000` and `58000` are a gateway's own trouble: the compute cannot be reached, or not yet.
+/// Transient SQLSTATEs, or their classes: a lost connection; no connections, memory or disk space left; shutdown, crash and start.
+/// `58000` and `XX000` come from a gateway that cannot reach the compute, or not yet.
 const TRANSIENT: &[&str] = &["08", "53", "57P01", "57P02", "57P03", "58000", "XX000"];
 
 /// The platform documents no SQLSTATEs for errors of its gateway, so class 28 or one of the known
-/// texts counts as a refusal.
+/// texts counts as a rejection.
 pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
     let message = message.to_lowercase();
     let has = |text: &str| message.contains(text);
-    // A role that is not there, in whatever code a gateway may wrap it.
+    // A gateway may send this with another SQLSTATE.
     let lacks_role = has("role ") && has("does not exist");
     if has("external authorization failed") {
         Verdict::Unready
     } else if sqlstate.starts_with("28") || lacks_role || REJECTIONS.iter().any(|text| has(text)) {
         Verdict::Rejected
     } else if has("invalid protocol version") || has("unsupported startup") {
-        // What gateways answer to a startup without TLS, and poolers to one with settings.
+        // Gateways reject a startup without TLS like this, and poolers one with settings.
         Verdict::Permanent
     } else if TRANSIENT.iter().any(|code| sqlstate.starts_with(code)) {
         Verdict::Transient
@@ -51,13 +50,13 @@ pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
     }
 }
 
-/// For SQL that a person copies: names may come with a request.
+/// Quotes a name, which may come from a request, for SQL that a person copies.
 fn quoted(name: &str, quote: char) -> String {
     let doubled = name.replace(quote, &format!("{quote}{quote}"));
     format!("{quote}{doubled}{quote}")
 }
 
-/// What to do next, for the person who reads the error.
+/// The next step, for the person who reads the error.
 pub(super) fn hint(
     verdict: Verdict,
     sqlstate: &str,
@@ -70,7 +69,7 @@ pub(super) fn hint(
     let hint = match sqlstate {
         "3D000" => "Check PGDATABASE".to_owned(),
         _ if message.contains("not permitted to log in") => {
-            format!("The role {user:?} is made for membership only: check PGUSER")
+            format!("The role {user:?} has NOLOGIN, so it cannot log in: check PGUSER")
         }
         "42501" => format!(
             "Run: GRANT CONNECT ON DATABASE {} TO {}",
@@ -85,7 +84,7 @@ pub(super) fn hint(
             "The server demands TLS: set PGSSLMODE (in a URL, sslmode) to require".to_owned()
         }
         _ if verdict == Verdict::Unready => {
-            "A fresh branch rejects logins for some seconds; if this one is not fresh, check the identity's right to use it"
+            "A new branch rejects logins for some seconds; if this branch is older, check that the identity may use it"
                 .to_owned()
         }
         _ if message.contains("does not exist") => format!(
@@ -93,18 +92,18 @@ pub(super) fn hint(
             quoted(user, '\'')
         ),
         _ if message.contains("security label") || message.contains("identity") => format!(
-            "The signed-in identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the sign-in"
+            "The authenticated identity must be the role {user:?} itself (case-sensitive) or a member of that group role: check PGUSER and the authentication"
         ),
         _ if verdict != Verdict::Rejected => return None,
         _ if uses_tokens => {
             let role = format!(
-                "Check that role {user:?} belongs to the signed-in identity and was made by databricks_create_role, not by plain CREATE ROLE"
+                "Check that role {user:?} belongs to the authenticated identity and was created by databricks_create_role, not by plain CREATE ROLE"
             );
             match target.database() {
-                // The platform made it, and the extension in it.
+                // The platform creates it, with the extension.
                 "databricks_postgres" => role,
                 database => format!(
-                    "{role}. If the database {database:?} was made by plain CREATE DATABASE, tokens are rejected there until its owner runs in it, with a native login: CREATE EXTENSION IF NOT EXISTS databricks_auth"
+                    "{role}. A database that was created by plain CREATE DATABASE (perhaps {database:?}) rejects tokens until its owner logs in with a native password and runs in it: CREATE EXTENSION IF NOT EXISTS databricks_auth"
                 ),
             }
         }
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_told_by_class_28_or_by_text_and_the_rest_by_what_can_change() {
+    fn class_28_and_known_texts_are_rejections_and_other_codes_transient_or_permanent() {
         for (verdict, errors) in [
             (
                 Verdict::Rejected,

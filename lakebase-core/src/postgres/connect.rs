@@ -22,8 +22,8 @@ use crate::target::Target;
 use crate::tls::Roots;
 
 impl Lakebase {
-    /// Opens one connection: verified TLS, a current token, one renewal if it is rejected. The second part drives the
-    /// socket and has to be spawned.
+    /// Opens one connection with tokio-postgres, over verified TLS and with a current token, which is renewed once if Postgres rejects
+    /// it. Spawn the returned [`Connection`], which drives the socket.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,8 +38,8 @@ impl Lakebase {
     ///
     /// # Errors
     ///
-    /// The cause, with a hint. [`Error::is_timeout`] if the time ran out; its source is that of the last failure, if there was
-    /// one.
+    /// The cause, with a hint. [`Error::is_timeout`] after [`connect_timeout`](Self::connect_timeout); its source is that of the last
+    /// failed attempt, if there was one.
     ///
     /// # Cancel safety
     ///
@@ -52,7 +52,7 @@ impl Lakebase {
 }
 
 impl Login {
-    /// Opens the connection with tokio-postgres.
+    /// Makes one attempt with tokio-postgres.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Login {
     ) -> Result<(Client, Connection<Socket, impl TlsStream + Send + use<>>), LoginFailure> {
         let tls = match self.target.tls_config() {
             Some(tls) => tls.clone(),
-            // Never used: the mode below is `Disable`.
+            // Not used: the mode below is `Disable`.
             None => Roots::none()
                 .client_config()
                 .map_err(LoginFailure::permanent)?,
@@ -79,7 +79,7 @@ impl Login {
     }
 }
 
-/// The part of a login that is under way.
+/// The span of the current part of a login.
 #[derive(Clone)]
 struct Part(Arc<Mutex<Span>>);
 
@@ -88,13 +88,13 @@ impl Part {
         Self(Arc::new(Mutex::new(span)))
     }
 
-    /// Ends the part before.
+    /// Ends the current part and begins the next one.
     fn next(&self, span: Span) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = span;
     }
 }
 
-/// TLS that marks the parts of a login, which tokio-postgres does not.
+/// TLS with spans for the parts of a login, which tokio-postgres does not have.
 struct Traced<T>(T, Part);
 
 impl<T: MakeTlsConnect<Socket>> MakeTlsConnect<Socket> for Traced<T>
@@ -145,7 +145,7 @@ fn driver_config(target: &Target, password: &str) -> tokio_postgres::Config {
         } else {
             SslMode::Disable
         })
-        // A token goes as a clear-text password, which has nothing to bind to.
+        // A token is sent as a clear-text password, which has no channel binding.
         .channel_binding(ChannelBinding::Disable)
         .connect_timeout(ADDRESS_LIMIT)
         .keepalives_idle(KEEPALIVE_IDLE)

@@ -1,4 +1,4 @@
-//! The one login loop: every adapter logs in through it.
+//! The login loop of all adapters.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -25,21 +25,20 @@ use crate::postgres::classify::{Verdict, classify, hint};
 use crate::target::Target;
 use crate::telemetry::Running;
 
-/// Of spans and events.
+/// Target of spans and events.
 pub(crate) const TARGET: &str = "lakebase::login";
 
-/// One attempt is cut off here, so that a server that accepts and does not answer costs one attempt
-/// and not the whole budget.
+/// Limit of one attempt, so that a server that accepts connections and does not reply cannot use up the whole budget.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15);
 
-/// What a login waits for, and the shortest and longest pause before it is attempted again.
+/// What a login waits for, and its shortest and longest pause between attempts.
 struct Obstacle {
     name: &'static str,
     pauses: [Duration; 2],
 }
 
-/// Asking for a credential again costs nothing, as callers share a failure for half a second. So a login
-/// that waits for the workspace is there within a second after it is back.
+/// Short pauses cost nothing, because callers share a failed mint for half a second. So logins succeed within a second after
+/// an outage of the workspace.
 static WORKSPACE: Obstacle = Obstacle {
     name: "the workspace",
     pauses: [Duration::from_millis(50), Duration::from_millis(250)],
@@ -48,19 +47,19 @@ static POSTGRES: Obstacle = Obstacle {
     name: "Postgres",
     pauses: [Duration::from_millis(50), Duration::from_secs(1)],
 };
-/// A fresh branch rejects good credentials for seconds, seldom for a minute.
+/// A new branch rejects valid credentials for seconds, rarely for a minute.
 static BRANCH: Obstacle = Obstacle {
     name: "the branch, which still rejects logins",
     pauses: [Duration::from_millis(500), Duration::from_secs(4)],
 };
 
-/// A platform that does not take native passwords closes the connection without an error. So may a compute
-/// that wakes, but not that often in a row.
+/// An endpoint without native login closes the connection without an error. A resuming compute may do so, too, but not as often
+/// in a row.
 const MOST_CLOSED: u32 = 3;
 
 /// The target and the credential of one attempt to log in.
 ///
-/// With the feature `tokio-postgres`, `Login::open` makes the attempt. Another driver needs all of these:
+/// With the feature `tokio-postgres`, `Login::open` makes the attempt. For another driver, set all of these:
 ///
 /// | the driver's setting | value |
 /// |---|---|
@@ -78,8 +77,8 @@ pub struct Login {
     pub credential: Credential,
 }
 
-/// How an attempt failed. The constructor decides whether [`adapter::login`](crate::adapter::login) retries; `source` is
-/// the driver's error and becomes the source of [`Error`].
+/// Why an attempt failed. The constructor decides whether [`adapter::login`](crate::adapter::login) retries. `source` is the
+/// driver's error; its cleaned text becomes the source of [`Error`].
 pub struct LoginFailure {
     kind: FailureKind,
     source: Box<dyn StdError + Send + Sync>,
@@ -98,8 +97,8 @@ impl LoginFailure {
         Self { kind, source }
     }
 
-    /// Postgres, or the gateway in front of it, answered with an error. The SQLSTATE decides: a rejected credential is
-    /// renewed once, a compute that is not ready is retried, and anything else ends the login.
+    /// Postgres, or the gateway in front of it, returned an error. By SQLSTATE and message, the login renews a rejected credential
+    /// once, retries while a compute is not ready, and otherwise fails.
     pub fn postgres(
         sqlstate: impl Into<String>,
         message: impl Into<String>,
@@ -126,7 +125,7 @@ impl LoginFailure {
     }
 }
 
-/// How far a login has come.
+/// The state of a login.
 struct Progress {
     attempts: u32,
     renewed: bool,
@@ -140,7 +139,7 @@ impl Lakebase {
     where
         F: Future<Output = Result<T, LoginFailure>>,
     {
-        // Timers and sockets of tokio panic without one.
+        // Without a runtime, tokio's timers and sockets panic.
         Handle::try_current().map_err(|_| no_runtime())?;
         let span = tracing::info_span!(
             target: TARGET,
@@ -203,10 +202,10 @@ impl Lakebase {
             }
             let [shortest, longest] = progress.waiting_for.pauses;
             pause = pause.clamp(shortest, longest);
-            let asked = failure.retry_after().unwrap_or_default();
+            let requested = failure.retry_after().unwrap_or_default();
             let wait = pause
                 .mul_f64(0.5 + fastrand::f64())
-                .max(asked.min(MAX_ASKED_WAIT));
+                .max(requested.min(MAX_ASKED_WAIT));
             tracing::debug!(name: "lakebase.login.retry", target: TARGET, wait = wait.as_secs_f64(), "retries the login");
             last = Some(failure);
             if wait >= deadline.saturating_duration_since(Instant::now()) {
@@ -217,7 +216,7 @@ impl Lakebase {
         }
     }
 
-    /// One attempt. `None` asks for another one at once, with a renewed credential.
+    /// Makes one attempt. `None` if the next attempt should follow at once, with a renewed credential.
     async fn step<T, F>(
         &self,
         attempt: &mut impl FnMut(Login) -> F,
@@ -267,12 +266,12 @@ impl Lakebase {
             Verdict::Transient | Verdict::Permanent => return Err(error),
         };
         match self.reject_because(&credential, cause) {
-            // A new credential cannot be minted: that is what has to be waited for.
+            // The login waits until a new credential can be minted.
             Rejection::Stuck(why) => {
                 progress.waiting_for = &WORKSPACE;
                 Err(why.with_setting("Postgres rejected the token, and a new one cannot be minted"))
             }
-            // A last resort does not count: a new one has arrived while it was tried.
+            // The renewal of a last resort does not count: a new credential has arrived during the attempt.
             Rejection::Renew
                 if verdict == Verdict::Rejected
                     && (!progress.renewed || credential.is_last_resort()) =>
@@ -289,7 +288,7 @@ impl Lakebase {
         }
     }
 
-    /// Classifies a failed attempt and makes an error of it.
+    /// Classifies a failed attempt and converts it into an error.
     fn explain(
         &self,
         failure: LoginFailure,
@@ -338,7 +337,7 @@ impl Lakebase {
             FailureKind::Transport | FailureKind::Closed => {
                 let error = network(
                     format!("no connection to {target}"),
-                    "Check PGHOST, PGPORT and the network, unless the compute is just waking up",
+                    "Check PGHOST, PGPORT and the network, unless the compute is just resuming",
                 );
                 (Verdict::Transient, error)
             }
@@ -371,7 +370,7 @@ impl Lakebase {
 
     fn note_failure(&self, error: &Error, waiting_for: &Obstacle) {
         self.set_last_failure(Some(error.clone()));
-        // What the workspace has caused is reported by what failed there.
+        // Failures of the workspace are logged where its requests fail.
         let is_reported = self.is_fresh() || std::ptr::eq(waiting_for, &WORKSPACE);
         if !is_reported && self.outage().failed(error, false) {
             tracing::warn!(name: "lakebase.login.failed", target: TARGET, error = error.chain(), "logins fail");

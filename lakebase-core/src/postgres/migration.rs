@@ -1,4 +1,4 @@
-//! The session under which the adapters of all ORMs migrate: its lock, its schema, its settings and its time limits.
+//! The session in which the adapters of all ORMs run migrations: its lock, schema, settings and time limits.
 
 mod error;
 mod locks;
@@ -28,60 +28,60 @@ pub use observer::Observer;
 pub use rehearsal::{HeldLock, IndexBuild, Rehearsal, RehearsedMigration, Rewrite};
 
 /// Key of the Postgres advisory lock under which the adapters run migrations, so that replicas that
-/// start together do not run them twice. One key for all adapters: schemas may overlap.
+/// start together do not run them twice. All adapters use one key, because schemas may overlap.
 pub const MIGRATION_LOCK: i64 = 0x6c61_6b65_6261_7365;
-/// Each session that migrates holds this one, shared. The session of [`MIGRATION_LOCK`] ends at once when its replica
-/// ends; a statement may still run then.
+/// Each session that migrates holds this lock, shared. The session of [`MIGRATION_LOCK`] ends at once when its replica
+/// ends, but a statement may continue to run.
 const WORK_LOCK: i64 = MIGRATION_LOCK + 1;
 
-/// A suspended compute, and the first login of a deployment, need more time than a pool gives.
+/// A suspended compute and the first login of a deployment need more time than a pool's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2 * 60);
-/// Longer than most migrations; shorter than the time after which platforms give up a deployment that hangs.
+/// Longer than most migrations, and shorter than the time after which platforms abort a deployment.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Longer than the rewrite of a large table.
 const REHEARSAL_EXPIRY: Duration = Duration::from_secs(6 * 3600);
-/// How often the lock is tried.
+/// Pause between two attempts to take the lock.
 const POLL: Duration = Duration::from_millis(300);
-/// More often than gateways close idle connections.
+/// Shorter than the time after which gateways close idle connections.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// If this process dies in the middle of a long statement, the server notices and frees the lock. The server does not
-/// end the session while Rust code of a migration runs, in a transaction or without one.
+/// The server frees the lock if this process dies during a long statement, and does not end the session while Rust code
+/// of a migration runs.
 const SETTINGS: &str = "SET client_connection_check_interval = '2s'; SET idle_session_timeout = 0; \
     SET idle_in_transaction_session_timeout = 0";
 
 const LOCK_TIMEOUT_HINT: &str = "Another replica migrates, or hangs: SELECT pid, usename, state, query FROM \
     pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' shows it. Wait longer with `lock_timeout`";
 
-/// Resets what a migration has set in its session: authorization, role, search path, timeouts and all others. Works
-/// inside a transaction. [`MigrationSession::worker_sql`] has to follow in a message of its own, because Postgres reads a
-/// message with the client encoding that a migration may have set; this one is ASCII.
+/// SQL that resets all settings of a session that a migration can change: authorization, role, search path, timeouts. It
+/// works inside a transaction. Send [`MigrationSession::worker_sql`] after it in a separate message: Postgres decodes a message in
+/// the client encoding that the migration may have set, and this constant is ASCII.
 pub const RESET_SESSION: &str = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL";
 
-/// Drops temporary tables of an earlier migration, which would hide the tables of the same names.
+/// SQL that drops temporary tables of an earlier migration, which would hide tables of the same names.
 pub const DISCARD_TEMPORARY: &str = "DISCARD TEMP";
 
-/// Where migrations run and how long they wait. For adapters.
+/// Where migrations run, and how long they wait. For adapters.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MigrationSession {
-    /// Past its pooler, with the connect timeout of migrations.
+    /// The database, on its direct host and with the connect timeout of migrations.
     pub lakebase: Lakebase,
     /// The schema of tables and history; `None` for the first one on the role's search path.
     pub schema: Option<String>,
-    /// The role that runs the migrations and owns what they create, by `SET ROLE`; `None` for the role that logs in.
+    /// The role that runs the migrations and owns the objects that they create, by `SET ROLE`; `None` for the role that logs in.
     pub owner: Option<String>,
-    /// Whether [`locked`](Self::locked) creates a missing schema.
+    /// Whether [`locked`](Self::locked) creates a missing schema. False by default.
     pub create_schema: bool,
-    /// How long [`locked`](Self::locked) waits for other replicas. With zero it tries once.
+    /// How long [`locked`](Self::locked) waits for other replicas: 10 minutes by default. With zero, it tries once.
     pub lock_timeout: Duration,
-    /// When the platform deletes the branch of a rehearsal, if the program cannot.
+    /// When the platform deletes the branch of a rehearsal, if the program cannot: after 6 hours by default.
     pub rehearsal_expiry: Duration,
 }
 
 impl MigrationSession {
-    /// On the direct host of this Lakebase, in the schema of its configuration, with 2 minutes to connect (more if the
-    /// configuration says more) and 10 minutes to wait for the lock.
+    /// Uses the direct host of this Lakebase and the schema of its configuration. A login may take 2 minutes, or the
+    /// configured `connect_timeout` if that is longer.
     pub fn new(lakebase: &Lakebase) -> Self {
         let budget = CONNECT_TIMEOUT.max(lakebase.connect_timeout());
         Self {
@@ -94,16 +94,16 @@ impl MigrationSession {
         }
     }
 
-    /// The same on a copy of the database, for a rehearsal. Two names or addresses can lead to one database, so the server
-    /// decides: a session of the copy must not see an advisory lock that a session of this database holds.
+    /// Returns the same session on a copy of the database, for a rehearsal. Two names or addresses can lead to one database, so this
+    /// checks that a session of the copy does not see an advisory lock that a session of this database holds.
     ///
     /// # Errors
     ///
-    /// `copy` is no copy but this database, or there is no connection to one of the two.
+    /// `copy` is this database itself, or a connection to one of the two fails.
     ///
     /// # Cancel safety
     ///
-    /// It changes nothing; the lock ends with its session.
+    /// Dropping the future closes the connections, which frees the lock.
     pub async fn on_copy(&self, copy: &Lakebase) -> Result<Self, Error> {
         let copy = copy.with_connect_timeout(self.lakebase.connect_timeout());
         let copy = copy.direct();
@@ -111,7 +111,7 @@ impl MigrationSession {
         let place = |target: &Target| (target.host.clone(), target.hostaddr, target.port);
         let is_same = place(&here) == place(&there) && here.database == there.database;
         if is_same || is_same_database(&self.lakebase, &copy).await? {
-            let text = format!("a rehearsal needs a copy, and {there} is the database itself");
+            let text = format!("a rehearsal needs a copy, but {there} is the database itself");
             return Err(Error::config(text));
         }
         Ok(Self {
@@ -120,12 +120,12 @@ impl MigrationSession {
         })
     }
 
-    /// What a session runs first that only reads the history.
+    /// SQL that prepares a session that only reads the history.
     pub fn reader_sql(&self) -> String {
         format!("{SETTINGS}{}{}", self.search_path(""), self.set_role())
     }
 
-    /// What each session that migrates runs first, while the lock is held, and again after each [`RESET_SESSION`].
+    /// SQL that prepares a session that migrates, while the lock is held, and prepares it again after each [`RESET_SESSION`].
     pub fn worker_sql(&self) -> String {
         format!(
             "{}; {SETTINGS}{}{}",
@@ -135,8 +135,7 @@ impl MigrationSession {
         )
     }
 
-    /// What a session runs first that drops the schema's objects by their bare names: nothing but the schema is on
-    /// its search path.
+    /// SQL that prepares a session that drops the schema's objects by unqualified names: only the schema is on its search path.
     pub fn drop_sql(&self) -> String {
         format!("{}; {}", hold_lock(), self.reader_sql())
     }
@@ -146,15 +145,15 @@ impl MigrationSession {
         owner.map_or_else(String::new, |owner| format!("; SET ROLE {owner}"))
     }
 
-    /// Lets a session act as the owner, if there is one.
+    /// Sets the role of a session to the owner, if there is one.
     ///
     /// # Errors
     ///
-    /// The role that logs in is not a member of the owner; with the command that makes it one.
+    /// The role that logs in is not a member of the owner. The hint has the command that makes it one.
     ///
     /// # Cancel safety
     ///
-    /// The session may act as the owner or not.
+    /// If the future is dropped, the role may or may not be set.
     pub async fn become_owner(&self, client: &Client) -> Result<(), Error> {
         let Some(owner) = &self.owner else {
             return Ok(());
@@ -185,18 +184,18 @@ impl MigrationSession {
         }
     }
 
-    /// Runs `work` while a session of its own holds the advisory lock of migrations, and after it has made sure that the
-    /// schema exists. Calls `on_wait` if another session has the lock. Returns when the lock is free again.
+    /// Runs `work` while a separate session holds the advisory lock of migrations. It ensures first that the schema exists, calls
+    /// `on_wait` if another session has the lock, and returns after it has released the lock.
     ///
     /// # Errors
     ///
-    /// Those of `work`. [`MigrationError::is_timeout`] if others hold the lock for too long; transient if the session of
-    /// the lock ends before `work` does, which drops `work`; otherwise what is wrong with the session or the schema, with
-    /// the next step.
+    /// The error of `work`. [`MigrationError::is_timeout`] if other sessions hold the lock for longer than
+    /// [`lock_timeout`](Self::lock_timeout). A transient error if the session of the lock ends before `work` does; `work` is then
+    /// dropped. Otherwise, the problem with the session or the schema, with the next step.
     ///
     /// # Cancel safety
     ///
-    /// The future owns the session, so dropping it frees the lock.
+    /// The future owns the session of the lock, so dropping it releases the lock.
     pub async fn locked<T>(
         &self,
         on_wait: impl FnOnce(),
@@ -209,7 +208,7 @@ impl MigrationSession {
                 tracing::warn!(name: "lakebase.migration.lock_lost", target: "lakebase::migration", error, "lost the session of the migration lock");
             }
         });
-        // Not there on a Postgres older than what the platform has.
+        // A Postgres older than the platform's does not have all of them.
         let _ = client.batch_execute(SETTINGS).await;
         self.acquire(&client, on_wait).await?;
         self.become_owner(&client).await?;
@@ -221,12 +220,12 @@ impl MigrationSession {
                 database_error(what, error)
             })?;
         }
-        // A task, as `work` may block this one. It is aborted on drop, and the session ends with its client.
+        // A separate task, because `work` may block this one. It is aborted on drop, and the session ends with its client.
         let mut keep_alive = JoinSet::new();
         keep_alive.spawn(async move {
             loop {
                 sleep(KEEPALIVE).await;
-                // Takes no snapshot, which CREATE INDEX CONCURRENTLY would wait for.
+                // It takes no snapshot, which CREATE INDEX CONCURRENTLY would wait for.
                 let _ = client.batch_execute("").await;
             }
         });
@@ -235,7 +234,7 @@ impl MigrationSession {
             _ = &mut session => {
                 let lost = "lost the advisory lock of migrations: its session ended";
                 let error = Error::new(Kind::Network, lost)
-                    .with_hint("Run the migrations again: those that succeeded stay applied");
+                    .with_hint("Run the migrations again: the ones that succeeded stay applied");
                 return Err(error.into());
             }
         };
@@ -244,11 +243,11 @@ impl MigrationSession {
         outcome
     }
 
-    /// Opens a session past the pooler, as the role that logs in.
+    /// Opens a session on the direct host, as the role that logs in.
     ///
     /// # Errors
     ///
-    /// As [`Lakebase::connect`], and if the name of the schema or the owner cannot be one.
+    /// As [`Lakebase::connect`], and [`Error::is_config`] for an invalid name of the schema or the owner.
     ///
     /// # Cancel safety
     ///
@@ -265,16 +264,16 @@ impl MigrationSession {
         self.lakebase.connect().await
     }
 
-    /// Returns whether the schema exists; false only if it is to be created. Postgres would skip one that is missing or
-    /// may not be used, and create everything in the next one on the search path.
+    /// Returns whether the schema exists; `false` only if [`create_schema`](Self::create_schema) is set. Postgres skips a schema that is
+    /// missing or that the role may not use, and would create all objects in the next schema on the search path.
     ///
     /// # Errors
     ///
-    /// The schema is missing and not to be created, or may not be used; with the next step.
+    /// The schema is missing and `create_schema` is not set, or the role lacks USAGE on it. The hint has the next step.
     ///
     /// # Cancel safety
     ///
-    /// It only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn has_schema(&self, client: &Client) -> Result<bool, Error> {
         if self.schema.is_none() {
             return Ok(true);
@@ -295,7 +294,7 @@ impl MigrationSession {
                          lakebase --schema '{name}' grant ROLE --shared-owner '{owner}' (ROLE: itself)"
                     ),
                     _ => format!(
-                        "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or choose a schema of its own (LAKEBASE_SCHEMA)"
+                        "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or set LAKEBASE_SCHEMA to another schema"
                     ),
                 };
                 let what = format!("no privilege to use the schema {schema}");
@@ -317,8 +316,8 @@ impl MigrationSession {
         escape_identifier(self.schema.as_deref().unwrap_or_default())
     }
 
-    /// Waiting inside a statement would hold a snapshot, which CREATE INDEX CONCURRENTLY of the one that migrates waits
-    /// for in turn.
+    /// Polls, because a statement that waits for the lock would hold a snapshot, and a CREATE INDEX CONCURRENTLY of the other
+    /// replica would wait for that.
     async fn acquire(&self, client: &Client, on_wait: impl FnOnce()) -> Result<(), Error> {
         if try_lock(client).await? {
             return Ok(());
@@ -341,7 +340,7 @@ impl MigrationSession {
     }
 }
 
-/// Whether both lead to one database of one server.
+/// Whether both are the same database of the same server.
 async fn is_same_database(one: &Lakebase, other: &Lakebase) -> Result<bool, Error> {
     let key = fastrand::i64(..);
     let (holder, connection) = one.connect().await?;
@@ -351,7 +350,7 @@ async fn is_same_database(one: &Lakebase, other: &Lakebase) -> Result<bool, Erro
     let seen = async {
         let hold = format!("SELECT pg_catalog.pg_advisory_lock({key})");
         holder.batch_execute(&hold).await?;
-        // The path first, as functions of the application must not run.
+        // First the search path, so that no function of the application runs.
         let path = "SET search_path = pg_catalog";
         observer.batch_execute(path).await?;
         let query = format!(
@@ -368,7 +367,7 @@ async fn is_same_database(one: &Lakebase, other: &Lakebase) -> Result<bool, Erro
     seen.map_err(|error| database_error("cannot compare the database with its copy", error))
 }
 
-/// In `pg_locks`.
+/// A condition on `pg_locks` for an advisory lock with this key.
 fn is_key(key: i64) -> String {
     let (high, low) = ((key >> 32) as u32, key as u32);
     format!("objsubid = 1 AND classid = {high} AND objid = {low}")
@@ -378,8 +377,8 @@ fn hold_lock() -> String {
     format!("SELECT pg_catalog.pg_advisory_lock_shared({WORK_LOCK})")
 }
 
-/// The second lock shows whether a replica that has ended left a statement that still runs. It is taken for a moment
-/// only: sessions that migrate hold it shared.
+/// The second lock is taken if no statement of a replica that has ended still runs. It is released at once, because
+/// sessions that migrate hold it shared.
 async fn try_lock(client: &Client) -> Result<bool, Error> {
     let sql = format!(
         "SELECT CASE WHEN NOT pg_try_advisory_lock({MIGRATION_LOCK}) THEN false \

@@ -1,8 +1,7 @@
-//! The search path behind a pooler.
+//! The search path on a pooled host.
 //!
-//! The built-in pooler takes no startup options, and a setting of a session would stay for the next client of
-//! that session. What it does honour is what Postgres itself knows about the role: each connection of
-//! the pooler begins with it. So the role has to have the path; a login only checks that.
+//! The built-in pooler rejects startup options, and a `SET` would stay in effect for the next client of the server connection. Each
+//! server connection starts with the settings of its role, so the search path has to be a setting of the role. A login only checks it.
 
 use crate::lakebase::Lakebase;
 use crate::postgres::login::{Login, LoginFailure};
@@ -10,7 +9,7 @@ use crate::postgres::login::{Login, LoginFailure};
 use crate::postgres::search_path::check;
 
 impl Lakebase {
-    /// Checks that sessions behind a pooled host begin in the configured schema, until that was so once. Changes
+    /// Checks that sessions on a pooled host start in the configured schema, until the check has succeeded once. It changes
     /// nothing.
     pub(crate) async fn check_pooled_schema(&self, login: &Login) -> Result<(), LoginFailure> {
         match self.schema() {
@@ -24,7 +23,7 @@ impl Lakebase {
     }
 }
 
-/// Without a driver it cannot be checked.
+/// Without a driver, the check is impossible.
 #[cfg(not(feature = "tokio-postgres"))]
 async fn check(_: &str, _: &Login) -> Result<(), LoginFailure> {
     let error = crate::error::Error::config("schema: a pooled host takes no search path");

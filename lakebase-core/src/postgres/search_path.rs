@@ -1,4 +1,4 @@
-//! The search path of a role, as sessions behind a pooler begin with it.
+//! The search path of a role, with which sessions on a pooled host start.
 
 use std::pin::pin;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::error::foreign::clean_text;
 use crate::postgres::login::{Login, LoginFailure};
 
-/// The search path that the role has been given, in this database or else in all; and the present one.
+/// The role's setting of the search path, for this database or else for all, and the current search path.
 const PATHS: &str = "SELECT ( \
     SELECT pg_catalog.substr(setting, 13) \
     FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) AS setting \
@@ -20,7 +20,7 @@ const PATHS: &str = "SELECT ( \
     AND setting LIKE 'search\\_path=%' ORDER BY setdatabase = 0 LIMIT 1), \
     pg_catalog.current_setting('search_path')";
 
-/// Checks that sessions of the role begin in the schema. Changes nothing.
+/// Checks that sessions of the role start in the schema. It changes nothing.
 pub(super) async fn check(schema: &str, login: &Login) -> Result<(), LoginFailure> {
     let (own, present) = paths(login).await?;
     if first_of(&present).as_deref() == Some(schema) {
@@ -31,11 +31,11 @@ pub(super) async fn check(schema: &str, login: &Login) -> Result<(), LoginFailur
     let (what, hint) = match own {
         Some(path) if first_of(&path).as_deref() == Some(schema) => (
             format!("the pooler still has sessions that began before role {role:?} got its search path"),
-            "It replaces them as they get old (an hour at most, unless configured otherwise): try again then, or restart the compute".to_owned(),
+            "It replaces them after an hour at most, unless configured otherwise: retry then, or restart the compute".to_owned(),
         ),
         Some(path) => (
             format!("the role {role:?} has the search path {} of its own, and a pooled host takes no other", clean_text(&path)),
-            format!("Give each application a role of its own; or, if no other program uses that path, run: {statement}"),
+            format!("Give each application a separate role; or, if no other program uses that path, run: {statement}"),
         ),
         None => (
             format!("a pooled host takes no search path, and the role {role:?} has none of its own"),
@@ -48,14 +48,14 @@ pub(super) async fn check(schema: &str, login: &Login) -> Result<(), LoginFailur
 
 async fn paths(login: &Login) -> Result<(Option<String>, String), LoginFailure> {
     let (client, connection) = login.open().await?;
-    // A simple query: a pooler may take prepared statements elsewhere.
+    // A simple query: a pooler may send the parts of an extended one to different sessions.
     let query = pin!(client.simple_query(PATHS));
-    let answer = match select(query, pin!(connection)).await {
-        Either::Left((answer, _)) => answer,
+    let outcome = match select(query, pin!(connection)).await {
+        Either::Left((outcome, _)) => outcome,
         Either::Right((Err(error), _)) => return Err(LoginFailure::transport(error)),
         Either::Right((Ok(()), query)) => query.await,
     };
-    let messages = answer.map_err(|error| match error.as_db_error() {
+    let messages = outcome.map_err(|error| match error.as_db_error() {
         Some(db) => {
             let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
             LoginFailure::postgres(code, message, error)
@@ -67,26 +67,26 @@ async fn paths(login: &Login) -> Result<(Option<String>, String), LoginFailure> 
         _ => None,
     });
     let row = row.ok_or_else(|| {
-        LoginFailure::transport("Postgres did not answer a query about the search path")
+        LoginFailure::transport("Postgres returned no row for the query of the search path")
     })?;
     let text = |column| row.get(column).map(str::to_owned);
     Ok((text(0), text(1).unwrap_or_default()))
 }
 
-/// The first name of a search path, without its quotes.
+/// The first name of a search path, unquoted.
 fn first_of(path: &str) -> Option<String> {
     let path = path.trim_start();
     let Some(quoted) = path.strip_prefix('"') else {
         let name = path.split(',').next()?.trim();
         return (!name.is_empty()).then(|| name.to_owned());
     };
-    // A quote inside is doubled.
+    // Inside, quotes are doubled.
     let marked = quoted.replace("\"\"", "\0");
     let (name, _) = marked.split_once('"')?;
     Some(name.replace('\0', "\""))
 }
 
-/// The statement that puts a schema first on a role's search path.
+/// The statement that sets a schema as the first one on a role's search path.
 pub(crate) fn set_search_path(role: &str, database: &str, schema: &str) -> String {
     format!(
         "ALTER ROLE {} IN DATABASE {} SET search_path TO {}, public",
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_name_of_a_path_is_read_as_postgres_writes_it() {
+    fn the_first_name_of_a_search_path_is_parsed_with_and_without_quotes() {
         for (path, name) in [
             ("app", Some("app")),
             ("app, public", Some("app")),

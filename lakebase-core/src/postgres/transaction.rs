@@ -1,12 +1,12 @@
-//! When a transaction is run again.
+//! When a transaction is retried.
 
 use std::time::Duration;
 
-/// How often the adapters' `transaction_with_retry` runs a transaction again, and after which pauses.
+/// How often the adapters' `transaction_with_retry` runs a transaction, and with which pauses.
 ///
-/// By default: five times in all, with pauses of 50 ms that double up to 2 s, each 50 % shorter or longer by chance. A
-/// transaction whose `COMMIT` was not answered is not run again, because it may have happened:
-/// [`idempotent`](Self::idempotent) changes that.
+/// By default, it runs five times at most. The first pause is 50 ms; pauses double up to 2 s, and each is up to 50 % shorter or
+/// longer at random. If the reply to `COMMIT` was lost, the transaction may have been committed, so it is only retried if it is
+/// [`idempotent`](Self::idempotent).
 ///
 /// ```
 /// use lakebase_core::Retry;
@@ -32,7 +32,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The defaults.
+    /// Returns the defaults.
     pub fn new() -> Self {
         Self {
             attempts: ATTEMPTS,
@@ -41,32 +41,31 @@ impl Retry {
         }
     }
 
-    /// Sets how often the transaction runs in all: five times by default, once at least.
+    /// Sets how often the transaction runs at most: five times by default, and at least once.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// Sets the first pause: 50 ms by default.
+    /// Sets the first pause: 50 ms by default, 2 s at most.
     pub fn first_pause(mut self, pause: Duration) -> Self {
         self.first_pause = pause.min(LONGEST_PAUSE);
         self
     }
 
-    /// The transaction may happen twice without harm, so that it is run again also if its `COMMIT` was not
-    /// answered. False by default.
+    /// Sets whether the transaction can run twice without harm: false by default. If so, it is also retried after a lost reply to
+    /// `COMMIT`.
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = idempotent;
         self
     }
 
-    /// Whether the transaction may happen twice.
+    /// Returns whether the transaction can run twice without harm.
     pub fn is_idempotent(&self) -> bool {
         self.idempotent
     }
 
-    /// The pause before it is run again, after it has run `attempts` times; `None` if that was the last time. For
-    /// adapters.
+    /// Returns the pause after `attempts` failed attempts; `None` after the last one. For adapters.
     pub fn pause(&self, attempts: u32) -> Option<Duration> {
         if attempts >= self.attempts {
             return None;
@@ -77,10 +76,10 @@ impl Retry {
     }
 }
 
-/// An `async` closure of one argument that may be called again, and whose future has a name: so adapters can demand that it is
-/// `Send`. Every such closure implements it.
+/// An `async` closure with one argument that can be called several times. It names the closure's future, so that adapters can require
+/// it to be `Send`. Every such closure implements it.
 pub trait AsyncCall<A, R>: AsyncFn(A) -> R + Fn(A) -> <Self as AsyncCall<A, R>>::Future {
-    /// What a call returns.
+    /// The future of a call.
     type Future: Future<Output = R>;
 }
 
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_a_limit_and_end_after_the_last_attempt() {
+    fn pauses_grow_to_a_limit_and_end_after_the_last_attempt() {
         let retry = Retry::new().attempts(100);
         for (attempts, millis) in [(1, 50), (2, 100), (3, 200), (7, 2000), (99, 2000)] {
             let pause = retry.pause(attempts).unwrap();

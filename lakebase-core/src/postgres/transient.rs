@@ -1,16 +1,15 @@
-//! Whether repeating a transaction can help. Nothing here repeats one.
+//! Whether retrying a transaction can help.
 
-/// The one table: SQLSTATE (or its class), and Postgres' English text for drivers that hand on nothing else. A class has
-/// no text of its own.
+/// SQLSTATE (or class), and Postgres' English text for drivers that report only that. A class has no text.
 const TRANSIENT: &[(&str, &str)] = &[
     // The connection was lost.
     ("08", ""),
-    // The session waited for too long inside a transaction, and was ended.
+    // The server ended a session that was idle in a transaction for too long.
     (
         "25P03",
         "terminating connection due to idle-in-transaction timeout",
     ),
-    // The transaction lost against another one.
+    // The transaction conflicted with another one.
     ("40001", "could not serialize access"),
     ("40001", "canceling statement due to conflict with recovery"),
     (
@@ -18,7 +17,7 @@ const TRANSIENT: &[(&str, &str)] = &[
         "terminating connection due to conflict with recovery",
     ),
     ("40P01", "deadlock detected"),
-    // The server ended the session, restarts or starts.
+    // The server ended the session, shuts down or starts.
     (
         "57P01",
         "terminating connection due to administrator command",
@@ -40,27 +39,27 @@ const TRANSIENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Returns whether a statement that failed with this SQLSTATE may succeed if its whole transaction is repeated on a new
+/// Returns whether a statement that failed with this SQLSTATE may succeed if its whole transaction is retried on a new
 /// connection: the connection was lost (class 08), the server ended the session or restarts (25P03, 57P01, 57P02, 57P03,
-/// 57P05), or the transaction lost against another one (40001, 40P01).
+/// 57P05), or the transaction conflicted with another one (40001, 40P01).
 ///
-/// What failed is the connection or the timing, not the statement. But if it was the `COMMIT` whose
-/// answer was lost, the transaction may have happened: repeat only what may happen twice.
+/// If the failed statement is `COMMIT`, the transaction may have been committed: retry only an idempotent one.
 pub fn is_transient_sqlstate(sqlstate: &str) -> bool {
     TRANSIENT
         .iter()
         .any(|(known, _)| sqlstate.starts_with(known))
 }
 
-/// [`is_transient_sqlstate`] for drivers that hand on the text alone (diesel's). Postgres speaks English on the
-/// platform.
+/// Like [`is_transient_sqlstate`], for drivers that report only the text, such as diesel's. On the platform, Postgres' messages are
+/// English.
 pub fn is_transient_message(message: &str) -> bool {
     TRANSIENT
         .iter()
         .any(|(_, text)| !text.is_empty() && message.contains(text))
 }
 
-/// The same for an error of tokio-postgres: by its SQLSTATE, or because the connection was lost.
+/// Returns whether retrying the transaction on a new connection can help after this error of tokio-postgres: by its SQLSTATE, as
+/// [`adapter::is_transient_sqlstate`](crate::adapter::is_transient_sqlstate), or because the connection was lost.
 ///
 /// ```
 /// # async fn book(client: &mut tokio_postgres::Client) -> Result<(), tokio_postgres::Error> { Ok(()) }
@@ -69,7 +68,7 @@ pub fn is_transient_message(message: &str) -> bool {
 ///     let (mut client, connection) = lakebase.connect().await?;
 ///     tokio::spawn(connection);
 ///     match book(&mut client).await {
-///         // The connection may be gone: a new one, and the whole transaction again.
+///         // The connection may be lost, so the whole transaction runs again on a new one.
 ///         Err(error) if attempt < 3 && lakebase_core::is_transient(&error) => continue,
 ///         outcome => return Ok(outcome?),
 ///     }
@@ -84,12 +83,12 @@ pub fn is_transient(error: &tokio_postgres::Error) -> bool {
     if let Some(state) = error.code() {
         return is_transient_sqlstate(state.code());
     }
-    let lost_contact = || {
+    let is_lost = || {
         error
             .source()
             .is_some_and(|source| source.is::<std::io::Error>())
     };
-    error.is_closed() || lost_contact()
+    error.is_closed() || is_lost()
 }
 
 #[cfg(test)]
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_new_attempt_cannot_change_is_not_transient() {
+    fn only_sqlstates_of_lost_connections_restarts_and_conflicts_are_transient() {
         for (sqlstate, expected) in [
             ("08006", true),
             ("08P01", true),

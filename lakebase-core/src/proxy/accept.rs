@@ -1,4 +1,4 @@
-//! The task of a proxy: accepts drivers, and ends on request or when it is not needed any more.
+//! The task of a proxy: it accepts drivers, and ends at a shutdown or when nothing uses the proxy any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,36 +10,36 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::session::Sessions;
 use super::socket::Listener;
 
-/// Connections that have not logged in yet.
+/// Most connections that have not logged in yet.
 const MOST_LOGINS: usize = 1000;
-/// Between two checks whether the socket is still there.
+/// How often the proxy checks that its socket still exists.
 const SOCKET_CHECK: Duration = Duration::from_secs(30);
-/// Pause when the process is out of file descriptors.
+/// Pause after a failed `accept`, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// When everything has to be over. The sender is gone with the last handle.
-pub(super) type Orders = watch::Receiver<Option<Instant>>;
+/// Receives the deadline of a shutdown. The sender is dropped with the last handle.
+pub(super) type Deadline = watch::Receiver<Option<Instant>>;
 
-/// Runs until the last handle and the last session are gone, or until the time that is ordered. Dropping the future
-/// ends all sessions.
-pub(super) async fn run(listener: Listener, sessions: Sessions, mut orders: Orders) {
+/// Runs until the last handle is dropped and the last session has ended, or until the deadline of a shutdown. Dropping the
+/// future ends all sessions.
+pub(super) async fn run(listener: Listener, sessions: Sessions, mut deadline: Deadline) {
     let (drain, draining) = watch::channel(false);
     let mut running = JoinSet::new();
-    let end = accept(listener, sessions, draining, &mut running, &mut orders).await;
+    let end = accept(listener, sessions, draining, &mut running, &mut deadline).await;
     if let Some(end) = end {
         drain.send_replace(true);
-        finish(running, end, orders).await;
+        finish(running, end, deadline).await;
     }
 }
 
-/// Returns the time that is ordered, or `None` when no handle and no session is left. The listener is gone then: new clients learn it at
-/// once.
+/// Returns the deadline of a shutdown, or `None` when no handle and no session is left. It drops the listener, so new
+/// clients fail at once.
 async fn accept(
     mut listener: Listener,
     sessions: Sessions,
     draining: watch::Receiver<bool>,
     running: &mut JoinSet<()>,
-    orders: &mut Orders,
+    deadline: &mut Deadline,
 ) -> Option<Instant> {
     let sessions = Arc::new(sessions);
     let logins = Arc::new(Semaphore::new(MOST_LOGINS));
@@ -50,7 +50,7 @@ async fn accept(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, peer)) => {
-                    // With so many waiting, this one has to connect again.
+                    // Above the limit, the connection is closed.
                     let Ok(permit) = Arc::clone(&logins).try_acquire_owned() else {
                         continue;
                     };
@@ -72,9 +72,9 @@ async fn accept(
                     tracing::warn!(name: "lakebase.proxy.socket_lost", target: "lakebase::proxy", %error, "the proxy's socket is gone");
                 }
             }
-            order = orders.changed(), if has_handles => {
-                has_handles = order.is_ok();
-                let end = *orders.borrow();
+            changed = deadline.changed(), if has_handles => {
+                has_handles = changed.is_ok();
+                let end = *deadline.borrow();
                 if end.is_some() {
                     return end;
                 }
@@ -84,14 +84,14 @@ async fn accept(
     None
 }
 
-/// Waits for the sessions, and ends those that are left at `end`.
-async fn finish(mut running: JoinSet<()>, mut end: Instant, mut orders: Orders) {
+/// Waits for the sessions, and ends the remaining ones at `end`.
+async fn finish(mut running: JoinSet<()>, mut end: Instant, mut deadline: Deadline) {
     while !running.is_empty() {
         tokio::select! {
             Some(_) = running.join_next() => {}
             () = sleep_until(end) => running.shutdown().await,
-            // Another shutdown may be in more of a hurry.
-            Ok(()) = orders.changed() => end = orders.borrow().unwrap_or(end),
+            // Another call of `shutdown` may set an earlier deadline.
+            Ok(()) = deadline.changed() => end = deadline.borrow().unwrap_or(end),
         }
     }
 }

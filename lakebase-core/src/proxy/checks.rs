@@ -1,4 +1,4 @@
-//! What becomes of a driver's check whether its session is alive.
+//! Which liveness checks of a driver the proxy answers itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use crate::credential::clock::Watch;
 
-/// A check that is passed on must be answered within this time.
+/// The server has to answer a check within this time.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// The rule for the checks of all sessions of a proxy.
+/// State that the liveness checks of all sessions of a proxy share.
 pub(super) struct Checks {
-    /// A server that sent something within this time counts as alive.
+    /// A server that has sent something within this time counts as alive.
     alive_for: Duration,
-    /// It goes on while the machine is suspended.
+    /// Continues while the machine is suspended.
     clock: Arc<Watch>,
-    /// When the last check was sent that no server answered, in milliseconds; zero if all were.
+    /// When the proxy sent the last check that a server did not answer, in milliseconds; zero without one.
     pub(super) unanswered: AtomicU64,
 }
 
@@ -32,18 +32,18 @@ impl Checks {
         self.clock.now().passed
     }
 
-    /// A check of a session whose server sent something last at `heard` needs no answer of that server.
-    pub(super) fn is_alive(&self, heard: Duration) -> bool {
-        self.now().saturating_sub(heard) < self.alive_for
+    /// Whether a server that last sent something at `received` counts as alive.
+    pub(super) fn is_alive(&self, received: Duration) -> bool {
+        self.now().saturating_sub(received) < self.alive_for
     }
 
-    /// Another server has not answered since `heard`. This one most likely will not, either: waiting for each would
-    /// add up.
-    pub(super) fn is_lost(&self, heard: Duration) -> bool {
-        heard.as_millis() < u128::from(self.unanswered.load(Ordering::Relaxed))
+    /// Whether the server of another session has left a check unanswered since `received`. Then the network is probably
+    /// down, and waiting for each session in turn would add up.
+    pub(super) fn is_lost(&self, received: Duration) -> bool {
+        received.as_millis() < u128::from(self.unanswered.load(Ordering::Relaxed))
     }
 
-    /// Notes that a server has not answered a check within [`ANSWER_LIMIT`].
+    /// Records that a server has not answered a check within [`ANSWER_LIMIT`].
     pub(super) fn note_unanswered(&self) {
         let sent = self.now().saturating_sub(ANSWER_LIMIT).as_millis();
         let sent = u64::try_from(sent).unwrap_or(u64::MAX);

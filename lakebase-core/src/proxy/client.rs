@@ -8,30 +8,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::socket::Stream;
 
-/// Longest startup packet, as Postgres has it, and longest password.
+/// Postgres' limit for startup packets, also used for passwords.
 const LONGEST: usize = 10_000;
 
-/// 3.0, in the form that Postgres sends it.
+/// Protocol version 3.0.
 const VERSION: u32 = 3 << 16;
 const CANCEL: u32 = 80_877_102;
 const TLS: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
 
-/// What a session is cancelled by: process id and secret.
+/// Process id and secret of a session, which a cancel request contains.
 pub(super) type Key = (i32, i32);
 /// Names and values.
 pub(super) type Parameters = Vec<(String, String)>;
 
-/// What a client asks for.
+/// The first request of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// A session, with these parameters.
+    /// A session with these startup parameters.
     Session(Parameters),
-    /// That the session with this key stops what it does.
+    /// Cancels the statement of the session with this key.
     Cancel(Key),
 }
 
-/// Reads until it is clear what the client asks for. Encryption is declined.
+/// Reads the first request, and declines encryption.
 pub(super) async fn read_request(client: &mut dyn Stream) -> io::Result<Request> {
     loop {
         let packet = read_body(client, 8).await?;
@@ -54,7 +54,7 @@ pub(super) async fn read_request(client: &mut dyn Stream) -> io::Result<Request>
     }
 }
 
-/// What follows a length, which counts itself and is at least `shortest`.
+/// Reads a length, which counts itself and is at least `shortest`, and returns the rest of the packet.
 async fn read_body(client: &mut dyn Stream, shortest: usize) -> io::Result<Vec<u8>> {
     let length = client.read_u32().await? as usize;
     if !(shortest..=LONGEST).contains(&length) {
@@ -65,7 +65,7 @@ async fn read_body(client: &mut dyn Stream, shortest: usize) -> io::Result<Vec<u
     Ok(body)
 }
 
-/// Names of options of the protocol (none of which is supported), and parameters of the session.
+/// The names of protocol options, none of which is supported, and the startup parameters.
 fn read_parameters(body: &[u8]) -> io::Result<(Vec<String>, Parameters)> {
     let text = std::str::from_utf8(body).map_err(|_| malformed("parameters must be UTF-8"))?;
     let text = text.strip_suffix('\0');
@@ -85,7 +85,7 @@ fn read_parameters(body: &[u8]) -> io::Result<(Vec<String>, Parameters)> {
     Ok((options, parameters))
 }
 
-/// Version 3.0 of the protocol it is, and none of these options.
+/// Tells the client to use protocol version 3.0 without these options.
 fn negotiate(options: &[String]) -> Vec<u8> {
     let count = u32::try_from(options.len()).unwrap_or_default();
     let mut body = [VERSION.to_be_bytes(), count.to_be_bytes()].concat();
@@ -102,7 +102,7 @@ pub(super) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     [&[tag], &length.to_be_bytes()[..], body].concat()
 }
 
-/// Asks for the password and compares it.
+/// Requests the password and compares it.
 pub(super) async fn knows_password(
     client: &mut dyn Stream,
     password: &SecretString,
@@ -114,7 +114,7 @@ pub(super) async fn knows_password(
     }
     let given = read_body(client, 5).await?;
     let given = given.strip_suffix(b"\0").unwrap_or(&given);
-    // In the same time, wherever they differ.
+    // In constant time: the duration must not reveal where they differ.
     Ok(given.ct_eq(password.expose_secret().as_bytes()).into())
 }
 
@@ -133,7 +133,7 @@ mod tests {
         [&length.to_be_bytes()[..], &code.to_be_bytes(), body].concat()
     }
 
-    /// What the client wants, and what it is sent.
+    /// The request, and the replies that the client gets.
     fn read(bytes: &[u8]) -> (io::Result<Request>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.build().unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_startup_packet_is_an_error() {
+    fn malformed_startup_packets_are_errors() {
         for bytes in [
             Vec::new(),
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
@@ -186,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_do_not_panic(noise in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = read(&noise);
             let _ = read(&packet(3 << 16, &noise));
         }

@@ -1,24 +1,24 @@
 //! Follows the message boundaries of a session, so that the proxy knows whether it is idle.
 
-/// A message whose length makes no sense: whatever follows cannot be told apart.
+/// A message with an impossible length, after which no message boundary is known.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Splits one direction into messages. Keeps six bytes, whatever the message's size.
+/// Splits one direction into messages. It keeps six bytes of a message, whatever its size.
 #[derive(Debug, Default)]
 struct Frames {
     /// Tag and length.
     head: [u8; 5],
     filled: usize,
-    /// Bytes of the body that are still to come.
+    /// Bytes of the body that are not received yet.
     left: usize,
     /// First byte of the body.
     first: Option<u8>,
 }
 
 impl Frames {
-    /// Takes the rest of a message off `bytes`. Returns its tag and the first byte of its body (zero if it has none),
-    /// or `None` if it does not end within `bytes`.
+    /// Removes the rest of a message from `bytes`. Returns its tag and the first byte of its body (zero for an empty body), or
+    /// `None` if the message does not end within `bytes`.
     fn next_end(&mut self, bytes: &mut &[u8]) -> Result<Option<(u8, u8)>, Malformed> {
         if self.filled < self.head.len() {
             let missing = &mut self.head[self.filled..];
@@ -51,32 +51,32 @@ impl Frames {
     }
 }
 
-/// What is known of a session from the messages that passed. In doubt it counts as busy.
+/// The state of a session, from the messages in both directions. In doubt, a session counts as busy.
 #[derive(Debug, Default)]
 pub(super) struct Follow {
     client: Frames,
     server: Frames,
     /// `ReadyForQuery` messages that the server still has to send.
     owed: u32,
-    /// Messages of the extended protocol without a `Sync` behind them.
+    /// Whether the client sent messages of the extended protocol without a `Sync` after them.
     is_open: bool,
-    /// Of the last `ReadyForQuery`: `I` (idle), `T` (in a transaction), `E` (in a failed one).
+    /// Status of the last `ReadyForQuery`: `I` (idle), `T` (in a transaction), `E` (in a failed one).
     status: u8,
     copy_in: CopyIn,
-    /// The last statement came as an `Execute`, not as a `Query`.
+    /// Whether the last statement was an `Execute` and not a `Query`.
     is_extended: bool,
-    /// The client has ended a copy before the server was ready for it.
+    /// Whether the client ended a copy before the server started it.
     is_ahead: bool,
 }
 
-/// The client copies data in. The server then ignores `Sync`.
+/// Whether the client copies data in. The server ignores `Sync` during a copy.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum CopyIn {
     #[default]
     No,
-    /// Ends with a `ReadyForQuery` that is owed.
+    /// Ends with the server's `ReadyForQuery`.
     Simple,
-    /// Ends with a `Sync` of the client.
+    /// Ends with the client's `Sync`.
     Extended,
 }
 
@@ -95,7 +95,7 @@ impl Follow {
         Ok(())
     }
 
-    /// Nothing is under way and no transaction is open.
+    /// Whether no request is pending and no transaction is open.
     pub(super) fn is_idle(&self) -> bool {
         self.owed == 0
             && !self.is_open
@@ -105,8 +105,7 @@ impl Follow {
             && self.server.is_between()
     }
 
-    /// The answer to a driver's check whether the connection is alive, if that is all that `bytes` are and the
-    /// session is idle.
+    /// The reply to a driver's liveness check, if the session is idle and `bytes` are nothing but such a check.
     pub(super) fn answer(&self, bytes: &[u8]) -> Option<&'static [u8]> {
         const SYNC: &[u8] = b"S\0\0\0\x04";
         const EMPTY_QUERY: &[u8] = b"Q\0\0\0\x05\0";
@@ -159,22 +158,22 @@ impl Follow {
                 self.copy_in = CopyIn::No;
                 self.is_ahead = false;
             }
-            // Copy in. What was asked before is answered, and every `Sync` since then is ignored.
+            // Copy in. The server has answered all earlier requests, and ignores every `Sync` sent since.
             b'G' if !self.is_ahead => {
                 (self.owed, self.copy_in) = match self.is_extended {
                     true => (0, CopyIn::Extended),
                     false => (1, CopyIn::Simple),
                 };
             }
-            // Copy in both directions: a replication stream, never idle again.
+            // A replication stream, which is never idle again.
             b'W' => self.is_open = true,
-            // An error ends a copy; of a simple one, `ReadyForQuery` follows.
+            // An error ends a copy. After a simple one, `ReadyForQuery` follows.
             b'E' if self.copy_in == CopyIn::Extended => self.end_copy(),
             _ => {}
         }
     }
 
-    /// In the extended protocol the server now waits for `Sync`.
+    /// In the extended protocol, the server then waits for `Sync`.
     fn end_copy(&mut self) {
         self.is_open |= self.copy_in == CopyIn::Extended;
         self.copy_in = CopyIn::No;
@@ -198,8 +197,8 @@ mod tests {
         follow
     }
 
-    /// Client's messages with `>`, server's with `<`, then whether the session is idle.
-    fn play(script: &str) -> bool {
+    /// Runs a script of the client's (`>`) and the server's (`<`) messages, and returns whether the session is idle after it.
+    fn run(script: &str) -> bool {
         let mut follow = idle();
         for step in script.split_whitespace() {
             let (side, tag) = step.split_at(1);
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_idle_when_everything_is_answered_and_no_transaction_is_open() {
+    fn a_session_is_idle_without_pending_requests_and_outside_a_transaction() {
         for (script, is_idle) in [
             ("", true),
             (">Qx", false),
@@ -225,12 +224,12 @@ mod tests {
             (">Px >B >E", false),
             (">Px >B >E >S", false),
             (">Px >B >E >S <C <ZI", true),
-            // Pipelined: two are owed.
+            // Pipelined: the server owes two replies.
             (">E >S >E >S <ZI", false),
             (">E >S >E >S <ZI <ZI", true),
             // A flush without Sync is still open.
             (">P >H <1", false),
-            // Copy in, simple and extended, and the Sync that is ignored.
+            // Copy in, simple and extended, with an ignored Sync.
             (">Qcopy <G", false),
             (">Qcopy <G >d >c <C <ZI", true),
             (">P >B >E >S <1 <2 <G", false),
@@ -238,7 +237,7 @@ mod tests {
             (">P >B >E >S <1 <2 <G >d >c >S <C <ZI", true),
             (">P >B >E >S <1 <2 <G >d <E", false),
             (">P >B >E >S <1 <2 <G >d <E >S <ZI", true),
-            // Sent ahead, without waiting for the server.
+            // The client does not wait for the server.
             (">P >B >E >d >c >S", false),
             (">P >B >E >d >c >S <1 <2 <G <C", false),
             (">P >B >E >d >c >S <1 <2 <G <C <ZI", true),
@@ -250,12 +249,12 @@ mod tests {
             // Replication.
             (">Qstart <W <d >d", false),
         ] {
-            assert_eq!(play(script), is_idle, "{script}");
+            assert_eq!(run(script), is_idle, "{script}");
         }
     }
 
     #[test]
-    fn only_a_lone_check_on_an_idle_session_is_answered() {
+    fn only_a_lone_check_on_an_idle_session_gets_a_reply() {
         let sync = message(b'S', b"");
         let empty = message(b'Q', b"\0");
         let follow = idle();
@@ -279,7 +278,7 @@ mod tests {
                 .unwrap();
             assert_eq!(follow.answer(&sync), None, "after {before}");
         }
-        // The rest of a message that looks like one.
+        // The rest of another message that looks like a check.
         let mut follow = idle();
         follow.client_sent(b"d\0\0\0\x09").unwrap();
         assert_eq!(follow.answer(&sync), None);
@@ -296,14 +295,13 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, the state is the same as with whole messages.
         #[test]
-        fn cuts_between_reads_do_not_matter(
+        fn messages_split_over_reads_lead_to_the_same_state(
             messages in prop::collection::vec((any::<bool>(), prop::sample::select(&b"QSEPBDCHFcfdZGWEIT123"[..]), prop::collection::vec(any::<u8>(), 0..20)), 0..30),
             size in 1_usize..9,
         ) {
             let mut whole = idle();
-            let mut cut = idle();
+            let mut split = idle();
             for (is_client, tag, body) in messages {
                 let bytes = message(tag, &body);
                 if is_client {
@@ -313,19 +311,18 @@ mod tests {
                 }
                 for piece in bytes.chunks(size) {
                     if is_client {
-                        cut.client_sent(piece).unwrap();
+                        split.client_sent(piece).unwrap();
                     } else {
-                        cut.server_sent(piece).unwrap();
+                        split.server_sent(piece).unwrap();
                     }
                 }
-                prop_assert_eq!(whole.is_idle(), cut.is_idle());
-                prop_assert_eq!(whole.owed, cut.owed);
+                prop_assert_eq!(whole.is_idle(), split.is_idle());
+                prop_assert_eq!(whole.owed, split.owed);
             }
         }
 
-        /// Bytes that make no sense neither panic nor let the state grow.
         #[test]
-        fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_do_not_panic(noise in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut follow = idle();
             let _ = follow.client_sent(&noise);
             let _ = follow.server_sent(&noise);

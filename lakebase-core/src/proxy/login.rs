@@ -18,24 +18,24 @@ use super::parameters::complete;
 use super::server::{Wire, connect};
 use crate::postgres::login::{Login, LoginFailure, TARGET};
 
-/// Longest message of a server before the session has begun.
+/// Longest message of a server during the login.
 const LONGEST_MESSAGE: i32 = 64 * 1024;
 
-/// A connection on which a session begins.
+/// A connection to the server that is logged in, or logging in.
 pub(super) struct Session {
     pub(super) wire: Box<dyn Wire>,
     pub(super) address: SocketAddr,
     pub(super) key: Option<Key>,
-    /// What the client has to see, from `AuthenticationOk` to `ReadyForQuery`.
+    /// The server's messages from `AuthenticationOk` to `ReadyForQuery`, for the client.
     pub(super) greeting: Vec<u8>,
-    /// And is not read yet.
+    /// Bytes that are received and not parsed yet.
     received: BytesMut,
 }
 
-/// Makes the attempt, with the parameters that the driver `asked` for.
+/// Logs in with the startup parameters that the driver `requested`.
 pub(super) async fn log_in(
     login: &Login,
-    asked: &[(String, String)],
+    requested: &[(String, String)],
     ignored: &[(String, String)],
 ) -> Result<Session, LoginFailure> {
     let (wire, address) = connect(&login.target, None).await?;
@@ -46,7 +46,7 @@ pub(super) async fn log_in(
         greeting: Vec::new(),
         received: BytesMut::new(),
     };
-    let parameters = complete(asked, ignored, &login.target);
+    let parameters = complete(requested, ignored, &login.target);
     let parameters = parameters.iter().map(|(name, value)| (*name, &**value));
     session
         .send(|message| frontend::startup_message(parameters, message))
@@ -71,7 +71,7 @@ impl Session {
         self.wire.flush().await.map_err(broken)
     }
 
-    /// The next message, read and as it came. Errors of the server are failures of the attempt.
+    /// The next message, parsed and as bytes. An `ErrorResponse` is a failure of the attempt.
     async fn receive(&mut self) -> Result<(Message, Bytes), LoginFailure> {
         let length = loop {
             let header = Header::parse(&self.received).map_err(LoginFailure::permanent)?;
@@ -81,7 +81,7 @@ impl Session {
                         "the server is not a Postgres server",
                     ));
                 }
-                // It counts all but the tag.
+                // The length counts all but the tag.
                 Some(length) if self.received.len() > length as usize => break length as usize + 1,
                 _ => {}
             }
@@ -101,7 +101,7 @@ impl Session {
         }
     }
 
-    /// Until `AuthenticationOk`.
+    /// Authenticates until `AuthenticationOk`.
     async fn authenticate(&mut self, login: &Login) -> Result<(), LoginFailure> {
         let password = login.credential.expose().as_bytes();
         loop {
@@ -122,7 +122,7 @@ impl Session {
                 Message::NoticeResponse(_) => {}
                 _ => {
                     return Err(LoginFailure::permanent(
-                        "the server asks for an authentication that is not supported",
+                        "the server requests an authentication method that is not supported",
                     ));
                 }
             }
@@ -130,14 +130,14 @@ impl Session {
     }
 
     async fn scram(&mut self, password: &[u8], offer: &[u8]) -> Result<(), LoginFailure> {
-        // Behind tag, length and the kind of authentication.
+        // The names follow tag, length and the kind of authentication.
         let offers = |name: &str| fields(offer, 9).any(|offered| offered == name.as_bytes());
         let (mechanism, binding) = match self.wire.end_point() {
             Some(digest) if offers(SCRAM_SHA_256_PLUS) => (
                 SCRAM_SHA_256_PLUS,
                 ChannelBinding::tls_server_end_point(digest),
             ),
-            // Tells the server that we could: it notices if its offer was taken away.
+            // Tells the server that we support channel binding, so it notices if somebody removed its offer.
             Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
             None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         };
@@ -163,7 +163,7 @@ impl Session {
         scram.finish(body.data()).map_err(LoginFailure::permanent)
     }
 
-    /// From `AuthenticationOk` to the first `ReadyForQuery`. Errors until then belong to the login.
+    /// Reads until the first `ReadyForQuery`. Errors before it belong to the login.
     async fn begin(&mut self) -> Result<(), LoginFailure> {
         self.greeting.extend_from_slice(b"R\0\0\0\x08\0\0\0\0");
         loop {
@@ -183,16 +183,16 @@ impl Session {
     }
 }
 
-/// The connection ended in the middle of a login.
+/// A connection that failed during the login.
 fn broken(error: io::Error) -> LoginFailure {
     match error.kind() {
-        // Behind TLS, an end without a goodbye.
+        // TLS reports a missing `close_notify` like this, too.
         io::ErrorKind::UnexpectedEof => LoginFailure::closed(error),
         _ => LoginFailure::transport(error),
     }
 }
 
-/// What the server said in an `ErrorResponse`.
+/// The failure for an `ErrorResponse`.
 fn server_error(response: &[u8]) -> LoginFailure {
     let field = |tag: &[u8]| {
         let value = fields(response, 5).find_map(|field| field.strip_prefix(tag));
@@ -206,7 +206,7 @@ fn server_error(response: &[u8]) -> LoginFailure {
     LoginFailure::postgres(field(b"C"), message, text)
 }
 
-/// The strings of a message, each ended by a zero; an empty one ends the list.
+/// The zero-terminated strings of a message. An empty one ends the list.
 fn fields(message: &[u8], start: usize) -> impl Iterator<Item = &[u8]> {
     let body = message.get(start..).unwrap_or_default();
     body.split(|&byte| byte == 0)

@@ -1,28 +1,28 @@
-//! The startup parameters of a session: what the driver asks for, and ours where it asks for nothing.
+//! The startup parameters of a session: those of the driver, and ours where it sends none.
 
 use std::collections::BTreeMap;
 
 use crate::target::Target;
 
-/// Parameters for the server. A value of `ignored` counts as not asked for; of `options`, as their beginning.
+/// Returns the parameters for the server. It skips parameters with a value of `ignored`; for `options`, it removes that prefix.
 pub(super) fn complete<'a>(
-    asked: &'a [(String, String)],
+    requested: &'a [(String, String)],
     ignored: &[(String, String)],
     target: &'a Target,
 ) -> BTreeMap<&'a str, String> {
     let mut parameters = BTreeMap::new();
     let mut options = target.startup_options().unwrap_or_default();
-    for (name, value) in asked {
+    for (name, value) in requested {
         let mut ignored = ignored.iter().filter(|(known, _)| known == name);
         match name.as_str() {
             "options" => {
-                let own = ignored.fold(value.as_str(), |own, (_, beginning)| {
-                    own.strip_prefix(beginning.as_str()).unwrap_or(own)
+                let own = ignored.fold(value.as_str(), |own, (_, prefix)| {
+                    own.strip_prefix(prefix.as_str()).unwrap_or(own)
                 });
-                // The driver's come last and win.
+                // The driver's options come last, so they win.
                 options = format!("{options} {}", own.trim_start());
             }
-            // The built-in pooler rejects it, and since Postgres 12 it changes nothing.
+            // The built-in pooler rejects it, and it has no effect since Postgres 12.
             "extra_float_digits" if target.is_pooled() => {}
             _ if ignored.any(|(_, known)| known == value) => {}
             name => {

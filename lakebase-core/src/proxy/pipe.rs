@@ -1,4 +1,4 @@
-//! The bytes on their way from one side of a session to the other.
+//! The buffer of one direction of a session.
 
 use std::io;
 use std::pin::Pin;
@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Four TLS records. Resident only as far as a session uses it.
+/// Four TLS records. The system allocates pages only as a session uses them.
 const BUFFER: usize = 64 * 1024;
 
-/// A buffer that is read into when it is empty, and then written out whole: that is the back-pressure.
+/// A buffer that is filled only when it is empty, which gives back-pressure.
 pub(super) struct Pipe {
     bytes: Box<[u8]>,
     start: usize,
@@ -33,13 +33,13 @@ impl Pipe {
         &self.bytes[self.start..self.end]
     }
 
-    /// Replaces what the buffer holds.
+    /// Replaces the contents.
     pub(super) fn set(&mut self, bytes: &[u8]) {
         self.bytes[..bytes.len()].copy_from_slice(bytes);
         (self.start, self.end) = (0, bytes.len());
     }
 
-    /// Reads, if the buffer is empty. Returns whether anything was read; the end of the stream is an error.
+    /// Reads if the buffer is empty. Returns whether it has read anything; the end of the stream is an error.
     pub(super) fn fill<R>(&mut self, from: &mut R, cx: &mut Context<'_>) -> io::Result<bool>
     where
         R: AsyncRead + Unpin + ?Sized,
@@ -58,7 +58,7 @@ impl Pipe {
         }
     }
 
-    /// Writes as much as `to` takes. Returns the number of bytes.
+    /// Writes as much as `to` accepts. Returns the number of bytes.
     pub(super) fn drain<W>(&mut self, to: &mut W, cx: &mut Context<'_>) -> io::Result<usize>
     where
         W: AsyncWrite + Unpin + ?Sized,

@@ -1,4 +1,4 @@
-//! Carries a session's bytes both ways, in one task, with two buffers of fixed size.
+//! Copies a session's bytes in both directions, in one task with two buffers of fixed size.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,19 +15,19 @@ use super::pipe::Pipe;
 use super::server::Wire;
 use super::socket::Stream;
 
-/// More than that on its way to a server that does not take it is a busy server, not a lost network.
+/// After this many bytes that the server does not read, it is probably busy, and the network is not lost.
 const LARGE: usize = 32 * 1024;
-/// For the last bytes of a session.
+/// Limit for sending the last bytes of a session.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why a session is over.
+/// Why a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Client,
     Server,
     /// The server did not answer a check.
     Unresponsive,
-    /// The proxy ends, and the session was idle.
+    /// The proxy shuts down, and the session was idle.
     Drained,
     Malformed,
 }
@@ -47,17 +47,17 @@ pub(super) struct Relay<'a> {
     up: Pipe,
     down: Pipe,
     needs_flush: bool,
-    /// Bytes to the server since the session was idle.
+    /// Bytes sent to the server since the session was idle.
     sent: usize,
     /// When the server last sent something.
-    heard: Duration,
-    /// The end of the time for the answer to a check that was passed on.
+    received: Duration,
+    /// The deadline for the server's reply to a check.
     answer_due: Option<Pin<Box<Sleep>>>,
     is_draining: bool,
 }
 
 impl<'a> Relay<'a> {
-    /// `follow` has seen what the server sent until now.
+    /// `follow` has processed all earlier messages of the server.
     pub(super) fn new(
         client: &'a mut dyn Stream,
         server: &'a mut dyn Wire,
@@ -73,13 +73,13 @@ impl<'a> Relay<'a> {
             down: Pipe::new(),
             needs_flush: false,
             sent: 0,
-            heard: checks.now(),
+            received: checks.now(),
             answer_due: None,
             is_draining: false,
         }
     }
 
-    /// Until one side ends. A dropped client ends the server's session and the other way round.
+    /// Runs until one side closes its connection, and closes the other one.
     pub(super) async fn run(mut self, mut drain: watch::Receiver<bool>) -> End {
         let end = tokio::select! {
             biased;
@@ -117,9 +117,9 @@ impl<'a> Relay<'a> {
         self.follow.is_idle() && self.up.is_empty() && self.down.is_empty()
     }
 
-    /// Each direction once. Returns whether any byte has moved.
+    /// Copies in each direction once. Returns whether it has moved any byte.
     fn carry(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        // The server first: a check must not be answered for one that is gone.
+        // The server first: the proxy must not answer a check if the server has closed the connection.
         let from_server = self.read_server(cx)?;
         let to_client = self.down.drain(self.client, cx);
         let to_client = to_client.map_err(|_| End::Client)?;
@@ -133,7 +133,7 @@ impl<'a> Relay<'a> {
         if !has_read.map_err(|_| End::Server)? {
             return Ok(false);
         }
-        self.heard = self.checks.now();
+        self.received = self.checks.now();
         self.answer_due = None;
         self.follow.server_sent(self.down.held())?;
         Ok(true)
@@ -151,14 +151,14 @@ impl<'a> Relay<'a> {
         Ok(true)
     }
 
-    /// Answers a check in the place of the server, or sets the time by which the server must.
+    /// Answers a check in place of the server, or sets a deadline for the server's reply.
     fn check(&mut self, answer: &[u8]) -> Result<(), End> {
-        // While a driver leaves bytes unread, the proxy reads nothing from its server, which says nothing about the server.
+        // While a driver leaves bytes unread, the proxy does not read from the server, so it knows nothing about the server.
         if self.down.is_empty() {
-            if self.checks.is_lost(self.heard) {
+            if self.checks.is_lost(self.received) {
                 return Err(End::Unresponsive);
             }
-            if self.checks.is_alive(self.heard) {
+            if self.checks.is_alive(self.received) {
                 self.up.set(&[]);
                 self.down.set(answer);
                 return Ok(());
@@ -173,7 +173,7 @@ impl<'a> Relay<'a> {
         let sent = sent.map_err(|_| End::Server)?;
         self.needs_flush |= sent > 0;
         self.count(sent);
-        // TLS holds back what was not flushed.
+        // TLS buffers written bytes until they are flushed.
         if self.needs_flush && self.up.is_empty() {
             let flushed = Pin::new(&mut *self.server).poll_flush(cx);
             self.needs_flush = flushed.map_err(|_| End::Server)?.is_pending();
@@ -181,7 +181,7 @@ impl<'a> Relay<'a> {
         Ok(sent)
     }
 
-    /// Counts what was sent since the session was idle.
+    /// Counts the bytes sent since the session was idle.
     fn count(&mut self, sent: usize) {
         let was_large = self.sent > LARGE;
         self.sent = match self.follow.is_idle() {
@@ -196,7 +196,7 @@ impl<'a> Relay<'a> {
     async fn close(&mut self, end: End) {
         const TERMINATE: &[u8] = b"X\0\0\0\x04";
         match end {
-            // What it sent last, most likely that it leaves.
+            // The client's last bytes, usually `Terminate`.
             End::Client => {
                 let _ = self.server.write_all(self.up.held()).await;
                 let _ = self.server.shutdown().await;
@@ -206,7 +206,7 @@ impl<'a> Relay<'a> {
                 let _ = self.server.shutdown().await;
                 let _ = self.client.write_all(&super::report::ended()).await;
             }
-            // What it said last: a write can fail before that was read.
+            // The server's last message: a write can fail before the proxy has read it.
             End::Server => {
                 let _ = self.client.write_all(self.down.held()).await;
                 let _ = tokio::io::copy(&mut self.server, self.client).await;
@@ -216,7 +216,7 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Waits until the proxy is to end.
+/// Waits for a shutdown of the proxy.
 pub(super) async fn wait_for_drain(drain: &mut watch::Receiver<bool>) {
     let _ = drain.wait_for(|is_draining| *is_draining).await;
 }
@@ -236,10 +236,10 @@ mod tests {
     const SYNC: &[u8] = b"S\0\0\0\x04";
     const READY: &[u8] = b"Z\0\0\0\x05I";
 
-    /// A unit test: how much the kernel holds for a driver cannot be seen from outside.
+    /// A unit test, because the public API does not control how many bytes the kernel buffers for a driver.
     #[tokio::test(start_paused = true)]
-    async fn a_check_does_not_cut_off_a_driver_that_leaves_bytes_unread() {
-        // On its own, and while the server of another session does not answer.
+    async fn a_check_does_not_end_the_session_of_a_driver_that_leaves_bytes_unread() {
+        // Without and with an unanswered check of another session.
         for unanswered in [0, 2000] {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let address = listener.local_addr().unwrap();

@@ -1,12 +1,12 @@
-//! Our errors as the `ErrorResponse` that a driver hands on, and back again.
+//! Converts an [`Error`] into an `ErrorResponse`, and what a driver reports of that back into the error.
 
 use super::client;
 use crate::error::Error;
 
-/// Stands in the place of a routine's name in an `ErrorResponse` of ours; the file's name is the error as a record.
+/// Value of the field `routine` of our `ErrorResponse`. The field `file` contains the error as a record.
 const ROUTINE: &str = "lakebase";
 
-/// The message that ends a login.
+/// The response to a failed login.
 pub(super) fn failed(error: &Error) -> Vec<u8> {
     message(&[
         (b'C', sqlstate(error)),
@@ -17,18 +17,18 @@ pub(super) fn failed(error: &Error) -> Vec<u8> {
     ])
 }
 
-/// The proxy does not serve this client.
+/// The response to a client that the proxy does not serve.
 pub(super) fn rejected(text: &str) -> Vec<u8> {
     message(&[(b'C', "28000"), (b'M', text)])
 }
 
-/// To an idle session of a proxy that ends.
+/// The message to an idle session, or during a login, when the proxy shuts down.
 pub(super) fn ended() -> Vec<u8> {
-    message(&[(b'C', "57P01"), (b'M', "the proxy ends")])
+    message(&[(b'C', "57P01"), (b'M', "the auth proxy shuts down")])
 }
 
-/// sqlx repeats a login that failed with 53300 or 57P03 until its own time is up, and then forgets why; libpq
-/// goes to the next host. The login loop has repeated it already.
+/// sqlx retries a login that failed with 53300 or 57P03 until its own timeout and then drops the cause; libpq tries the next
+/// host. The login loop has retried already.
 fn sqlstate(error: &Error) -> &str {
     match error.sqlstate() {
         Some(code) if code.starts_with("53") || code.starts_with("57") => "08004",
@@ -44,7 +44,7 @@ fn message(fields: &[(u8, &str)]) -> Vec<u8> {
     for (field, value) in fields {
         if !value.is_empty() {
             body.push(*field);
-            // A zero would end the field.
+            // A zero byte would end the field.
             body.extend(value.bytes().filter(|&byte| byte != 0));
             body.push(0);
         }
@@ -54,8 +54,8 @@ fn message(fields: &[(u8, &str)]) -> Vec<u8> {
 }
 
 impl Error {
-    /// The error of a login behind the [proxy](crate::proxy), from the fields `file` and `routine` of the
-    /// `ErrorResponse` that a driver hands on. `None` if it is not one of the proxy's. Of its causes the texts are left.
+    /// Returns the error of a failed login through the [auth proxy](crate::proxy), from the fields `file` and `routine` that a
+    /// driver's error has. `None` if the error does not come from the proxy. Its causes keep their texts and lose their types.
     ///
     /// For adapters.
     pub fn from_response(file: Option<&str>, routine: Option<&str>) -> Option<Self> {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_login_has_code_text_and_hint_and_leads_back_to_its_error() {
+    fn the_response_to_a_failed_login_has_code_text_and_hint_and_converts_back() {
         let error = Error::new(Kind::Timeout, "no login within 3 s")
             .with_hint("Check PGHOST")
             .with_sqlstate(Some("53300"))
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn no_code_leaves_the_proxy_that_drivers_repeat() {
+    fn the_proxy_sends_no_code_that_drivers_retry() {
         for (code, expected) in [
             (Some("53300"), "08004"),
             (Some("57P03"), "08004"),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn another_programs_error_is_not_taken_for_the_proxys() {
+    fn errors_of_other_programs_do_not_convert() {
         let record = Error::config("x").to_record();
         for (file, routine) in [
             (Some("auth.c"), Some("auth_failed")),

@@ -1,4 +1,4 @@
-//! Connections to the server: TCP, and TLS on it.
+//! Connections to the server: TCP, with TLS if the target uses it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,11 +28,11 @@ use crate::target::Target;
 pub(super) trait Wire: Stream {
     fn tcp(&self) -> &TcpStream;
 
-    /// The digest of the server's certificate that SCRAM binds a login to.
+    /// The digest of the server's certificate, for SCRAM's channel binding.
     fn end_point(&self) -> Option<Vec<u8>>;
 
-    /// Whether written data that is not acknowledged ends the connection. Not while a lot is on its way: Linux counts
-    /// the time in which a busy server takes nothing, too.
+    /// Sets whether unacknowledged data ends the connection. It is off during large uploads: Linux also counts the time in
+    /// which a busy server reads nothing.
     fn set_user_timeout(&self, is_on: bool) {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Err(error) =
@@ -60,7 +60,7 @@ impl Wire for TlsStream<TcpStream> {
         self.get_ref().0
     }
 
-    /// By the hash of the certificate's signature. None for signatures without a hash of their own.
+    /// Uses the hash of the certificate's signature; `None` for signatures that have no separate hash.
     fn end_point(&self) -> Option<Vec<u8>> {
         let certificate = self.get_ref().1.peer_certificates()?.first()?;
         let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
@@ -79,7 +79,7 @@ impl Wire for TlsStream<TcpStream> {
     }
 }
 
-/// Connects, to this address if one is given.
+/// Connects to the target, or to the address `at` of it.
 pub(super) async fn connect(
     target: &Target,
     at: Option<SocketAddr>,
@@ -138,7 +138,7 @@ async fn dial(target: &Target, at: Option<SocketAddr>) -> io::Result<(TcpStream,
     Err(failure)
 }
 
-/// Asks the server at that address to cancel what the session with that key does.
+/// Sends a cancel request for the session with this key to the server at this address.
 pub(super) async fn cancel(target: &Target, address: SocketAddr, key: Key) {
     let cancelling = async {
         let (mut wire, _) = connect(target, Some(address)).await?;
@@ -147,7 +147,7 @@ pub(super) async fn cancel(target: &Target, address: SocketAddr, key: Key) {
         let sent = async {
             wire.write_all(&request).await?;
             wire.flush().await?;
-            // The server closes when it has dealt with it.
+            // The server closes the connection after it has processed the request.
             wire.read_to_end(&mut Vec::new()).await
         };
         sent.await.map(drop).map_err(LoginFailure::transport)

@@ -17,37 +17,36 @@ use super::checks::Checks;
 use super::client::{Key, Parameters, Request, knows_password, read_request};
 use super::follow::Follow;
 use super::login::{self, Session};
-use super::peer::Peer;
 use super::relay::{Relay, wait_for_drain};
-use super::socket::Stream;
+use super::socket::{Peer, Stream};
 use super::{report, server};
 use crate::lakebase::Lakebase;
 use crate::target::Target;
 use crate::telemetry;
 
-/// For what a driver has to send before its login.
+/// Limit for a driver's startup packet and password.
 const STARTUP_LIMIT: Duration = Duration::from_secs(15);
 
-/// What the sessions of one proxy share.
+/// State that the sessions of a proxy share.
 pub(super) struct Sessions {
     pub(super) lakebase: Lakebase,
     pub(super) clients: Clients,
     pub(super) password: Option<SecretString>,
-    /// Values of startup parameters that do not count.
+    /// See [`Builder::ignore`](super::Builder::ignore).
     pub(super) ignored: Parameters,
     pub(super) checks: Checks,
-    /// Where the session with a key runs. Another session may have the same key on another server.
+    /// The running sessions, for cancel requests. Sessions on two servers can have the same key; the newest counts.
     pub(super) running: Mutex<HashMap<Key, Weak<Running>>>,
 }
 
-/// Where a session runs, for as long as it does.
+/// The server of a running session.
 pub(super) struct Running {
     target: Arc<Target>,
     address: SocketAddr,
 }
 
 impl Sessions {
-    /// Serves a driver until one side ends. `permit` is for those that have not logged in yet.
+    /// Serves a driver until one side closes its connection. `permit` is dropped after the login.
     pub(super) async fn serve(
         &self,
         mut client: Box<dyn Stream>,
@@ -67,14 +66,14 @@ impl Sessions {
                 if let Some(running) = running {
                     server::cancel(&running.target, running.address, key).await;
                 }
-                // Drivers take the end of the connection as the sign that the request was passed on.
+                // The end of the connection tells drivers that the request was sent on.
                 return Ok(());
             }
             None => return Ok(()),
         };
         let session = tokio::select! {
             session = self.log_in(&parameters) => session,
-            // Drivers wait in silence: this one has given up, or does not speak the protocol.
+            // Drivers send nothing during a login: this one has closed the connection, or violates the protocol.
             _ = client.read_u8() => return Ok(()),
             () = wait_for_drain(&mut drain) => Err(report::ended()),
         };
@@ -99,7 +98,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// What the driver asks for, if the proxy serves it.
+    /// Reads the driver's request. Returns `None` after it has rejected the driver.
     async fn admit(&self, client: &mut dyn Stream, peer: Peer) -> io::Result<Option<Request>> {
         let request = read_request(client).await?;
         let is_cancel = matches!(request, Request::Cancel(_));
@@ -110,9 +109,9 @@ impl Sessions {
             (Clients::ThisUser, Peer::OtherUser, _) => {
                 "this auth proxy serves only the user that started it"
             }
-            // The key of a cancel request is secret enough, and there is nowhere to put a password.
+            // A cancel request has no place for a password, and its key is a secret.
             (_, _, Some(password)) if !is_cancel && !knows_password(client, password).await? => {
-                "wrong password for the auth proxy: use the one in the URL that it prints"
+                "wrong password for the auth proxy: use the one in its URL"
             }
             _ => return Ok(Some(request)),
         };
@@ -120,7 +119,7 @@ impl Sessions {
         Ok(None)
     }
 
-    /// Logs in to the server. The error is what the driver is sent.
+    /// Logs in to the server. The error is the response to the driver.
     async fn log_in(
         &self,
         parameters: &[(String, String)],

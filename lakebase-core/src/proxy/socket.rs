@@ -10,7 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::task::spawn_blocking;
 
-use super::peer::Peer;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
 use crate::postgres::tcp::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES};
@@ -29,20 +28,31 @@ pub(super) enum Listener {
     Tcp(TcpListener),
 }
 
+/// The connecting process, as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code))]
+pub(super) enum Peer {
+    ThisProcess,
+    ThisUser,
+    OtherUser,
+    /// On TCP.
+    Unknown,
+}
+
 /// An open connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Listener {
-    /// Without a place: in a new folder or, where that cannot be, on a free port of loopback.
+    /// Without a place, listens in a new folder, or on a free loopback port if that fails.
     pub(super) async fn bind(place: Option<Place>) -> io::Result<Self> {
         #[cfg(unix)]
         match place.clone() {
             None => match spawn_blocking(UnixSocket::private).await? {
                 Ok(socket) => return Ok(Self::Unix(socket)),
                 Err(error) => {
-                    tracing::debug!(name: "lakebase.proxy.on_loopback", target: "lakebase::proxy", %error, "no folder for a socket, listens on loopback");
+                    tracing::debug!(name: "lakebase.proxy.on_loopback", target: "lakebase::proxy", %error, "cannot create a Unix socket, listens on loopback");
                 }
             },
             Some(Place::Folder(folder)) => {
@@ -75,7 +85,7 @@ impl Listener {
             }
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // A client's machine that is gone must not keep its transaction.
+                // A client whose machine is gone must not keep its transaction open.
                 keep_alive(&stream)?;
                 Ok((Box::new(stream), Peer::Unknown))
             }
@@ -92,7 +102,7 @@ impl Listener {
     }
 }
 
-/// Without delay, and a peer that is gone is noticed.
+/// Disables Nagle's algorithm, and enables keepalive so that a lost peer is noticed.
 pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

@@ -1,4 +1,4 @@
-//! A Unix socket in a folder, and what happens to sockets of dead processes.
+//! The Unix socket of a proxy, and the cleanup of sockets that dead processes left.
 
 use std::fs;
 use std::io;
@@ -9,37 +9,37 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::peer::Peer;
+use super::socket::Peer;
 
-/// As Postgres and its drivers name it.
+/// The name that Postgres and its drivers use.
 const SOCKET: &str = ".s.PGSQL.5432";
-/// Begins the name of a socket that is not renamed yet, and that of [`SOCKET`]. Not longer: the kernel limits a path to
-/// some hundred bytes.
+/// Prefix of [`SOCKET`], and of a socket that is not renamed yet. It is short because the kernel limits a path to about a
+/// hundred bytes.
 const UNNAMED: &str = ".s.";
-/// Folders of ours: this, and twelve hexadecimal digits.
+/// Prefix of private folders; twelve hexadecimal digits follow.
 const PREFIX: &str = "lakebase-proxy-";
-/// A folder without a socket that is older is not about to get one.
+/// A folder without a socket that is older belongs to a dead process.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Listens until it is dropped. Then the socket is gone, and the folder if it was made for it.
+/// Listens until it is dropped, and then removes the socket, and the folder if it is private.
 #[derive(Debug)]
 pub(super) struct UnixSocket {
     listener: UnixListener,
     folder: PathBuf,
     is_private: bool,
-    /// Of the socket, to tell it from another listener's.
+    /// The socket's inode, to distinguish it from another listener's socket.
     inode: Option<u64>,
-    /// A forked child has a copy of this, and must leave the parent's socket alone.
+    /// A forked child has a copy of this value and must not remove the parent's socket.
     process: u32,
 }
 
 impl UnixSocket {
-    /// In a folder of its own under the system's temporary one. Removes what dead processes of this user left
+    /// Listens in a new folder below the system's temporary one. Removes the folders that dead processes of this user left
     /// there. Blocks.
     pub(super) fn private() -> io::Result<Self> {
         let temporary = std::path::absolute(std::env::temp_dir())?;
         if temporary.to_str().is_none() {
-            // Drivers take text.
+            // A URL is text.
             return Err(io::Error::other("the temporary folder's name is not UTF-8"));
         }
         sweep(&temporary);
@@ -49,7 +49,7 @@ impl UnixSocket {
         Self::listen(&folder, true).inspect_err(|_| remove_private(&folder))
     }
 
-    /// In a folder that is there. Takes the place of a socket without a listener. Blocks.
+    /// Listens in an existing folder, and replaces a socket that has no listener. Blocks.
     pub(super) fn in_folder(folder: &Path) -> io::Result<Self> {
         Self::listen(folder, false)
     }
@@ -62,7 +62,7 @@ impl UnixSocket {
         if fs::symlink_metadata(&socket).is_ok() && !is_dead(&socket) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        // Renamed when it listens: before that, another process would take it for a dead one.
+        // Renamed after `listen`: before that, another process would consider it dead.
         let new = folder.join(format!("{UNNAMED}{}", std::process::id()));
         let listener = UnixListener::bind(&new)?;
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
@@ -95,7 +95,7 @@ impl UnixSocket {
         Ok((stream, peer))
     }
 
-    /// Listens again if the socket was removed: programs that clean temporary folders do that.
+    /// Listens again if a program that cleans temporary folders has removed the socket.
     pub(super) async fn revive(&mut self) -> io::Result<()> {
         let (folder, is_private, known) = (self.folder.clone(), self.is_private, self.inode);
         let revived = tokio::task::spawn_blocking(move || {
@@ -115,7 +115,7 @@ impl UnixSocket {
     }
 }
 
-/// Before the listener is closed: a socket that refuses makes drivers wait, one that is gone does not.
+/// Removes the socket before the listener closes: drivers retry a refused connection, but not a missing socket.
 impl Drop for UnixSocket {
     fn drop(&mut self) {
         let socket = self.folder.join(SOCKET);
@@ -137,12 +137,12 @@ fn create_private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(folder)
 }
 
-/// A folder that this user alone can enter.
+/// A folder that only this user can enter.
 fn is_private_folder(found: &fs::Metadata) -> bool {
     found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0
 }
 
-/// Removes what processes left that were killed.
+/// Removes the folders that killed processes left.
 fn sweep(temporary: &Path) {
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -154,9 +154,9 @@ fn sweep(temporary: &Path) {
     }
 }
 
-/// A private folder of this user, with a socket without a listener or, for long, with no socket.
+/// Whether this is a private folder of this user that has a socket without a listener or, for long, no socket.
 fn is_left_behind(folder: &fs::DirEntry) -> io::Result<bool> {
-    // Of the entry itself, not of what a link points to.
+    // Does not follow links.
     let found = folder.metadata()?;
     if !is_private_folder(&found) {
         return Ok(false);
@@ -168,7 +168,7 @@ fn is_left_behind(folder: &fs::DirEntry) -> io::Result<bool> {
     }
 }
 
-/// Nothing but our sockets, one that was never renamed included, and the folder only if it is empty then.
+/// Removes our sockets, renamed or not, and the folder if it is empty then.
 fn remove_private(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -179,10 +179,10 @@ fn remove_private(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// A socket without a listener.
+/// Whether the socket has no listener.
 fn is_dead(socket: &Path) -> bool {
     let connect = || {
-        // Not blocking: one whose queue is full is alive.
+        // Nonblocking: a listener whose queue is full is alive.
         let probe = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
         probe.set_nonblocking(true)?;
         probe.connect(&socket2::SockAddr::unix(socket)?)

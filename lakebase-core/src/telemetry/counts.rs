@@ -11,26 +11,26 @@ use super::durations::Durations;
 use super::listener::Listener;
 use crate::error::{Error, Kind};
 
-/// Of one application: its handle, the clones of that, and the handles of its users.
+/// The counters of an application: of its handle, the clones, and the handles of its users.
 #[derive(Default)]
 pub(crate) struct Counts {
-    /// Of all mints, failed ones as well.
+    /// All mints, including failed ones.
     pub(crate) mints: Arc<Durations>,
     pub(crate) failed_mints: AtomicU64,
-    /// Of the logins that succeeded, from the first wait for a credential.
+    /// Successful logins, including the wait for a credential.
     pub(crate) logins: Durations,
     failed_logins: [AtomicU64; Kind::ALL.len()],
     pub(crate) logging_in: AtomicU64,
     pub(crate) login_attempts: AtomicU64,
     pub(crate) sessions: AtomicU64,
     pub(crate) sessions_begun: AtomicU64,
-    /// Gets the statements that adapters report.
+    /// Receives the statements that adapters report.
     #[cfg(feature = "opentelemetry")]
     pub(crate) operations: Listener<OnOperation>,
 }
 
 impl Counts {
-    /// Of another database, whose logins use the same token.
+    /// The counters of another database, which shares the mints.
     pub(crate) fn of_database(&self) -> Self {
         Self {
             mints: Arc::clone(&self.mints),
@@ -42,7 +42,7 @@ impl Counts {
         self.failed_logins[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those that occurred, by the kind of error.
+    /// Failed logins by the kind of error, without zeros.
     pub(crate) fn failed_logins(&self) -> BTreeMap<&'static str, u64> {
         let counts = Kind::ALL.iter().zip(&self.failed_logins);
         let counts = counts.map(|(kind, count)| (kind.name(), count.load(Ordering::Relaxed)));
@@ -50,21 +50,11 @@ impl Counts {
     }
 }
 
-/// Gets each statement that has run.
+/// Receives each statement that has run, with its duration, and `Some` if it failed, with the SQLSTATE if there is one.
 #[cfg(feature = "opentelemetry")]
-pub(crate) type OnOperation = dyn Fn(&Operation<'_>) + Send + Sync;
+pub(crate) type OnOperation = dyn Fn(&str, Duration, Option<Option<&str>>) + Send + Sync;
 
-/// A statement that has run.
-#[cfg(feature = "opentelemetry")]
-#[derive(Debug)]
-pub(crate) struct Operation<'a> {
-    pub(crate) statement: &'a str,
-    pub(crate) took: Duration,
-    /// Whether it failed, and the SQLSTATE if there is one.
-    pub(crate) failure: Option<Option<&'a str>>,
-}
-
-/// Counts one more in a gauge for as long as it lives.
+/// Increments a gauge as long as it exists.
 pub(crate) struct Running(Arc<Counts>, fn(&Counts) -> &AtomicU64);
 
 impl Running {

@@ -1,4 +1,4 @@
-//! How long something took, counted in buckets.
+//! Histograms of durations.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::stats::seconds;
 
 const BUCKETS: usize = DurationStats::BOUNDS.len() + 1;
 
-/// Gets each duration, and the kind of error if it ended in one.
+/// Receives each duration, and the kind of error after a failure.
 pub(crate) type OnDuration = dyn Fn(Duration, Option<&str>) + Send + Sync;
 
 /// A histogram. Recording does not allocate.
@@ -53,21 +53,21 @@ impl fmt::Debug for Durations {
     }
 }
 
-/// How often something happened, and how long it took.
+/// A histogram of durations, as part of [`Stats`](super::Stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DurationStats {
-    /// How often.
+    /// The number of durations.
     pub count: u64,
-    /// How long all of them took together.
+    /// Their sum.
     #[serde(serialize_with = "seconds")]
     pub sum: Duration,
-    /// How many took at most each of [`BOUNDS`](Self::BOUNDS), and longer than the one before; the last is for those that took longer
-    /// than all.
+    /// The number in each bucket: above the bound before it in [`BOUNDS`](Self::BOUNDS) and up to its own; the last bucket has no upper
+    /// bound.
     pub buckets: [u64; BUCKETS],
 }
 
 impl DurationStats {
-    /// Upper bounds of the buckets in seconds, as OpenTelemetry's conventions for databases have them.
+    /// The upper bounds of the buckets in seconds, as in OpenTelemetry's conventions for databases.
     pub const BOUNDS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 }

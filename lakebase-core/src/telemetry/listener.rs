@@ -1,8 +1,8 @@
-//! Where an exporter gets what it cannot read later.
+//! Passes values to an exporter that cannot read them later.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// At most one function, which the next one replaces.
+/// At most one function; setting another one replaces it.
 pub(crate) struct Listener<F: ?Sized>(RwLock<Option<Arc<F>>>);
 
 impl<F: ?Sized> Listener<F> {
@@ -18,7 +18,7 @@ impl<F: ?Sized> Listener<F> {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(listener);
     }
 
-    /// Does nothing if another one has replaced it.
+    /// Has no effect if another one has replaced it.
     #[cfg(feature = "opentelemetry")]
     pub(crate) fn remove(&self, listener: &Arc<F>) {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);

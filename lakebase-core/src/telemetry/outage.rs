@@ -1,4 +1,4 @@
-//! One line when something begins to fail, and one when it works again.
+//! Logs one line at the start of an outage, and one at its end.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,20 +7,20 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// Between two lines. An outage that begins earlier is logged when it has lasted for so long.
+/// Shortest time between two lines. An outage that starts earlier is logged later if it continues.
 const FLOOR: Duration = Duration::from_secs(30);
 
-/// Whether the workspace, or Postgres, fails at the moment. Several requests may share one outage.
+/// Whether the workspace, or Postgres, currently fails. Several kinds of requests can share one outage.
 #[derive(Debug, Default)]
 pub(crate) struct Outage(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What fails at the moment.
+    /// The number of kinds of requests that currently fail.
     failing: usize,
     since: Option<Instant>,
     failures: u64,
-    /// What the line of this outage said.
+    /// The error type in the last line of this outage.
     logged: Option<String>,
     last_line: Option<Instant>,
 }
@@ -36,26 +36,26 @@ impl Outage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something failed. `has_worked` unless it was failing before. Returns whether that is worth a line.
+    /// Records a failure. `has_worked` is whether the last request of its kind succeeded. Returns whether to log it.
     pub(crate) fn failed(&self, error: &Error, has_worked: bool) -> bool {
         let mut state = self.lock();
         state.failing += usize::from(has_worked || state.failing == 0);
         state.failures += 1;
         state.since.get_or_insert_with(Instant::now);
-        let is_news = state.logged.as_deref() != Some(error.error_type());
-        is_news && state.may_log(error)
+        let is_new = state.logged.as_deref() != Some(error.error_type());
+        let logs = is_new && state.may_log();
+        if logs {
+            state.logged = Some(error.error_type().to_owned());
+        }
+        logs
     }
 
-    /// Something is rejected, which is not an outage.
-    pub(crate) fn rejected(&self, error: &Error) -> bool {
-        let mut state = self.lock();
-        let logged = state.logged.take();
-        let may_log = state.may_log(error);
-        state.logged = logged;
-        may_log
+    /// Returns whether to log a rejection, which is not an outage.
+    pub(crate) fn rejected(&self) -> bool {
+        self.lock().may_log()
     }
 
-    /// Something that failed works again. Returns the outage if that was the last, and it was logged.
+    /// Records the first success after failures. Returns the outage if it has ended and was logged.
     pub(crate) fn recovered(&self) -> Option<Ended> {
         let mut state = self.lock();
         state.failing = state.failing.saturating_sub(1);
@@ -73,12 +73,11 @@ impl Outage {
 }
 
 impl State {
-    fn may_log(&mut self, error: &Error) -> bool {
-        let may = self.last_line.is_none_or(|last| last.elapsed() >= FLOOR);
-        if may {
+    fn may_log(&mut self) -> bool {
+        let may_log = self.last_line.is_none_or(|last| last.elapsed() >= FLOOR);
+        if may_log {
             self.last_line = Some(Instant::now());
-            self.logged = Some(error.error_type().to_owned());
         }
-        may
+        may_log
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers at one moment.
+//! The numbers of handles and pools at one moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,84 +7,84 @@ use serde::{Serialize, Serializer};
 
 use super::durations::DurationStats;
 
-/// What [`Lakebase::stats`](crate::Lakebase::stats) returns.
+/// The numbers of a handle: see [`Lakebase::stats`](crate::Lakebase::stats).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The credential of this handle; `None` with a native password.
+    /// The database credential; `None` with a native password.
     pub token: Option<TokenStats>,
-    /// Logins to Postgres, by every adapter and proxy.
+    /// Logins to Postgres through all adapters and auth proxies.
     pub logins: LoginStats,
     /// Sessions of the auth proxies.
     pub proxy: ProxyStats,
 }
 
-/// The database credential. Counts include those of the application's users, times are of the handle's own.
+/// The database credential: see [`Stats::token`]. Times are those of the handle; counts include the handles of the application's users.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TokenStats {
-    /// Age of the held token; `None` if none is held.
+    /// The age of the token; `None` without a token.
     #[serde(serialize_with = "optional_seconds")]
     pub age: Option<Duration>,
-    /// How long logins may still use the held token: zero if it has expired or Postgres has rejected it.
+    /// How long logins can still use the token: zero if it has expired or Postgres has rejected it.
     #[serde(serialize_with = "optional_seconds")]
     pub usable_for: Option<Duration>,
-    /// When the next renewal is due.
+    /// The time until the next renewal.
     #[serde(serialize_with = "optional_seconds")]
     pub renewal_in: Option<Duration>,
-    /// Why the last renewal failed; `None` since the last success.
+    /// Why the last renewal failed; `None` after a success.
     pub last_error: Option<String>,
-    /// Requests for a token that failed.
+    /// Failed requests for a token.
     pub failures: u64,
-    /// All requests for a token, failed ones as well.
+    /// All requests for a token, including failed ones.
     pub mints: DurationStats,
 }
 
-/// Logins to Postgres, since the handle was made.
+/// Logins to Postgres since the handle was created: see [`Stats::logins`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LoginStats {
-    /// Logins under way.
+    /// Running logins.
     pub under_way: u64,
-    /// Attempts, several for a login that was retried.
+    /// Attempts; a retried login has several.
     pub attempts: u64,
-    /// Logins that failed, by kind: `config`, `sign_in`, `platform`, `network`, `timeout`, `login`, `database`, `provider`, as the
-    /// questions of [`Error`](crate::Error).
+    /// Failed logins by kind: `config`, `sign_in`, `platform`, `network`, `timeout`, `login`, `database` or `provider`, as in the methods
+    /// of [`Error`](crate::Error).
     pub failures: BTreeMap<&'static str, u64>,
-    /// Why the last login to this database failed; `None` since the last success.
+    /// Why the last login to this database failed; `None` after a success.
     pub last_error: Option<String>,
-    /// Logins that succeeded. The time includes the wait for a credential and retries, for example while a compute resumes.
+    /// Successful logins. The time includes the wait for a credential and retries, for example while a compute resumes.
     pub succeeded: DurationStats,
 }
 
-/// Sessions of the auth proxies of a handle.
+/// Sessions of the auth proxies of a handle: see [`Stats::proxy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ProxyStats {
     /// Open sessions.
     pub sessions: u64,
-    /// Sessions that were opened since the handle was made.
+    /// Sessions that were opened since the handle was created.
     pub opened: u64,
 }
 
-/// A pool's connections. What a pool does not count is `None`.
+/// The connections of a pool, from the adapters' functions `stats`. A field is `None` if the pool does not count it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolStats {
     /// Connections that are checked out.
     pub in_use: u64,
-    /// Connections that are not.
+    /// Connections that are not checked out.
     pub idle: u64,
-    /// Most connections.
+    /// The maximum of connections.
     pub limit: Option<u64>,
     /// Callers that wait for a connection.
     pub waiting: Option<u64>,
-    /// Callers that waited too long, since the pool was made.
+    /// Callers whose wait timed out, since the pool was created.
     pub timeouts: Option<u64>,
 }
 
 impl PoolStats {
-    /// For adapters. The other fields are set afterwards.
+    /// Returns a value without the optional fields. For adapters.
     pub fn new(in_use: u64, idle: u64) -> Self {
         Self {
             in_use,

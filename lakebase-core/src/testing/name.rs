@@ -1,7 +1,7 @@
-//! Names that say which run of a test program a branch belongs to, and which runs have ended.
+//! Names of test branches, which identify the process that created them, and a search for processes that have ended.
 //!
-//! A run is a process. It holds a lock on a file of its own for as long as it lives, so another process of the same machine
-//! can see that it has ended. A mark of the machine alone is not enough: clones of a virtual machine have the same one.
+//! Each process ("run") holds a lock on a file until it ends, which other processes of the machine can check. A mark of the machine in
+//! the name is not enough, because clones of a virtual machine have the same mark.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -10,24 +10,24 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What is before the machine's mark.
+/// The first part of a name.
 const PREFIX: &str = "test";
 
-/// This process.
+/// A test process.
 struct Run {
-    /// Marks the machine and this run; `None` where no file can be held: nobody can tell whether this run has ended.
+    /// The machine's mark; `None` if no file can be locked, so that no other process can check whether this one has ended.
     mark: Option<String>,
     process: u32,
-    /// Numbers of processes are used again.
+    /// Distinguishes processes with the same number.
     random: u32,
-    /// Locked.
+    /// The locked file.
     _file: Option<File>,
 }
 
 static RUN: LazyLock<Run> = LazyLock::new(|| Run::start(&std::env::temp_dir()));
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// The id of this process's next branch: `test-{machine}-{process}-{random}-{number}`.
+/// Returns the id for the next branch of this process: `test-{machine}-{process}-{random}-{number}`.
 pub(super) fn next() -> String {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     RUN.name(number)
@@ -56,15 +56,15 @@ impl Run {
     }
 }
 
-/// Runs of this machine and user that have ended.
+/// The runs of this machine and user that have ended.
 #[derive(Debug, Default)]
 pub(super) struct EndedRuns {
-    /// By the names of the files.
+    /// Names and paths of their files.
     files: HashMap<String, PathBuf>,
 }
 
 impl EndedRuns {
-    /// Blocks.
+    /// Searches the temporary folder. Blocks.
     pub(super) fn find() -> Self {
         Self::find_in(&std::env::temp_dir())
     }
@@ -73,12 +73,11 @@ impl EndedRuns {
         let (Some(machine), Ok(entries)) = (machine(), fs::read_dir(folder)) else {
             return Self::default();
         };
-        let prefix = file_name(&machine, 0);
-        let prefix = &prefix[..prefix.len() - 8];
+        let prefix = file_prefix(&machine);
         let ended = entries.filter_map(|entry| {
             let entry = entry.ok()?;
             let name = entry.file_name().into_string().ok()?;
-            let random = name.strip_prefix(prefix)?;
+            let random = name.strip_prefix(&prefix)?;
             let is_one = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
             (is_one && has_ended(&entry.path())).then(|| (name, entry.path()))
         });
@@ -87,8 +86,8 @@ impl EndedRuns {
         }
     }
 
-    /// Whether one of them made the branch of this id.
-    pub(super) fn made(&self, id: &str) -> bool {
+    /// Whether one of these runs created the branch with this id.
+    pub(super) fn created(&self, id: &str) -> bool {
         let parts: Vec<&str> = id.split('-').collect();
         match parts.as_slice() {
             [PREFIX, machine, process, random, number]
@@ -101,7 +100,7 @@ impl EndedRuns {
         }
     }
 
-    /// Removes their files, once their branches are being deleted.
+    /// Removes the files, after the deletion of the branches has started.
     pub(super) fn forget(self) {
         for file in self.files.into_values() {
             let _ = fs::remove_file(file);
@@ -109,11 +108,15 @@ impl EndedRuns {
     }
 }
 
-fn file_name(machine: &str, random: u32) -> String {
-    format!("lakebase-{PREFIX}-{machine}-{random:08x}")
+fn file_prefix(machine: &str) -> String {
+    format!("lakebase-{PREFIX}-{machine}-")
 }
 
-/// Creates a file that is locked as soon as it has its name.
+fn file_name(machine: &str, random: u32) -> String {
+    format!("{}{random:08x}", file_prefix(machine))
+}
+
+/// Creates a locked file. It gets its name after the lock, so no process sees it unlocked.
 fn hold(path: &Path) -> io::Result<File> {
     let unnamed = path.with_extension("new");
     let file = OpenOptions::new()
@@ -128,7 +131,7 @@ fn hold(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether the file is this user's and nobody holds it. Processes that started the run's children count as well.
+/// Whether the file belongs to this user and no process holds its lock. Child processes of the run can hold it, too.
 #[cfg(unix)]
 fn has_ended(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -143,15 +146,15 @@ fn has_ended(_: &Path) -> bool {
     false
 }
 
-/// A mark of the running system and of its namespace of processes: both are gone when either ends.
+/// A mark of this boot of the machine and of the PID namespace. It changes with either.
 fn machine() -> Option<String> {
-    // Both are the kernel's memory, so this does not block.
+    // The kernel answers both from memory, so they do not block.
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(mark(&format!("{} {}", boot.trim(), namespace.display())))
 }
 
-/// FNV-1a: the same in every build, and no more than a mark.
+/// FNV-1a, which is the same in every build; std's hasher is not.
 fn mark(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -165,7 +168,7 @@ mod tests {
     use crate::admin::BranchId;
 
     #[test]
-    fn names_are_ids_and_none_comes_twice() {
+    fn names_are_valid_ids_and_unique() {
         let (first, second) = (next(), next());
         assert_ne!(first, second);
         BranchId::new(first.as_str()).expect("an id");
@@ -173,26 +176,26 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn only_branches_of_runs_whose_file_nobody_holds_are_left_behind() {
+    fn only_branches_of_runs_with_an_unlocked_file_count_as_abandoned() {
         let folder = std::env::temp_dir().join(format!("lakebase-{:016x}", fastrand::u64(..)));
         fs::create_dir(&folder).expect("a folder");
         let (ends, lives) = (Run::start(&folder), Run::start(&folder));
         let names = [ends.name(7), lives.name(7)];
-        let made = |ended: &EndedRuns| names.each_ref().map(|name| ended.made(name));
-        assert_eq!(made(&EndedRuns::find_in(&folder)), [false, false]);
+        let created = |ended: &EndedRuns| names.each_ref().map(|name| ended.created(name));
+        assert_eq!(created(&EndedRuns::find_in(&folder)), [false, false]);
         drop(ends);
         let ended = EndedRuns::find_in(&folder);
-        assert_eq!(made(&ended), [true, false]);
+        assert_eq!(created(&ended), [true, false]);
         for other in ["production", "test-a", "test-0123456789abcdef-4711"] {
-            assert!(!ended.made(other), "{other}");
+            assert!(!ended.created(other), "{other}");
         }
-        // As on a clone of the machine, which has no such file.
+        // A clone of the machine has no such file, either.
         ended.forget();
-        assert_eq!(made(&EndedRuns::find_in(&folder)), [false, false]);
+        assert_eq!(created(&EndedRuns::find_in(&folder)), [false, false]);
         drop(lives);
         fs::remove_dir_all(folder).expect("removed");
         assert_eq!(
-            made(&EndedRuns::find_in(Path::new("/nowhere"))),
+            created(&EndedRuns::find_in(Path::new("/nowhere"))),
             [false, false]
         );
         assert!(Run::start(Path::new("/nowhere")).mark.is_none());

@@ -1,7 +1,6 @@
-//! Deletes branches in the background: on a thread of its own, as the runtime of a test ends with the test.
+//! Deletes branches in the background, on a separate thread, because the runtime of a test ends with the test.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -12,24 +11,24 @@ use tokio::time::{Instant, sleep};
 use crate::admin::Branches;
 use crate::error::Error;
 
-/// As many as are created at a time.
+/// The same limit as for creations.
 const AT_A_TIME: usize = 4;
-/// For so long, the request for a branch may arrive after the one that deletes it.
-const OVERTAKEN: Duration = Duration::from_secs(60);
+/// How long the request that creates a branch can be delayed.
+const CREATION_DELAY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A branch to delete.
 pub(super) struct Order {
     pub(super) branches: Branches,
     pub(super) id: String,
-    /// Whether its creation has ended: a branch that is not there yet may still come into being.
+    /// Whether its creation has ended. If not, a missing branch may appear later.
     pub(super) is_created: bool,
 }
 
-/// A process that was forked has no such thread, so it has its number with it.
+/// The thread, with the id of its process: a forked process needs another one.
 static REAPER: Mutex<Option<(u32, UnboundedSender<Order>)>> = Mutex::new(None);
 
-/// Deletes a branch, some time soon. What fails is left to its expiry.
+/// Deletes a branch in the background. If that fails, the branch remains until its expiry.
 pub(super) fn delete(order: Order) {
     let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();
@@ -44,7 +43,7 @@ pub(super) fn delete(order: Order) {
     }
 }
 
-/// `None` if the system gives no thread or no runtime.
+/// Starts the thread; `None` if the thread or its runtime cannot be created.
 fn start() -> Option<UnboundedSender<Order>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -81,7 +80,7 @@ impl Order {
             drop(permit);
             match outcome {
                 Err(error) if error.status() == Some(404) => {
-                    if self.is_created || began.elapsed() >= OVERTAKEN {
+                    if self.is_created || began.elapsed() >= CREATION_DELAY {
                         return Ok(());
                     }
                 }

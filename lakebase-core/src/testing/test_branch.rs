@@ -16,16 +16,25 @@ use crate::lakebase::Lakebase;
 use crate::settings::host_name::{direct_host, is_pooled_host};
 use crate::workspace::retry::retrying;
 
-/// Crash safety only: no test should take that long.
+/// Deletes the branch after a crash. It is longer than any test.
 const EXPIRY: Duration = Duration::from_secs(3600);
 /// The workspace limits the rate of requests.
 const AT_A_TIME: usize = 4;
 
 static CREATIONS: Semaphore = Semaphore::const_new(AT_A_TIME);
-/// One look per process is enough.
+/// Whether this process has searched for abandoned branches.
 static HAS_SWEPT: AtomicBool = AtomicBool::new(false);
 
-/// A branch that lives as long as this value: see the [module](super).
+/// A branch that exists as long as this value: see the [module](super).
+///
+/// ```no_run
+/// # async fn test() -> Result<(), lakebase_core::Error> {
+/// let branch = lakebase_core::testing::TestBranch::from("production").await?;
+/// let lakebase = branch.lakebase();
+/// # drop(lakebase);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "the branch is deleted when this is dropped"]
 pub struct TestBranch {
@@ -33,11 +42,11 @@ pub struct TestBranch {
     guard: Guard,
 }
 
-/// Deletes the branch when it is dropped, whether or not its creation has come to an end.
+/// Deletes the branch when it is dropped, whether or not its creation has ended.
 #[derive(Debug)]
 struct Guard {
     branches: Branches,
-    /// `None` if it is deleted already.
+    /// `None` if there is nothing to delete.
     id: Option<String>,
     is_created: bool,
 }
@@ -55,12 +64,12 @@ impl Drop for Guard {
 }
 
 impl TestBranch {
-    /// Copies a branch, named by its id, of the project that the environment names; see
+    /// Copies the branch with this id, of the project that the environment names: see
     /// [`Config::from_env`](crate::config::Config::from_env).
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] for the environment, and as [`of`](Self::of).
+    /// [`Error::is_config`] for an invalid environment; otherwise as [`of`](Self::of).
     ///
     /// # Cancel safety
     ///
@@ -69,26 +78,25 @@ impl TestBranch {
         Self::of(&Lakebase::from_env()?, source).await
     }
 
-    /// Copies a branch, named by its id, of the project that `lakebase` belongs to. The copy expires after an hour. Returns when
-    /// a login to it works.
+    /// Copies the branch with this id, of the project of `lakebase`, and waits until the copy accepts a login. It expires after an hour.
     ///
     /// # Errors
     ///
-    /// As [`Branches::create`]. Nothing is left behind.
+    /// As [`Branches::create`]. A branch that may exist is deleted in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future deletes the branch in the background. A creation runs on a task of its own, so one that is not
-    /// polled holds up no other.
+    /// Dropping the future deletes the branch in the background. The creation runs on a separate task, so a future that is not polled
+    /// does not delay others.
     pub async fn of(lakebase: &Lakebase, source: &str) -> Result<Self, Error> {
         Self::expiring(lakebase, source, EXPIRY).await
     }
 
-    /// Copies the branch that `lakebase` itself belongs to.
+    /// Copies the branch of `lakebase`. The copy expires after an hour.
     ///
     /// # Errors
     ///
-    /// As [`of`](Self::of), and [`Error::is_config`] if the configured host (`PGHOST`) is not the one of that branch.
+    /// As [`of`](Self::of), and [`Error::is_config`] if the configured host (`PGHOST`) belongs to another branch.
     ///
     /// # Cancel safety
     ///
@@ -97,7 +105,7 @@ impl TestBranch {
         Self::of_own_expiring(lakebase, EXPIRY).await
     }
 
-    /// The same with another expiry.
+    /// Like [`of_own`](Self::of_own), with another expiry.
     ///
     /// # Errors
     ///
@@ -112,31 +120,18 @@ impl TestBranch {
         Self::expiring(lakebase, branches.own_id(), expiry).await
     }
 
-    /// The same with another expiry.
-    ///
-    /// # Errors
-    ///
-    /// As [`of`](Self::of).
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`of`](Self::of).
-    pub async fn expiring(
-        lakebase: &Lakebase,
-        source: &str,
-        expiry: Duration,
-    ) -> Result<Self, Error> {
+    async fn expiring(lakebase: &Lakebase, source: &str, expiry: Duration) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|_| no_runtime())?;
         let branches = lakebase.branches()?;
         let id = BranchId::new(name::next())?;
         let new = NewBranch::new(id, Expiry::After(expiry)).source(source);
-        let (made, result) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         runtime.spawn(async move {
-            // If nobody waits for it any more, it is dropped, and so deleted.
-            let _ = made.send(Self::create(branches, new).await);
+            // Without a receiver, the branch is dropped, and so deleted.
+            let _ = sender.send(Self::create(branches, new).await);
         });
         result.await.unwrap_or_else(|_| {
-            let text = "the task that creates a test branch stopped without an answer";
+            let text = "the task that creates a test branch stopped without a result";
             Err(Error::new(Kind::Timeout, text))
         })
     }
@@ -146,7 +141,7 @@ impl TestBranch {
             sweep(&branches).await;
         }
         let _permit = CREATIONS.acquire().await;
-        // From now on there may be a branch.
+        // From here on, the branch may exist.
         let mut guard = Guard {
             id: Some(new.id().to_string()),
             branches: branches.clone(),
@@ -166,7 +161,7 @@ impl TestBranch {
         }
     }
 
-    /// The database on this branch, with everything else as in the handle or the environment that it was made from.
+    /// Returns a handle of the database on this branch: see [`Branch::lakebase`].
     pub fn lakebase(&self) -> Lakebase {
         self.branch.lakebase()
     }
@@ -176,7 +171,7 @@ impl TestBranch {
         &self.branch
     }
 
-    /// Deletes the branch for good. One that is gone already is no error.
+    /// Deletes the branch permanently. It returns no error if the branch no longer exists.
     ///
     /// # Errors
     ///
@@ -195,7 +190,7 @@ impl TestBranch {
     }
 }
 
-/// A configured host takes precedence over the branch, so that the database in use may belong to another one.
+/// Checks that a configured host belongs to the branch: the application uses that host, and a copy of another branch has other data.
 async fn check_host(lakebase: &Lakebase) -> Result<(), Error> {
     let config = lakebase.config();
     let (Some(host), Some(workspace)) = (&config.host, lakebase.workspace()?) else {
@@ -210,19 +205,19 @@ async fn check_host(lakebase: &Lakebase) -> Result<(), Error> {
         return Ok(());
     }
     let text = format!("PGHOST is {host}, but the configured branch has the host {own}");
-    let hint = "The copy would be one of another database: leave PGHOST unset, or set LAKEBASE_ENDPOINT to the branch of that host";
+    let hint = "The test would use a copy of another database: unset PGHOST, or set LAKEBASE_ENDPOINT to the branch of that host";
     Err(Error::config(text).with_hint(hint))
 }
 
-/// Deletes what dead processes of this machine have left behind.
+/// Deletes the branches of dead processes of this machine.
 async fn sweep(branches: &Branches) {
     match branches.list().await {
         Ok(all) => {
             let Ok(ended) = tokio::task::spawn_blocking(EndedRuns::find).await else {
                 return;
             };
-            let left = all.iter().map(Branch::id).filter(|id| ended.made(id));
-            for id in left {
+            let abandoned = all.iter().map(Branch::id).filter(|id| ended.created(id));
+            for id in abandoned {
                 tracing::info!(
                     name: "lakebase.branch.swept",
                     target: "lakebase::branch",
@@ -238,7 +233,7 @@ async fn sweep(branches: &Branches) {
             ended.forget();
         }
         Err(error) => {
-            tracing::debug!(name: "lakebase.branch.not_swept", target: "lakebase::branch", %error, "no look at test branches that were left behind")
+            tracing::debug!(name: "lakebase.branch.not_swept", target: "lakebase::branch", %error, "cannot search for abandoned test branches")
         }
     }
 }

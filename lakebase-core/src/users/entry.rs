@@ -1,4 +1,4 @@
-//! A user's pool, and the tokens that may have it.
+//! A user's pool, and the tokens that may use it.
 
 use std::hash::BuildHasher as _;
 use std::hash::RandomState;
@@ -13,21 +13,21 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::lakebase::{Lakebase, User};
 
-/// So old may the proof of a token be. Older ones are renewed in the background. Not earlier than the current token's database
-/// credential, whose mint is a proof.
+/// A token whose last proof is older is proven again in the background. Longer than the interval of mints, because a mint is a
+/// proof of the current token.
 const FRESH: Duration = Duration::from_secs(48 * 60);
-/// Beyond this, a caller waits for the renewal: a revoked token ends here.
+/// Above this age, a caller waits for the next proof, so that a revoked token is rejected.
 const TRUSTED: Duration = Duration::from_secs(50 * 60);
-/// Beyond this, not even an outage of the workspace keeps a token good.
+/// Above this age, a token is unknown, even during an outage of the workspace.
 const AT_MOST: Duration = Duration::from_secs(3600);
-/// Devices and tabs of one user.
+/// Most tokens of one user: for several devices and browser tabs.
 const REMEMBERED: usize = 16;
 
-/// A token, of which nothing else is kept: two keyed hashes.
+/// Two keyed hashes of a token, which is not stored itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint(u64, u64);
 
-/// The keys of [`Fingerprint`]s, different for each run.
+/// The random keys of [`Fingerprint`]s.
 #[derive(Default)]
 pub(super) struct Fingerprints(RandomState, RandomState);
 
@@ -38,12 +38,12 @@ impl Fingerprints {
     }
 }
 
-/// Whose pool it is.
+/// The key of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// The Postgres role, which is the identity of the token.
+    /// The Postgres role of the token's identity.
     Own(String),
-    /// A group's role: Postgres confirms that the token is a member's, but not whose.
+    /// The Postgres role of a group, and the token: Postgres confirms only the membership.
     Group(String, Fingerprint),
 }
 
@@ -62,49 +62,49 @@ pub(super) struct Entry<P> {
     pub(super) identity: Arc<Identity>,
     leases: AtomicUsize,
     used: Mutex<Instant>,
-    /// Ends with the runtime that drives the pool.
+    /// A task that ends with the runtime of the pool.
     runtime: AbortHandle,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// A user's handle and tokens. It outlives the pool for a while: a user who comes back costs a login and no mint.
+/// A user's handle and tokens. It is kept for a while after the pool is closed, so that a returning user needs a login and no mint.
 pub(super) struct Identity {
     pub(super) lakebase: Lakebase,
     tokens: Mutex<Tokens>,
 }
 
 struct Tokens {
-    /// Last used first, with the time of the proof.
+    /// With the time of the last proof; the most recently used token first.
     proven: Vec<(Fingerprint, Duration)>,
-    /// The one that credentials are minted with, and its expiry.
+    /// The token that mints credentials, and its expiry.
     current: (Fingerprint, Option<u64>),
 }
 
-/// What a presented token is worth.
+/// How far a token is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It was never proven.
+    /// It has no proof, or one that is too old.
     Unknown,
     Proven,
-    /// To be proven again in the background.
+    /// It is proven again in the background.
     Due,
-    /// To be proven again first. If the workspace cannot be reached, it is good.
+    /// It must be proven again first, but is accepted if the workspace is not reachable.
     Overdue,
 }
 
 impl<P> Entry<P> {
-    pub(super) fn new(pool: P, identity: Arc<Identity>, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(pool: P, identity: Arc<Identity>, permit: OwnedSemaphorePermit) -> Self {
         Self {
             pool,
             identity,
             leases: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
             runtime: tokio::spawn(std::future::pending::<()>()).abort_handle(),
-            _place: place,
+            _permit: permit,
         }
     }
 
-    /// A pool does not outlive the runtime that it was opened on.
+    /// Whether the runtime that opened the pool has ended.
     pub(super) fn is_dead(&self) -> bool {
         self.runtime.is_finished()
     }
@@ -119,7 +119,7 @@ impl<P> Entry<P> {
 }
 
 impl Identity {
-    /// Postgres has accepted a login of this handle with this token.
+    /// An identity whose token Postgres has just accepted.
     pub(super) fn new(lakebase: Lakebase, user: &User, token: Fingerprint) -> Arc<Self> {
         let tokens = Tokens::new(token, user.token_expiry(), passed(&lakebase));
         Arc::new(Self {
@@ -140,19 +140,19 @@ impl Identity {
         tokens.standing(token, passed(&self.lakebase))
     }
 
-    /// A login of `lakebase` with this token was accepted, or a mint of it with one that was proven before.
+    /// Records a proof of this token: a login of `lakebase`, or a mint with a token that was proven before.
     pub(super) fn accept(&self, user: &User, token: Fingerprint, lakebase: &Lakebase) {
-        // When the credential was requested: the clock may have gone on since then.
+        // The token was valid when the credential was requested.
         let at = lakebase.minted_at();
         let at = at.unwrap_or_else(|| passed(&self.lakebase));
         let is_newer = self.tokens().accept(token, user.token_expiry(), at);
-        // It has been used for a login, so it is a token.
+        // This cannot fail for a token that was used for a login.
         if is_newer && self.lakebase.set_user_token(user.token()).is_ok() {
             self.lakebase.adopt(lakebase);
         }
     }
 
-    /// Mints with a token that was proven before: is it still good?
+    /// Proves a known token again by a mint.
     pub(super) async fn prove(
         &self,
         application: &Lakebase,
@@ -171,12 +171,12 @@ impl Identity {
         Ok(())
     }
 
-    /// The token was rejected.
+    /// Forgets a rejected token.
     pub(super) fn reject(&self, token: Fingerprint) {
         self.tokens().proven.retain(|known| known.0 != token);
     }
 
-    /// No token is worth anything any more.
+    /// Whether no token is trusted any more.
     pub(super) fn is_over(&self) -> bool {
         let now = passed(&self.lakebase);
         self.last_proof().is_none_or(|proof| proof + AT_MOST <= now)
@@ -187,7 +187,7 @@ impl Identity {
     }
 }
 
-/// By a clock that goes on while the machine is suspended.
+/// The time of a clock that continues while the machine is suspended.
 fn passed(lakebase: &Lakebase) -> Duration {
     lakebase.config().clock.now().passed
 }
@@ -214,7 +214,7 @@ impl Tokens {
         }
     }
 
-    /// The current token was good when a credential was minted with it.
+    /// Records a mint, which proves the current token.
     fn note_mint(&mut self, at: Duration) {
         let current = self.current.0;
         if let Some(known) = self.proven.iter_mut().find(|known| known.0 == current) {
@@ -226,17 +226,16 @@ impl Tokens {
         self.proven.iter().map(|known| known.1).max()
     }
 
-    /// Returns whether credentials are to be minted with this token from now on.
+    /// Records a proof. Returns whether this token now mints credentials.
     fn accept(&mut self, token: Fingerprint, expiry: Option<u64>, now: Duration) -> bool {
         self.proven.retain(|known| known.0 != token);
         self.proven.truncate(REMEMBERED - 1);
         self.proven.insert(0, (token, now));
-        // A browser's tab may still send the token before the newest one, unless that was rejected or is not used any more.
-        let is_trusted = |known: &&(Fingerprint, Duration)| now.saturating_sub(known.1) < TRUSTED;
-        let current = self.proven.iter().filter(is_trusted);
-        let is_in_use = current
-            .map(|known| known.0)
-            .any(|known| known == self.current.0);
+        // Another browser tab may still send an older token, which does not replace a newer one that is trusted.
+        let is_in_use = self
+            .proven
+            .iter()
+            .any(|(known, at)| *known == self.current.0 && now.saturating_sub(*at) < TRUSTED);
         let is_older = is_in_use && expiry.is_some() && expiry < self.current.1;
         let is_newer = self.current.0 != token && !is_older;
         if is_newer {
@@ -252,11 +251,11 @@ impl<P> Drop for Entry<P> {
     }
 }
 
-/// Keeps a pool from being closed.
+/// Prevents that a pool is closed.
 pub(super) struct Lease<P>(pub(super) Arc<Entry<P>>);
 
 impl<P> Lease<P> {
-    /// Under the lock of the pools, so that an idle one cannot be closed meanwhile.
+    /// Called under the lock of the pools, so that the pool is not closed concurrently.
     pub(super) fn new(entry: &Arc<Entry<P>>) -> Arc<Self> {
         entry.leases.fetch_add(1, Ordering::AcqRel);
         Arc::new(Self(Arc::clone(entry)))
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_token_is_proven_again_in_time() {
+    fn a_tokens_standing_depends_on_the_age_of_its_proof() {
         let mut tokens = Tokens::new(FIRST, None, minutes(1));
         for (age, expected) in [
             (47, Standing::Proven),
@@ -299,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_minted_with_the_newest_token_that_is_in_use() {
+    fn the_newest_trusted_token_mints_credentials() {
         let now = minutes(1);
         let second = Fingerprint(2, 0);
         let mut tokens = Tokens::new(FIRST, Some(100), now);
         assert!(tokens.accept(second, Some(200), now));
         assert!(
             !tokens.accept(FIRST, Some(100), now),
-            "a tab with the older one"
+            "the older token of another tab"
         );
         tokens.proven.retain(|known| known.0 != second);
         assert!(
@@ -316,12 +315,12 @@ mod tests {
         assert!(tokens.accept(second, Some(200), now));
         assert!(
             tokens.accept(FIRST, Some(100), minutes(60)),
-            "its device is gone"
+            "the newer one is no longer trusted"
         );
     }
 
     #[test]
-    fn each_mint_for_the_pool_proves_the_current_token_and_no_other_one() {
+    fn each_mint_proves_the_current_token_only() {
         let other = Fingerprint(2, 0);
         let mut tokens = Tokens::new(other, Some(100), minutes(0));
         assert!(tokens.accept(FIRST, Some(200), minutes(0)));
@@ -335,7 +334,7 @@ mod tests {
             tokens.note_mint(last);
             assert_eq!(tokens.standing(FIRST, now), Standing::Proven, "{minute}");
         }
-        assert!(mints <= 12, "{mints} mints, no further one for proofs");
+        assert!(mints <= 12, "{mints} mints");
         assert_eq!(tokens.standing(other, minutes(30)), Standing::Proven);
         assert_eq!(tokens.standing(other, minutes(61)), Standing::Unknown);
         tokens.proven.retain(|known| known.0 != FIRST);
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_were_used_last_are_remembered() {
+    fn the_most_recently_used_tokens_are_remembered() {
         let now = minutes(1);
         let kept = Fingerprint(3, 0);
         let mut tokens = Tokens::new(FIRST, None, now);

@@ -1,4 +1,7 @@
-//! Which pool a request gets: proofs of tokens, places, and what is closed for them.
+//! Opens, finds and closes users' pools.
+//!
+//! A login or a mint with a user's token *proves* it. Two semaphores hold the limits: one for open pools, one for logins with tokens
+//! that are not proven.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,38 +17,37 @@ use super::entry::{Entry, Fingerprint, Fingerprints, Identity, Key, Lease, Stand
 use crate::error::{Error, Kind};
 use crate::lakebase::User;
 
-/// A refusal is not repeated at the workspace and the compute for so long.
-const REFUSED_FOR: Duration = Duration::from_secs(5);
-/// After a transient failure: doubled with each in a row.
+/// A rejected token gets the same error for this long, without a request.
+const REJECTION_PAUSE: Duration = Duration::from_secs(5);
+/// Pause after a transient failure, doubled with each failure in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Logins of users under way, and refusals that are remembered: a flood of made-up tokens ends here. Users who are
-/// remembered without a pool, too.
+/// Most running logins, remembered failures, and users remembered without a pool. It limits a flood of invalid tokens.
 const MOST: usize = 1000;
-/// For a pool that is being closed. Its place is free then.
+/// Limit for closing a pool.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// A caller that waits for a place looks so often for a pool that is not in use any more.
-const LOOK: Duration = Duration::from_millis(50);
-/// Between two looks for idle pools, at least.
-const SHORTEST_NAP: Duration = Duration::from_millis(50);
-/// What a login takes in the end, beyond its own limits.
-const OVERDUE: Duration = Duration::from_secs(10);
+/// How often a waiting caller checks for a pool that is out of use.
+const EVICTION_POLL: Duration = Duration::from_millis(50);
+/// Shortest interval of the sweeper.
+const SHORTEST_SWEEP: Duration = Duration::from_millis(50);
+/// Margin for a login beyond the sum of its limits.
+const MARGIN: Duration = Duration::from_secs(10);
 
 pub(super) type Outcome<P> = watch::Receiver<Option<Result<Arc<Lease<P>>, Error>>>;
 
 pub(super) struct Shared<P: Clone + Send + Sync + 'static> {
     pub(super) builder: UserPoolsBuilder<P>,
     fingerprints: Fingerprints,
-    /// Pools that may be open.
-    places: Arc<Semaphore>,
-    /// Logins with tokens that are not proven.
+    /// A permit for each open pool.
+    pools: Arc<Semaphore>,
+    /// A permit for each login with a token that is not proven.
     proofs: Arc<Semaphore>,
     state: Mutex<State<P>>,
 }
 
 pub(super) struct State<P: Clone + Send + Sync + 'static> {
     pub(super) open: HashMap<Key, Arc<Entry<P>>>,
-    /// Of open pools, and of pools that were closed within the last hour.
+    /// The users of open pools, and of pools that were closed within the last hour.
     pub(super) identities: HashMap<Key, Arc<Identity>>,
     pub(super) opening: HashMap<(Key, Fingerprint), Opening<P>>,
     failed: HashMap<(Key, Fingerprint), Failed>,
@@ -60,24 +62,24 @@ pub(super) struct Opening<P: Clone + Send + Sync + 'static> {
 }
 
 impl<P: Clone + Send + Sync + 'static> Opening<P> {
-    /// Not one that its runtime took along, or that stands still with it.
-    fn is_under_way(&self, limit: Duration) -> bool {
+    /// False if the runtime of the login has ended or is no longer driven.
+    fn is_running(&self, limit: Duration) -> bool {
         self.began.elapsed() < limit && self.outcome.has_changed().is_ok()
     }
 }
 
-/// A login that failed, and is not retried for a while.
+/// A failed login, which is not retried during the pause.
 struct Failed {
     error: Error,
     at: Instant,
     pause: Duration,
 }
 
-/// Why there is no pool.
+/// Why a pool was not opened.
 enum NotOpened {
     /// The login failed.
     Failed(Error),
-    /// A limit of these pools, which the next caller may not meet.
+    /// A limit of these pools, which may not affect the next caller.
     Limit(Error),
 }
 
@@ -87,16 +89,16 @@ impl From<Error> for NotOpened {
     }
 }
 
-/// It is about the token. Anything else may pass, or is about the application.
+/// Whether the token was rejected. Other errors are transient or have a cause in the application.
 pub(super) fn is_rejection(error: &Error) -> bool {
     error.is_login() || error.is_sign_in()
 }
 
 pub(super) enum Found<P: Clone + Send + Sync + 'static> {
     Open(Arc<Lease<P>>),
-    /// A login, and the pool that is good if that cannot reach the workspace.
+    /// A running login, and the pool to use if the workspace is not reachable.
     Opening(Outcome<P>, Option<Arc<Lease<P>>>),
-    Refused(Error),
+    Rejected(Error),
 }
 
 impl<P: Clone + Send + Sync + 'static> Shared<P> {
@@ -104,7 +106,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let limits = builder.limits;
         Self {
             fingerprints: Fingerprints::default(),
-            places: Arc::new(Semaphore::new(limits.users())),
+            pools: Arc::new(Semaphore::new(limits.users())),
             proofs: Arc::new(Semaphore::new(limits.proofs())),
             builder,
             state: Mutex::new(State {
@@ -126,10 +128,10 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         entry.has_leases() || (self.builder.is_busy)(&entry.pool)
     }
 
-    /// Longer than a login can take. One on a runtime that stands still is begun again then.
+    /// Longer than a login can take. A login that takes longer is lost with its runtime.
     pub(super) fn opening_limit(&self) -> Duration {
         let login = self.builder.lakebase.connect_timeout();
-        self.builder.limits.wait.saturating_mul(2) + login.saturating_mul(2) + OVERDUE
+        self.builder.limits.wait.saturating_mul(2) + login.saturating_mul(2) + MARGIN
     }
 
     pub(super) fn find(self: &Arc<Self>, user: &User, runtime: &Handle) -> Found<P> {
@@ -138,7 +140,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let mut state = self.lock();
         let dead = state.open.get(&key).filter(|entry| entry.is_dead());
         if dead.is_some() {
-            // Not dropped under the lock: it is the adapter's.
+            // The adapter's pool is not dropped under the lock.
             let dead = state.open.remove(&key);
             drop(state);
             drop(dead);
@@ -156,7 +158,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         if let (Standing::Proven, Some(lease)) = (standing, &lease) {
             let lease = Arc::clone(lease);
             drop(state);
-            // So that no login has to, and the token is proven again.
+            // So that no login waits for it; the mint also proves the token again.
             lease.0.identity.lakebase.renew_if_due();
             return Found::Open(lease);
         }
@@ -165,11 +167,11 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             (_, Standing::Due, Some(lease)) => Found::Open(lease),
             (Err(error), _, Some(lease)) if !is_rejection(&error) => Found::Open(lease),
             (Ok(outcome), _, lease) => Found::Opening(outcome, lease),
-            (Err(error), _, _) => Found::Refused(error),
+            (Err(error), _, _) => Found::Rejected(error),
         }
     }
 
-    /// The login with this token that is under way, or a new one.
+    /// Returns the running login with this token, or starts one.
     fn prove(
         self: &Arc<Self>,
         state: &mut State<P>,
@@ -186,7 +188,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         }
         let limit = self.opening_limit();
         let known = state.opening.get(&id);
-        if let Some(known) = known.filter(|one| one.is_under_way(limit)) {
+        if let Some(known) = known.filter(|one| one.is_running(limit)) {
             return Ok(known.outcome.clone());
         }
         if state.opening.len() >= MOST {
@@ -207,7 +209,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
                 Ok(_) | Err(NotOpened::Limit(_)) => None,
             };
             let outdated = shared.note(id, &own, failure);
-            // Not under the lock: causes of errors may be the application's.
+            // The application's errors are not dropped under the lock.
             drop(outdated);
             let opened =
                 opened.map_err(|(NotOpened::Failed(error) | NotOpened::Limit(error))| error);
@@ -216,7 +218,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         Ok(outcome)
     }
 
-    /// A login is over. Returns what is to be dropped.
+    /// Records the end of a login. Returns old failures, for the caller to drop.
     fn note(
         &self,
         id: (Key, Fingerprint),
@@ -232,7 +234,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let mut outdated = HashMap::new();
         if let Some(error) = error {
             let pause = match (is_rejection(error), &before) {
-                (true, _) => REFUSED_FOR,
+                (true, _) => REJECTION_PAUSE,
                 (false, None) => FIRST_PAUSE,
                 (false, Some(before)) => (before.pause * 2).min(LONGEST_PAUSE),
             };
@@ -254,7 +256,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         (before, outdated)
     }
 
-    /// Proves the token before it gets anything: then the pool that is open, or a place for a new one.
+    /// Proves the token, and then returns the open pool or opens one.
     async fn open(
         self: &Arc<Self>,
         key: &Key,
@@ -263,7 +265,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
     ) -> Result<Arc<Lease<P>>, NotOpened> {
         let (application, size) = (&self.builder.lakebase, self.builder.limits.per_user);
         if let Some((identity, standing)) = self.identity(key, token) {
-            // Whose it is has not changed, only whether it is still good.
+            // A mint is enough: the token belongs to this user, and only its validity is open.
             if standing != Standing::Proven
                 && let Err(error) = identity.prove(application, user, token).await
                 && (is_rejection(&error) || self.pool(key).is_some())
@@ -273,47 +275,47 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             if let Some(open) = self.pool(key) {
                 return Ok(open);
             }
-            let place = self.place().await?;
+            let permit = self.permit().await?;
             let pool = (self.builder.open)(identity.lakebase.clone(), size).await?;
-            let entry = Entry::new(pool, identity, place);
+            let entry = Entry::new(pool, identity, permit);
             return Ok(self.admit(key, Arc::new(entry), user, token));
         }
         let lakebase = application.on_behalf_of(user)?;
-        let turn = self.turn().await?;
+        let proof = self.proof_permit().await?;
         let mut pool = (self.builder.open)(lakebase.clone(), size).await?;
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => place,
+        let permit = match Arc::clone(&self.pools).try_acquire_owned() {
+            Ok(permit) => permit,
             Err(_) => {
-                // Its connection must not count while it waits.
-                self.dispose(pool, turn);
+                // A pool without a permit must not keep a connection while the caller waits for one.
+                self.close(pool, proof);
                 if let Some(open) = self.pool(key) {
                     open.0.identity.accept(user, token, &lakebase);
                     return Ok(open);
                 }
-                let place = self.place().await?;
+                let permit = self.permit().await?;
                 pool = (self.builder.open)(lakebase.clone(), size).await?;
-                place
+                permit
             }
         };
-        let entry = Entry::new(pool, Identity::new(lakebase, user, token), place);
+        let entry = Entry::new(pool, Identity::new(lakebase, user, token), permit);
         Ok(self.admit(key, Arc::new(entry), user, token))
     }
 
-    /// If the token was proven before.
+    /// The user of this key, if the token was proven before.
     fn identity(&self, key: &Key, token: Fingerprint) -> Option<(Arc<Identity>, Standing)> {
         let identity = Arc::clone(self.lock().identities.get(key)?);
         let standing = identity.standing(token);
         (standing != Standing::Unknown).then_some((identity, standing))
     }
 
-    /// The open pool.
+    /// The open pool of this key.
     fn pool(&self, key: &Key) -> Option<Arc<Lease<P>>> {
         let state = self.lock();
         let open = state.open.get(key).filter(|entry| !entry.is_dead());
         open.map(Lease::new)
     }
 
-    /// Adds a pool, unless another token of the same user was faster: then that one's serves both.
+    /// Adds a pool, unless another token of the same user was faster; then both use that pool.
     fn admit(
         &self,
         key: &Key,
@@ -342,14 +344,14 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         lease
     }
 
-    /// A turn to log in with a token that is not proven. The others' logins have their own limit.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, NotOpened> {
+    /// Waits for a permit to log in with a token that is not proven. The limit includes one login of another user.
+    async fn proof_permit(&self) -> Result<OwnedSemaphorePermit, NotOpened> {
         let limit = self.builder.limits.wait + self.builder.lakebase.connect_timeout();
         match timeout(limit, Arc::clone(&self.proofs).acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
+            Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => {
                 let text = format!(
-                    "no turn within {} s to log in for a user: the logins of other users take too long",
+                    "cannot begin the login of a user within {} s: the logins of other users take too long",
                     limit.as_secs_f64()
                 );
                 let error = Error::new(Kind::Timeout, text).with_transient(true);
@@ -358,38 +360,39 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         }
     }
 
-    /// A free place, or that of the pool that was not in use for the longest time. Callers get places in their order.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, NotOpened> {
+    /// Waits for a permit for a pool, and closes the pool that has been out of use for the longest time if there is none. Callers
+    /// get permits in their order.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, NotOpened> {
         let limits = &self.builder.limits;
         let deadline = Instant::now() + limits.wait;
-        let mut place = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
+        let mut permit = std::pin::pin!(Arc::clone(&self.pools).acquire_owned());
         let mut closing: Option<JoinHandle<()>> = None;
         loop {
-            // Queues before anything is closed.
-            if let Ok(Ok(place)) = timeout_at(Instant::now(), &mut place).await {
-                return Ok(place);
+            // The first poll enters the queue, before any pool is closed.
+            if let Ok(Ok(permit)) = timeout_at(Instant::now(), &mut permit).await {
+                return Ok(permit);
             }
             if closing.as_ref().is_none_or(JoinHandle::is_finished) {
                 closing = self.evict().map(|entry| self.retire(entry));
             }
             tokio::select! {
                 biased;
-                Ok(place) = &mut place => return Ok(place),
+                Ok(permit) = &mut permit => return Ok(permit),
                 () = sleep_until(deadline) => break,
-                () = sleep(LOOK) => {}
+                () = sleep(EVICTION_POLL) => {}
             }
         }
         let text = format!(
-            "no place for a pool of another user within {} s: {} users have requests under way",
+            "no free pool for another user within {} s: {} users have running requests",
             limits.wait.as_secs_f64(),
             limits.users()
         );
-        let hint = "Raise max_connections if the compute allows it, or take fewer connections for each user";
+        let hint = "Raise max_connections if the compute allows it, or lower connections_per_user";
         let error = Error::new(Kind::Timeout, text).with_transient(true);
         Err(NotOpened::Limit(error.with_hint(hint)))
     }
 
-    /// Takes the pool out that was not in use for the longest time.
+    /// Removes the pool that has been out of use for the longest time.
     fn evict(&self) -> Option<Arc<Entry<P>>> {
         let mut state = self.lock();
         let idle = state
@@ -402,7 +405,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         state.open.remove(&key)
     }
 
-    /// Takes out those that `is_over` says of, and are not in use.
+    /// Removes the pools that are dead, or out of use and `is_over`.
     pub(super) fn take_idle(&self, is_over: impl Fn(&Entry<P>) -> bool) -> Vec<Arc<Entry<P>>> {
         let mut taken = Vec::new();
         self.lock().open.retain(|_, entry| {
@@ -415,7 +418,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         taken
     }
 
-    /// Forgets the users without a pool.
+    /// Forgets users without a pool.
     pub(super) fn forget_closed(&self) {
         let State {
             identities, open, ..
@@ -423,27 +426,23 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         identities.retain(|key, _| open.contains_key(key));
     }
 
-    /// Closes a pool on a task of its own. Its place is free afterwards.
+    /// Closes the pool of an entry, and then drops the entry with its permit.
     pub(super) fn retire(&self, entry: Arc<Entry<P>>) -> JoinHandle<()> {
-        let closing = (self.builder.close)(entry.pool.clone());
-        tokio::spawn(async move {
-            let _ = timeout(CLOSE_LIMIT, closing).await;
-            drop(entry);
-        })
+        self.close(entry.pool.clone(), entry)
     }
 
-    /// Closes a pool that is not needed, and gives back what its connections counted for.
-    fn dispose(&self, pool: P, counted: OwnedSemaphorePermit) {
+    /// Closes a pool on a separate task, and then drops `held`.
+    fn close(&self, pool: P, held: impl Send + 'static) -> JoinHandle<()> {
         let closing = (self.builder.close)(pool);
         tokio::spawn(async move {
             let _ = timeout(CLOSE_LIMIT, closing).await;
-            drop(counted);
-        });
+            drop(held);
+        })
     }
 }
 
 impl<P: Clone + Send + Sync + 'static> State<P> {
-    /// In place of the user without a pool whose token was proven the longest time ago, if there are too many.
+    /// Remembers a user. At the limit, it forgets the user without a pool whose last proof is the oldest.
     fn remember(&mut self, key: &Key, identity: &Arc<Identity>) {
         if self.identities.len() >= MOST {
             let closed = self.identities.iter();
@@ -457,17 +456,17 @@ impl<P: Clone + Send + Sync + 'static> State<P> {
     }
 }
 
-/// Closes pools that were not in use for so long, and forgets users who were not there for an hour, until none is left.
+/// Closes pools that have been out of use for `idle`, and forgets users after an hour, until no user is left.
 async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: Duration) {
     loop {
-        sleep((idle / 4).max(SHORTEST_NAP)).await;
+        sleep((idle / 4).max(SHORTEST_SWEEP)).await;
         let Some(pools) = pools.upgrade() else { return };
         for entry in pools.take_idle(|entry| entry.last_used().elapsed() >= idle) {
             pools.retire(entry);
         }
         let limit = pools.opening_limit();
         let mut state = pools.lock();
-        state.opening.retain(|_, one| one.is_under_way(limit));
+        state.opening.retain(|_, one| one.is_running(limit));
         let is_past = |failed: &Failed| failed.at.elapsed() > failed.pause + LONGEST_PAUSE;
         let past = state.failed.extract_if(|_, failed| is_past(failed));
         let past: Vec<_> = past.collect();
@@ -480,7 +479,7 @@ async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: D
             state.sweeper = None;
         }
         drop(state);
-        // Not under the lock: causes of errors may be the application's.
+        // The application's errors are not dropped under the lock.
         drop(past);
         if is_last {
             return;

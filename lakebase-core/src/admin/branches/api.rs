@@ -1,4 +1,4 @@
-//! Calls that change something, and their operations.
+//! Calls of the workspace API for branches, roles and databases, and the operations that they start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,17 @@ use crate::error::{Error, Kind};
 use crate::http::Reply;
 use crate::workspace::{Client, text_at};
 
-/// The longest wait for a read, and for a change that has no limit of its own.
+/// Limit of a change, unless its caller sets another one.
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Limit of a read.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(60);
 
-/// As the official clients ask for.
+/// The official clients use the same.
 const PAGE_SIZE: usize = 50;
-/// Far more than a project can have; an answer that goes on is broken.
+/// More pages than any project has: a longer list is a broken reply.
 const MOST_PAGES: usize = 100;
 
-/// Calls about one resource, which errors name.
+/// Calls for one resource, which errors name.
 pub(super) struct Api {
     pub(super) client: Arc<Client>,
     pub(super) resource: String,
@@ -35,14 +36,14 @@ pub(super) struct Api {
 /// How a change ended.
 pub(super) enum Change {
     Done,
-    /// The request may have arrived, or not.
+    /// The workspace may have received the request.
     InDoubt(Error),
-    /// The workspace rejected the request, or it was never sent: nothing has happened.
+    /// The workspace rejected the request, or it was not sent: nothing has changed.
     Rejected(Error),
 }
 
 impl Api {
-    /// One read, repeated while that can help.
+    /// Reads, and retries while that can help.
     pub(super) async fn get(&self, path: &str, wait: &mut Wait) -> Result<Reply, Error> {
         Handle::try_current().map_err(|_| no_runtime())?;
         let url = url(path);
@@ -50,7 +51,7 @@ impl Api {
         reply.map_err(|error| self.name(explained(error)))
     }
 
-    /// All pages of a list.
+    /// Reads all pages of a list.
     pub(super) async fn list(&self, path: &str, key: &str) -> Result<Vec<Value>, Error> {
         let mut wait = Wait::new(format!("list of {key}"), READ_LIMIT);
         let mut found = Vec::new();
@@ -58,9 +59,9 @@ impl Api {
         for _ in 0..MOST_PAGES {
             let path = format!("{path}?page_size={PAGE_SIZE}{page}");
             let reply = self.get(&path, &mut wait).await?;
-            let mut answer = reply.json()?;
-            let next = text_at(&answer, "/next_page_token").map(encoded);
-            if let Some(Value::Array(items)) = answer.get_mut(key) {
+            let mut body = reply.json()?;
+            let next = text_at(&body, "/next_page_token").map(encoded);
+            if let Some(Value::Array(items)) = body.get_mut(key) {
                 found.append(items);
             }
             match next {
@@ -72,7 +73,11 @@ impl Api {
         Err(self.name(Error::new(Kind::Platform, text)))
     }
 
-    /// Sends a change, once unless it certainly did nothing, and waits for its operation. An error is one of the operation.
+    /// Sends a change and waits for its operation. It sends the change again only if the workspace has rejected the request for now.
+    ///
+    /// # Errors
+    ///
+    /// The operation failed.
     pub(super) async fn change(
         &self,
         method: &Method,
@@ -94,7 +99,7 @@ impl Api {
                 Err(error) => error,
             };
             match error.status() {
-                // Nothing has happened: a rate limit, or another change under way.
+                // Nothing has changed: a rate limit, or another change runs.
                 Some(409 | 429) if error.is_transient() => {
                     if let Err(error) = wait.pause(self.name(error)).await {
                         return Ok(Change::Rejected(error));
@@ -103,7 +108,7 @@ impl Api {
                 Some(400..500) if !error.is_transient() => {
                     return Ok(Change::Rejected(self.name(error)));
                 }
-                // Without a token nothing is sent.
+                // Without a token, the request is not sent.
                 _ if error.is_config() || (error.is_sign_in() && !error.is_transient()) => {
                     return Ok(Change::Rejected(self.name(error)));
                 }
@@ -112,23 +117,23 @@ impl Api {
         }
     }
 
-    /// A change that may be made twice: in doubt it is.
+    /// Makes a change that has the same result when it is sent twice, and waits for its operation for 10 minutes at most.
     pub(super) async fn settle(
         &self,
         method: &Method,
         path: &str,
         body: Option<&Value>,
-        wait: &mut Wait,
     ) -> Result<(), Error> {
+        let mut wait = Wait::new(&self.resource, DEFAULT_TIMEOUT);
         let mut in_doubt = false;
         loop {
-            match self.change(method, path, body, wait).await {
+            match self.change(method, path, body, &mut wait).await {
                 Ok(Change::Done) => return Ok(()),
                 Ok(Change::InDoubt(error)) if error.is_transient() => {
                     in_doubt = true;
                     wait.pause(error).await?;
                 }
-                // It did arrive.
+                // An earlier request has succeeded.
                 Ok(Change::Rejected(error)) | Err(error)
                     if in_doubt && is_done_already(method, &error) =>
                 {
@@ -141,19 +146,19 @@ impl Api {
         }
     }
 
-    /// Polls as the official clients do.
+    /// Polls an operation until it is done, with the pauses of the official clients.
     async fn operation(&self, mut reply: Reply, wait: &mut Wait) -> Result<(), Error> {
         wait.next_step();
         let mut is_polled = false;
         loop {
-            let answer = reply.json()?;
-            if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+            let body = reply.json()?;
+            if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
                 return Err(explained(failed(&reply, error)));
             }
-            if answer.get("done") == Some(&Value::Bool(true)) {
+            if body.get("done") == Some(&Value::Bool(true)) {
                 return Ok(());
             }
-            let name = text_at(&answer, "/name").filter(|name| is_path(name));
+            let name = text_at(&body, "/name").filter(|name| is_path(name));
             let name = name.ok_or_else(|| {
                 reply.platform_error("the workspace started an operation without a usable `name`")
             })?;
@@ -175,7 +180,7 @@ impl Api {
 fn is_done_already(method: &Method, error: &Error) -> bool {
     match *method {
         Method::DELETE => error.status() == Some(404),
-        Method::POST => error.says("already exists"),
+        Method::POST => error.mentions("already exists"),
         _ => false,
     }
 }
@@ -191,17 +196,17 @@ fn url(path: &str) -> String {
     format!("/api/2.0/postgres/{path}")
 }
 
-/// For a query.
+/// Encodes a value of a URL's query.
 pub(super) fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// A name of the platform's that can be asked for.
+/// Whether this is a resource name of the platform, which is safe in the path of a URL.
 pub(super) fn is_path(name: &str) -> bool {
     name.starts_with("projects/") && name.split('/').all(is_id)
 }
 
-/// An id that a person gave.
+/// Checks an id that the caller supplied.
 pub(super) fn checked_id<'a>(what: &str, id: &'a str) -> Result<&'a str, Error> {
     match is_id(id) {
         true => Ok(id),

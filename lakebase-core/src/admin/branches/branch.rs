@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::api::{Api, DEFAULT_TIMEOUT, READ_LIMIT};
+use super::api::{Api, READ_LIMIT};
 use super::expiry::Expiry;
 use super::state::BranchState;
 use super::wait::Wait;
@@ -19,19 +19,21 @@ use crate::http::timestamp;
 use crate::lakebase::Lakebase;
 use crate::workspace::text_at;
 
-/// A fresh branch rejects good credentials for seconds, seldom for a minute.
+/// A new branch rejects valid credentials for seconds, rarely for a minute.
 const LONGEST_REJECTION: Duration = Duration::from_secs(120);
-/// Closing a session in order is a courtesy.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Limit for closing a session in an orderly way.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A branch of a project, as the workspace described it last. Cheap to clone.
+/// A branch of a project: see [`Branches`](super::Branches). Cheap to clone.
+///
+/// Its facts are those of the last reply of the workspace; [`refresh`](Self::refresh) reads them again.
 #[derive(Clone)]
 pub struct Branch {
     lakebase: Lakebase,
     facts: Arc<Facts>,
 }
 
-/// What the workspace says of a branch.
+/// The workspace's description of a branch.
 #[derive(Debug)]
 struct Facts {
     name: String,
@@ -47,37 +49,37 @@ struct Facts {
 }
 
 impl Facts {
-    fn read(answer: &Value) -> Option<Self> {
-        let text = |pointer: &str| text_at(answer, pointer).map(clean_text);
-        let time = |pointer: &str| timestamp(text_at(answer, pointer)?);
-        let is = |pointer: &str| answer.pointer(pointer) == Some(&Value::Bool(true));
-        let name = text_at(answer, "/name").filter(|name| super::api::is_path(name))?;
-        let size = answer.pointer("/status/logical_size_bytes");
+    fn read(body: &Value) -> Option<Self> {
+        let text = |pointer: &str| text_at(body, pointer).map(clean_text);
+        let time = |pointer: &str| timestamp(text_at(body, pointer)?);
+        let is = |pointer: &str| body.pointer(pointer) == Some(&Value::Bool(true));
+        let name = text_at(body, "/name").filter(|name| super::api::is_path(name))?;
+        let size = body.pointer("/status/logical_size_bytes");
         Some(Self {
             name: name.to_owned(),
             uid: text("/uid"),
-            state: BranchState::read(text_at(answer, "/status/current_state").unwrap_or_default()),
+            state: BranchState::read(text_at(body, "/status/current_state").unwrap_or_default()),
             is_default: is("/status/default"),
             is_protected: is("/status/is_protected"),
             source: text("/status/source_branch"),
             created_at: time("/create_time"),
             expires_at: time("/status/expire_time"),
             deleted_at: time("/status/delete_time"),
-            // Numbers of 64 bits may come as texts.
+            // JSON APIs may send 64-bit numbers as strings.
             size: size.and_then(|size| size.as_u64().or_else(|| size.as_str()?.parse().ok())),
         })
     }
 }
 
 impl Branch {
-    /// Reads a branch from an answer. `beside` is any branch of the same project.
-    pub(super) fn read(beside: &Lakebase, answer: &Value) -> Result<Self, Error> {
-        let facts = Facts::read(answer).ok_or_else(|| {
+    /// Parses a reply. `lakebase` is a handle of any branch of the same project.
+    pub(super) fn read(lakebase: &Lakebase, body: &Value) -> Result<Self, Error> {
+        let facts = Facts::read(body).ok_or_else(|| {
             let text = "the workspace describes a branch without a usable `name`";
             Error::new(Kind::Platform, text)
         })?;
         Ok(Self {
-            lakebase: beside.of_branch(&facts.name)?,
+            lakebase: lakebase.of_branch(&facts.name)?,
             facts: Arc::new(facts),
         })
     }
@@ -92,54 +94,54 @@ impl Branch {
         &self.facts.name
     }
 
-    /// The platform's own id, for example `br-quiet-river-d1abc234`. No call takes it in place of the id.
+    /// The platform's internal id, for example `br-quiet-river-d1abc234`. Calls need the [`id`](Self::id).
     pub fn uid(&self) -> Option<&str> {
         self.facts.uid.as_deref()
     }
 
-    /// The state, as of the last look.
+    /// The state, as of the last reply.
     pub fn state(&self) -> &BranchState {
         &self.facts.state
     }
 
-    /// Whether it is the project's default branch.
+    /// Returns whether it is the project's default branch.
     pub fn is_default(&self) -> bool {
         self.facts.is_default
     }
 
-    /// Whether it is protected against being deleted.
+    /// Returns whether it is protected against deletion.
     pub fn is_protected(&self) -> bool {
         self.facts.is_protected
     }
 
-    /// The id of the branch that it was made from; `None` for a root branch.
+    /// The id of the branch that it was copied from; `None` for a root branch.
     pub fn source(&self) -> Option<&str> {
         self.facts.source.as_deref().map(last_part)
     }
 
-    /// When it was created, by the platform's clock.
+    /// The time of its creation, by the platform's clock.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.facts.created_at
     }
 
-    /// When the platform will delete it; `None` for never.
+    /// The time when the platform will delete it; `None` for never.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.facts.expires_at
     }
 
-    /// When it was deleted, if it can still be undeleted.
+    /// The time of its deletion, if it can still be undeleted.
     pub fn deleted_at(&self) -> Option<SystemTime> {
         self.facts.deleted_at
     }
 
-    /// Size of its data in bytes, as far as the platform says.
+    /// The size of its data in bytes, if the platform reports it.
     pub fn size_bytes(&self) -> Option<u64> {
         self.facts.size
     }
 
-    /// The database on this branch: the same authentication, database, user, schema, TLS and limits as the handle that the
-    /// branch was looked up with; its host is looked up. The workspace token is shared, and calls of this method share
-    /// one database credential.
+    /// Returns a handle of the database on this branch, with the authentication, database, user, schema, TLS and limits of the handle
+    /// that this branch comes from. The workspace knows its host. All handles share the workspace token; the ones that this method
+    /// returns share one database credential.
     pub fn lakebase(&self) -> Lakebase {
         self.lakebase.clone()
     }
@@ -149,37 +151,37 @@ impl Branch {
         self.lakebase.config().clone()
     }
 
-    /// Looks at the branch again.
+    /// Reads the facts of the branch again.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request (404 if the branch is gone), or could not be reached within a minute.
+    /// The workspace rejected the request (404 if the branch no longer exists), or was not reachable within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn refresh(&mut self) -> Result<(), Error> {
-        self.look(&mut Wait::new(self.what(), READ_LIMIT)).await
+        self.read_again(&mut Wait::new(self.what(), READ_LIMIT))
+            .await
     }
 
-    /// Waits until the branch is ready, its endpoint is there, and a login works.
+    /// Waits until the branch is ready, has an endpoint, and accepts a login.
     ///
-    /// A branch that is minutes old rejects good credentials for a while; this waits for up to two minutes of that within
-    /// `limit`. It uses the credentials of this branch only.
+    /// A new branch rejects valid credentials for some time; within `limit`, this method retries for two minutes.
     ///
     /// # Errors
     ///
-    /// [`Error::is_timeout`] after `limit`, with the last obstacle; any error that waiting does not change.
+    /// [`Error::is_timeout`] after `limit`, with the last cause; any other error that a retry cannot fix.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it changes nothing.
+    /// Dropping the future changes nothing on the branch.
     pub async fn wait_ready(&mut self, limit: Duration) -> Result<(), Error> {
         let mut wait = Wait::new(self.what(), limit);
         self.until_ready(&mut wait, true).await
     }
 
-    /// The same without the login: for an identity that has no role in Postgres.
+    /// Like [`wait_ready`](Self::wait_ready) without the login, for an identity that has no role in Postgres.
     ///
     /// # Errors
     ///
@@ -187,7 +189,7 @@ impl Branch {
     ///
     /// # Cancel safety
     ///
-    /// It changes nothing.
+    /// Dropping the future has no effect: it only reads.
     pub async fn wait_ready_without_login(&mut self, limit: Duration) -> Result<(), Error> {
         let mut wait = Wait::new(self.what(), limit);
         self.until_ready(&mut wait, false).await
@@ -200,13 +202,13 @@ impl Branch {
     ) -> Result<(), Error> {
         wait.next_step();
         loop {
-            self.look(wait).await?;
+            self.read_again(wait).await?;
             match self.state() {
-                // A login brings an archived one back.
+                // A login restores an archived branch.
                 BranchState::Ready | BranchState::Archived => break,
                 BranchState::Deleted => {
                     let error = Error::new(Kind::Platform, format!("{} is deleted", self.what()));
-                    return Err(error.with_hint("Undelete it, or create one with another id"));
+                    return Err(error.with_hint("Undelete it, or create a branch with another id"));
                 }
                 state => {
                     let text = format!("{} is in state {state}", self.what());
@@ -217,7 +219,7 @@ impl Branch {
         wait.next_step();
         let lakebase = self.lakebase.clone();
         let workspace = lakebase.workspace()?.ok_or_else(no_project)?;
-        // Its endpoint comes by itself, a little later, and its host later still.
+        // The platform creates the endpoint a little later, and its host after that.
         while let Err(error) = wait.within(workspace.host(HostKind::ReadWrite)).await {
             if !error.is_transient() && error.status() != Some(200) {
                 return Err(error);
@@ -227,34 +229,31 @@ impl Branch {
         if logs_in {
             let lakebase = lakebase.fresh(wait.left().min(LONGEST_REJECTION));
             let (client, connection) = lakebase.connect().await.map_err(|error| {
-                error.with_setting(&format!(
-                    "{} is there, but a login does not work",
-                    self.what()
-                ))
+                error.with_setting(&format!("{} is ready, but a login fails", self.what()))
             })?;
             drop(client);
-            let _ = timeout(GOODBYE, connection).await;
+            let _ = timeout(CLOSE_LIMIT, connection).await;
         }
         Ok(())
     }
 
-    /// Changes when the platform deletes it.
+    /// Sets when the platform deletes the branch.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the change: the workspace's limit, a missing permission. [`Error::is_timeout`] after 10
+    /// The workspace rejected the change, for example because of its limit or a missing permission. [`Error::is_timeout`] after 10
     /// minutes.
     ///
     /// # Cancel safety
     ///
-    /// The change may have been made. Doing it again is safe.
+    /// If the future is dropped, the change may have happened. Calling it again is safe.
     pub async fn set_expiry(&mut self, expiry: Expiry) -> Result<(), Error> {
         let (field, value) = expiry.field()?;
         self.update("spec.expiration", json!({ field: value }))
             .await
     }
 
-    /// Protects it against being deleted, or takes the protection away.
+    /// Protects the branch against deletion, or removes the protection.
     ///
     /// # Errors
     ///
@@ -271,25 +270,27 @@ impl Branch {
     async fn update(&mut self, mask: &str, spec: Value) -> Result<(), Error> {
         let path = format!("{}?update_mask={mask}", self.name());
         let body = json!({ "name": self.name(), "spec": spec });
-        self.settle(&Method::PATCH, &path, Some(&body)).await?;
+        let api = self.api()?;
+        api.settle(&Method::PATCH, &path, Some(&body)).await?;
         self.refresh().await
     }
 
-    /// Deletes it so that it can be undeleted for a while. Its id stays in use meanwhile.
+    /// Deletes the branch. It can be undeleted for some time, during which its id stays in use.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the change: the branch is protected, the root or the default branch, or other branches were
-    /// made from it. [`Error::is_timeout`] after 10 minutes.
+    /// The workspace rejected the change: the branch is protected, the root or the default branch, or the source of other branches.
+    /// [`Error::is_timeout`] after 10 minutes.
     ///
     /// # Cancel safety
     ///
-    /// The branch may be deleted. Doing it again is safe.
+    /// If the future is dropped, the branch may be deleted. Calling it again is safe.
     pub async fn delete(&self) -> Result<(), Error> {
-        self.settle(&Method::DELETE, self.name(), None).await
+        let api = self.api()?;
+        api.settle(&Method::DELETE, self.name(), None).await
     }
 
-    /// Deletes it for good and frees its id.
+    /// Deletes the branch permanently and frees its id.
     ///
     /// # Errors
     ///
@@ -300,25 +301,14 @@ impl Branch {
     /// As [`delete`](Self::delete).
     pub async fn purge(&self) -> Result<(), Error> {
         let path = format!("{}?purge=true", self.name());
-        self.settle(&Method::DELETE, &path, None).await
+        self.api()?.settle(&Method::DELETE, &path, None).await
     }
 
-    /// A change that may be made twice.
-    pub(super) async fn settle(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<(), Error> {
-        let mut wait = Wait::new(self.what(), DEFAULT_TIMEOUT);
-        self.api()?.settle(method, path, body, &mut wait).await
-    }
-
-    async fn look(&mut self, wait: &mut Wait) -> Result<(), Error> {
+    async fn read_again(&mut self, wait: &mut Wait) -> Result<(), Error> {
         let reply = self.api()?.get(self.name(), wait).await?;
         let facts = Facts::read(&reply.json()?).filter(|facts| facts.name == self.facts.name);
         let facts = facts.ok_or_else(|| {
-            reply.platform_error("the workspace describes another branch than was asked for")
+            reply.platform_error("the workspace describes another branch than the requested one")
         })?;
         self.facts = Arc::new(facts);
         Ok(())
@@ -333,7 +323,7 @@ impl Branch {
     }
 }
 
-/// Calls with the sign-in of a handle.
+/// Calls with the workspace authentication of a handle.
 pub(super) fn api_of(lakebase: &Lakebase, resource: String) -> Result<Api, Error> {
     let workspace = lakebase.workspace()?.ok_or_else(no_project)?;
     Ok(Api {
@@ -363,8 +353,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_branch_is_read_as_the_platform_writes_it() {
-        let answer = json!({
+    fn a_reply_of_the_platform_is_parsed_as_a_branch() {
+        let body = json!({
             "name": "projects/shop/branches/ci-pr-99", "branch_id": "ci-pr-99", "uid": "br-x",
             "create_time": "2026-09-14T10:30:00Z",
             "status": {
@@ -373,7 +363,7 @@ mod tests {
                 "expire_time": "2026-09-14T14:30:00.123Z", "logical_size_bytes": "42",
             },
         });
-        let facts = Facts::read(&answer).expect("a branch");
+        let facts = Facts::read(&body).expect("a branch");
         assert_eq!((facts.state, facts.size), (BranchState::Ready, Some(42)));
         assert!(facts.is_protected && !facts.is_default);
         assert!(facts.created_at.is_some() && facts.expires_at > facts.created_at);

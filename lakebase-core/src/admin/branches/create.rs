@@ -1,4 +1,4 @@
-//! Creates a branch and waits until it can be used.
+//! Creates a branch and waits until it accepts a login.
 
 use std::time::Duration;
 
@@ -14,50 +14,50 @@ use super::state::BranchState;
 use super::wait::Wait;
 use crate::error::Error;
 
-/// Times of the platform are cut to seconds, and its clocks differ a little.
+/// The platform reports times in whole seconds, and its clocks differ a little.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-/// Why [`Branches::try_create`] has returned no branch.
+/// Why [`Branches::try_create`] failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct NotCreated {
     /// The cause.
     pub error: Error,
-    /// Whether the branch may exist, or come into being yet. False only if the workspace rejected the one request for it, or
-    /// none was sent; then a branch of this id is another one.
+    /// Whether the branch may exist now or later. False only if the workspace rejected the one request for it, or no request was sent;
+    /// a branch with this id is then another one.
     pub may_exist: bool,
 }
 
-/// What has the id of a branch that was to be created.
+/// The branch that has the requested id.
 enum Found {
-    /// Nothing, or a deleted branch.
+    /// None, or a deleted branch.
     Nothing,
     Created(Branch),
     Another,
 }
 
 impl Branches {
-    /// Creates a branch and waits until a login to it works. A fresh branch rejects good credentials for a while; that is
-    /// part of the wait.
+    /// Creates a branch and waits until it accepts a login. A new branch rejects valid credentials for some time, which is part of the
+    /// wait.
     ///
-    /// If the request fails on its way, the branch may exist nevertheless: it is looked up, and counts as this one if its
-    /// source and its time of creation fit.
+    /// If the reply to the request is lost, the branch may exist. This method then looks it up, and takes it as the new one if its
+    /// source and its time of creation match.
     ///
     /// # Errors
     ///
     /// [`Error::is_config`] for settings that contradict each other. [`Error::is_sign_in`] if the identity lacks CAN MANAGE on
-    /// the project. [`Error::is_platform`] with a hint for each rule of the platform: the id exists (HTTP status 409), a deleted
+    /// the project. [`Error::is_platform`] with a hint for each rule of the platform: the id is in use (HTTP status 409), a deleted
     /// branch has it, the expiry is too late, the project has too many branches. [`Error::is_timeout`] after
     /// [`NewBranch::timeout`]; the branch may exist then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future can leave a branch behind, which its expiry deletes.
+    /// If the future is dropped, a branch may remain until its expiry.
     pub async fn create(&self, new: NewBranch) -> Result<Branch, Error> {
         self.try_create(new).await.map_err(|failed| failed.error)
     }
 
-    /// The same, and a failure reports whether there may be a branch to delete: for callers that clean up.
+    /// Like [`create`](Self::create), for callers that clean up: the error has a flag for a branch that may exist.
     ///
     /// # Errors
     ///
@@ -68,11 +68,11 @@ impl Branches {
     /// As [`create`](Self::create).
     pub async fn try_create(&self, new: NewBranch) -> Result<Branch, NotCreated> {
         let mut may_exist = false;
-        let created = self.create_noting(new, &mut may_exist).await;
+        let created = self.create_inner(new, &mut may_exist).await;
         created.map_err(|error| NotCreated { error, may_exist })
     }
 
-    async fn create_noting(&self, new: NewBranch, may_exist: &mut bool) -> Result<Branch, Error> {
+    async fn create_inner(&self, new: NewBranch, may_exist: &mut bool) -> Result<Branch, Error> {
         let api = api_of(&self.lakebase, format!("branch {}", self.path(&new.id)))?;
         let body = new.body(&self.project)?;
         let mut wait = Wait::new(&api.resource, new.timeout);
@@ -122,7 +122,7 @@ impl Branches {
         Ok(branch)
     }
 
-    /// Whether a request in doubt has created the branch.
+    /// Finds the branch that a request may have created.
     async fn find_created(
         &self,
         new: &NewBranch,

@@ -1,4 +1,4 @@
-//! Databases of a branch, as the workspace keeps them.
+//! The databases of a branch in the workspace.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,13 +11,13 @@ use crate::error::{Error, Kind};
 use crate::settings::name::check_name;
 use crate::workspace::text_at;
 
-/// A database of a branch.
+/// A database of a branch: see [`Branch::databases`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BranchDatabase {
     /// The resource name: `projects/../branches/../databases/{id}`.
     pub name: String,
-    /// The database in Postgres.
+    /// The name of the database in Postgres.
     pub postgres_database: String,
     /// The id of the role that owns it.
     pub owner: Option<String>,
@@ -29,9 +29,9 @@ impl BranchDatabase {
         last_part(&self.name)
     }
 
-    fn read(answer: &Value) -> Option<Self> {
-        let name = text_at(answer, "/name").filter(|name| is_path(name))?;
-        let text = |pointer: &str| text_at(answer, pointer).map(clean_text);
+    fn read(body: &Value) -> Option<Self> {
+        let name = text_at(body, "/name").filter(|name| is_path(name))?;
+        let text = |pointer: &str| text_at(body, pointer).map(clean_text);
         let database = text("/status/postgres_database");
         Some(Self {
             name: name.to_owned(),
@@ -42,45 +42,43 @@ impl BranchDatabase {
 }
 
 impl Branch {
-    /// The databases of the branch.
+    /// Returns the databases of the branch.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request, or could not be reached within a minute.
+    /// The workspace rejected the request, or was not reachable within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn databases(&self) -> Result<Vec<BranchDatabase>, Error> {
         let path = format!("{}/databases", self.name());
         let databases = self.api()?.list(&path, "databases").await?;
         Ok(databases.iter().filter_map(BranchDatabase::read).collect())
     }
 
-    /// Creates a database that a role owns, named by its id, and waits until it is there. Unlike after plain `CREATE
-    /// DATABASE`, tokens log in to it. Its id is its name in lower case, with `-` for every character that ids do not have.
+    /// Creates a database and waits for it. `owner` is the id of a role. Unlike a database of plain `CREATE DATABASE`, it accepts logins
+    /// with tokens. Its id is its name in lower case, with `-` for each character that ids cannot contain.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if that cannot be the name of a database. The workspace rejected the request: it exists, there
-    /// is no such role, a missing permission (CAN USE on the project is needed). [`Error::is_timeout`] after 10 minutes.
+    /// [`Error::is_config`] for an invalid name. The workspace rejected the request: the database exists, the role does not, or the
+    /// identity lacks CAN USE on the project. [`Error::is_timeout`] after 10 minutes.
     ///
     /// # Cancel safety
     ///
-    /// The database may have been created.
+    /// If the future is dropped, the database may have been created.
     pub async fn create_database(&self, name: &str, owner: &str) -> Result<BranchDatabase, Error> {
         check_name("database", name)?;
         let id = sanitized(name, "d-");
         let path = format!("{}/databases?database_id={}", self.name(), encoded(&id));
         let owner = self.path_of("roles", owner)?;
         let body = json!({ "spec": { "postgres_database": name, "role": owner } });
-        self.settle(&Method::POST, &path, Some(&body)).await?;
-        let made = self
-            .databases()
-            .await?
-            .into_iter()
-            .find(|made| made.id() == id);
-        made.ok_or_else(|| {
+        let api = self.api()?;
+        api.settle(&Method::POST, &path, Some(&body)).await?;
+        let mut databases = self.databases().await?.into_iter();
+        let created = databases.find(|database| database.id() == id);
+        created.ok_or_else(|| {
             let text = format!(
                 "database {name:?} was created, but {} does not list it",
                 self.name()
@@ -89,7 +87,7 @@ impl Branch {
         })
     }
 
-    /// Deletes a database, named by its id, with its data.
+    /// Deletes the database with this id, and its data.
     ///
     /// # Errors
     ///
@@ -97,10 +95,10 @@ impl Branch {
     ///
     /// # Cancel safety
     ///
-    /// The database may be deleted.
+    /// If the future is dropped, the database may be deleted.
     pub async fn delete_database(&self, id: &str) -> Result<(), Error> {
         let path = self.path_of("databases", id)?;
-        self.settle(&Method::DELETE, &path, None).await
+        self.api()?.settle(&Method::DELETE, &path, None).await
     }
 }
 
@@ -109,12 +107,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_is_read_as_the_platform_writes_it() {
-        let answer = json!({
+    fn a_reply_of_the_platform_is_parsed_as_a_database() {
+        let body = json!({
             "name": "projects/p/branches/b/databases/my-app",
             "status": {"postgres_database": "My App", "role": "projects/p/branches/b/roles/owner"},
         });
-        let database = BranchDatabase::read(&answer).expect("a database");
+        let database = BranchDatabase::read(&body).expect("a database");
         assert_eq!(database.id(), "my-app");
         assert_eq!(database.postgres_database, "My App");
         assert_eq!(database.owner.as_deref(), Some("owner"));

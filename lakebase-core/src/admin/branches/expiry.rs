@@ -1,4 +1,4 @@
-//! When a branch is deleted by the platform.
+//! When the platform deletes a branch.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 
-/// When the platform deletes a branch. A new branch must have one of these.
+/// When the platform deletes a branch. Every new branch needs one: see [`NewBranch::new`](super::NewBranch::new).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// This long from now, rounded up to whole seconds. The workspace has a limit, 30 days at most.
+    /// After this time from now, rounded up to whole seconds. The workspace has a limit, which is 30 days or less.
     After(Duration),
-    /// At this moment, by the platform's clock. The same limit applies.
+    /// At this time, by the platform's clock. The same limit applies.
     At(SystemTime),
     /// Never.
     Never,
 }
 
 impl Expiry {
-    /// The one field of `spec` that says so.
+    /// The field of `spec` for this value.
     pub(super) fn field(self) -> Result<(&'static str, Value), Error> {
         match self {
             Self::After(ttl) if ttl.is_zero() => Err(Error::config(
@@ -38,7 +38,7 @@ impl Expiry {
     }
 }
 
-/// A time as the API takes it.
+/// Formats a time for the API.
 pub(super) fn rfc3339(what: &str, time: SystemTime) -> Result<String, Error> {
     let time = jiff::Timestamp::try_from(time);
     let time = time.map_err(|_| Error::config(format!("{what}: the time is out of range")))?;
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_one_field_says_when() {
+    fn each_expiry_is_one_field_of_the_request() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_789_381_800);
         for (expiry, name, value) in [
             (

@@ -1,4 +1,4 @@
-//! The id of a branch: the last part of its name.
+//! The ids of branches and other resources: the last parts of their names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use crate::settings::setting::quoted;
 
 /// The platform's limit.
 const LONGEST: usize = 63;
-/// Ids that are made from other names are padded: ids of roles have at least four characters.
+/// Derived ids are padded to this length, because ids of roles have at least four characters.
 const SHORTEST: usize = 4;
 
-/// The id of a new branch: at most 63 characters from `a-z`, `0-9` and `-`, the first one a letter.
+/// The id of a new branch: at most 63 characters from `a-z`, `0-9` and `-`, starting with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BranchId(String);
 
@@ -31,12 +31,12 @@ impl BranchId {
         }
         let text = format!("{} cannot be the id of a branch", quoted(&id));
         Err(Error::config(text).with_hint(
-            "An id has at most 63 characters from a-z, 0-9 and -, and begins with a letter; BranchId::from_git makes one of any name",
+            "An id has at most 63 characters from a-z, 0-9 and -, and starts with a letter; BranchId::from_git converts any name into an id",
         ))
     }
 
-    /// Makes an id of the name of a git branch: lower case, `-` in place of every other character, `b-` in front of
-    /// what does not begin with a letter, cut after 63 characters, no `-` at the end. Two names can have the same id.
+    /// Converts the name of a git branch into an id: lower case, with `-` for each other character, with the prefix `b-` if it does
+    /// not start with a letter, cut to 63 characters, and without `-` at the end. Two names can have the same id.
     ///
     /// ```
     /// use lakebase_core::admin::BranchId;
@@ -48,25 +48,25 @@ impl BranchId {
         Self(sanitized(name, "b-"))
     }
 
-    /// The same id with a prefix, which marks whose branch it is: `ci` and `feature-foo` make `ci-feature-foo`. Branches
-    /// have no labels.
+    /// Returns the id with a prefix, which can mark the owner of the branch, as branches have no labels: `ci` and `feature-foo` become
+    /// `ci-feature-foo`.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if no id can begin so.
+    /// [`Error::is_config`] if an id cannot start with the prefix.
     pub fn with_prefix(&self, prefix: &str) -> Result<Self, Error> {
         let mut id = Self::new(prefix)?.0 + "-" + &self.0;
         id.truncate(LONGEST);
         Self::new(id.trim_end_matches('-'))
     }
 
-    /// The id as the API takes it.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Any text as an id, `first` in front of what does not begin with a letter.
+/// Converts any text into an id, with the prefix `first` if it does not start with a letter.
 pub(super) fn sanitized(text: &str, first: &str) -> String {
     let mut id: String = text
         .to_lowercase()
@@ -77,7 +77,7 @@ pub(super) fn sanitized(text: &str, first: &str) -> String {
         id.insert_str(0, first);
     }
     id.truncate(LONGEST);
-    // Whether an id may end with it is not documented.
+    // The platform does not document whether an id may end with `-`.
     id.truncate(id.trim_end_matches('-').len());
     while id.len() < SHORTEST {
         id.push('x');
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_follow_the_rule_of_the_platform() {
+    fn ids_are_checked_by_the_rule_of_the_platform() {
         let long = "a".repeat(64);
         for id in ["a", "ci-pr-99", "x--", &long[1..]] {
             assert_eq!(BranchId::new(id).expect(id).as_str(), id);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_git_become_ids() {
+    fn names_of_git_branches_become_ids() {
         let long = format!("x/{}", "y".repeat(80));
         for (name, id) in [
             ("feature/Foo", "feature-foo"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_kept_and_the_rest_is_cut() {
+    fn an_id_with_a_prefix_is_cut_at_its_end() {
         let id = BranchId::from_git(&"z".repeat(80))
             .with_prefix("ci")
             .expect("an id");
@@ -160,7 +160,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_name_of_git_makes_an_id(name in ".{0,100}") {
+        fn every_name_becomes_a_valid_id(name in ".{0,100}") {
             let id = BranchId::from_git(&name);
             proptest::prop_assert!(BranchId::new(id.as_str()).is_ok(), "{}", id);
         }

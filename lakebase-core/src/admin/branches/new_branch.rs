@@ -1,4 +1,4 @@
-//! What a new branch is made of.
+//! The settings of a new branch.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,9 +9,9 @@ use super::expiry::{Expiry, rfc3339};
 use super::id::BranchId;
 use crate::error::Error;
 
-/// A branch to create, with [`Branches::create`](super::Branches::create).
+/// A branch to create with [`Branches::create`](super::Branches::create).
 #[derive(Clone, Debug)]
-#[must_use = "nothing is created before it is given to `Branches::create`"]
+#[must_use = "pass it to `Branches::create`, which creates the branch"]
 pub struct NewBranch {
     pub(super) id: BranchId,
     pub(super) expiry: Expiry,
@@ -24,7 +24,7 @@ pub struct NewBranch {
 }
 
 impl NewBranch {
-    /// A branch of the project's default branch as that is now.
+    /// A copy of the current state of the project's default branch.
     pub fn new(id: BranchId, expiry: Expiry) -> Self {
         Self {
             id,
@@ -38,38 +38,38 @@ impl NewBranch {
         }
     }
 
-    /// The id of the branch to copy. Default: the project's default branch.
+    /// Sets the branch to copy, by its id: the project's default branch by default.
     pub fn source(mut self, id: impl Into<String>) -> Self {
         self.source = Some(id.into());
         self
     }
 
-    /// The data as they were at this moment. The project's history has to reach back that far.
+    /// Copies the data of this time instead of the current data. The project's history must reach back that far.
     pub fn at_time(mut self, time: SystemTime) -> Self {
         self.at_time = Some(time);
         self
     }
 
-    /// The data as they were at this position of the write-ahead log, for example `0/1A2B3C4D`.
+    /// Copies the data of this position in the write-ahead log, for example `0/1A2B3C4D`.
     pub fn at_lsn(mut self, lsn: impl Into<String>) -> Self {
         self.at_lsn = Some(lsn.into());
         self
     }
 
-    /// Protects the branch: it cannot be deleted. A project can have one protected branch.
+    /// Protects the branch against deletion. A project can have one protected branch.
     pub fn protected(mut self) -> Self {
         self.is_protected = true;
         self
     }
 
-    /// The limit for the whole creation: until a login works. Default: 10 minutes; a day at most.
+    /// Sets the limit for the whole creation, logins included: 10 minutes by default, a day at most.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Returns as soon as the branch has its endpoint, and logs in nowhere: for an identity that manages branches and has no
-    /// role in Postgres. The first logins to the branch can be rejected for up to a minute.
+    /// Waits only for the endpoint and does not log in, for an identity that manages branches and has no role in Postgres. The branch
+    /// can reject logins for up to a minute after that.
     pub fn without_login(mut self) -> Self {
         self.logs_in = false;
         self
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_has_what_was_set_and_no_more() {
+    fn the_body_contains_only_the_fields_that_are_set() {
         let id = BranchId::new("x").expect("an id");
         let new = NewBranch::new(id, Expiry::Never);
         let body = new.body("projects/shop").expect("valid");

@@ -1,4 +1,4 @@
-//! Roles of a branch, as the workspace keeps them.
+//! The roles of a branch in the workspace.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,25 +11,25 @@ use crate::error::Error;
 use crate::error::foreign::clean_text;
 use crate::workspace::text_at;
 
-/// A role of a branch.
+/// A role of a branch: see [`Branch::roles`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BranchRole {
     /// The resource name: `projects/../branches/../roles/{id}`.
     pub name: String,
-    /// The role in Postgres.
+    /// The name of the role in Postgres.
     pub postgres_role: String,
-    /// The kind of identity in the platform's word, for example `SERVICE_PRINCIPAL`; `None` for a role of Postgres only.
+    /// The platform's name for the kind of identity, for example `SERVICE_PRINCIPAL`; `None` for a role that exists only in Postgres.
     pub identity_type: Option<String>,
-    /// How it logs in, in the platform's word, for example `LAKEBASE_OAUTH_V1`.
+    /// The platform's name for the way it logs in, for example `LAKEBASE_OAUTH_V1`.
     pub auth_method: Option<String>,
     /// The platform's roles that it is a member of, for example `DATABRICKS_SUPERUSER`.
     pub memberships: Vec<String>,
-    /// May create databases.
+    /// Whether it may create databases.
     pub creates_databases: bool,
-    /// May create roles.
+    /// Whether it may create roles.
     pub creates_roles: bool,
-    /// Row-level security does not apply to it.
+    /// Whether it bypasses row-level security.
     pub bypasses_rls: bool,
 }
 
@@ -39,13 +39,13 @@ impl BranchRole {
         last_part(&self.name)
     }
 
-    fn read(answer: &Value) -> Option<Self> {
-        let name = text_at(answer, "/name").filter(|name| is_path(name))?;
-        let text = |field: &str| text_at(answer, &format!("/status/{field}")).map(clean_text);
+    fn read(body: &Value) -> Option<Self> {
+        let name = text_at(body, "/name").filter(|name| is_path(name))?;
+        let text = |field: &str| text_at(body, &format!("/status/{field}")).map(clean_text);
         let is = |field: &str| {
-            answer.pointer(&format!("/status/attributes/{field}")) == Some(&Value::Bool(true))
+            body.pointer(&format!("/status/attributes/{field}")) == Some(&Value::Bool(true))
         };
-        let memberships = answer
+        let memberships = body
             .pointer("/status/membership_roles")
             .and_then(Value::as_array);
         let memberships = memberships.into_iter().flatten().filter_map(Value::as_str);
@@ -62,28 +62,23 @@ impl BranchRole {
     }
 }
 
-/// A role to create, with [`Branch::create_role`].
+/// A role to create with [`Branch::create_role`].
 #[derive(Clone, Debug)]
-#[must_use = "nothing is created before it is given to `Branch::create_role`"]
+#[must_use = "pass it to `Branch::create_role`, which creates the role"]
 pub struct NewRole {
     id: String,
     spec: Value,
 }
 
 impl NewRole {
-    /// The role of an identity of the workspace, which logs in with tokens: the e-mail of a person, the client id of a
-    /// service principal, or the name of a group.
+    /// The role of a workspace identity, which logs in with tokens: the e-mail of a user, the client id of a service principal, or the
+    /// name of a group.
     pub fn of_identity(identity: &str, kind: IdentityKind) -> Self {
-        let kind = match kind {
-            IdentityKind::User => "USER",
-            IdentityKind::ServicePrincipal => "SERVICE_PRINCIPAL",
-            IdentityKind::Group => "GROUP",
-        };
-        let spec = json!({"identity_type": kind, "auth_method": "LAKEBASE_OAUTH_V1"});
+        let spec = json!({"identity_type": kind.keyword(), "auth_method": "LAKEBASE_OAUTH_V1"});
         Self::new(identity, spec)
     }
 
-    /// A role of Postgres that logs in with a password, which the platform makes.
+    /// A Postgres role that logs in with a password, which the platform generates.
     pub fn with_password(postgres_role: &str) -> Self {
         Self::new(
             postgres_role,
@@ -91,7 +86,7 @@ impl NewRole {
         )
     }
 
-    /// A role that cannot log in: it owns objects, or has privileges for its members.
+    /// A role that cannot log in: an owner of objects, or a set of privileges for its members.
     pub fn without_login(postgres_role: &str) -> Self {
         Self::new(postgres_role, json!({"auth_method": "NO_LOGIN"}))
     }
@@ -104,7 +99,7 @@ impl NewRole {
         }
     }
 
-    /// The id. Default: the role's name in lower case, with `-` for every character that ids do not have.
+    /// Sets the id: by default the role's name in lower case, with `-` for each character that ids cannot contain.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = id.into();
         self
@@ -133,15 +128,15 @@ impl NewRole {
 }
 
 impl Branch {
-    /// The roles of the branch.
+    /// Returns the roles of the branch.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request, or could not be reached within a minute.
+    /// The workspace rejected the request, or was not reachable within a minute.
     ///
     /// # Cancel safety
     ///
-    /// Safe: it only reads.
+    /// Dropping the future has no effect: it only reads.
     pub async fn roles(&self) -> Result<Vec<BranchRole>, Error> {
         let roles = self
             .api()?
@@ -150,26 +145,27 @@ impl Branch {
         Ok(roles.iter().filter_map(BranchRole::read).collect())
     }
 
-    /// Creates a role and waits until it is there. A role that the branch has inherited exists already.
+    /// Creates a role and waits for it. Roles that the branch inherited from its source exist already.
     ///
     /// # Errors
     ///
-    /// The workspace rejected the request: the role exists, a missing permission (CAN USE on the project is needed).
+    /// The workspace rejected the request: the role exists, or the identity lacks CAN USE on the project.
     /// [`Error::is_timeout`] after 10 minutes.
     ///
     /// # Cancel safety
     ///
-    /// The role may have been created.
+    /// If the future is dropped, the role may have been created.
     pub async fn create_role(&self, role: NewRole) -> Result<BranchRole, Error> {
         let id = checked_id("role", &role.id)?;
         let path = format!("{}/roles?role_id={}", self.name(), encoded(id));
         let body = json!({ "spec": role.spec });
-        self.settle(&Method::POST, &path, Some(&body)).await?;
+        let api = self.api()?;
+        api.settle(&Method::POST, &path, Some(&body)).await?;
         self.role(id).await
     }
 
-    /// Makes a role a member of more of the platform's roles. Those that it has stay: they are read first, as the
-    /// platform replaces them all. Changes that others make at the same moment can be lost.
+    /// Makes a role a member of more of the platform's roles, and keeps its memberships. The platform can only replace all memberships,
+    /// so this method reads them first; concurrent changes by others can be lost.
     ///
     /// # Errors
     ///
@@ -177,7 +173,7 @@ impl Branch {
     ///
     /// # Cancel safety
     ///
-    /// The change may have been made. Doing it again is safe.
+    /// If the future is dropped, the change may have happened. Calling it again is safe.
     pub async fn grant_memberships<'a>(
         &self,
         role_id: &str,
@@ -189,12 +185,13 @@ impl Branch {
         };
         let path = format!("{}?update_mask=spec.membership_roles", role.name);
         let body = json!({ "name": role.name, "spec": { "membership_roles": merged } });
-        self.settle(&Method::PATCH, &path, Some(&body)).await?;
+        let api = self.api()?;
+        api.settle(&Method::PATCH, &path, Some(&body)).await?;
         self.role(role_id).await
     }
 
-    /// Deletes a role. What it owns goes to another role, by id, which starts the compute; without one, a role that owns
-    /// something is not deleted.
+    /// Deletes a role. `new_owner` is the id of a role that gets its objects; this starts the compute. Without a new owner, the
+    /// workspace rejects the deletion of a role that owns objects.
     ///
     /// # Errors
     ///
@@ -202,21 +199,21 @@ impl Branch {
     ///
     /// # Cancel safety
     ///
-    /// The role may be deleted.
+    /// If the future is dropped, the role may be deleted.
     pub async fn delete_role(&self, role_id: &str, new_owner: Option<&str>) -> Result<(), Error> {
         let mut path = self.path_of("roles", role_id)?;
         if let Some(owner) = new_owner {
             let owner = self.path_of("roles", owner)?;
             path.push_str(&format!("?reassign_owned_to={}", encoded(&owner)));
         }
-        self.settle(&Method::DELETE, &path, None).await
+        self.api()?.settle(&Method::DELETE, &path, None).await
     }
 
     async fn role(&self, id: &str) -> Result<BranchRole, Error> {
         let found = self.roles().await?.into_iter().find(|role| role.id() == id);
         found.ok_or_else(|| {
-            let text = format!("{} has no role of the id {id:?}", self.name());
-            Error::config(text).with_hint("A role is named by its id, which `Branch::roles` lists")
+            let text = format!("{} has no role with the id {id:?}", self.name());
+            Error::config(text).with_hint("`Branch::roles` returns the ids")
         })
     }
 
@@ -226,7 +223,7 @@ impl Branch {
     }
 }
 
-/// What is there and what is to come; `None` if nothing is new.
+/// Adds roles to a list; `None` if all are in it.
 fn merged<'a>(held: &[String], more: impl IntoIterator<Item = &'a str>) -> Option<Vec<String>> {
     let mut merged = held.to_vec();
     for role in more {
@@ -242,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memberships_are_added_and_none_is_lost() {
+    fn new_memberships_are_added_to_the_existing_ones() {
         let held = ["DATABRICKS_SUPERUSER".to_owned()];
         assert_eq!(merged(&held, ["DATABRICKS_SUPERUSER"]), None);
         let more = merged(&held, ["X", "DATABRICKS_SUPERUSER", "X"]);
@@ -250,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_has_an_id_made_of_its_name() {
+    fn the_id_of_a_role_is_derived_from_its_name() {
         let role = NewRole::of_identity("Ana@example.com", IdentityKind::User)
             .member_of(["DATABRICKS_SUPERUSER"])
             .creates_databases();
@@ -265,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_read_as_the_platform_writes_it() {
-        let answer = json!({
+    fn a_reply_of_the_platform_is_parsed_as_a_role() {
+        let body = json!({
             "name": "projects/p/branches/b/roles/app",
             "status": {
                 "postgres_role": "app", "auth_method": "NO_LOGIN", "membership_roles": ["X"],
                 "attributes": {"createrole": true},
             },
         });
-        let role = BranchRole::read(&answer).expect("a role");
+        let role = BranchRole::read(&body).expect("a role");
         assert_eq!(role.id(), "app");
         assert_eq!(role.memberships, ["X"]);
         assert!(role.creates_roles && !role.creates_databases);

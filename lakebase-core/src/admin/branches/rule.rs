@@ -1,17 +1,18 @@
-//! Which rule of the platform a change has hit, and what to do about it.
+//! Hints for changes that a rule of the platform forbids.
 
 use crate::error::Error;
 
-/// Some replies do not say why an id is taken.
-pub(super) const DELETED: &str = "A deleted branch keeps its id until it is purged: undelete it, purge it, or use an id of its own for each branch";
+/// Also the hint for a 409 without a branch: some replies do not explain why an id is in use.
+pub(super) const DELETED: &str =
+    "A deleted branch keeps its id until it is purged: undelete it, purge it, or choose another id";
 
 const TOO_MANY: &str =
-    "The project has as many branches as it may have: delete some, and give new ones an expiry";
+    "The project has reached its limit of branches: delete some, and give new ones an expiry";
 
 const CAN_MANAGE: &str = "Creating, changing and deleting branches needs CAN MANAGE on the project: its owner grants that under Settings > Project permissions. CAN USE is enough for listing branches and creating roles and databases";
 
-/// The hint, by HTTP status, the platform's code, and texts in the message of which one has to be there. No text
-/// means any. The first line that fits counts.
+/// HTTP status (0 for any), the platform's code ("" for any), texts of which the message contains one (empty for any message),
+/// and the hint. The first match counts.
 const RULES: &[(u16, &str, &[&str], &str)] = &[
     (403, "", &[], CAN_MANAGE),
     (
@@ -31,19 +32,19 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
         0,
         "",
         &["protected branch", "branch is protected"],
-        "The branch is protected: take the protection away first (set_protected(false)), if it is the one you mean",
+        "The branch is protected: remove the protection first (set_protected(false)), if this is the right branch",
     ),
     (
         0,
         "",
         &["root branch", "default branch"],
-        "The root branch and the default branch of a project can neither be deleted nor expire; they go with the project",
+        "The root branch and the default branch of a project cannot be deleted and cannot expire; they are deleted with the project",
     ),
     (
         0,
         "",
         &["children", "child branch"],
-        "Branches were made from it: delete those first",
+        "It is the source of other branches: delete those first",
     ),
     (
         0,
@@ -71,59 +72,59 @@ const RULES: &[(u16, &str, &[&str], &str)] = &[
         0,
         "",
         &["role with that name already exists"],
-        "A role of that id exists, perhaps inherited from the source branch: take that one",
+        "A role with this id exists, perhaps inherited from the source branch: use that role",
     ),
     (
         0,
         "",
         &["database with that name already exists"],
-        "A database of that id exists, perhaps inherited from the source branch: take that one",
+        "A database with this id exists, perhaps inherited from the source branch: use that database",
     ),
     (
         409,
         "ABORTED",
         &[],
-        "Another change of the project is under way: try again when it is done",
+        "Another change of the project is running: retry when it is done",
     ),
     (
         409,
         "",
         &[],
-        "A branch of that id exists: take it, choose another id, or purge it first",
+        "A branch with this id exists: use it, choose another id, or purge it first",
     ),
     (
         404,
         "",
         &["role not found"],
-        "Create the role first; it is named by its id, not by its name in Postgres",
+        "Create the role first, and use its id, not its name in Postgres",
     ),
     (
         404,
         "",
         &[],
-        "Check the id, and the project: branches are named by their id (production), not by their uid (br-..); an expired branch is gone",
+        "Check the project and the id (production, not the uid br-..); an expired branch no longer exists",
     ),
     (
         400,
         "",
         &["branch id not found"],
-        "Branches are named by their id (production), not by their uid (br-..)",
+        "Use the id of the branch (production), not its uid (br-..)",
     ),
 ];
 
-/// Adds what to do next. A rule is no passing trouble, whatever status it comes with.
+/// Adds the hint of a rule. Such an error is permanent, with any HTTP status.
 pub(super) fn explained(error: Error) -> Error {
     let code = error.error_code().unwrap_or_default().to_owned();
-    // A quota of branches may come as 429, but other texts there are about the rate of requests, which passes.
+    // A quota of branches may have the status 429. Other texts with this status are about the rate of requests, which is transient.
     let is_rate =
-        |hint: &str| error.status() == Some(429) && !(hint == TOO_MANY && error.says("branch"));
+        |hint: &str| error.status() == Some(429) && !(hint == TOO_MANY && error.mentions("branch"));
     let fits = |&&(status, wanted, texts, hint): &&(u16, &str, &[&str], &str)| {
         !is_rate(hint)
             && (status == 0 || error.status() == Some(status))
             && (wanted.is_empty() || wanted == code)
-            && (texts.is_empty() || texts.iter().any(|text| error.says(text)))
+            && (texts.is_empty() || texts.iter().any(|text| error.mentions(text)))
     };
-    // Without a reply there is no rule; 401 and 5xx are not about what was wanted.
+    // Rules need a reply; 401 and 5xx have other causes.
     if !matches!(error.status(), Some(200 | 400 | 403..=409 | 429)) {
         return error;
     }
@@ -139,7 +140,7 @@ mod tests {
     use crate::error::Kind;
 
     #[test]
-    fn every_rule_says_what_to_do() {
+    fn each_rule_has_a_hint_and_is_permanent() {
         for (status, code, message, hint) in [
             (
                 409,
@@ -157,7 +158,7 @@ mod tests {
                 400,
                 "BAD_REQUEST",
                 "Cannot delete root branch 'br-x'",
-                "go with the project",
+                "deleted with the project",
             ),
             (
                 400,
@@ -191,13 +192,8 @@ mod tests {
                 "quota of 10 branches is used up",
                 "delete some",
             ),
-            (404, "NOT_FOUND", "branch id not found", "not by their uid"),
-            (
-                400,
-                "BAD_REQUEST",
-                "branch id not found",
-                "not by their uid",
-            ),
+            (404, "NOT_FOUND", "branch id not found", "not the uid"),
+            (400, "BAD_REQUEST", "branch id not found", "not its uid"),
             (
                 400,
                 "BAD_REQUEST",
@@ -233,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_no_rule() {
+    fn rate_limits_outages_and_concurrent_changes_stay_transient() {
         for (status, code, message) in [
             (429, "RESOURCE_EXHAUSTED", "slow down"),
             (

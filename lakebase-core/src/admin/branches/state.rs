@@ -1,24 +1,24 @@
-//! What a branch is doing.
+//! The state of a branch.
 
 use std::fmt;
 
-/// The state of a branch.
+/// The state of a branch: see [`Branch::state`](super::Branch::state).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BranchState {
-    /// It is being created.
+    /// The platform creates it.
     Init,
-    /// It can be used.
+    /// It accepts logins.
     Ready,
-    /// Data is being imported into it.
+    /// The platform imports data into it.
     Importing,
-    /// It is being reset to its source.
+    /// The platform resets it to its source.
     Resetting,
-    /// It is stored away because it was not used; a login brings it back.
+    /// It is archived after a time without use; a login restores it.
     Archived,
-    /// It is deleted and can be undeleted until it is purged.
+    /// It is deleted, and can be undeleted until it is purged.
     Deleted,
-    /// A state that this version does not know, in the platform's word.
+    /// The platform's name of a state that this version does not know.
     Other(String),
 }
 
@@ -35,7 +35,7 @@ impl BranchState {
         }
     }
 
-    /// The platform's word, for example `READY`.
+    /// The platform's name, for example `READY`.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Init => "INIT",
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_read_with_and_without_prefix_and_unknown_ones_are_kept() {
+    fn states_are_parsed_with_and_without_prefix_and_unknown_ones_are_kept() {
         for (word, state) in [
             ("READY", BranchState::Ready),
             ("BRANCH_STATE_INIT", BranchState::Init),

@@ -1,4 +1,4 @@
-//! Waits with the official pauses, up to a limit.
+//! Waits with the pauses of the official clients, up to a limit.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,14 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::error::Error;
+use crate::lakebase::LONGEST_TIMEOUT;
 use crate::workspace::retry::retrying;
 
-/// Beyond it, arithmetic with points in time may overflow.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-/// One wait, of all steps together.
+/// The limit and the pauses of all steps of one call.
 pub(super) struct Wait {
-    /// What is waited for.
+    /// The resource, for errors.
     what: String,
     limit: Duration,
     deadline: Instant,
@@ -22,7 +20,7 @@ pub(super) struct Wait {
 
 impl Wait {
     pub(super) fn new(what: impl Into<String>, limit: Duration) -> Self {
-        let limit = limit.min(LONGEST);
+        let limit = limit.min(LONGEST_TIMEOUT);
         Self {
             what: what.into(),
             limit,
@@ -35,40 +33,40 @@ impl Wait {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The next step begins with short pauses.
+    /// Starts the next step with short pauses again.
     pub(super) fn next_step(&mut self) {
         self.pauses = 0;
     }
 
-    /// As the official clients pause, or as long as the workspace asks for.
+    /// Pauses like the official clients, or for the workspace's `Retry-After` if that is longer.
     ///
     /// # Errors
     ///
-    /// `why`, if the limit is reached first.
+    /// `why`, as a timeout, if the pause exceeds the limit.
     pub(super) async fn pause(&mut self, why: Error) -> Result<(), Error> {
         self.pauses += 1;
         let seconds = f64::from(self.pauses.min(10)) + 0.05 + 0.7 * fastrand::f64();
         let pause = Duration::from_secs_f64(seconds).max(why.retry_after().unwrap_or_default());
         if pause > self.left() {
-            return Err(why.given_up(&self.over()));
+            return Err(why.given_up(&self.timed_out()));
         }
         tracing::debug!(name: "lakebase.branch.waiting", target: "lakebase::branch", what = self.what, %why, ?pause, "waits");
         sleep(pause).await;
         Ok(())
     }
 
-    /// Cuts off what takes longer than the limit.
+    /// Runs a call within the limit.
     pub(super) async fn within<T>(
         &self,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         match timeout_at(self.deadline, call).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::timeout(self.over())),
+            Err(_) => Err(Error::timeout(self.timed_out())),
         }
     }
 
-    /// Repeats what only reads until it succeeds or fails for good.
+    /// Retries a call that only reads, until it succeeds or fails permanently.
     pub(super) async fn reading<T, F>(&mut self, mut call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -83,7 +81,7 @@ impl Wait {
         }
     }
 
-    fn over(&self) -> String {
+    fn timed_out(&self) -> String {
         format!(
             "{}: timed out after {} s",
             self.what,
@@ -126,11 +124,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_longer_pause_that_the_workspace_asks_for_is_kept() {
+    async fn a_longer_retry_after_of_the_workspace_is_kept() {
         let mut wait = Wait::new("x", Duration::from_secs(120));
         let began = Instant::now();
-        let asked = Error::network("slow down").with_retry_after(Some(Duration::from_secs(30)));
-        wait.pause(asked).await.expect("time is left");
+        let limited = Error::network("slow down").with_retry_after(Some(Duration::from_secs(30)));
+        wait.pause(limited).await.expect("time is left");
         assert!(began.elapsed() >= Duration::from_secs(30));
     }
 }

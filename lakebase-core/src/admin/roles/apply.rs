@@ -12,39 +12,39 @@ use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
 use crate::postgres::transient::is_transient;
 
-/// Two concurrent grants on one object make each other fail, so one waits until the other's transaction ends.
+/// Concurrent grants on one object fail, so plans wait for each other.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(x'6c616b65726f6c65'::bigint)";
 
-/// Another one has changed the same thing since we looked: somewhere else, as the lock is this database's.
+/// The lock is only for plans of this database, so others can change the same roles concurrently.
 const MOST_ATTEMPTS: usize = 3;
 
-/// Characters of a statement in an error; `Display` of the plan has all of it.
+/// Most characters of a statement in an error.
 const LONGEST_STATEMENT: usize = 400;
 
-fn was_overtaken(error: &Error) -> bool {
+fn is_conflict(error: &Error) -> bool {
     let code = error.sqlstate().unwrap_or_default();
-    // The last one is "tuple concurrently updated".
+    // Objects that exist by now, and XX000 for "tuple concurrently updated".
     matches!(code, "42710" | "42P06" | "23505" | "XX000")
 }
 
 impl Plan {
-    /// Runs the statements in one transaction, past a pooler: all of them, or none.
+    /// Runs the statements in one transaction on the direct host.
     ///
     /// # Errors
     ///
-    /// The statement that was refused, its SQLSTATE, and advice. A `GRANT` that Postgres only warns
-    /// about, because the one who grants may not, is an error as well.
+    /// The rejected statement, with its SQLSTATE and advice. A `GRANT` for which the role lacks the privilege is an error, too, although
+    /// Postgres only sends a warning.
     ///
     /// # Cancel safety
     ///
-    /// Safe: the transaction is rolled back, unless it was just being committed.
+    /// Dropping the future rolls the transaction back, unless the commit has been sent.
     pub async fn apply(&self, lakebase: &Lakebase) -> Result<(), Error> {
         self.check()?;
         let lakebase = lakebase.direct();
         let mut attempt = 1;
         loop {
             match self.attempt(&lakebase).await {
-                Err(error) if was_overtaken(&error) && attempt < MOST_ATTEMPTS => attempt += 1,
+                Err(error) if is_conflict(&error) && attempt < MOST_ATTEMPTS => attempt += 1,
                 outcome => return outcome,
             }
         }
@@ -59,10 +59,10 @@ impl Plan {
             )));
         }
         let (client, mut connection) = lakebase.connect().await?;
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, mut notices) = tokio::sync::mpsc::unbounded_channel();
         let listen = poll_fn(move |cx| connection.poll_message(cx)).try_for_each(move |message| {
             if let AsyncMessage::Notice(notice) = message {
-                let _ = tell.send(notice);
+                let _ = sender.send(notice);
             }
             ready(Ok(()))
         });
@@ -72,15 +72,15 @@ impl Plan {
             }
             for Statement { sql, foreign_sql } in &self.statements {
                 run(&client, sql).await?;
-                while let Ok(notice) = told.try_recv() {
-                    // Some or all of it was not done.
-                    let is_refusal = *notice.code() == SqlState::WARNING_PRIVILEGE_NOT_GRANTED;
-                    let matters = match foreign_sql {
-                        Some(question) if is_refusal => ask(&client, question).await?,
-                        _ => is_refusal,
+                while let Ok(notice) = notices.try_recv() {
+                    // Postgres has not granted some or all of the privileges.
+                    let is_rejected = *notice.code() == SqlState::WARNING_PRIVILEGE_NOT_GRANTED;
+                    let is_error = match foreign_sql {
+                        Some(query) if is_rejected => query_bool(&client, query).await?,
+                        _ => is_rejected,
                     };
-                    if matters {
-                        return Err(Error::new(Kind::Database, refused_text(sql))
+                    if is_error {
+                        return Err(Error::new(Kind::Database, rejected_text(sql))
                             .with_sqlstate(Some("42501"))
                             .with_hint("Only the owner, or a role that has it WITH GRANT OPTION, may grant a privilege")
                             .caused_by(&notice, &[]));
@@ -107,7 +107,7 @@ impl Plan {
     }
 }
 
-fn refused_text(statement: &str) -> String {
+fn rejected_text(statement: &str) -> String {
     let end = statement.char_indices().nth(LONGEST_STATEMENT);
     let (statement, cut) = match end {
         Some((end, _)) => (&statement[..end], " .."),
@@ -116,13 +116,13 @@ fn refused_text(statement: &str) -> String {
     format!("rejected, and nothing was changed: {statement}{cut}")
 }
 
-async fn ask(client: &Client, question: &str) -> Result<bool, Error> {
-    let row = client.query_one(question, &[]).await;
+async fn query_bool(client: &Client, query: &str) -> Result<bool, Error> {
+    let row = client.query_one(query, &[]).await;
     row.map(|row| row.get(0))
-        .map_err(|error| database_error(refused_text(question), error))
+        .map_err(|error| database_error(rejected_text(query), error))
 }
 
 async fn run(client: &Client, statement: &str) -> Result<(), Error> {
     let outcome = client.batch_execute(statement).await;
-    outcome.map_err(|error| database_error(refused_text(statement), error))
+    outcome.map_err(|error| database_error(rejected_text(statement), error))
 }

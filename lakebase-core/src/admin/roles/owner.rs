@@ -1,13 +1,13 @@
-//! A shared owner: a role without login that owns schemas and tables, and members that migrate them.
+//! A shared owner: a role without login that owns schemas and tables, which its members migrate.
 
 use postgres_protocol::escape::escape_literal;
 
 use super::{Plan, Privilege};
 
-/// Postgres 16 has options of a membership.
+/// Memberships have options since Postgres 16.
 const HAS_OPTIONS: &str = "current_setting('server_version_num')::int >= 160000";
 
-/// What belongs to an extension stays, and sequences of a column follow their table.
+/// The statements of a transfer. Objects of an extension keep their owner; sequences of a column follow their table.
 const CHANGES: &str = "SELECT 1, format('ALTER SCHEMA %s OWNER TO %s', n::regnamespace, o::regrole) \
     FROM pg_namespace WHERE oid = n AND nspowner <> o \
     UNION ALL SELECT 2, format('ALTER TABLE %s OWNER TO %s', oid::regclass, o::regrole) \
@@ -29,14 +29,13 @@ const CHANGES: &str = "SELECT 1, format('ALTER SCHEMA %s OWNER TO %s', n::regnam
     ORDER BY 1";
 
 impl Plan {
-    /// Makes `member` a member of a shared owner: a role without login that owns schemas and tables, so that each of its
-    /// members may migrate them. Creates the owner if it is missing, and lets it create schemas.
+    /// Makes `member` a member of a shared owner: a role without login that owns schemas and tables, which each member may
+    /// migrate. It creates the owner if it is missing, and grants it CREATE on the database.
     ///
-    /// Members inherit the owner's privileges, and can `SET ROLE` to it, as migrations do (`Migrations::owner`): what they
-    /// create then belongs to the owner, and not to the member. Row-level security does not restrict members.
+    /// Members inherit the owner's privileges. Migrations `SET ROLE` to the owner (`Migrations::owner`), so that new objects belong to
+    /// the owner. Row-level security does not restrict members.
     ///
-    /// The role that applies the plan must be one that may create roles. Since Postgres 16 it must also be the one that
-    /// created the owner, or have ADMIN on it.
+    /// The role that applies the plan must have CREATEROLE. Since Postgres 16, it must also have created the owner or have ADMIN on it.
     ///
     /// ```
     /// use lakebase_core::admin::Plan;
@@ -67,12 +66,11 @@ impl Plan {
             .add_unless(&is_member, &grant)
     }
 
-    /// Makes a schema belong to `owner`, with the tables, views, sequences, functions and types in it that belong to the
-    /// schema's present owner or to the role that applies the plan. Objects of other roles and of extensions stay as they
-    /// are. Creates a missing schema.
+    /// Transfers a schema to `owner`, with its tables, views, sequences, functions and types that belong to the schema's current owner or
+    /// to the role that applies the plan. Objects of other roles and of extensions keep their owners. A missing schema is created.
     ///
-    /// Privileges that other roles have stay, and those on future objects then apply to what `owner` creates. The role
-    /// that applies the plan must own the schema and be a member of `owner`. Each table is locked for a moment.
+    /// Other roles keep their privileges; those on future objects then apply to objects that `owner` creates. The role that applies the
+    /// plan must own the schema and be a member of `owner`. Each table is locked for a moment.
     pub fn transfer_schema(mut self, schema: &str, owner: &str) -> Self {
         let (schema, owner) = (self.object(schema), self.role(owner));
         self.add_block(&format!(

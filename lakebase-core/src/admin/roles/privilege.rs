@@ -1,25 +1,25 @@
-//! Privileges, as GRANT names them.
+//! Privileges, and the objects that they are granted on.
 
 use std::fmt;
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-/// What an identity of the workspace is.
+/// The kind of a workspace identity: see [`Plan::create_role`](super::Plan::create_role).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdentityKind {
-    /// A person, by e-mail.
+    /// A user, named by e-mail.
     User,
-    /// A service principal, by client id.
+    /// A service principal, named by client id.
     ServicePrincipal,
-    /// A group, by name. Its members log in as the group.
+    /// A group, named by its name. Its members log in as the group.
     Group,
 }
 
-/// A privilege. Which ones an object takes is Postgres's to say.
+/// A privilege. Postgres' documentation of GRANT lists the privileges of each kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)] // Postgres's own names
+#[allow(missing_docs)] // Postgres' names
 pub enum Privilege {
     All,
     Connect,
@@ -38,7 +38,7 @@ pub enum Privilege {
     Usage,
 }
 
-/// What privileges are granted on.
+/// The object of [`Plan::grant`](super::Plan::grant).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Object {
@@ -50,9 +50,9 @@ pub enum Object {
     Table(String, String),
     /// A sequence: schema and name.
     Sequence(String, String),
-    /// A function or procedure, the only one of its name: schema and name.
+    /// A function or procedure whose name is unique: schema and name.
     Routine(String, String),
-    /// Everything of a kind that a schema has.
+    /// All objects of a kind in a schema.
     All(ObjectKind, String),
 }
 
@@ -62,30 +62,28 @@ pub enum Object {
 pub enum ObjectKind {
     /// Tables and views.
     Tables,
-    /// Sequences. Columns that count by themselves need them.
+    /// Sequences, which `serial` columns need.
     Sequences,
-    /// Functions, aggregates included. As objects of the future, these are all routines to Postgres.
-    Functions,
-    /// Functions and procedures.
+    /// Functions, aggregates and procedures.
     Routines,
 }
 
-/// A kind of use that [`Plan::allow`](super::Plan::allow) grants all privileges for.
+/// A kind of access: [`Plan::allow`](super::Plan::allow) grants all of its privileges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// To connect and read.
+    /// Connects and reads.
     Read,
-    /// To connect, read and write rows: an application whose tables another role migrates.
+    /// Connects, reads and writes rows: an application whose tables another role migrates.
     Write,
-    /// Everything that can be granted, `CREATE` in the schema included: a developer beside the
-    /// application. Not to change or drop what others own.
+    /// All privileges that can be granted, `CREATE` in the schema included: a developer. They do not include changing or dropping
+    /// objects of other roles.
     All,
 }
 
 impl IdentityKind {
-    /// What `databricks_create_role` calls it.
-    pub(super) fn keyword(self) -> &'static str {
+    /// The platform's name of the kind.
+    pub(in crate::admin) fn keyword(self) -> &'static str {
         match self {
             Self::User => "USER",
             Self::ServicePrincipal => "SERVICE_PRINCIPAL",
@@ -94,14 +92,14 @@ impl IdentityKind {
     }
 }
 
-/// As Postgres names it.
+/// Postgres' name.
 impl fmt::Display for Privilege {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&capitals(self))
     }
 }
 
-/// The name of a variant in capitals, which is Postgres's word for it.
+/// The name of a variant in capitals, which is Postgres' keyword.
 fn capitals(variant: &impl fmt::Debug) -> String {
     format!("{variant:?}").to_uppercase()
 }
@@ -134,7 +132,7 @@ impl Object {
         format!("{what} {}", names.join("."))
     }
 
-    /// Asks whether there are any of a kind in a schema that belong neither to us nor to an extension.
+    /// For [`Object::All`], a query that returns whether the schema has an object that belongs neither to this role nor to an extension.
     pub(super) fn foreign_sql(&self) -> Option<String> {
         let Self::All(kind, schema) = self else {
             return None;
@@ -146,7 +144,7 @@ impl Object {
                 "AND relkind IN ('r', 'p', 'v', 'm', 'f')",
             ),
             ObjectKind::Sequences => ("pg_class", "rel", "AND relkind = 'S'"),
-            ObjectKind::Functions | ObjectKind::Routines => ("pg_proc", "pro", ""),
+            ObjectKind::Routines => ("pg_proc", "pro", ""),
         };
         Some(format!(
             "SELECT EXISTS (SELECT FROM {catalog} AS o \

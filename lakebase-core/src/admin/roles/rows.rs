@@ -1,4 +1,4 @@
-//! Row-level security: policies, and roles that they do not restrict.
+//! Row-level security: policies, and the roles that they do not restrict.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use crate::error::foreign::clean_text;
 use crate::postgres::advice::database_error;
 
 impl Plan {
-    /// Enables row-level security on a table and lets each role see and write only the rows that have its name in
+    /// Enables row-level security on a table, and lets each role read and write only the rows that have its name in
     /// `column`. The role also needs privileges on the table: see [`allow`](Self::allow).
     ///
-    /// The policy is named `own_rows_{column}` and compares with `current_user`. An existing policy of that name is left
-    /// unchanged. Several policies of a table add up: a row is visible if one of them permits it. The table's owner and
-    /// its members are not restricted, unless [`force_row_security`](Self::force_row_security) is planned as well; see
-    /// [`row_security_bypasses`] for the roles that no policy restricts.
+    /// The policy is named `own_rows_{column}` and compares the column with `current_user`. An existing policy of that name stays
+    /// unchanged. A row is visible if one policy of the table permits it. Policies do not restrict the table's owner and its members,
+    /// unless the plan contains [`force_row_security`](Self::force_row_security); [`row_security_bypasses`] returns all roles that
+    /// policies do not restrict.
     ///
     /// ```
     /// use lakebase_core::admin::{Access, Plan};
@@ -34,22 +34,22 @@ impl Plan {
         self.add_policy(schema, table, &format!("own_rows_{column}"), &rule)
     }
 
-    /// Enables row-level security on a table and lets a role, and roles that inherit its privileges (members of a
-    /// group), see and write all rows. The policy is named `all_rows_{role}`; as [`own_rows`](Self::own_rows) otherwise.
+    /// Enables row-level security on a table, and lets a role, and roles that inherit its privileges (members of a group), read and write
+    /// all rows. The policy is named `all_rows_{role}`; see [`own_rows`](Self::own_rows) for the rest.
     pub fn all_rows_for(mut self, schema: &str, table: &str, role: &str) -> Self {
         let rule = format!("TO {} USING (true)", self.role(role));
         self.add_policy(schema, table, &format!("all_rows_{role}"), &rule)
     }
 
-    /// Makes the policies of a table restrict its owner as well, for an application that owns the tables which it reads.
-    /// The owner can undo this, and superusers and roles with BYPASSRLS are never restricted.
+    /// Makes the policies of a table also restrict its owner, for an application that owns its tables. The owner can undo this.
+    /// Policies never restrict superusers and roles with BYPASSRLS.
     pub fn force_row_security(self, schema: &str, table: &str) -> Self {
-        self.switch_on(schema, table, "relforcerowsecurity", "FORCE")
+        self.enable(schema, table, "relforcerowsecurity", "FORCE")
     }
 
     fn add_policy(mut self, schema: &str, table: &str, policy: &str, rule: &str) -> Self {
         self.objects.push(policy.to_owned());
-        let mut plan = self.switch_on(schema, table, "relrowsecurity", "ENABLE");
+        let mut plan = self.enable(schema, table, "relrowsecurity", "ENABLE");
         let table = plan.table(schema, table);
         let exists = format!(
             "EXISTS (SELECT FROM pg_policy WHERE polrelid = {}::regclass AND polname = {})",
@@ -63,8 +63,8 @@ impl Plan {
         )
     }
 
-    /// Only if it is off: the statement waits for all transactions that use the table.
-    fn switch_on(mut self, schema: &str, table: &str, column: &str, verb: &str) -> Self {
+    /// Runs the statement only if it is needed, because it waits for all transactions that use the table.
+    fn enable(mut self, schema: &str, table: &str, column: &str, verb: &str) -> Self {
         let table = self.table(schema, table);
         let is_on = format!(
             "(SELECT {column} FROM pg_class WHERE oid = {}::regclass)",
@@ -81,20 +81,20 @@ impl Plan {
     }
 }
 
-/// A table with row-level security whose policies do not restrict a role, and why: see [`row_security_bypasses`].
+/// A table whose policies do not restrict a role, and the reason: see [`row_security_bypasses`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RowSecurityBypass {
-    /// Name of the table, without its schema.
+    /// The name of the table, without its schema.
     pub table: String,
-    /// The role that no policy restricts, if the checked role is not it but inherits its privileges or can `SET ROLE`
-    /// to it.
+    /// The role that policies do not restrict, if it is another one, whose privileges the checked role inherits or to which it can
+    /// `SET ROLE`.
     pub through: Option<String>,
-    /// Why no policy restricts it.
+    /// Why policies do not restrict the role.
     pub reason: BypassReason,
 }
 
-/// Why policies do not restrict a role.
+/// Why policies do not restrict a role: see [`RowSecurityBypass`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BypassReason {
@@ -120,7 +120,7 @@ impl fmt::Display for RowSecurityBypass {
     }
 }
 
-/// A role acts as another one by inheritance or by SET ROLE. Before Postgres 16 each member can SET ROLE.
+/// A role can act as another one by inheritance or by SET ROLE. Before Postgres 16, each member can SET ROLE.
 const BYPASSES: &str = "SELECT c.relname::text, why.through, why.reason FROM pg_class AS c \
     JOIN pg_roles AS r ON r.oid = quote_ident($1::text)::regrole \
     CROSS JOIN LATERAL ( \
@@ -135,17 +135,17 @@ const BYPASSES: &str = "SELECT c.relname::text, why.through, why.reason FROM pg_
         ORDER BY g.oid <> r.oid, reason, through LIMIT 1) AS why \
     WHERE c.relrowsecurity AND c.relnamespace = quote_ident($2::text)::regnamespace ORDER BY 1";
 
-/// Returns the tables of a schema that have row-level security which does not restrict `role`, with the reason: the role
-/// owns the table (without FORCE), is a superuser or has BYPASSRLS, or can act as such a role. An empty list means that
-/// policies restrict the role everywhere in the schema. `client` may log in as any role.
+/// Returns the tables of a schema whose row-level security does not restrict `role`, with the reason: the role owns the table
+/// (without FORCE), is a superuser, has BYPASSRLS, or can act as such a role. If the list is empty, policies restrict the role on all
+/// tables of the schema with row-level security. `client` may be logged in as any role.
 ///
 /// # Errors
 ///
-/// The role or the schema does not exist, or the connection is lost.
+/// The role or the schema does not exist, or the query fails.
 ///
 /// # Cancel safety
 ///
-/// It only reads.
+/// Dropping the future has no effect: it only reads.
 pub async fn row_security_bypasses(
     client: &Client,
     role: &str,

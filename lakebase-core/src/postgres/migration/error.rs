@@ -8,10 +8,10 @@ use tokio_postgres::error::ErrorPosition;
 use crate::error::{Error, Kind};
 use crate::postgres::advice::{database_error, rejected};
 
-/// Migrations failed: says which one, where in it, and what to do next.
+/// Why migrations failed: which one, at which place, and what to do next.
 ///
-/// `Display` leaves the causes to [`source`](StdError::source), as texts; [`chain`](Self::chain) has all in one line.
-/// `Debug` prints the chain, too, because most programs `unwrap`.
+/// `Display` prints no causes; they are in [`source`](StdError::source), as texts. [`chain`](Self::chain) and `Debug` print the
+/// message and all causes in one line.
 #[derive(Clone)]
 pub struct MigrationError {
     migration: Option<String>,
@@ -20,21 +20,21 @@ pub struct MigrationError {
     error: Error,
 }
 
-/// A place in a migration's SQL, counted from 1.
+/// A position in a migration's SQL, counted from 1.
 ///
-/// SeaORM's errors do not contain the SQL: theirs is always line 1, and the column counts from the beginning of the
+/// SeaORM's errors do not contain the SQL. For them, the line is always 1, and the column counts from the start of the
 /// statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Position {
-    /// Line.
+    /// The line.
     pub line: usize,
-    /// Column, in characters.
+    /// The column, in characters.
     pub column: usize,
 }
 
 impl Position {
-    /// Postgres counts characters from the beginning.
+    /// Converts Postgres' position, which counts characters from the start of the SQL.
     fn find(sql: &str, character: usize) -> Self {
         let before: String = sql.chars().take(character.saturating_sub(1)).collect();
         let last = before.rsplit('\n').next().unwrap_or_default();
@@ -47,7 +47,7 @@ impl Position {
 
 /// For adapters.
 impl MigrationError {
-    /// Something failed that is not a statement.
+    /// A failure that is not a failed statement.
     pub fn new(what: &str, is_transient: bool, cause: &(dyn StdError + 'static)) -> Self {
         Error::new(Kind::Database, what)
             .with_transient(is_transient)
@@ -55,15 +55,15 @@ impl MigrationError {
             .into()
     }
 
-    /// A statement failed that the adapter had sent on tokio-postgres.
+    /// A failed statement of the adapter on tokio-postgres.
     pub fn postgres(what: &str, error: tokio_postgres::Error) -> Self {
         database_error(what, error).into()
     }
 
-    /// `sql` of a migration failed on tokio-postgres, after as many statements of it had succeeded.
+    /// A migration's `sql` that failed on tokio-postgres after this number of statements had succeeded.
     pub fn sql(sql: &str, succeeded: usize, error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
-            // How far a lost connection came is unknown.
+            // After a lost connection, the failed statement is unknown.
             return Self::postgres("failed", error);
         };
         if let Some(ErrorPosition::Original(at)) = db.position() {
@@ -77,8 +77,7 @@ impl MigrationError {
         }
     }
 
-    /// A statement failed on another driver: Postgres' SQLSTATE and message, and the character of the statement where
-    /// Postgres says so.
+    /// A failed statement on another driver, with Postgres' SQLSTATE, message and, if it reports one, position in characters.
     pub fn rejected(
         what: &str,
         sqlstate: &str,
@@ -101,7 +100,7 @@ impl MigrationError {
         }
     }
 
-    /// It is about this migration.
+    /// Sets the name of the migration.
     #[must_use]
     pub fn of(self, migration: impl Into<String>) -> Self {
         Self {
@@ -124,27 +123,28 @@ impl MigrationError {
         }
     }
 
-    /// The migration that failed; `None` if none had begun.
+    /// The name of the migration that failed; `None` if none had started.
     pub fn migration(&self) -> Option<&str> {
         self.migration.as_deref()
     }
 
-    /// Postgres' code.
+    /// The SQLSTATE, if Postgres reported the failure.
     pub fn sqlstate(&self) -> Option<&str> {
         self.error.sqlstate()
     }
 
-    /// Where in the migration's SQL, if Postgres says so: it does for what it cannot parse or resolve.
+    /// The position in the migration's SQL, if Postgres reports one: for syntax errors and unknown names.
     pub fn position(&self) -> Option<Position> {
         self.position
     }
 
-    /// Which statement of the migration's SQL, counted from 1, if that is known and Postgres does not say where it is.
+    /// The number of the failed statement in the migration's SQL, counted from 1, if it is known and there is no
+    /// [`position`](Self::position).
     pub fn statement(&self) -> Option<usize> {
         self.statement
     }
 
-    /// Returns whether running the migrations again, unchanged, can help. Those that had succeeded stay so, unless it was
+    /// Returns whether running the migrations again, unchanged, can help. The ones that succeeded stay applied, except in
     /// diesel's redo.
     pub fn is_transient(&self) -> bool {
         self.error.is_transient()
@@ -184,7 +184,7 @@ impl From<Error> for MigrationError {
     }
 }
 
-/// For functions that return SeaORM's error, which keeps only text: all of it.
+/// For `?` in functions that return SeaORM's error, which keeps only the text.
 #[cfg(feature = "sea-orm")]
 impl From<MigrationError> for sea_orm::DbErr {
     fn from(error: MigrationError) -> Self {

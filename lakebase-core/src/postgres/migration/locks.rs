@@ -1,4 +1,4 @@
-//! Locks on tables that keep other sessions waiting, and for how long they were held, as far as polls of `pg_locks` show.
+//! Table locks that block other sessions, and how long they were held, measured by polls of `pg_locks`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// A lock on a table with which reads or writes of other sessions conflict. `SHARE UPDATE EXCLUSIVE`
-/// (`CREATE INDEX CONCURRENTLY`, `VACUUM`, `VALIDATE CONSTRAINT`) is none of them.
+/// The mode of a table lock that blocks writes, or reads and writes, of other sessions: see [`HeldLock`](super::HeldLock).
+/// `SHARE UPDATE EXCLUSIVE` (`CREATE INDEX CONCURRENTLY`, `VACUUM`, `VALIDATE CONSTRAINT`) blocks neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
@@ -34,7 +34,7 @@ impl LockMode {
         })
     }
 
-    /// Returns whether `SELECT` waits, too; all of them block writes.
+    /// Returns whether the lock also blocks `SELECT`. All modes block writes.
     pub fn blocks_reads(self) -> bool {
         self == Self::AccessExclusive
     }
@@ -51,13 +51,14 @@ impl fmt::Display for LockMode {
     }
 }
 
-/// A relation's number, and how it is locked.
+/// The OID of a relation, and the mode.
 pub(super) type Lock = (u32, LockMode);
 
-/// Times are upper bounds: a lock counts from the last poll that did not see it, to the first that sees it no more.
+/// How long each lock was held. Times are upper bounds: from the last poll before the lock appeared until the first poll after it
+/// was gone.
 #[derive(Debug)]
 pub(super) struct Locks {
-    last_asked: Instant,
+    last_sent: Instant,
     held_since: HashMap<Lock, Instant>,
     longest: BTreeMap<Lock, Duration>,
 }
@@ -65,33 +66,33 @@ pub(super) struct Locks {
 impl Locks {
     pub(super) fn new(began: Instant) -> Self {
         Self {
-            last_asked: began,
+            last_sent: began,
             held_since: HashMap::new(),
             longest: BTreeMap::new(),
         }
     }
 
-    /// A poll that was sent and answered at these times found these.
-    pub(super) fn poll(&mut self, asked: Instant, answered: Instant, held: &HashSet<Lock>) {
-        if asked < self.last_asked {
-            return; // Overtaken by another one.
+    /// Records the locks that a poll has found, with the times of its request and its reply.
+    pub(super) fn poll(&mut self, sent: Instant, received: Instant, held: &HashSet<Lock>) {
+        if sent < self.last_sent {
+            return; // A later poll was faster.
         }
         for lock in held {
-            self.held_since.entry(*lock).or_insert(self.last_asked);
+            self.held_since.entry(*lock).or_insert(self.last_sent);
         }
         let longest = &mut self.longest;
         self.held_since.retain(|lock, since| {
             let is_held = held.contains(lock);
             if !is_held {
-                keep_longest(longest, *lock, answered - *since);
+                keep_longest(longest, *lock, received - *since);
             }
             is_held
         });
-        self.last_asked = asked;
+        self.last_sent = sent;
     }
 
-    /// The longest time for which each was held, if the rest were released at `ended`. A weaker lock than another one on
-    /// the same relation counts only if it was held for longer.
+    /// Releases all locks at `ended`, and returns how long each was held at most. It omits a lock if a stronger one on the
+    /// same relation was held for as long.
     pub(super) fn end(&mut self, ended: Instant) -> Vec<(Lock, Duration)> {
         for (lock, since) in self.held_since.drain() {
             keep_longest(&mut self.longest, lock, ended - since);
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_counts_from_before_it_was_seen_until_it_is_gone() {
+    fn a_lock_counts_from_the_poll_before_it_until_the_poll_after_it() {
         use LockMode::{AccessExclusive, Share};
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
@@ -126,7 +127,7 @@ mod tests {
         let (share, access) = ((1, Share), (1, AccessExclusive));
         locks.poll(at(10), at(11), &HashSet::new());
         locks.poll(at(20), at(21), &[share, (2, Share)].into());
-        locks.poll(at(15), at(22), &HashSet::new()); // overtaken
+        locks.poll(at(15), at(22), &HashSet::new()); // older than the last one
         locks.poll(at(30), at(31), &[share].into());
         locks.poll(at(40), at(41), &[share, access].into());
         let ms = Duration::from_millis;
@@ -136,7 +137,7 @@ mod tests {
         assert_eq!(
             locks.end(at(120)),
             [(access, ms(80))],
-            "the weaker one adds nothing"
+            "the weaker lock is omitted"
         );
     }
 }

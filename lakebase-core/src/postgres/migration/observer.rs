@@ -1,4 +1,4 @@
-//! Watches the migrations of a rehearsal from a session of its own.
+//! Watches the migrations of a rehearsal from a separate session.
 
 use std::collections::{HashMap, HashSet};
 use std::mem::take;
@@ -17,23 +17,24 @@ use super::{MigrationSession, SETTINGS, WORK_LOCK, is_key};
 use crate::error::Error;
 use crate::postgres::advice::database_error;
 
-/// How often the locks are read: a session that waits for less is not noticed by people.
+/// Pause between two polls of the locks. People do not notice shorter waits.
 const POLL: Duration = Duration::from_millis(10);
-/// Below both, rows are counted.
+/// The rows of tables below both limits are counted.
 const COUNTED_ROWS: f32 = 1e6;
 const COUNTED_BYTES: u64 = 1 << 30;
 
-/// All with storage, and views, which are locked as well.
+/// All relations that can be locked.
 const RELATIONS: &str = "SELECT c.oid, format('%I.%I', nspname, relname), relkind::text, \
     coalesce(pg_relation_filenode(c.oid), 0), coalesce(pg_total_relation_size(c.oid), 0), reltuples, indrelid \
     FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_index ON indexrelid = c.oid \
     WHERE relkind IN ('r', 'p', 'm', 'v', 'f', 'S', 'i', 'I') AND nspname !~ '^pg_' AND nspname <> 'information_schema'";
 
-/// Watches migrations on a copy. For adapters: [`start`](Self::start), then [`plan`](Self::plan) under the lock; for each
-/// migration [`begin`](Self::begin), [`before_commit`](Self::before_commit) while its transaction is open, and
-/// [`end`](Self::end); at last [`finish`](Self::finish).
+/// Watches migrations on a copy of a database. For adapters.
 ///
-/// It runs no statement on the sessions that migrate. It knows them by the lock that each of them holds.
+/// Call [`start`](Self::start), then [`plan`](Self::plan) under the lock. For each migration, call [`begin`](Self::begin),
+/// [`before_commit`](Self::before_commit) while its transaction is open, and [`end`](Self::end). Call [`finish`](Self::finish) last.
+///
+/// It runs no statement on the sessions that migrate. It identifies them by the advisory lock that each of them holds.
 #[derive(Debug)]
 pub struct Observer {
     session: MigrationSession,
@@ -56,7 +57,7 @@ struct State {
 struct Running {
     began: Instant,
     locks: Arc<Mutex<Locks>>,
-    /// Ends only if it fails.
+    /// Returns only an error.
     poller: JoinSet<Error>,
 }
 
@@ -67,20 +68,20 @@ struct Relation {
     file: u32,
     bytes: u64,
     rows: f32,
-    /// Of an index.
+    /// The table of an index.
     table: Option<u32>,
 }
 
 impl Observer {
-    /// Reads the schema, and opens the session that watches. `session` is the one on the copy.
+    /// Reads the schema, and opens the session that watches. `session` is that of [`MigrationSession::on_copy`].
     ///
     /// # Errors
     ///
-    /// There is no connection, or the catalogs cannot be read.
+    /// The connection or the query of the catalogs fails.
     ///
     /// # Cancel safety
     ///
-    /// It only reads.
+    /// Dropping the future closes the session; it only reads.
     pub async fn start(session: &MigrationSession) -> Result<Arc<Self>, Error> {
         let before = Snapshot::of(&session.lakebase).await?;
         let (client, connection) = session.connect().await?;
@@ -108,11 +109,15 @@ impl Observer {
         }))
     }
 
-    /// The names of the migrations that are to run, in their order.
+    /// Sets the names of the pending migrations, in their order.
     ///
     /// # Errors
     ///
-    /// The catalogs cannot be read.
+    /// The query of the catalogs fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn plan(&self, names: Vec<String>) -> Result<(), Error> {
         let relations = self.relations().await.map_err(cannot_watch)?;
         let mut state = lock(&self.state);
@@ -120,7 +125,11 @@ impl Observer {
         Ok(())
     }
 
-    /// The next one of the plan begins. Has to be called on a runtime.
+    /// Starts to watch the next migration of the plan.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn begin(&self) {
         let began = Instant::now();
         let locks = Arc::new(Mutex::new(Locks::new(began)));
@@ -146,7 +155,11 @@ impl Observer {
         });
     }
 
-    /// Its statements have run, and its transaction still holds all locks: also those that no poll has seen.
+    /// Reads the locks before the commit, because its transaction holds all of them then.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads; if the future is dropped, a short lock may be missing from the report.
     pub async fn before_commit(&self) {
         let locks = lock(&self.state)
             .running
@@ -158,7 +171,11 @@ impl Observer {
         }
     }
 
-    /// It has ended, well or not.
+    /// Stops to watch the migration, which has succeeded or failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the migration is missing from the report.
     pub async fn end(&self) {
         let ended = Instant::now();
         let Some(mut running) = lock(&self.state).running.take() else {
@@ -173,15 +190,15 @@ impl Observer {
             return;
         };
         let mut before = take(&mut lock(&self.state).relations);
-        // An index that is locked with its table says nothing new.
+        // An index that is locked with its table is omitted.
         let is_locked = |table| {
             held.iter()
                 .any(|((relation, mode), _)| *relation == table && mode.blocks_reads())
         };
         let locks = held.iter().filter_map(|((relation, mode), held)| {
             let found = before.get(relation)?;
-            let is_news = !found.table.is_some_and(is_locked);
-            is_news.then(|| HeldLock {
+            let is_omitted = found.table.is_some_and(is_locked);
+            (!is_omitted).then(|| HeldLock {
                 relation: found.name.clone(),
                 mode: *mode,
                 held: *held,
@@ -228,11 +245,15 @@ impl Observer {
         });
     }
 
-    /// Returns the report, if `outcome` is that of a migration.
+    /// Returns the report. If `outcome` is the failure of the last migration that ran, the report contains it.
     ///
     /// # Errors
     ///
-    /// That of `outcome`, unless it is about the last migration that began; or what kept the observer from seeing all.
+    /// Any other error of `outcome`, or a failure of the observer.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the report is lost.
     pub async fn finish<T>(
         &self,
         outcome: Result<T, MigrationError>,
@@ -283,7 +304,7 @@ impl Observer {
         is_known.then_some(table.rows as u64)
     }
 
-    /// Keeps the first failure for the end.
+    /// Keeps the first failure for [`finish`](Self::finish).
     fn check<T>(&self, outcome: Result<T, Error>) -> Option<T> {
         match outcome {
             Ok(value) => return Some(value),
@@ -321,13 +342,13 @@ async fn read_locks(
     statement: &Statement,
     locks: &Mutex<Locks>,
 ) -> Result<(), tokio_postgres::Error> {
-    let asked = Instant::now();
+    let sent = Instant::now();
     let rows = client.query(statement, &[]).await?;
     let held = rows
         .iter()
         .filter_map(|row| Some((row.get(0), LockMode::from_pg_locks(row.get(1))?)));
     let held: HashSet<_> = held.collect();
-    lock(locks).poll(asked, Instant::now(), &held);
+    lock(locks).poll(sent, Instant::now(), &held);
     Ok(())
 }
 

@@ -13,81 +13,84 @@ use crate::error::Error;
 
 const NOTHING: &str = "so nothing was run on the database itself";
 
-/// What the pending migrations did on a copy of the database. `Display` prints it for a terminal,
-/// [`to_markdown`](Self::to_markdown) for a pull request; as JSON, with `serde`, durations are seconds.
+/// The report of the pending migrations' run on a copy of the database.
+///
+/// `Display` prints it for a terminal, and [`to_markdown`](Self::to_markdown) for a pull request. With `serde`, durations are
+/// seconds.
 #[derive(Clone, Debug, Serialize)]
 #[must_use = "a migration that failed is part of the report"]
 #[non_exhaustive]
 pub struct Rehearsal {
-    /// Those that ran, in their order. Only the last one can have failed.
+    /// The migrations that ran, in their order. Only the last one can have failed.
     pub migrations: Vec<RehearsedMigration>,
-    /// Those after the one that failed.
+    /// The names of the migrations after the one that failed.
     pub not_tried: Vec<String>,
     /// How the migrations changed the schema, the history table included.
     pub difference: Difference,
 }
 
-/// What one migration did on the copy.
+/// The effects of one migration on the copy: see [`Rehearsal::migrations`].
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct RehearsedMigration {
-    /// Its name.
+    /// The name of the migration.
     pub name: String,
     /// How long it ran, with its commit.
     #[serde(rename = "took_seconds", serialize_with = "seconds")]
     pub took: Duration,
-    /// Locks that would have kept other sessions waiting, on what existed before the migration.
+    /// Locks that would have blocked other sessions, on relations that existed before the migration.
     pub locks: Vec<HeldLock>,
-    /// Tables that existed before and got a new file.
+    /// Tables that existed before the migration and were rewritten.
     pub rewrites: Vec<Rewrite>,
-    /// Indexes of tables that existed before, built or rebuilt.
+    /// Indexes of tables that existed before the migration, built or rebuilt.
     pub index_builds: Vec<IndexBuild>,
-    /// Why it failed, with the place.
+    /// Why the migration failed; `None` if it succeeded.
     #[serde(serialize_with = "error")]
     pub error: Option<MigrationError>,
 }
 
-/// A lock that would have kept other sessions waiting.
+/// A lock that would have blocked other sessions: see [`RehearsedMigration::locks`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HeldLock {
     /// Schema and name of a table, view, sequence or index, quoted where SQL needs it.
     pub relation: String,
-    /// How it was locked.
+    /// The mode of the lock.
     pub mode: LockMode,
-    /// For how long at most: exact to about 10 ms and two round trips.
+    /// How long the lock was held at most: exact to about 10 ms and two round trips.
     #[serde(rename = "held_seconds", serialize_with = "seconds")]
     pub held: Duration,
 }
 
-/// A table that Postgres has rewritten (`ALTER COLUMN TYPE`, a volatile default, `CLUSTER`, `VACUUM FULL`), or emptied
-/// (`TRUNCATE`). While it does so, the table is locked and needs its space twice.
+/// A table that Postgres rewrote (`ALTER COLUMN TYPE`, a volatile default, `CLUSTER`, `VACUUM FULL`) or emptied (`TRUNCATE`):
+/// see [`RehearsedMigration::rewrites`]. During a rewrite, the table is locked and needs its space twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Rewrite {
     /// Schema and name, quoted where SQL needs it.
     pub table: String,
-    /// Rows afterwards: counted for tables below a million rows, otherwise the planner's estimate; `None` without one.
+    /// Number of rows after the migration: counted for tables below a million rows and 1 GB, otherwise the planner's estimate;
+    /// `None` without an estimate.
     pub rows: Option<u64>,
-    /// Size before, with indexes and TOAST.
+    /// Size before the migration in bytes, with indexes and TOAST.
     pub bytes: u64,
 }
 
-/// An index that was built.
+/// An index that was built: see [`RehearsedMigration::index_builds`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct IndexBuild {
     /// Schema and name, quoted where SQL needs it.
     pub index: String,
-    /// Its table.
+    /// Schema and name of its table.
     pub table: String,
-    /// Size afterwards.
+    /// Size after the migration in bytes.
     pub bytes: u64,
 }
 
 impl Rehearsal {
-    /// Returns whether all pending migrations ran and none failed. Locks and rewrites do not count: see
-    /// [`blocking_locks`](Self::blocking_locks) for a limit.
+    /// Returns whether all pending migrations ran and none failed. It ignores locks and rewrites; for locks, see
+    /// [`blocking_locks`](Self::blocking_locks).
     pub fn is_ok(&self) -> bool {
         self.failed().is_none() && self.not_tried.is_empty()
     }
@@ -97,11 +100,11 @@ impl Rehearsal {
         self.migrations.iter().find(|one| one.error.is_some())
     }
 
-    /// For adapters: why nothing is run on the target after this rehearsal, if `is_accepted` is false or a migration failed.
+    /// Checks that the migrations may run on the target after this rehearsal. For adapters.
     ///
     /// # Errors
     ///
-    /// The failure, with its migration and place.
+    /// A migration failed or was not tried, or `is_accepted` is false.
     pub fn allows(&self, is_accepted: bool) -> Result<(), MigrationError> {
         if let Some((failed, error)) = self
             .migrations
@@ -122,12 +125,12 @@ impl Rehearsal {
         }
     }
 
-    /// For adapters, under the lock of the target: nothing is pending there that was not rehearsed. Another replica may have
-    /// run some of it meanwhile.
+    /// Checks that the migrations pending on the target were rehearsed. For adapters, which call it under the lock of the target:
+    /// another replica may have run some of them meanwhile.
     ///
     /// # Errors
     ///
-    /// Names the migration.
+    /// A migration is pending that was not rehearsed; the error names it.
     pub fn covers<'a>(
         &self,
         pending: impl IntoIterator<Item = &'a str>,
@@ -144,18 +147,21 @@ impl Rehearsal {
         }
     }
 
-    /// Locks that would have kept other sessions waiting for longer than this, with their migration. A limit below 50 ms
-    /// is below what a rehearsal can measure.
+    /// Returns the locks that would have blocked other sessions for longer than this, with their migration. A rehearsal cannot
+    /// measure limits below 50 ms.
     pub fn blocking_locks(
         &self,
         longer_than: Duration,
     ) -> impl Iterator<Item = (&RehearsedMigration, &HeldLock)> {
-        let locks = |one| RehearsedMigration::locks_of(one);
-        let all = self.migrations.iter().flat_map(locks);
+        let all = self
+            .migrations
+            .iter()
+            .flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
         all.filter(move |(_, lock)| lock.held > longer_than)
     }
 
-    /// For a comment on a pull request: a table of the migrations, the error, and the difference of the schema.
+    /// Returns the report as Markdown, for a comment on a pull request: a table of the migrations, the error, and the difference of
+    /// the schema.
     pub fn to_markdown(&self) -> String {
         let mut text = format!("### Migration rehearsal: {}\n\n", self.summary());
         if !self.migrations.is_empty() {
@@ -230,15 +236,11 @@ impl Rehearsal {
 }
 
 impl RehearsedMigration {
-    fn locks_of(&self) -> impl Iterator<Item = (&Self, &HeldLock)> {
-        self.locks.iter().map(move |lock| (self, lock))
-    }
-
     fn failure(&self) -> Option<(&str, String)> {
         Some((&self.name, one_line(&self.error.as_ref()?.chain())))
     }
 
-    /// Rewrites and index builds: what, of which relation, how much.
+    /// Rewrites and index builds: verb, relation, size.
     fn work(&self) -> impl Iterator<Item = (&'static str, &str, String)> {
         let rewrites = self.rewrites.iter().map(|one| {
             let rows = one.rows.map(|rows| format!("{rows} rows, "));

@@ -1,31 +1,31 @@
-//! What a database contains, and the difference between two of them.
+//! Snapshots of a database's schema, and their difference.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::error::Error;
-use crate::error::foreign::has_harmful;
+use crate::error::foreign::is_harmful;
 use crate::lakebase::Lakebase;
 use crate::postgres::advice::database_error;
 
 const OBJECTS: &str = include_str!("schema.sql");
-/// All from one moment; names get their schema.
+/// One snapshot for all queries. With this search path, Postgres qualifies names in definitions.
 const BEGIN: &str =
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";
 
-/// A change that is longer than this is shown as two lines.
+/// A change that is longer than this is printed on two lines.
 const LINE: usize = 100;
-/// A difference with more lines than this is collapsed in Markdown.
-const OPEN_LINES: usize = 15;
+/// A difference with more changes than this is collapsed in Markdown.
+const OPEN_CHANGES: usize = 15;
 
-/// The schema of a database at one moment, as data: schemas, tables with columns, constraints, indexes, triggers, rules and
-/// policies, views, sequences, functions, types, extensions, owners, grants and default grants.
+/// The schema of a database at one moment: schemas, tables with columns, constraints, indexes, triggers, rules and policies, views,
+/// sequences, functions, types, extensions, owners, grants and default grants.
 ///
-/// It leaves out Postgres' own schemas, temporary objects, and objects that belong to an extension. Comments, statistics
-/// objects, casts, operators, publications, event triggers and foreign servers are not read.
+/// It omits Postgres' own schemas, temporary objects and objects that belong to an extension. It does not contain comments,
+/// statistics objects, casts, operators, publications, event triggers and foreign servers.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,55 +43,54 @@ pub struct Snapshot {
     objects: BTreeMap<Object, String>,
 }
 
-/// Names an object of a database.
+/// The name of an object in a [`Snapshot`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct Object {
     /// The schema; empty for extensions and for default grants of the whole database.
     pub schema: String,
-    /// The table, view, sequence, function (with the types of its arguments) or type that it is, or is part of. Empty for
+    /// The table, view, sequence, function (with its argument types) or type that the object is or belongs to. Empty for
     /// schemas and extensions.
     pub relation: String,
-    /// For the order: parts follow the whole.
+    /// For the order: parts follow the relation that they belong to.
     #[serde(skip)]
     is_part: bool,
-    /// For example `table`, `column`, `index` or `grant`.
+    /// The kind, for example `table`, `column`, `index` or `grant`.
     pub kind: String,
-    /// Its name within `relation`; empty for what is no part of something.
+    /// The name of a part within `relation`; empty for the relation itself.
     pub name: String,
 }
 
-/// The changes that lead from one [`Snapshot`] to another. `Display` prints them by table: `+` is added, `-` is removed, `~` is
-/// changed.
+/// The changes from one [`Snapshot`] to another. `Display` groups them by table and marks added objects with `+`, removed ones with
+/// `-` and changed ones with `~`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[must_use]
 pub struct Difference {
     changes: Vec<Change>,
 }
 
-/// An object that differs.
+/// An object that differs between two snapshots: see [`Difference::changes`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// Which one.
+    /// The name of the object.
     pub object: Object,
-    /// Its definition before; `None` if it was added.
+    /// The definition before; `None` if the object was added.
     pub before: Option<String>,
-    /// Its definition after; `None` if it was removed.
+    /// The definition after; `None` if the object was removed.
     pub after: Option<String>,
 }
 
 impl Snapshot {
-    /// Reads the schema of the database, past a pooler, in one transaction that can only read. Every role may read all of
-    /// it.
+    /// Reads the schema of the database on its direct host, in one read-only transaction. Every role has the privileges for this.
     ///
     /// # Errors
     ///
-    /// As [`Lakebase::connect`], and if Postgres rejects the query.
+    /// As [`Lakebase::connect`], and [`Error::is_database`] if the query fails.
     ///
     /// # Cancel safety
     ///
-    /// It only reads; dropping the future closes the connection.
+    /// Dropping the future closes the connection, which only reads.
     pub async fn of(lakebase: &Lakebase) -> Result<Self, Error> {
         let (client, connection) = lakebase.direct().connect().await?;
         let driver = tokio::spawn(connection);
@@ -102,27 +101,27 @@ impl Snapshot {
         Ok(Self { objects })
     }
 
-    /// Keeps one schema and what is in it.
+    /// Keeps only one schema and its objects.
     #[must_use]
     pub fn only_schema(mut self, schema: &str) -> Self {
         self.objects.retain(|object, _| object.schema == schema);
         self
     }
 
-    /// Leaves out the tables of this name with all that belongs to them, for example the history of migrations.
+    /// Removes the tables of this name with their parts, for example the history of migrations.
     #[must_use]
     pub fn without_table(mut self, table: &str) -> Self {
         self.objects.retain(|object, _| object.relation != table);
         self
     }
 
-    /// The objects with their definitions, by schema and table.
+    /// Returns the objects with their definitions, ordered by schema and table.
     pub fn objects(&self) -> impl Iterator<Item = (&Object, &str)> {
         let objects = self.objects.iter();
         objects.map(|(object, definition)| (object, definition.as_str()))
     }
 
-    /// Returns the changes that lead from this one to `after`.
+    /// Returns the changes from this snapshot to `after`.
     pub fn diff(&self, after: &Self) -> Difference {
         let mut all: Vec<_> = self.objects.keys().chain(after.objects.keys()).collect();
         all.sort();
@@ -150,30 +149,30 @@ async fn read(client: &Client) -> Result<BTreeMap<Object, String>, tokio_postgre
             kind: row.get(2),
             name,
         };
-        // Postgres has none for what is dropped at this moment.
+        // Postgres returns NULL for an object that is dropped at this moment.
         (object, row.get::<_, Option<String>>(4).unwrap_or_default())
     });
     Ok(objects.collect())
 }
 
 impl Difference {
-    /// Returns whether the two are the same.
+    /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// The changes, by schema and table.
+    /// The changes, ordered by schema and table.
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
 
-    /// For a comment on a pull request; collapsed if it is long.
+    /// Returns the changes as Markdown for a comment on a pull request, collapsed if there are more than 15.
     pub fn to_markdown(&self) -> String {
         let text = self.to_string();
         let block = format!("```diff\n{}\n```\n", text.trim_end());
         match self.changes.len() {
             0 => format!("{}\n", text.trim_end()),
-            1..=OPEN_LINES => block,
+            1..=OPEN_CHANGES => block,
             many => format!(
                 "<details><summary>{many} changes to the schema</summary>\n\n{block}\n</details>\n"
             ),
@@ -243,16 +242,9 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Without what controls a terminal or ends a block of Markdown.
+/// Replaces line breaks and control characters, which could end a Markdown block or control a terminal, by spaces.
 pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for word in text.split(|c: char| c.is_whitespace() || has_harmful(c.encode_utf8(&mut [0; 4]))) {
-        let space = if line.is_empty() || word.is_empty() {
-            ""
-        } else {
-            " "
-        };
-        let _ = write!(line, "{space}{word}");
-    }
-    line
+    let words = text.split(|c: char| c.is_whitespace() || is_harmful(c));
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join(" ")
 }

@@ -1,6 +1,5 @@
--- All objects of a schema as (schema, relation, kind, name, definition). `relation` is what a person groups by: a table
--- with all that belongs to it, a function, a type. The search path is pg_catalog, so that names in definitions have
--- their schema.
+-- All objects of a schema as (schema, relation, kind, name, definition). `relation` is the group: a table with its
+-- parts, a function, a type. The search path is pg_catalog, so that names in definitions are qualified.
 WITH extension AS (
     SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
 ), namespace AS (
@@ -22,7 +21,7 @@ WITH extension AS (
         CASE prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END AS kind
     FROM pg_proc p JOIN namespace n ON n.oid = pronamespace
     WHERE ('pg_proc'::regclass, p.oid) NOT IN (SELECT classid, objid FROM extension)
-      -- Those of a range.
+      -- The constructors of a range.
       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'i')
 ), type AS (
     SELECT t.*, n.schema, CASE typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' ELSE 'range' END AS kind
@@ -84,7 +83,7 @@ UNION ALL
 SELECT schema, r.relname, 'index', i.relname,
     pg_get_indexdef(indexrelid) || CASE WHEN indisvalid THEN '' ELSE ' INVALID' END
 FROM relation r JOIN pg_index ON indrelid = r.oid JOIN pg_class i ON i.oid = indexrelid
--- Others are part of a constraint.
+-- The indexes of constraints are part of the constraint.
 WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))
 UNION ALL
 -- NOT NULL is part of the column, and a constraint trigger is a trigger.
@@ -133,7 +132,7 @@ UNION ALL
 SELECT schema, typname, 'constraint', conname, pg_get_constraintdef(c.oid)
 FROM type t JOIN pg_constraint c ON contypid = t.oid WHERE contype <> 'n'
 UNION ALL
--- Privileges that owner and PUBLIC have by default are worth a line only if they were revoked.
+-- Default privileges of the owner and PUBLIC appear only if they were revoked.
 SELECT schema, relation, 'grant',
     concat_ws(' ', 'to ' || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee)::text END,
               'on column ' || nullif("column", '')),
