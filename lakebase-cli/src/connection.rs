@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_url_gives_a_meaning_to_is_encoded() {
+    fn special_characters_in_a_url_are_encoded() {
         for (text, encoded) in [
             ("my db+x", "my%20db%2Bx"),
             (

@@ -96,7 +96,7 @@ async fn branches_are_created_shown_extended_and_deleted() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_and_how_long_is_spelled_in_three_ways() {
+async fn wrong_ids_and_times_are_errors_and_a_ttl_has_days_hours_or_seconds() {
     let local = local().await;
     for (args, text) in [
         (&["create", "Foo", "--ttl", "1d"][..], "63 characters"),
@@ -115,7 +115,7 @@ async fn what_is_wrong_is_said_and_how_long_is_spelled_in_three_ways() {
 }
 
 #[tokio::test]
-async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
+async fn a_command_runs_on_a_named_or_on_a_temporary_branch() {
     let local = local().await;
     done(&local, &["create", "mine", "--ttl", "1d"]).await;
     let args = ["exec", "--branch", "mine", "--", "env"];
@@ -151,7 +151,7 @@ async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
             "{args:?}"
         );
         assert_eq!(
-            ran.err.contains("default branch: give --yes"),
+            ran.err.contains("default branch: use --yes"),
             !is_run,
             "{}",
             ran.err
@@ -192,7 +192,7 @@ async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_temporary_branch_is_gone_after_a_signal() {
+async fn a_temporary_branch_is_deleted_after_a_signal() {
     let local = local().await;
     // While the command runs, and while the branch is being created.
     for (signal, delay) in [
@@ -265,7 +265,7 @@ async fn a_command_can_run_without_credentials() {
 const SHELVES: &str = "CREATE SCHEMA app; CREATE TABLE app.shelves (id int PRIMARY KEY)";
 
 #[tokio::test]
-async fn a_difference_is_printed_for_people_for_pull_requests_and_for_scripts() {
+async fn a_difference_is_printed_as_text_markdown_or_json() {
     let local = local().await;
     done(&local, &["create", "changed", "--ttl", "1h"]).await;
     let same = done(&local, &["diff", "production", "changed"]).await;
@@ -325,7 +325,7 @@ async fn a_branch_that_cannot_be_deleted_keeps_its_protection() {
 }
 
 #[tokio::test]
-async fn a_branch_that_is_replaced_has_fresh_data() {
+async fn replace_creates_the_branch_again_with_the_data_of_its_source() {
     let local = local().await;
     let create = ["create", "ci", "--ttl", "1h", "--from", "production"];
     let replace = [&create[..], &["--replace"]].concat();
@@ -402,7 +402,7 @@ async fn a_branch_of_a_pull_request_is_extended_and_an_expired_one_is_created_ag
 }
 
 #[tokio::test]
-async fn an_identity_without_a_role_waits_for_a_branch_that_exists() {
+async fn no_login_lets_an_identity_without_a_role_use_an_existing_branch() {
     let local = local().await;
     let create = ["create", "ci", "--ttl", "1h", "--if-not-exists"];
     done(&local, &create).await;
@@ -426,7 +426,7 @@ async fn an_identity_without_a_role_waits_for_a_branch_that_exists() {
 }
 
 #[tokio::test]
-async fn a_branch_that_exists_is_used_again_unless_it_was_made_from_another_one() {
+async fn an_existing_branch_is_reused_only_if_it_has_the_same_source() {
     let local = local().await;
     let create = ["create", "ci", "--ttl", "1h", "--if-not-exists", "--from"];
     for _ in 0..2 {

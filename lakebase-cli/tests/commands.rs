@@ -104,7 +104,7 @@ async fn a_command_finds_the_proxy_in_its_environment_and_no_token_anywhere() {
 }
 
 #[tokio::test]
-async fn what_was_said_before_exec_counts_below_it() {
+async fn global_options_before_exec_apply_to_its_command() {
     let local = local().await;
     let home = home();
     let profile = "[second]\nscopes = all-apis\n";
@@ -186,7 +186,7 @@ async fn both_the_variables_and_the_url_log_in_through_libpq() {
 }
 
 #[tokio::test]
-async fn exit_status_and_signals_are_the_commands_own() {
+async fn exec_exits_with_the_status_or_signal_of_its_command() {
     let local = local().await;
     let home = home();
     let path = home.path();
@@ -307,7 +307,7 @@ async fn a_signal_before_the_command_runs_ends_exec_and_leaves_nothing_behind() 
 }
 
 #[tokio::test]
-async fn a_command_whose_login_fails_hears_why() {
+async fn a_command_gets_the_reason_of_a_failed_login() {
     let local = local().await;
     let home = home();
     let path = home.path();
@@ -327,7 +327,7 @@ async fn a_command_whose_login_fails_hears_why() {
 }
 
 #[tokio::test]
-async fn a_url_is_masked_unless_asked_for() {
+async fn a_url_is_masked_without_with_password() {
     let local = local().await;
     let masked = run(["url"], &local.env(), &[]).await;
     assert!(masked.out.contains(":***@localhost:"), "{}", masked.out);
@@ -342,7 +342,7 @@ async fn a_url_is_masked_unless_asked_for() {
 }
 
 #[tokio::test]
-async fn a_person_is_found_out_and_encoded() {
+async fn a_url_has_the_looked_up_user_encoded() {
     let local = local().await;
     let vars = local.env_for(SignIn::Pat);
     let ran = run(["--database", "my db", "url"], &vars, &[]).await;
@@ -355,7 +355,7 @@ async fn a_person_is_found_out_and_encoded() {
 }
 
 #[tokio::test]
-async fn a_token_is_a_token_and_nothing_else() {
+async fn token_prints_the_token_alone_or_as_json_with_expiry_and_user() {
     let local = local().await;
     let ran = run(["token"], &local.env(), &[]).await;
     let token = ran.out.trim_end();
@@ -370,7 +370,7 @@ async fn a_token_is_a_token_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn grants_are_shown_before_and_made_after() {
+async fn a_dry_run_prints_the_sql_that_a_grant_runs() {
     let local = local().await;
     let (id, secret) = local.add_service_principal();
     let owner = local.env_for(SignIn::Pat);
@@ -424,7 +424,7 @@ async fn grants_are_shown_before_and_made_after() {
 }
 
 #[tokio::test]
-async fn wrong_arguments_are_told_apart_from_failures() {
+async fn wrong_arguments_exit_with_2() {
     let local = local().await;
     for (args, word) in [
         (
@@ -437,7 +437,7 @@ async fn wrong_arguments_are_told_apart_from_failures() {
         (&["--timeout", "soon", "url"], "not a number"),
         (&["--timeout=-1", "url"], "--timeout"),
         (&["frobnicate"], "frobnicate"),
-        (&["--schema", "app", "local", "true"], "global options"),
+        (&["--schema", "app", "local", "true"], "no global options"),
         (
             &["--database", "postgresql://me:sekrit@h/db", "url"],
             "holds a URL",
@@ -451,7 +451,7 @@ async fn wrong_arguments_are_told_apart_from_failures() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_named_is_not_the_one_of_the_environments_host() {
+async fn the_option_endpoint_replaces_the_host_of_the_environment() {
     let local = local().await;
     let home = home();
     let path = home.path();
@@ -564,7 +564,7 @@ async fn names_with_percent_signs_log_in_through_the_url() {
 }
 
 #[tokio::test]
-async fn a_cache_that_others_may_write_to_is_not_used() {
+async fn a_cache_folder_that_other_users_can_write_to_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
 
     let local = local().await;
@@ -627,7 +627,7 @@ async fn a_local_lakebase_runs_around_a_command() {
 }
 
 #[tokio::test]
-async fn whoever_stops_reading_is_no_failure() {
+async fn a_closed_pipe_is_no_failure() {
     let local = local().await;
     let mut child = lakebase(["doctor"], &local.env(), &[])
         .stdout(Stdio::piped())

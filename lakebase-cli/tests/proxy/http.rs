@@ -427,7 +427,7 @@ async fn slow_clients_are_disconnected_and_do_not_block_probes() {
 }
 
 #[tokio::test]
-async fn http_also_runs_beside_a_command_and_ends_with_it() {
+async fn http_serves_until_the_command_ends() {
     let local = local().await;
     let script = "trap 'exit 5' TERM; echo up; while :; do read _ || :; done";
     let http = ["--http", "127.0.0.1:0", "--", "sh", "-c", script];

@@ -259,7 +259,7 @@ async fn each_listener_prints_its_url_and_serves_its_database() {
 }
 
 #[tokio::test]
-async fn a_tcp_listener_rejects_a_wrong_password_and_takes_a_chosen_one() {
+async fn a_tcp_listener_rejects_a_wrong_password_and_accepts_a_chosen_one() {
     if !has_psql() {
         return;
     }
@@ -426,7 +426,7 @@ async fn the_grace_or_a_second_signal_ends_open_transactions() {
 }
 
 #[tokio::test]
-async fn the_ready_file_appears_with_the_first_login_and_goes_with_the_proxy() {
+async fn the_ready_file_exists_from_the_first_login_to_the_end_of_the_proxy() {
     let local = local().await;
     local.set_api_down(true);
     let folder = folder();
@@ -491,7 +491,7 @@ async fn the_ready_file_waits_for_the_database_of_every_listener() {
 }
 
 #[tokio::test]
-async fn a_command_behind_a_listener_gets_its_environment_and_gives_its_exit_status() {
+async fn a_command_of_a_proxy_gets_its_environment_and_sets_the_exit_status() {
     let local = local().await;
     let home = folder();
     let home = path_of(&home);
@@ -541,7 +541,7 @@ async fn a_command_behind_a_listener_gets_its_environment_and_gives_its_exit_sta
 }
 
 #[tokio::test]
-async fn sigterm_reaches_a_command_behind_a_listener() {
+async fn sigterm_reaches_the_command_of_a_proxy() {
     let local = local().await;
     let script = "trap 'exit 5' TERM; echo up; while :; do read _ || :; done";
     let args = ["--listen", "127.0.0.1:0", "--", "sh", "-c", script];
@@ -679,7 +679,7 @@ async fn ctrl_c_in_psql_cancels_the_statement() {
 }
 
 #[tokio::test]
-async fn ctrl_c_in_a_terminal_cancels_the_statement_and_exec_lives_on() {
+async fn ctrl_c_in_a_terminal_cancels_the_statement_and_does_not_end_exec() {
     if !has_psql() {
         return;
     }
