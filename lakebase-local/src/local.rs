@@ -55,7 +55,7 @@ pub struct LocalLakebase {
     branches: Arc<Branches>,
     /// Of the production branch.
     gateway: Arc<Gateway>,
-    /// Gone only while being stopped.
+    /// `None` only while it is being stopped.
     folder: Option<Private>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -187,9 +187,9 @@ impl LocalLakebase {
             let _ = task.await;
         }
         self.branches.operations.finish().await;
-        // Dropping waits for processes; a blocking thread may do that.
-        let made = (self.branches.take(), self.folder.take());
-        let _ = tokio::task::spawn_blocking(move || drop(made)).await;
+        // Dropping waits for processes.
+        let parts = (self.branches.take(), self.folder.take());
+        let _ = tokio::task::spawn_blocking(move || drop(parts)).await;
     }
 }
 

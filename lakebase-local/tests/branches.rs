@@ -876,7 +876,7 @@ async fn branches_have_a_compute_and_roles_of_their_own() {
 }
 
 #[tokio::test]
-async fn eight_branches_are_made_at_the_same_time() {
+async fn eight_branches_are_created_at_the_same_time() {
     let (local, caller) = start().await;
     local
         .sql("CREATE TABLE t AS SELECT FROM generate_series(1, 100)")
@@ -948,7 +948,7 @@ async fn dropping_the_handle_ends_the_postgres_of_each_branch() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_branches_however_the_program_ends() {
+async fn no_branch_is_left_behind_after_any_signal() {
     for (signal, is_ready) in [
         (Signal::SIGTERM, true),
         (Signal::SIGKILL, true),
@@ -992,7 +992,7 @@ async fn nothing_is_left_of_branches_however_the_program_ends() {
 }
 
 #[tokio::test]
-async fn a_borrowed_server_has_one_branch_and_the_error_says_why() {
+async fn a_borrowed_server_has_one_branch_and_the_error_has_the_reason() {
     let (lender, _) = start().await;
     let host = lender.dir().display().to_string().replace('/', "%2F");
     let url = format!("postgresql://lakebase_admin@{host}/postgres");
@@ -1017,7 +1017,7 @@ async fn a_borrowed_server_has_one_branch_and_the_error_says_why() {
 }
 
 #[tokio::test]
-async fn roles_and_databases_of_a_branch_are_made_changed_and_deleted() {
+async fn roles_and_databases_of_a_branch_are_created_changed_and_deleted() {
     let (local, caller) = start().await;
     let bo = "bo@example.com";
     local.add_user(bo);

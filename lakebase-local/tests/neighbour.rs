@@ -54,7 +54,7 @@ fn as_nobody(program: &str, args: &[&str]) -> Option<Output> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_with_curl_and_psql_gets_nothing() {
+async fn another_user_with_curl_and_psql_gets_no_access() {
     let local = LocalLakebase::start().await.expect("started");
     if as_nobody("curl", &["--version"]).is_none() || as_nobody("psql", &["--version"]).is_none() {
         tell("SKIPPED another user: it takes root, the user nobody, curl and psql");
@@ -124,7 +124,7 @@ async fn another_user_with_curl_and_psql_gets_nothing() {
 }
 
 #[tokio::test]
-async fn the_stand_ins_answer_those_who_were_told_where_they_are() {
+async fn the_stand_ins_of_tools_return_tokens() {
     let local = LocalLakebase::start().await.expect("started");
     let url = local.workspace_url();
     for (way, tool, args) in [
@@ -151,7 +151,7 @@ async fn the_stand_ins_answer_those_who_were_told_where_they_are() {
 }
 
 #[tokio::test]
-async fn requests_must_name_the_address_that_is_served() {
+async fn requests_for_another_host_are_rejected() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let api = vars.api();
@@ -243,7 +243,7 @@ async fn browse(url: &str, extra: &[&str]) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_in_a_browser_gets_nothing() {
+async fn a_page_in_a_browser_gets_no_access() {
     let local = LocalLakebase::start().await.expect("started");
     let url = local.workspace_url();
     let (_, port) = url.rsplit_once(':').expect("a port");
@@ -316,7 +316,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn each_folder_is_written_by_its_owner_alone() {
+async fn each_folder_belongs_to_one_user() {
     let local = LocalLakebase::start().await.expect("started");
     let ours = local.dir();
     let socket = socket(&local);

@@ -25,7 +25,7 @@ async fn is_superuser(local: &LocalLakebase, role: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_service_principal_makes_schemas_and_has_nothing_in_public() {
+async fn a_service_principal_creates_schemas_and_nothing_in_public() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let copied = local.scratch_database().await.expect("a copy");
@@ -68,7 +68,7 @@ async fn a_service_principal_makes_schemas_and_has_nothing_in_public() {
 }
 
 #[tokio::test]
-async fn nobody_reaches_the_servers_files_or_programs_by_any_grant() {
+async fn no_grant_gives_access_to_files_or_programs_of_the_server() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let owner = as_owner(&local, DATABASE).await;
@@ -135,7 +135,7 @@ fn trap(role: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
+async fn objects_that_shadow_catalogs_do_not_run_as_the_superuser() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let run = async |client: &Client, sql: &str| client.batch_execute(sql).await.expect("it may");
@@ -197,7 +197,7 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
 }
 
 #[tokio::test]
-async fn a_native_role_that_is_made_again_in_sql_is_not_let_in_without_a_password() {
+async fn a_native_role_that_is_created_again_in_sql_cannot_log_in() {
     let local = LocalLakebase::start().await.expect("started");
     local
         .create_native_role("app", "a password")

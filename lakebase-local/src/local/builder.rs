@@ -116,7 +116,7 @@ impl Builder {
                 self.postgres_ip
             )));
         }
-        // First of all: all other files are created in this folder.
+        // First, as all other files are created in this folder.
         let folder = Private::create().await?;
         let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
         let gateway_listener = listen(self.postgres_ip, self.postgres_port, "Postgres").await?;

@@ -210,7 +210,7 @@ impl LocalLakebase {
 impl LocalLakebase {
     /// Applies a fault to a call until [`heal`](Self::heal).
     pub fn fail(&self, call: Call, fault: Fault) {
-        self.faults.set(call, Some(fault));
+        self.faults.set(call, fault);
     }
 
     /// Applies a fault to the next `times` calls.
@@ -220,7 +220,7 @@ impl LocalLakebase {
 
     /// Removes the faults of a call.
     pub fn heal(&self, call: Call) {
-        self.faults.set(call, None);
+        self.faults.clear(call);
     }
 
     /// Makes the whole API unreachable, or reachable again.
