@@ -87,7 +87,7 @@ pub(crate) enum Command {
     ///
     /// Runs beside an application or around a command. Programs connect without TLS and without a token; the proxy logs
     /// in to Lakebase with a current token, over verified TLS. It prints a URL for each listener once it accepts
-    /// connections. SIGTERM or Ctrl-C ends it.
+    /// connections. Ctrl-C, SIGTERM or SIGHUP ends it.
     #[command(after_long_help = PROXY_EXAMPLES)]
     Proxy(ProxyArgs),
 

@@ -21,7 +21,7 @@ use tokio::process::Command;
 use tokio::signal::unix as signal;
 
 use crate::args::{self, Target};
-use crate::connection::{Password, Reader, url_of};
+use crate::connection::{Reader, url_of};
 use crate::terminal::print_note;
 
 /// Variables that would make a driver bypass the proxy, or require features that the proxy does not have.
@@ -141,9 +141,7 @@ impl Run<'_> {
                 // The environment contains a native password already.
                 false => Some(lakebase.credential().await?),
             };
-            let password = credential
-                .as_ref()
-                .map_or(Password::None, |known| Password::Shown(known.expose()));
+            let password = credential.as_ref().map(|known| known.expose());
             let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
             command.env("LAKEBASE_PG_URL", own.as_str());
             for (name, variable) in [

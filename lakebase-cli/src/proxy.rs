@@ -75,11 +75,8 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
     let config = wanted.config()?;
     let lakebase = Lakebase::new(config.clone())?;
     // First, so that a signal does not leave a socket behind.
-    let mut orders = Orders::new()?;
-    let signals = match args.command.is_empty() {
-        true => None,
-        false => Some(Signals::new()?),
-    };
+    let mut signals = Signals::new()?;
+    let has_command = !args.command.is_empty();
     let mut listens = [args.socket.clone(), args.listen.clone()].concat();
     if listens.is_empty() {
         listens.push(Listen {
@@ -116,14 +113,14 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         proxies.push((lakebase, proxy));
     }
     if let Some(address) = http
-        && (!args.json || signals.is_some())
+        && (!args.json || has_command)
     {
         print_note(&format!("metrics and probes at http://{address}"));
     }
     // Mints the first token before the first connection.
     let becoming = tokio::spawn(become_ready(all, args.ready_file.clone()));
-    let outcome = match (signals, proxies.first()) {
-        (Some(signals), Some((lakebase, proxy))) => {
+    let outcome = match proxies.first().filter(|_| has_command) {
+        Some((lakebase, proxy)) => {
             let run = Run {
                 target: wanted,
                 config: &config,
@@ -134,15 +131,15 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
             };
             let outcome = run.to_end(signals).await;
             // Earlier signals were for the command.
-            orders = Orders::new()?;
+            signals = Signals::new()?;
             outcome
         }
-        _ => {
+        None => {
             announce(&proxies, http, args.json)?;
             if io::stderr().is_terminal() {
                 print_note("accepts connections; Ctrl-C stops it");
             }
-            orders.wait().await;
+            signals.end().await;
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -153,7 +150,7 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
     tokio::select! {
         _ = progress("waiting for open transactions; Ctrl-C ends them", ending) => {}
         // A second signal ends the grace period.
-        () = orders.wait() => {}
+        _ = signals.end() => {}
     }
     outcome
 }
@@ -275,39 +272,5 @@ impl<'a> ReadyFile<'a> {
 impl Drop for ReadyFile<'_> {
     fn drop(&mut self) {
         self.remove();
-    }
-}
-
-/// The signals that end the proxy: SIGTERM, or SIGINT from Ctrl-C.
-struct Orders {
-    #[cfg(unix)]
-    signals: [tokio::signal::unix::Signal; 2],
-}
-
-impl Orders {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            #[cfg(unix)]
-            signals: {
-                use tokio::signal::unix::{SignalKind, signal};
-                [
-                    signal(SignalKind::terminate())?,
-                    signal(SignalKind::interrupt())?,
-                ]
-            },
-        })
-    }
-
-    async fn wait(&mut self) {
-        #[cfg(unix)]
-        {
-            let [terminate, interrupt] = &mut self.signals;
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
     }
 }

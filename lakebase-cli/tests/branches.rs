@@ -9,15 +9,9 @@ use std::time::Duration;
 
 use lakebase_local::{Call, EventKind, Fault, LocalLakebase};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Ran, lakebase, local, run};
+use support::{Ran, has_psql, lakebase, local, pid_of, run, soon};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
-    outcome.expect("in time")
-}
 
 async fn branch(local: &LocalLakebase, args: &[&str]) -> Ran {
     let args = ["branch"].iter().chain(args);
@@ -158,7 +152,7 @@ async fn a_command_runs_on_a_named_or_on_a_temporary_branch() {
         );
     }
 
-    // What a URL says of the database counts, and not where it says that is.
+    // The database of a URL applies, but not its host.
     let roots = local.ca_file().display();
     let port = local.postgres_port();
     let url = format!("postgresql://localhost:{port}/elsewhere?sslrootcert={roots}");
@@ -223,8 +217,7 @@ async fn a_temporary_branch_is_deleted_after_a_signal() {
             })
             .await;
         }
-        let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("sent");
+        kill(pid_of(&child), signal).expect("sent");
         let status = soon(child.wait()).await.expect("it ends");
         assert_eq!(status.code(), Some(128 + signal as i32));
         assert_eq!(ids(&local), ["production"], "{signal} {delay:?}");
@@ -383,7 +376,7 @@ async fn a_branch_of_a_pull_request_is_extended_and_an_expired_one_is_created_ag
         first["expires_at"].as_str() < second["expires_at"].as_str(),
         "{first} {second}"
     );
-    // Not cut short.
+    // A later expiry stays.
     done(&local, &["extend", "ci", "--ttl", "7d"]).await;
     let third = create().await;
     assert!(second["expires_at"].as_str() < third["expires_at"].as_str());
@@ -448,12 +441,7 @@ async fn an_existing_branch_is_reused_only_if_it_has_the_same_source() {
 
 #[tokio::test]
 async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_deletes() {
-    if std::process::Command::new("psql")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
-        support::skipped("psql is not installed");
+    if !has_psql() {
         return;
     }
     let local = local().await;

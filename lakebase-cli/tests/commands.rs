@@ -9,18 +9,10 @@ use std::time::Duration;
 
 use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use support::{lakebase, local, run, skipped};
+use support::{has_psql, lakebase, local, pid_of, run, soon};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::Child;
 
-/// Gives up on what hangs.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
-    outcome.expect("in time")
-}
-
-/// A home of this test's own: the roots to trust are kept there.
+/// A home folder, in which the cache of roots is.
 struct Home(tempfile::TempDir);
 
 fn home() -> Home {
@@ -139,12 +131,7 @@ async fn global_options_before_exec_apply_to_its_command() {
 
 #[tokio::test]
 async fn both_the_variables_and_the_url_log_in_through_libpq() {
-    if std::process::Command::new("psql")
-        .arg("-V")
-        .output()
-        .is_err()
-    {
-        skipped("psql is not installed");
+    if !has_psql() {
         return;
     }
     let local = local().await;
@@ -170,7 +157,7 @@ async fn both_the_variables_and_the_url_log_in_through_libpq() {
             ran.err
         );
     }
-    // Without roots of ours there are the system's, which do not know the local authority.
+    // Without our file, the roots of the system apply, which do not contain the local authority.
     let changes = [("HOME", path.as_str()), ("PGSSLROOTCERT", "")];
     let ran = run(
         ["exec", "psql", "-XAtc", "SELECT 1"],
@@ -225,17 +212,12 @@ async fn exec_exits_with_the_status_or_signal_of_its_command() {
     assert_eq!(child.wait().await.expect("an end").code(), Some(128 + 15));
 }
 
-fn pid_of(child: &Child) -> Pid {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    Pid::from_raw(pid.expect("it runs"))
-}
-
 #[tokio::test]
 async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     let local = local().await;
     let home = home();
     let path = home.path();
-    // Waits for its input's end, as signals do not end all shells' `read`.
+    // Waits for the end of its input, as signals do not end `read` in all shells.
     let script = "for name in HUP INT QUIT USR1 USR2 WINCH; do trap \"echo $name\" $name; done; \
                   trap 'exit 5' TERM; exec 3<&0; cat <&3 >/dev/null 2>&1 & echo up; until wait $!; do :; done";
     let args = ["exec", "sh", "-c", script];
@@ -248,8 +230,8 @@ async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     // Waiting closes it otherwise, and then the command ends by itself.
     let _input = child.stdin.take();
     let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
-    let mut said = async || soon(lines.next_line()).await.expect("text");
-    assert_eq!(said().await.as_deref(), Some("up"));
+    let mut next = async || soon(lines.next_line()).await.expect("text");
+    assert_eq!(next().await.as_deref(), Some("up"));
     for (signal, name) in [
         (Signal::SIGUSR1, "USR1"),
         (Signal::SIGUSR2, "USR2"),
@@ -261,7 +243,7 @@ async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     ] {
         kill(pid, signal).expect("a signal");
         tokio::select! {
-            line = said() => assert_eq!(line.as_deref(), Some(name)),
+            line = next() => assert_eq!(line.as_deref(), Some(name)),
             status = child.wait() => panic!("{signal} has ended exec: {status:?}"),
         }
     }
@@ -463,8 +445,8 @@ async fn the_option_endpoint_replaces_the_host_of_the_environment() {
     let other = [host, url, changes[0], changes[1]];
     let ran = run(["--endpoint", &endpoint, "url"], &local.env(), &other).await;
     assert!(ran.out.contains("@localhost:"), "{}{}", ran.out, ran.err);
-    // Below it, the same counts, and the crates mint for themselves: with a schema, with another endpoint named, and
-    // behind a TCP listener with its password.
+    // The same applies to a program that it runs, and the crates mint for themselves: with a schema, with another endpoint,
+    // and behind a TCP listener with its password.
     let program = env!("CARGO_BIN_EXE_lakebase");
     local
         .sql("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC")
@@ -504,12 +486,7 @@ async fn the_option_endpoint_replaces_the_host_of_the_environment() {
 
 #[tokio::test]
 async fn names_with_percent_signs_log_in_through_the_url() {
-    if std::process::Command::new("psql")
-        .arg("-V")
-        .output()
-        .is_err()
-    {
-        skipped("psql is not installed");
+    if !has_psql() {
         return;
     }
     let local = local().await;

@@ -1,4 +1,4 @@
-//! What `lakebase doctor` says about a good set-up and about broken ones.
+//! The output of `lakebase doctor` for a working set-up and for broken ones.
 
 #![allow(clippy::expect_used)]
 
@@ -8,13 +8,13 @@ use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
 use support::{Ran, local, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Runs it and compares with the snapshot of that name, without what changes from run to run.
+/// Runs it and compares the output with the snapshot of that name; filters replace varying parts.
 async fn doctor(name: &str, local: &LocalLakebase, changes: &[(&str, &str)]) -> Ran {
     let ran = run(["doctor"], &local.env(), changes).await;
     compare(name, &ran.out, local);
     assert_eq!(ran.err, "");
     for secret in local.secrets() {
-        assert!(!ran.out.contains(&secret), "{name} tells a secret");
+        assert!(!ran.out.contains(&secret), "{name} prints a secret");
     }
     ran
 }

@@ -1,5 +1,5 @@
-//! A workspace on one of Databricks' own hosts: its token endpoint is documented, so that nothing is asked
-//! before the token. The host is played behind a proxy that ends TLS.
+//! A workspace on one of Databricks' own hosts: its token endpoint is documented, so no request comes before that for the
+//! token. An HTTP proxy in the test terminates TLS and answers for the host.
 
 #![allow(clippy::expect_used)]
 

@@ -1,4 +1,4 @@
-//! On a borrowed server, only what this run made is changed, and all of it is removed.
+//! On a borrowed server, a run changes only its own objects, and removes all of them.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 

@@ -481,7 +481,7 @@ async fn each_rule_has_its_own_error() {
     let context = &root["details"][0]["metadata"]["declarative_context"];
     assert_eq!(context, &json!("MANAGED_BY_PARENT"));
 
-    // What is current counts as now.
+    // The current time and LSN are accepted.
     let now = local.branches().len();
     let time = jiff::Timestamp::now().to_string();
     caller
@@ -656,7 +656,7 @@ async fn protection_and_expiry_can_be_changed() {
     let status = update("spec.is_protected,spec.expiration", spec).await;
     assert_eq!(status["is_protected"], json!(false));
     assert_eq!(status["expire_time"], Value::Null);
-    // As documented, this updates what is there.
+    // As documented, this updates the branch.
     let path = format!("{PROJECT}/branches?branch_id=b&replace_existing=true");
     let begun = caller.call("POST", &path, &json!({ "spec": ttl() })).await;
     let status = caller.finish(begun).await["response"]["status"].clone();
@@ -1052,7 +1052,7 @@ async fn roles_and_databases_of_a_branch_are_created_changed_and_deleted() {
         .await;
     assert_eq!((status, &*code), (400, "BAD_REQUEST"));
     assert_eq!(text, "role with that name already exists");
-    // What an update names and does not have is cleared.
+    // A field that an update names and does not contain is cleared.
     let updated = change(
         "PATCH",
         "roles/the-bo?update_mask=spec.membership_roles",

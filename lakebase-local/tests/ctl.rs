@@ -38,7 +38,7 @@ impl Running {
         command
     }
 
-    /// What it prints, if it did what it was told.
+    /// The output of a successful command.
     fn ctl(&self, words: &str) -> String {
         let output = self.command().args(words.split(' ')).output();
         let output = output.expect("run");

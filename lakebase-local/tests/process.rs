@@ -215,7 +215,7 @@ fn the_option_sign_in_chooses_the_strategy_of_the_program() {
 
     for (args, words) in [
         (["--sign-in", "magic"], ["magic", "azure-msi"]),
-        // Its service is at an address that no variable changes: on a real one, it would be asked.
+        // No variable changes the address of its service.
         (["--sign-in", "azure-msi"], ["azure-msi", "only from Rust"]),
         (["--sign-in", "azure-cli"], ["azure-cli", "needs a command"]),
         (["--token-lifetime", "abc"], ["--token-lifetime", "abc"]),

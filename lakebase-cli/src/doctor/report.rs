@@ -206,7 +206,7 @@ impl Report {
         Ok(())
     }
 
-    /// Prints what is left to print. Returns whether nothing has failed.
+    /// Prints the summary, or all findings as JSON. Returns whether no check has failed.
     pub(crate) fn finish(self) -> io::Result<bool> {
         let (failed, warnings) = (self.count(Verdict::Failed), self.count(Verdict::Warning));
         let text = match (failed, warnings) {

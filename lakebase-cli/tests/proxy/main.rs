@@ -8,7 +8,6 @@ mod http;
 mod support;
 
 use std::fs;
-use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -16,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use lakebase_local::LocalLakebase;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use serde_json::Value;
-use support::{lakebase, run, skipped};
+use support::{has_psql, lakebase, pid_of, run, skipped, soon};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -27,8 +25,6 @@ use tokio_postgres::{Client, NoTls};
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3);
 /// Longer than three tokens.
 const LOAD_SECONDS: &str = "10";
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 const SCHEMA: &str = "mine";
 
 async fn local() -> LocalLakebase {
@@ -45,11 +41,6 @@ async fn local_with_schema() -> LocalLakebase {
     );
     local.sql(&sql).await.expect("a schema");
     local
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(PATIENCE, future).await;
-    outcome.expect("in time")
 }
 
 fn folder() -> TempDir {
@@ -132,11 +123,6 @@ impl Running {
     }
 }
 
-fn pid_of(child: &Child) -> Pid {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    Pid::from_raw(pid.expect("it runs"))
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -178,16 +164,7 @@ async fn exists(path: &Path) {
     .await;
 }
 
-/// Whether psql is there; says so if not.
-fn has_psql() -> bool {
-    let found = std::process::Command::new("psql").arg("-V").output();
-    if found.is_err() {
-        skipped("psql is not installed");
-    }
-    found.is_ok()
-}
-
-/// psql with this URL, and nothing of this process's environment but where programs are.
+/// psql with this URL, with `PATH` and no other variable of this process.
 fn psql(url: &str) -> Command {
     let mut psql = Command::new("psql");
     psql.args(["-XAtq", url])
@@ -204,14 +181,14 @@ async fn output_of(command: &mut Command) -> Output {
     soon(command.output()).await.expect("it runs")
 }
 
-/// What psql prints for this statement.
+/// The output of psql for this statement.
 async fn queried(url: &str, sql: &str) -> String {
     let output = output_of(psql(url).args(["-c", sql])).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).trim_end().to_owned()
 }
 
-/// What psql complains of.
+/// The error of psql.
 async fn rejected(psql: &mut Command) -> String {
     let output = output_of(psql.args(["-w", "-c", "SELECT 1"])).await;
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
@@ -396,6 +373,19 @@ async fn sigterm_closes_idle_sessions_at_once_and_lets_transactions_finish() {
     closed(&busy).await;
     let (code, errors) = proxy.end().await;
     assert_eq!((code, errors.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn closing_the_terminal_ends_the_proxy_and_removes_its_socket() {
+    let local = local().await;
+    let folder = folder();
+    let args = ["--socket", &path_of(&folder)];
+    let mut proxy = Running::start(&local, &args, &[]).await;
+    proxy.line().await;
+    proxy.signal(Signal::SIGHUP);
+    let (code, errors) = proxy.end().await;
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(!socket_in(&folder).exists());
 }
 
 #[tokio::test]

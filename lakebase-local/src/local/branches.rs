@@ -31,6 +31,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// The branch does not exist or is not ready, or the error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled statement may still run to its end.
     pub async fn branch_sql(&self, branch: &str, sql: &str) -> Result<(), Error> {
         let found = self.branches.find(branch);
         let gateway = found.as_deref().and_then(|branch| branch.gateway());

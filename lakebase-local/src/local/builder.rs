@@ -106,6 +106,10 @@ impl Builder {
     ///
     /// If there is no folder for temporary files, Postgres is missing or does not start, or a port is in use. The
     /// text has the next step.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it removes everything, as each part removes itself when it is dropped.
     pub async fn start(self) -> Result<LocalLakebase, Error> {
         if self.token_lifetime < Duration::from_secs(1) {
             return Err(Error::new("the token lifetime must be at least 1 s"));
