@@ -15,15 +15,15 @@ use crate::listen::Listen;
 /// Logs tools in to Databricks Lakebase, and checks a set-up.
 ///
 /// Works wherever the Databricks CLI, an official SDK or Databricks Apps works, with the same environment
-/// variables and the same ~/.databrickscfg. On a laptop, `databricks auth login` and LAKEBASE_ENDPOINT are
-/// enough.
+/// variables and the same ~/.databrickscfg. On a laptop, run `databricks auth login`, set LAKEBASE_ENDPOINT,
+/// and check with `lakebase doctor`.
 #[derive(Debug, Parser)]
 #[command(name = "lakebase", version, max_term_width = 100, after_long_help = ENVIRONMENT)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) target: Target,
 
-    /// When to use colours and symbols
+    /// Use colours
     #[arg(
         long,
         global = true,
@@ -41,7 +41,7 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Target {
-    /// Endpoint or branch: projects/../branches/..[/endpoints/..] [env: LAKEBASE_ENDPOINT]
+    /// Endpoint or branch, projects/../branches/.. [env: LAKEBASE_ENDPOINT]
     #[arg(long, global = true, value_name = "PATH")]
     endpoint: Option<String>,
 
@@ -61,7 +61,7 @@ pub(crate) struct Target {
     #[arg(short, long, global = true, value_name = "NAME")]
     schema: Option<String>,
 
-    /// Seconds for one login, including the resume of a suspended compute [env: PGCONNECT_TIMEOUT] [default: 30]
+    /// Time limit of a login [env: PGCONNECT_TIMEOUT] [default: 30]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -71,24 +71,23 @@ pub(crate) enum Command {
     /// Run a command that logs in through an auth proxy
     ///
     /// The command gets PGHOST (the folder of a Unix socket), PGPORT, PGDATABASE, PGUSER, PGSSLMODE and DATABASE_URL, and
-    /// no database token. Each of its connections logs in with a current token, for as long as the command runs. If a schema is set,
-    /// it comes first in the search path, and the command gets DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a native
-    /// password, the direct host replaces a pooled one, as migrations and pg_dump need it. Signals are forwarded, and the
-    /// exit status is the command's.
-    ///
-    /// For drivers without Unix sockets, use `lakebase proxy --listen 127.0.0.1:0 -- COMMAND`. For a URL, use
-    /// `lakebase url`.
+    /// no database token. Each of its connections logs in with a current token, for as long as the command runs. If a
+    /// schema is set, it comes first in the search path, and the command gets DATABASE_SCHEMA and LAKEBASE_SCHEMA. With a
+    /// native password, the direct host replaces a pooled one, because migrations and pg_dump need it. Signals are
+    /// forwarded, and the exit status is the command's.
     ///
     /// With --branch, the command runs on another branch of the project; with --temporary-branch on a copy that is deleted
     /// when the command ends.
+    ///
+    /// For drivers without Unix sockets, use `lakebase proxy --listen 127.0.0.1:0 -- COMMAND`.
     #[command(after_long_help = EXEC_EXAMPLES)]
     Exec(ExecArgs),
 
-    /// Run an auth proxy: any program in any language logs in through it
+    /// Run an auth proxy for programs in any language
     ///
     /// Runs beside an application or around a command. Programs connect without TLS and without a token; the proxy logs
     /// in to Lakebase with a current token, over verified TLS. It prints a URL for each listener once it accepts
-    /// connections. SIGTERM or Ctrl-C ends it.
+    /// connections. Ctrl-C, SIGTERM or SIGHUP ends it.
     #[command(after_long_help = PROXY_EXAMPLES)]
     Proxy(ProxyArgs),
 
@@ -113,11 +112,11 @@ pub(crate) enum Command {
         json: bool,
     },
 
-    /// Check step by step what a login needs, and print what to fix
+    /// Check each step of a login, and print what to fix
     ///
     /// Checks configuration and the source of each value, authentication, compute, clock, token, name resolution,
-    /// network, TLS certificate, login, role, schema privileges, row-level security and versions. It resumes a suspended compute and changes
-    /// nothing else. Exit status 0 if a program can log in, 1 if not.
+    /// network, TLS certificate, login, role, schema privileges, row-level security and versions. It resumes a
+    /// suspended compute and changes nothing else. Exit status 0 if a program can log in, 1 if not.
     Doctor {
         /// Print a JSON object, for scripts
         #[arg(long)]
@@ -161,7 +160,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "temporary_branch")]
     pub(crate) branch: Option<String>,
 
-    /// Run it also if --branch names a protected branch or the default one
+    /// Allow --branch to name a protected branch or the default branch
     #[arg(long, requires = "branch")]
     pub(crate) yes: bool,
 
@@ -173,13 +172,14 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "NAME", requires = "temporary_branch")]
     pub(crate) from: Option<String>,
 
-    /// When the platform deletes the new branch if this program cannot: 7d, 168h, 604800s or never
+    /// Expiry of the new branch, in case this program cannot delete it: 7d, 168h, 604800s or never
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = expiry)]
     pub(crate) ttl: Expiry,
 
-    /// Remove what authenticates at the workspace from the command's environment: DATABRICKS_*, ARM_*, AZURE_*, GOOGLE_*
-    /// credentials, ACTIONS_ID_TOKEN_REQUEST_*, LAKEBASE_* and PGPASSWORD. Programs with the crates of this workspace log in
-    /// directly and need them
+    /// Remove the workspace's credentials from the command's environment
+    ///
+    /// These are DATABRICKS_*, ARM_*, AZURE_*, GOOGLE_* credentials, ACTIONS_ID_TOKEN_REQUEST_*, LAKEBASE_* and PGPASSWORD.
+    /// Programs with the lakebase crates log in directly and need them.
     #[arg(long)]
     pub(crate) no_credentials: bool,
 
@@ -207,6 +207,7 @@ pub(crate) enum BranchCommand {
 
     /// Show a branch
     Show {
+        /// Id of the branch
         name: String,
 
         /// Print a JSON object
@@ -216,9 +217,10 @@ pub(crate) enum BranchCommand {
 
     /// Wait until a branch is ready and a login to it works
     Wait {
+        /// Id of the branch
         name: String,
 
-        /// Seconds to wait at most
+        /// Time limit
         #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
         limit: Duration,
 
@@ -227,44 +229,50 @@ pub(crate) enum BranchCommand {
         json: bool,
     },
 
-    /// Delete a branch, so that it can be undeleted for a while
+    /// Delete a branch; until it is purged, it can be undeleted and its id is taken
     Delete {
+        /// Id of the branch
         name: String,
 
-        /// Delete it for good, and free its name
+        /// Delete it permanently, and free its id
         #[arg(long)]
         purge: bool,
 
-        /// Delete it even if it is protected. The default branch cannot be deleted
+        /// Delete it even if it is protected; the default branch cannot be deleted
         #[arg(long)]
         yes: bool,
 
-        /// A branch that does not exist is no error
+        /// Succeed if the branch does not exist
         #[arg(long)]
         if_exists: bool,
     },
 
-    /// Compare the schemas of two branches: tables, columns, constraints, indexes, privileges and more
+    /// Compare the schemas of two branches
     ///
-    /// Reads both as the configured role. With --schema, only that schema.
+    /// Compares tables, columns, constraints, indexes, privileges and more, as the configured role can read them. With
+    /// --schema, only that schema.
     Diff {
+        /// Id of the branch to compare with
         before: String,
+
+        /// Id of the branch with the changes
         after: String,
 
         /// Print Markdown, for a comment on a pull request
         #[arg(long, conflicts_with = "json")]
         markdown: bool,
 
-        /// Print a JSON array of changes
+        /// Print a JSON object with the changes
         #[arg(long)]
         json: bool,
     },
 
     /// Change when the platform deletes a branch
     Extend {
+        /// Id of the branch
         name: String,
 
-        /// From now: 7d, 168h, 604800s or never
+        /// Expiry from now: 7d, 168h, 604800s or never
         #[arg(long, value_name = "TIME", value_parser = expiry)]
         ttl: Expiry,
 
@@ -277,21 +285,21 @@ pub(crate) enum BranchCommand {
         json: bool,
     },
 
-    /// Delete old branches whose names have a prefix; protected ones and the default branch stay
+    /// Delete old branches by prefix; protected branches and the default branch stay
     Cleanup {
-        /// For example ci-pr-
+        /// Beginning of the ids, for example ci-pr-
         #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
         prefix: String,
 
-        /// Only those created at least this long ago: 7d, 168h or 604800s
+        /// Only branches created at least this long ago: 7d, 168h or 604800s
         #[arg(long, value_name = "TIME", default_value = "1d", value_parser = time_span)]
         older_than: Duration,
 
-        /// Delete them for good, and free their names
+        /// Delete them permanently, and free their ids
         #[arg(long)]
         purge: bool,
 
-        /// Delete them; without this, they are listed only
+        /// Delete them; without this option, only list them
         #[arg(long)]
         yes: bool,
     },
@@ -299,11 +307,11 @@ pub(crate) enum BranchCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct CreateBranch {
-    /// a-z, 0-9 and -, at most 63 characters, the first one a letter
+    /// Id of the new branch: a-z, 0-9 and -, at most 63 characters, a letter first
     #[arg(required_unless_present = "git", conflicts_with = "git")]
     pub(crate) name: Option<String>,
 
-    /// Name it after this git branch: feature/Foo becomes feature-foo
+    /// Derive the id from this git branch: feature/Foo becomes feature-foo
     #[arg(long, value_name = "BRANCH")]
     pub(crate) git: Option<String>,
 
@@ -311,36 +319,36 @@ pub(crate) struct CreateBranch {
     #[arg(long, value_name = "NAME")]
     pub(crate) from: Option<String>,
 
-    /// The data as they were then, for example 2026-09-14T10:30:00Z
+    /// Copy the data of this time, for example 2026-09-14T10:30:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "if_not_exists")]
     pub(crate) at: Option<jiff::Timestamp>,
 
-    /// When the platform deletes it: 7d, 168h, 604800s or never
+    /// Expiry from now: 7d, 168h, 604800s or never
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub(crate) ttl: Expiry,
 
-    /// Protect it against being deleted
+    /// Protect it from deletion
     #[arg(long)]
     pub(crate) protected: bool,
 
-    /// Purge an existing branch of this name first, with its data; as `delete --purge`
+    /// Purge an existing branch of this id, with its data, first
     #[arg(long)]
     pub(crate) replace: bool,
 
-    /// With --replace: purge the existing branch even if it is protected
+    /// With --replace, purge the existing branch even if it is protected
     #[arg(long, requires = "replace")]
     pub(crate) yes: bool,
 
-    /// Use an existing branch of this name and extend it to --ttl; one of another source is an error. A deleted branch of this
-    /// name is purged first
+    /// Use an existing branch of this id and extend it to --ttl; another source is an error, and a deleted branch is purged
+    /// first
     #[arg(long, conflicts_with = "replace")]
     pub(crate) if_not_exists: bool,
 
-    /// Do not wait for a login: for an identity without a role in Postgres
+    /// Do not wait for a login, if the identity has no role in Postgres
     #[arg(long)]
     pub(crate) no_login: bool,
 
-    /// Seconds to wait at most
+    /// Time limit
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub(crate) limit: Duration,
 
@@ -351,16 +359,16 @@ pub(crate) struct CreateBranch {
 
 #[derive(Args, Debug)]
 pub(crate) struct ProxyArgs {
-    /// Listen on the Unix socket .s.PGSQL.5432 in this folder; only this user may connect. Without this and --listen, in
-    /// a new folder that only this user can enter
+    /// Listen on the Unix socket .s.PGSQL.5432 in this folder, for this user only. May be repeated. Default without --listen:
+    /// a new private folder
     #[arg(long, value_name = "DIR[=DATABASE]", value_parser = Listen::within)]
     pub(crate) socket: Vec<Listen>,
 
-    /// Listen on this TCP address, with a password. Port 0 means a free one. May be repeated
+    /// Listen on this TCP address, with a password. May be repeated. Port 0: a free port
     #[arg(long, value_name = "ADDRESS:PORT[=DATABASE]", value_parser = Listen::on)]
     pub(crate) listen: Vec<Listen>,
 
-    /// Password for --listen. Default: a random one, printed as part of the URL
+    /// Password for --listen. Default: a random password, which the URL contains
     #[arg(
         long,
         value_name = "PASSWORD",
@@ -375,24 +383,26 @@ pub(crate) struct ProxyArgs {
     #[arg(long, conflicts_with = "password")]
     pub(crate) trust_local_users: bool,
 
-    /// Print one line of JSON with host, port, database, password and URL of each listener, and the URL of --http
+    /// Print one line of JSON with each listener (host, port, database, password, URL) and the URL of --http
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Create this empty file once a login has worked for each listener; removed at the end
+    /// Create this empty file when a login has worked for each listener; remove it at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
 
-    /// Serve /metrics (Prometheus), /healthz and /readyz over unencrypted HTTP on this address, to all who can reach it: counts,
-    /// names of databases, and error texts with hosts and roles, but no secrets. Port 0 means a free one
+    /// Serve /metrics (Prometheus), /healthz and /readyz over plain HTTP on this address. Port 0: a free port
+    ///
+    /// Any client that can reach the address gets counts, names of databases, and error texts with hosts and roles, but no
+    /// secrets.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) http: Option<SocketAddr>,
 
-    /// Seconds for open transactions to finish at the end; idle connections are closed at once
+    /// Time for open transactions to finish at the end; idle connections are closed at once
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) grace: Duration,
 
-    /// Run this command behind the first listener, with the variables of `exec`, and end with it
+    /// Run this command through the first listener, with the variables of `exec`, and end with it
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
@@ -407,16 +417,17 @@ pub(crate) struct Grant {
     #[arg(long, value_name = "KIND", value_parser = identity_kind())]
     pub(crate) create: Option<IdentityKind>,
 
-    /// Privileges in the schema (--schema): read rows, write rows, or all privileges
+    /// Grant privileges in the schema (--schema): read rows, write rows, or all privileges
     #[arg(long, value_name = "WHAT", value_parser = access())]
     pub(crate) access: Option<Access>,
 
-    /// Role that creates the future tables, if not yours; you must be a member of it. Privileges on future objects apply
-    /// to one creator
+    /// Role that will create tables, if it is not yours; you must be a member of it
+    ///
+    /// Postgres grants privileges on future objects for one creator.
     #[arg(long, value_name = "ROLE", requires = "access")]
     pub(crate) made_by: Option<String>,
 
-    /// Let it create schemas, as an application that runs its own migrations must
+    /// Let it create schemas, for an application that runs its own migrations
     #[arg(long)]
     pub(crate) deploy: bool,
 
@@ -424,16 +435,17 @@ pub(crate) struct Grant {
     #[arg(long, value_name = "ROLE")]
     pub(crate) member_of: Option<String>,
 
-    /// Make it a member of this role without login, which is created if missing. With --schema, that role then owns the
-    /// schema and your objects in it, so that each member may migrate them
+    /// Make it a member of this role without login, which is created if missing
+    ///
+    /// With --schema, that role then owns the schema and your objects in it, so that each member may migrate them.
     #[arg(long, value_name = "ROLE")]
     pub(crate) shared_owner: Option<String>,
 
-    /// Put the schema (--schema) first on its search path in this database, as pooled hosts need it
+    /// Put the schema (--schema) first in its search path, which pooled hosts need
     #[arg(long)]
     pub(crate) search_path: bool,
 
-    /// Print the SQL and change nothing. Uses no network, and only the database's name of the configuration
+    /// Print the SQL without a connection, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -545,7 +557,7 @@ fn time_span(text: &str) -> Result<Duration, String> {
         Some((end, 'h')) => (&text[..end], 3600),
         Some((end, 'm')) => (&text[..end], 60),
         Some((end, 's')) => (&text[..end], 1),
-        _ => return Err("neither 7d, 168h nor 604800s".to_owned()),
+        _ => return Err("not a time such as 7d, 168h, 30m or 604800s".to_owned()),
     };
     let number: u32 = number
         .parse()
@@ -560,29 +572,45 @@ fn expiry(text: &str) -> Result<Expiry, String> {
     }
 }
 
-const ENVIRONMENT: &str = "\
-Environment:
-  LAKEBASE_ENDPOINT          projects/{project}/branches/{branch}, with or without an endpoint
-  LAKEBASE_INSTANCE_NAME     a Provisioned instance instead
-  LAKEBASE_SCHEMA            comes first in the search path
-  PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT, PGAPPNAME,
-  PGCONNECT_TIMEOUT          as for psql; the workspace returns what is not set
-  PGPASSWORD                 a native password, without an endpoint; no token is minted
-  LAKEBASE_PG_URL            a Postgres URL, which takes precedence over the variables; --endpoint disables it
+/// A heading in the style of clap's own.
+macro_rules! heading {
+    ($text:literal) => {
+        concat!("\u{1b}[1m\u{1b}[4m", $text, "\u{1b}[0m\n")
+    };
+}
+
+const ENVIRONMENT: &str = concat!(
+    heading!("Environment variables:"),
+    "  LAKEBASE_ENDPOINT
+          projects/{project}/branches/{branch}, with or without /endpoints/{endpoint}
+  LAKEBASE_INSTANCE_NAME
+          A Provisioned instance, instead of an endpoint
+  LAKEBASE_SCHEMA
+          Schema that comes first in the search path
+  LAKEBASE_PG_URL
+          A Postgres URL, which takes precedence over PG*; --endpoint disables it
+  PGHOST, PGHOSTADDR, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT, PGAPPNAME, PGCONNECT_TIMEOUT
+          As for psql; host and user are looked up in the workspace if they are not set
+  PGPASSWORD
+          A native password, without an endpoint; no token is minted
   DATABRICKS_HOST, DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET, DATABRICKS_TOKEN, ..
-                             as for every Databricks client
-  RUST_LOG                   for example lakebase=debug: logs to standard error
-  NO_COLOR                   no colours, even on a terminal
+          As for every Databricks client
+  RUST_LOG
+          Logs to standard error, for example lakebase=debug
+  NO_COLOR
+          No colours, even on a terminal
 
-Exit status:
-  0  success
-  1  failure; standard error has the cause
-  2  wrong arguments or configuration
-  `exec` and `proxy` exit as their command does, or with 126 or 127 if it cannot be run";
+",
+    heading!("Exit status:"),
+    "  0  Success
+  1  Failure; standard error has the cause
+  2  Wrong arguments or configuration
+  `exec` and `proxy` exit with the status of their command, with 126 if it cannot be run, and with 127 if it is not found"
+);
 
-const EXEC_EXAMPLES: &str = "\
-Examples:
-  lakebase exec psql
+const EXEC_EXAMPLES: &str = concat!(
+    heading!("Examples:"),
+    "  lakebase exec psql
   lakebase exec -- psql -c 'SELECT current_user'
   lakebase exec pg_dump --schema-only
   lakebase exec --branch staging psql
@@ -590,34 +618,38 @@ Examples:
   lakebase exec diesel migration run
   lakebase --schema app exec diesel print-schema --schema app
   lakebase --schema app exec sea-orm-cli generate entity -o src/entity
-  lakebase --schema app exec sea-orm-cli migrate up";
+  lakebase --schema app exec sea-orm-cli migrate up"
+);
 
-const BRANCH_EXAMPLES: &str = "\
-Examples:
-  lakebase branch list
+const BRANCH_EXAMPLES: &str = concat!(
+    heading!("Examples:"),
+    "  lakebase branch list
   lakebase branch create ci-pr-42 --from production --ttl 4h
   lakebase branch create --git \"$(git branch --show-current)\" --ttl 7d
   lakebase branch extend ci-pr-42 --ttl 7d
   lakebase branch diff production ci-pr-42 --markdown
   lakebase branch delete ci-pr-42 --purge
-  lakebase branch cleanup --prefix ci-pr- --older-than 7d --purge --yes";
+  lakebase branch cleanup --prefix ci-pr- --older-than 7d --purge --yes"
+);
 
-const PROXY_EXAMPLES: &str = "\
-Examples:
-  lakebase proxy
+const PROXY_EXAMPLES: &str = concat!(
+    heading!("Examples:"),
+    "  lakebase proxy
   lakebase proxy --socket /run/lakebase --ready-file /run/lakebase/ready
   lakebase proxy --listen 127.0.0.1:5432 --listen 127.0.0.1:5433=analytics
   lakebase proxy --listen 127.0.0.1:5432 --http 0.0.0.0:9090
-  lakebase proxy --listen 127.0.0.1:0 -- java -jar application.jar";
+  lakebase proxy --listen 127.0.0.1:0 -- java -jar application.jar"
+);
 
-const TOKEN_EXAMPLES: &str = "\
-Examples:
-  export PGPASSWORD=$(lakebase token) PGSSLMODE=verify-full PGSSLROOTCERT=system
-  lakebase token --json";
+const TOKEN_EXAMPLES: &str = concat!(
+    heading!("Examples:"),
+    "  export PGPASSWORD=$(lakebase token) PGSSLMODE=verify-full PGSSLROOTCERT=system
+  lakebase token --json"
+);
 
-const GRANT_EXAMPLES: &str = "\
-Examples:
-  As the project's owner: a service principal that deploys its own schema, another one for the
+const GRANT_EXAMPLES: &str = concat!(
+    heading!("Examples:"),
+    "  As the project's owner, for a service principal that deploys its own schema, another one for the
   application, and a team of people:
     lakebase grant 6f2f0a2e-.. --create service-principal --deploy
     lakebase grant 0b1c73d9-.. --create service-principal
@@ -634,8 +666,9 @@ Examples:
   Then, as the role that deployed the schema:
     lakebase --schema app grant 6f2f0a2e-.. --shared-owner app_owner
 
-  Print the SQL of that:
-    lakebase --schema app grant analysts --access read --dry-run";
+  The SQL of a grant:
+    lakebase --schema app grant analysts --access read --dry-run"
+);
 
 /// Converts clap's choice, as its `auto` depends on the stream of the help text.
 pub(crate) fn anstream_choice(choice: ColorChoice) -> anstream::ColorChoice {

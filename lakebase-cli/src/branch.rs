@@ -1,23 +1,24 @@
 //! Branches: list, create, delete, and one for a single command.
 
 use std::error::Error;
-use std::future::Future;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use anstyle::AnsiColor;
 use lakebase_core::Lakebase;
 use lakebase_core::admin::schema::Snapshot;
 use lakebase_core::admin::{Branch, BranchId, BranchState, Branches, Expiry, NewBranch};
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::sleep;
 
 use crate::args::{BranchCommand, CreateBranch, Target};
 use crate::command::Signals;
+use crate::terminal::{print_note, progress};
 use crate::write_stdout;
 
-/// How often a branch is looked for that a signal may have left half made.
-const MOST_LOOKS: u32 = 3;
+/// Attempts to delete a branch whose creation a signal has interrupted.
+const MOST_ATTEMPTS: u32 = 3;
 
 pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), Box<dyn Error>> {
     let branches = target.lakebase()?.branches()?;
@@ -47,9 +48,12 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
             yes,
             if_exists,
         } => {
-            let mut branch = match branches.get(name).await {
-                Err(error) if *if_exists && error.status() == Some(404) => return Ok(()),
-                found => found?,
+            let mut branch = match if_exists {
+                false => branches.get(name).await?,
+                true => match find(&branches, name).await? {
+                    Some(branch) => branch,
+                    None => return Ok(()),
+                },
             };
             check_deletion(&branch, *yes)?;
             let text = format!("deleting {name}");
@@ -68,7 +72,7 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
             write_stdout(&match (markdown, json) {
                 (true, _) => difference.to_markdown(),
                 (_, true) => format!("{:#}\n", serde_json::to_value(&difference)?),
-                _ => difference.to_string(),
+                _ => coloured(&difference.to_string()),
             })?;
         }
         BranchCommand::Extend {
@@ -92,7 +96,28 @@ pub(crate) async fn run(target: &Target, command: &BranchCommand) -> Result<(), 
     Ok(())
 }
 
-/// Of the configured schema, or of all.
+/// Colours the lines of a difference.
+fn coloured(difference: &str) -> String {
+    let line = |line: &str| {
+        let style = match line.as_bytes().first() {
+            Some(b'+') => AnsiColor::Green.on_default(),
+            Some(b'-') => AnsiColor::Red.on_default(),
+            Some(b'~') => AnsiColor::Yellow.on_default(),
+            _ => return format!("{line}\n"),
+        };
+        format!("{style}{line}{style:#}\n")
+    };
+    difference.lines().map(line).collect()
+}
+
+async fn find(branches: &Branches, name: &str) -> Result<Option<Branch>, lakebase_core::Error> {
+    match branches.get(name).await {
+        Err(error) if error.status() == Some(404) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Reads the configured schema, or all schemas.
 async fn snapshot(lakebase: &Lakebase) -> Result<Snapshot, lakebase_core::Error> {
     let snapshot = Snapshot::of(lakebase).await?;
     Ok(match lakebase.schema() {
@@ -101,15 +126,15 @@ async fn snapshot(lakebase: &Lakebase) -> Result<Snapshot, lakebase_core::Error>
     })
 }
 
-/// The branch of this name, if it can be used in place of a new one. Purges a deleted one, which keeps its name until then.
+/// Returns the branch of this id, if it can be used instead of a new one. Purges a deleted branch, which keeps its id until
+/// then.
 async fn existing(
     branches: &Branches,
     id: &BranchId,
     args: &CreateBranch,
 ) -> Result<Option<Branch>, lakebase_core::Error> {
-    let mut branch = match branches.get(id).await {
-        Err(error) if error.status() == Some(404) => return Ok(None),
-        found => found?,
+    let Some(mut branch) = find(branches, id.as_str()).await? else {
+        return Ok(None);
     };
     if *branch.state() == BranchState::Deleted {
         branch.purge().await?;
@@ -122,7 +147,7 @@ async fn existing(
         let text = format!("branch {id} exists and was made from {source}, not from {wanted}");
         return Err(lakebase_core::Error::config(text));
     }
-    // One that is being created has a new expiry.
+    // A branch that is still being created has a new expiry.
     if *branch.state() != BranchState::Init {
         extend(&mut branch, args.ttl).await?;
     }
@@ -137,13 +162,15 @@ async fn existing(
     Ok(Some(branch))
 }
 
-/// Lets a branch live at least this long from now on.
+/// Sets the expiry, unless the current one is later.
 async fn extend(branch: &mut Branch, ttl: Expiry) -> Result<(), lakebase_core::Error> {
     let Some(expires) = branch.expires_at() else {
         return Ok(());
     };
     let is_longer = match ttl {
-        Expiry::After(ttl) => now().checked_add(ttl).is_none_or(|at| at > expires),
+        Expiry::After(ttl) => SystemTime::now()
+            .checked_add(ttl)
+            .is_none_or(|at| at > expires),
         _ => true,
     };
     match is_longer {
@@ -158,12 +185,11 @@ async fn purge_existing(
     id: &BranchId,
     args: &CreateBranch,
 ) -> Result<(), lakebase_core::Error> {
-    let mut branch = match branches.get(id).await {
-        Err(error) if error.status() == Some(404) => return Ok(()),
-        found => found?,
+    let Some(mut branch) = find(branches, id.as_str()).await? else {
+        return Ok(());
     };
     check_deletion(&branch, args.yes)?;
-    // A branch is not deleted for one that cannot be created.
+    // Nothing is deleted if the new branch cannot be created.
     match &args.from {
         Some(from) if from == id.as_str() => {
             let text = format!("--replace: {id} cannot be replaced by a copy of itself");
@@ -208,7 +234,7 @@ async fn create(branches: &Branches, args: &CreateBranch) -> Result<(), Box<dyn 
     Ok(show(&branch, args.json)?)
 }
 
-/// Nothing is changed by mistake on a branch that others rely on.
+/// Rejects a change of the default branch or a protected one without `--yes`.
 pub(crate) fn check_change(branch: &Branch, yes: bool) -> Result<(), lakebase_core::Error> {
     let what = match (branch.is_default(), branch.is_protected()) {
         _ if yes => return Ok(()),
@@ -216,21 +242,21 @@ pub(crate) fn check_change(branch: &Branch, yes: bool) -> Result<(), lakebase_co
         (false, true) => "protected",
         (false, false) => return Ok(()),
     };
-    let text = format!("{} is {what}: give --yes if you mean it", branch.id());
+    let text = format!("{} is {what}: use --yes to confirm", branch.id());
     Err(lakebase_core::Error::config(text))
 }
 
 fn check_deletion(branch: &Branch, yes: bool) -> Result<(), lakebase_core::Error> {
     let what = match (branch.is_default(), branch.is_protected()) {
         (true, _) => "the project's default branch, which cannot be deleted",
-        (false, true) if !yes => "protected: give --yes if you mean it",
+        (false, true) if !yes => "protected: use --yes to confirm",
         (false, _) => return Ok(()),
     };
     let text = format!("{} is {what}", branch.id());
     Err(lakebase_core::Error::config(text))
 }
 
-/// Takes the protection away first. If the branch cannot be deleted, it is protected again.
+/// Removes the protection first. If the branch cannot be deleted, protects it again.
 async fn delete_protected(branch: &mut Branch, purge: bool) -> Result<(), lakebase_core::Error> {
     if !branch.is_protected() {
         return delete(branch, purge).await;
@@ -245,13 +271,9 @@ async fn delete_protected(branch: &mut Branch, purge: bool) -> Result<(), lakeba
             Ok(()) => format!("{id} is protected again"),
             Err(error) => format!("{id} may be unprotected now: {}", error.chain()),
         };
-        let _ = writeln!(io::stderr(), "lakebase: {text}");
+        print_note(&text);
     }
     deleted
-}
-
-fn now() -> SystemTime {
-    SystemTime::from(jiff::Timestamp::now())
 }
 
 async fn delete(branch: &Branch, purge: bool) -> Result<(), lakebase_core::Error> {
@@ -268,20 +290,20 @@ async fn cleanup(
     purge: bool,
     yes: bool,
 ) -> Result<(), Box<dyn Error>> {
-    let now = now();
+    let now = SystemTime::now();
     let is_old = |branch: &Branch| {
         let age = branch.created_at().map(|at| now.duration_since(at));
         age.is_some_and(|age| age.unwrap_or_default() >= older_than)
     };
     let mut failure = None;
     for branch in branches.list().await? {
-        let is_meant = branch.id().starts_with(prefix) && is_old(&branch);
-        if !is_meant || branch.is_default() || branch.is_protected() {
+        let is_match = branch.id().starts_with(prefix) && is_old(&branch);
+        if !is_match || branch.is_default() || branch.is_protected() {
             continue;
         }
         if yes && let Err(error) = delete(&branch, purge).await {
-            // One with children, for example: the others can be deleted.
-            let _ = writeln!(io::stderr(), "lakebase: {}: {}", branch.id(), error.chain());
+            // A branch with children, for example. Others can still be deleted.
+            print_note(&format!("{}: {}", branch.id(), error.chain()));
             failure = Some(error);
             continue;
         }
@@ -294,10 +316,10 @@ async fn cleanup(
     }
 }
 
-/// How the creation of a temporary branch ended.
+/// The result of creating a temporary branch.
 pub(crate) enum Branching {
     Ready(Branch),
-    /// A signal came first: the exit status.
+    /// A signal came first. Has the exit status.
     Ended(ExitCode),
 }
 
@@ -305,7 +327,7 @@ pub(crate) enum Branching {
 pub(crate) struct Temporary {
     branches: Branches,
     id: BranchId,
-    /// It was created, so that it is gone once it is not found.
+    /// The creation succeeded, so "not found" means deleted.
     is_created: bool,
     may_exist: bool,
 }
@@ -322,7 +344,7 @@ impl Temporary {
         })
     }
 
-    /// Creates it, unless a signal ends that. [`delete`](Self::delete) comes after it in any case.
+    /// Creates it, unless a signal comes first. Call [`delete`](Self::delete) afterwards in any case.
     pub(crate) async fn create(
         &mut self,
         from: Option<&str>,
@@ -350,19 +372,19 @@ impl Temporary {
         }
     }
 
-    /// Deletes it. A signal leaves it to its expiry.
+    /// Deletes it. After a signal, the platform deletes it at its expiry.
     pub(crate) async fn delete(self, mut signals: Signals) {
         if !self.may_exist {
             return;
         }
         let deleted = async {
-            for look in 1.. {
+            for attempt in 1.. {
                 match self.branches.purge(&self.id).await {
                     Err(error) if error.status() == Some(404) => {
                         if self.is_created {
                             return Ok(());
                         }
-                        if look == MOST_LOOKS {
+                        if attempt == MOST_ATTEMPTS {
                             return Err("the request that creates it may still arrive".to_owned());
                         }
                         sleep(Duration::from_secs(1)).await;
@@ -382,36 +404,8 @@ impl Temporary {
             }
         };
         let text = format!("branch {} is left to its expiry: {why}", self.id);
-        let _ = writeln!(io::stderr(), "lakebase: {text}");
+        print_note(&text);
     }
-}
-
-/// Shows on a terminal how long something takes.
-async fn progress<T>(text: &str, work: impl Future<Output = T>) -> T {
-    if !io::stderr().is_terminal() {
-        return work.await;
-    }
-    let mut work = std::pin::pin!(work);
-    let began = Instant::now();
-    let mut seconds = interval(Duration::from_secs(1));
-    // Not for what takes no time.
-    seconds.tick().await;
-    let mut is_shown = false;
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            outcome = &mut work => break outcome,
-            _ = seconds.tick() => {
-                is_shown = true;
-                let elapsed = began.elapsed().as_secs();
-                let _ = write!(io::stderr(), "\r{text} .. {elapsed} s");
-            }
-        }
-    };
-    if is_shown {
-        let _ = write!(io::stderr(), "\r{}\r", " ".repeat(text.len() + 16));
-    }
-    outcome
 }
 
 fn show(branch: &Branch, as_json: bool) -> io::Result<()> {
@@ -470,6 +464,7 @@ fn table(branches: &[Branch]) -> String {
         .collect()
 }
 
+/// RFC 3339, in seconds.
 fn shown(time: SystemTime) -> Option<String> {
     let time = jiff::Timestamp::try_from(time).ok()?;
     Some(time.round(jiff::Unit::Second).ok()?.to_string())

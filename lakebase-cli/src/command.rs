@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsString;
+use std::io;
 #[cfg(unix)]
 use std::io::IsTerminal as _;
-use std::io::{self, Write as _};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use tokio::process::Command;
 use tokio::signal::unix as signal;
 
 use crate::args::{self, Target};
-use crate::connection::{Password, Reader, url_of};
+use crate::connection::{Reader, url_of};
+use crate::terminal::print_note;
 
 /// Variables that would make a driver bypass the proxy, or require features that the proxy does not have.
 const CLEARED_VARIABLES: &[&str] = &[
@@ -47,8 +48,8 @@ const CLEARED_VARIABLES: &[&str] = &[
     "PGTARGETSESSIONATTRS",
 ];
 
-/// Beginnings of the variables that `--no-credentials` removes: by them a program authenticates at the workspace, or asks for an
-/// identity by which it can. What the proxy's clients need is set afterwards.
+/// Prefixes of the variables that `--no-credentials` removes: credentials of the workspace, and of identity providers that it
+/// trusts. Those that the proxy's clients need are set afterwards.
 const CREDENTIALS: &[&str] = &[
     "ACTIONS_ID_TOKEN_REQUEST_",
     "ARM_",
@@ -74,93 +75,107 @@ pub(crate) fn check(command: &[OsString]) -> Result<(), lakebase_core::Error> {
     }
 }
 
-/// Builds the command with the variables of drivers.
-async fn prepare(
-    wanted: &Target,
-    config: &Config,
-    lakebase: &Lakebase,
-    proxy: &Proxy,
-    (command, has_credentials): (&[OsString], bool),
-) -> Result<Command, Box<dyn Error>> {
-    let (program, arguments) = command.split_first().ok_or("no command")?;
-    let target = lakebase.target().await?;
-    let mut command = Command::new(program);
-    for name in CLEARED_VARIABLES {
-        command.env_remove(name);
-    }
-    if !has_credentials {
-        let names = std::env::vars_os().map(|(name, _)| name);
-        let is_credential = |name: &OsString| {
-            let name = name.as_encoded_bytes();
-            CREDENTIALS
-                .iter()
-                .any(|known| name.starts_with(known.as_bytes()))
-        };
-        for name in names.filter(is_credential) {
-            command.env_remove(name);
-        }
-    }
-    let (host, port) = match (proxy.folder(), proxy.address()) {
-        (Some(folder), _) => (folder.as_os_str().to_owned(), 5432),
-        (None, Some(address)) => (address.ip().to_string().into(), address.port()),
-        (None, None) => return Err("the proxy has no listener".into()),
-    };
-    command
-        .args(arguments)
-        .env("PGHOST", host)
-        .env("PGPORT", port.to_string())
-        .env("PGDATABASE", target.database())
-        .env("PGUSER", target.user())
-        .env("PGSSLMODE", "disable")
-        .env("DATABASE_URL", proxy.url());
-    if let Some(password) = proxy.password() {
-        command.env("PGPASSWORD", password);
-    }
-    command.env("LAKEBASE_EXEC", proxy.url());
-    if has_credentials {
-        // Programs with these crates log in directly, with the original configuration.
-        let roots = args::setting(config, "sslrootcert");
-        let credential = match lakebase.uses_tokens() {
-            true => None,
-            // A native password, which the environment contained already.
-            false => Some(lakebase.credential().await?),
-        };
-        let password = credential
-            .as_ref()
-            .map_or(Password::None, |known| Password::Shown(known.expose()));
-        let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
-        command.env("LAKEBASE_PG_URL", own.as_str());
-        for (name, variable) in [
-            ("endpoint", "LAKEBASE_ENDPOINT"),
-            ("instance", "LAKEBASE_INSTANCE_NAME"),
-        ] {
-            match args::setting(config, name) {
-                Some(value) => command.env(variable, value),
-                None => command.env_remove(variable),
-            };
-        }
-        if let Some(profile) = &wanted.profile {
-            command.env("DATABRICKS_CONFIG_PROFILE", profile);
-        }
-    }
-    if let Some(schema) = lakebase.schema() {
-        warn_of_missing_schema(lakebase).await;
-        command.env("LAKEBASE_SCHEMA", schema);
-        // sea-orm-cli's name of it.
-        command.env("DATABASE_SCHEMA", schema);
-    }
-    // The URL of the configuration is replaced.
-    if let Some(name) = args::setting_of_url(config, "application_name") {
-        command.env("PGAPPNAME", name);
-    }
-    // libpq takes whole seconds. Longer than the proxy's limit, so that the proxy's error arrives.
-    let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
-    command.env("PGCONNECT_TIMEOUT", seconds.to_string());
-    Ok(command)
+/// A command, and the proxy that it uses.
+pub(crate) struct Run<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) config: &'a Config,
+    pub(crate) lakebase: &'a Lakebase,
+    pub(crate) proxy: &'a Proxy,
+    pub(crate) command: &'a [OsString],
+    /// It gets the credentials of this process.
+    pub(crate) has_credentials: bool,
 }
 
-/// Postgres ignores a missing schema, and tools fail with "permission denied for schema public". Only a warning, as
-/// the command may create the schema.
+impl Run<'_> {
+    /// Runs the command to its end and forwards signals to it. A signal before its start ends the wait.
+    pub(crate) async fn to_end(&self, mut signals: Signals) -> Result<ExitCode, Box<dyn Error>> {
+        tokio::select! {
+            biased;
+            code = signals.end() => Ok(code),
+            command = self.prepare() => Ok(run(command?, signals).await?),
+        }
+    }
+
+    /// Builds the command with the variables of drivers.
+    async fn prepare(&self) -> Result<Command, Box<dyn Error>> {
+        let (lakebase, proxy, config) = (self.lakebase, self.proxy, self.config);
+        let (program, arguments) = self.command.split_first().ok_or("no command")?;
+        let target = lakebase.target().await?;
+        let mut command = Command::new(program);
+        for name in CLEARED_VARIABLES {
+            command.env_remove(name);
+        }
+        if !self.has_credentials {
+            let names = std::env::vars_os().map(|(name, _)| name);
+            let is_credential = |name: &OsString| {
+                let name = name.as_encoded_bytes();
+                let mut prefixes = CREDENTIALS.iter();
+                prefixes.any(|prefix| name.starts_with(prefix.as_bytes()))
+            };
+            for name in names.filter(is_credential) {
+                command.env_remove(name);
+            }
+        }
+        let (host, port) = match (proxy.folder(), proxy.address()) {
+            (Some(folder), _) => (folder.as_os_str().to_owned(), 5432),
+            (None, Some(address)) => (address.ip().to_string().into(), address.port()),
+            (None, None) => return Err("the proxy has no listener".into()),
+        };
+        command
+            .args(arguments)
+            .env("PGHOST", host)
+            .env("PGPORT", port.to_string())
+            .env("PGDATABASE", target.database())
+            .env("PGUSER", target.user())
+            .env("PGSSLMODE", "disable")
+            .env("DATABASE_URL", proxy.url());
+        if let Some(password) = proxy.password() {
+            command.env("PGPASSWORD", password);
+        }
+        command.env("LAKEBASE_EXEC", proxy.url());
+        if self.has_credentials {
+            // Programs with these crates log in directly, with the original configuration.
+            let roots = args::setting(config, "sslrootcert");
+            let credential = match lakebase.uses_tokens() {
+                true => None,
+                // The environment contains a native password already.
+                false => Some(lakebase.credential().await?),
+            };
+            let password = credential.as_ref().map(|known| known.expose());
+            let own = url_of(&target, Reader::Lakebase, password, roots.as_deref())?;
+            command.env("LAKEBASE_PG_URL", own.as_str());
+            for (name, variable) in [
+                ("endpoint", "LAKEBASE_ENDPOINT"),
+                ("instance", "LAKEBASE_INSTANCE_NAME"),
+            ] {
+                match args::setting(config, name) {
+                    Some(value) => command.env(variable, value),
+                    None => command.env_remove(variable),
+                };
+            }
+            if let Some(profile) = &self.target.profile {
+                command.env("DATABRICKS_CONFIG_PROFILE", profile);
+            }
+        }
+        if let Some(schema) = lakebase.schema() {
+            warn_of_missing_schema(lakebase).await;
+            command.env("LAKEBASE_SCHEMA", schema);
+            // sea-orm-cli's name of it.
+            command.env("DATABASE_SCHEMA", schema);
+        }
+        // The URL of the configuration is replaced.
+        if let Some(name) = args::setting_of_url(config, "application_name") {
+            command.env("PGAPPNAME", name);
+        }
+        // libpq takes whole seconds. Longer than the proxy's limit, so that the proxy's error arrives.
+        let seconds = lakebase.connect_timeout().as_secs_f64().ceil() + 1.0;
+        command.env("PGCONNECT_TIMEOUT", seconds.to_string());
+        Ok(command)
+    }
+}
+
+/// Postgres ignores a missing schema, and tools fail with "permission denied for schema public". The command may create the
+/// schema, so this is only a warning.
 async fn warn_of_missing_schema(lakebase: &Lakebase) {
     let wait = SCHEMA_CHECK.min(lakebase.connect_timeout());
     let Ok((client, connection)) = lakebase.with_connect_timeout(wait).connect().await else {
@@ -169,36 +184,18 @@ async fn warn_of_missing_schema(lakebase: &Lakebase) {
     };
     let session = tokio::spawn(connection);
     if let Err(error) = MigrationSession::new(lakebase).has_schema(&client).await {
-        let _ = writeln!(io::stderr(), "lakebase: warning: {}", error.chain());
+        print_note(&format!("warning: {}", error.chain()));
     }
     drop(client);
     let _ = session.await;
 }
 
-/// Runs the command, with or without the credentials of this process, to its end and forwards signals to it. A signal before
-/// its start ends the wait.
-pub(crate) async fn run(
-    wanted: &Target,
-    config: &Config,
-    (lakebase, proxy): (&Lakebase, &Proxy),
-    command: (&[OsString], bool),
-    mut signals: Signals,
-) -> Result<ExitCode, Box<dyn Error>> {
-    tokio::select! {
-        biased;
-        code = signals.end() => Ok(code),
-        command = prepare(wanted, config, lakebase, proxy, command) => {
-            Ok(run_prepared(command?, signals).await?)
-        }
-    }
-}
-
-async fn run_prepared(mut command: Command, mut signals: Signals) -> io::Result<ExitCode> {
+async fn run(mut command: Command, mut signals: Signals) -> io::Result<ExitCode> {
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
             let program = command.as_std().get_program().display();
-            let _ = writeln!(io::stderr(), "lakebase: cannot run {program}: {error}");
+            print_note(&format!("cannot run {program}: {error}"));
             // The exit codes of shells.
             return Ok(ExitCode::from(match error.kind() {
                 io::ErrorKind::NotFound => 127,
@@ -213,8 +210,7 @@ async fn run_prepared(mut command: Command, mut signals: Signals) -> io::Result<
     }
 }
 
-/// The signals to forward. While it exists, none of them ends this process; those before the command's start are
-/// kept.
+/// The signals to forward. While it exists, none of them ends this process. Signals before the command's start are kept.
 pub(crate) struct Signals {
     #[cfg(unix)]
     received: Vec<(Signal, signal::Signal)>,

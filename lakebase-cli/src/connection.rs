@@ -8,16 +8,6 @@ use url::Url;
 
 use crate::{args, roots};
 
-/// The password of a URL.
-#[derive(Clone, Copy)]
-pub(crate) enum Password<'a> {
-    /// Stars.
-    Masked,
-    /// Nothing.
-    None,
-    Shown(&'a str),
-}
-
 /// Returns the URL with a password and everything else that a login needs, or with a masked password.
 pub(crate) async fn url(
     wanted: &args::Target,
@@ -27,11 +17,11 @@ pub(crate) async fn url(
     let lakebase = Lakebase::new(config.clone())?;
     let target = lakebase.target().await?;
     if !with_password {
-        return Ok(url_of(&target, Reader::Driver, Password::Masked, None)?.into());
+        return Ok(url_of(&target, Reader::Driver, Some("***"), None)?.into());
     }
     let roots = roots::file(&config, &target)?;
     let credential = lakebase.credential().await?;
-    let password = Password::Shown(credential.expose());
+    let password = Some(credential.expose());
     Ok(url_of(&target, Reader::Driver, password, roots.as_deref())?.into())
 }
 
@@ -44,11 +34,11 @@ pub(crate) enum Reader {
     Lakebase,
 }
 
-/// Builds the URL for this parser. `roots` is a file.
+/// Builds the URL for this parser. `roots` is the path of a file.
 pub(crate) fn url_of(
     target: &Target,
     reader: Reader,
-    password: Password<'_>,
+    password: Option<&str>,
     roots: Option<&str>,
 ) -> Result<Url, Box<dyn Error>> {
     let host = match target.host().contains(':') {
@@ -60,11 +50,7 @@ pub(crate) fn url_of(
     // The setters do not encode a percent sign.
     url.set_username(&percent_encoded(target.user()))
         .map_err(odd)?;
-    let password = match password {
-        Password::Masked => Some("***".to_owned()),
-        Password::None => None,
-        Password::Shown(password) => Some(percent_encoded(password)),
-    };
+    let password = password.map(percent_encoded);
     url.set_password(password.as_deref()).map_err(odd)?;
     url.set_path(&percent_encoded(target.database()));
     let mut query = vec![("sslmode", sslmode(target).to_owned())];
@@ -85,7 +71,7 @@ pub(crate) fn url_of(
 }
 
 /// The value of libpq's `sslmode`.
-pub(crate) fn sslmode(target: &Target) -> &'static str {
+fn sslmode(target: &Target) -> &'static str {
     match target.uses_tls() {
         true => "verify-full",
         false => "disable",
@@ -128,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_url_gives_a_meaning_to_is_encoded() {
+    fn special_characters_in_a_url_are_encoded() {
         for (text, encoded) in [
             ("my db+x", "my%20db%2Bx"),
             (

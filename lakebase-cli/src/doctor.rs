@@ -4,39 +4,38 @@ mod checks;
 mod report;
 mod tls;
 
+use std::io;
+
 use lakebase_core::Lakebase;
 
-use crate::args::{self, Target};
+use crate::args::Target;
+use crate::terminal::progress;
 use checks::Subject;
-pub(crate) use report::Report;
-use report::{Check, Finding};
+use report::{Check, Finding, Report};
 
-pub(crate) async fn examine(target: &Target) -> Report {
-    let mut report = Report::default();
+/// Runs the checks, and prints each finding when it is there, or all as JSON. Returns whether a program can log in.
+pub(crate) async fn run(target: &Target, as_json: bool) -> io::Result<bool> {
+    let mut report = Report::new(as_json);
     let config = match target.config() {
         Ok(config) => config,
         Err(error) => {
-            report.add(Check::Configuration, Finding::failed(&error));
-            report.skip_the_rest("no valid configuration");
-            return report;
+            report.add(Check::Configuration, Finding::failed(&error))?;
+            return report.finish();
         }
     };
-    report.add(Check::Configuration, checks::configuration(&config));
-    let knows = |name| args::setting(&config, name).is_some();
-    let (knows_host, knows_user) = (knows("host"), knows("user"));
-    let auth_type = config.auth_type();
+    report.add(Check::Configuration, checks::configuration(&config))?;
     let lakebase = match Lakebase::new(config.clone()) {
         Ok(lakebase) => lakebase,
         Err(error) => {
-            report.add(Check::SignIn, Finding::failed(&error));
-            report.skip_the_rest("no valid configuration");
-            return report;
+            report.add(Check::SignIn, Finding::failed(&error))?;
+            return report.finish();
         }
     };
-    let mut subject = Subject::new(config, lakebase, auth_type, knows_host, knows_user);
+    let mut subject = Subject::new(config, lakebase);
     for check in Check::AFTER_CONFIGURATION {
-        let finding = subject.examine(check).await;
-        report.add(check, finding);
+        let text = format!("checking {}", check.name());
+        let finding = progress(&text, subject.examine(check)).await;
+        report.add(check, finding)?;
     }
-    report
+    report.finish()
 }

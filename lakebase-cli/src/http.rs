@@ -24,7 +24,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::metrics;
 
-/// Until a connection is closed. Responses come from memory, so only the client can be slow.
+/// Time limit of a connection. Responses come from memory, so only the client can be slow.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
 /// More connections wait.
 const MOST_CONNECTIONS: usize = 64;
@@ -83,8 +83,8 @@ async fn readyz(State(databases): Databases) -> Response {
     }
 }
 
-/// Why a login would fail now. A Postgres outage alone does not count: no client would log in, and end it, if probes kept
-/// clients away.
+/// Returns why a login would fail now. An outage of Postgres alone is no reason: it ends with the next login, which a
+/// failing probe would prevent.
 fn failure(stats: &Stats) -> Option<String> {
     let last_error = stats.logins.last_error.clone();
     if stats.logins.succeeded.count == 0 {
@@ -128,7 +128,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// The stream, until its time is over.
+    /// Returns the stream, or an error after the time limit.
     fn stream(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
         match self.end.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),

@@ -11,6 +11,7 @@ mod listen;
 mod metrics;
 mod proxy;
 mod roots;
+mod terminal;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser as _;
+use terminal::print_error;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,23 +27,22 @@ fn main() -> ExitCode {
     #[cfg(feature = "local")]
     if let Command::Local { args } = cli.command {
         if cli.target.is_given() {
-            let text = "local: the global options have no effect here; set variables for the command instead";
-            return write_error(&lakebase_core::Error::config(text));
+            let text = "`lakebase local` takes no global options: set variables for the command";
+            return exit_code(&lakebase_core::Error::config(text));
         }
         return lakebase_local::command::main("lakebase local", args);
     }
-    let writer = || anstream::stderr();
     tracing_subscriber::fmt()
-        .with_writer(writer)
+        .with_writer(anstream::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return write_error(&error),
+        Err(error) => return exit_code(&error),
     };
     match runtime.block_on(run(&cli)) {
         Ok(code) => code,
-        Err(error) => write_error(&*error),
+        Err(error) => exit_code(&*error),
     }
 }
 
@@ -57,12 +58,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
             write_stdout(&connection::token(&cli.target.lakebase()?, *json).await?)?
         }
         Command::Doctor { json } => {
-            let report = doctor::examine(&cli.target).await;
-            match json {
-                true => write_stdout(&format!("{:#}\n", report.to_json()))?,
-                false => report.print()?,
-            }
-            if report.has_failed() {
+            if !doctor::run(&cli.target, *json).await? {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -74,19 +70,22 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes to standard output. A closed pipe is not an error.
 fn write_stdout(text: &str) -> io::Result<()> {
-    let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    let mut out = anstream::stdout();
+    unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// A closed pipe is not an error.
+fn unless_closed(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome,
     }
 }
 
-fn write_error(error: &(dyn Error + 'static)) -> ExitCode {
+fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     let known = error.downcast_ref::<lakebase_core::Error>();
-    let text = known.map_or_else(|| error.to_string(), lakebase_core::Error::chain);
-    let _ = writeln!(io::stderr(), "lakebase: {text}");
+    print_error(&known.map_or_else(|| error.to_string(), lakebase_core::Error::chain));
     match known.is_some_and(lakebase_core::Error::is_config) {
         true => ExitCode::from(2),
         false => ExitCode::FAILURE,

@@ -1,4 +1,4 @@
-//! What a proxy counts, as Prometheus text.
+//! The counters of a proxy as Prometheus text.
 //!
 //! Names and labels are those that OpenTelemetry's Prometheus exporters derive from the instruments of core's feature
 //! `opentelemetry`, so that one dashboard serves both.

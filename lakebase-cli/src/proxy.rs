@@ -1,8 +1,7 @@
 //! The auth proxy as a program: beside an application, or around a command.
 
 use std::error::Error;
-use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,9 +14,10 @@ use serde_json::json;
 
 use crate::args::{ExecArgs, ProxyArgs, Target};
 use crate::branch::{Branching, Temporary, check_change};
-use crate::command::{self, Signals};
+use crate::command::{self, Run, Signals};
 use crate::http;
 use crate::listen::{Listen, Place};
+use crate::terminal::{print_note, progress};
 use crate::write_stdout;
 
 /// Pauses between attempts to become ready, which grow.
@@ -29,10 +29,23 @@ pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, B
     command::check(&args.command)?;
     // First, so that a signal does not leave a socket or a branch behind.
     let mut signals = Signals::new()?;
-    let exec_on = async |config: Config, lakebase: Lakebase, signals| {
-        let command = (&args.command[..], !args.no_credentials);
-        exec_through(wanted, &config, lakebase.direct(), command, signals).await
-    };
+    let exec_on =
+        async |config: Config, lakebase: Lakebase, signals| -> Result<_, Box<dyn Error>> {
+            let lakebase = lakebase.direct();
+            let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
+            let proxy = proxy.start().await?;
+            let run = Run {
+                target: wanted,
+                config: &config,
+                lakebase: &lakebase,
+                proxy: &proxy,
+                command: &args.command,
+                has_credentials: !args.no_credentials,
+            };
+            let outcome = run.to_end(signals).await;
+            proxy.shutdown(Duration::ZERO).await;
+            outcome
+        };
     if let Some(name) = &args.branch {
         let branch = wanted.lakebase()?.branches()?.get(name).await?;
         check_change(&branch, args.yes)?;
@@ -50,22 +63,8 @@ pub(crate) async fn exec(wanted: &Target, args: &ExecArgs) -> Result<ExitCode, B
         Ok(Branching::Ended(code)) => Ok(code),
         Err(error) => Err(error.into()),
     };
-    // The signals so far were the command's.
+    // Earlier signals were for the command.
     temporary.delete(Signals::new()?).await;
-    outcome
-}
-
-async fn exec_through(
-    wanted: &Target,
-    config: &Config,
-    lakebase: Lakebase,
-    command: (&[OsString], bool),
-    signals: Signals,
-) -> Result<ExitCode, Box<dyn Error>> {
-    let proxy = Builder::new(&lakebase).clients(Clients::ThisUser);
-    let proxy = proxy.start().await?;
-    let outcome = command::run(wanted, config, (&lakebase, &proxy), command, signals).await;
-    proxy.shutdown(Duration::ZERO).await;
     outcome
 }
 
@@ -73,18 +72,11 @@ async fn exec_through(
 pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, Box<dyn Error>> {
     let ready = ReadyFile::new(args.ready_file.as_deref());
     command::check(&args.command)?;
-    if args.password.as_deref() == Some("") {
-        let text = "--password or LAKEBASE_PROXY_PASSWORD is empty: set a password, or omit it for a random one";
-        return Err(lakebase_core::Error::config(text).into());
-    }
     let config = wanted.config()?;
     let lakebase = Lakebase::new(config.clone())?;
     // First, so that a signal does not leave a socket behind.
-    let mut orders = Orders::new()?;
-    let signals = match args.command.is_empty() {
-        true => None,
-        false => Some(Signals::new()?),
-    };
+    let mut signals = Signals::new()?;
+    let has_command = !args.command.is_empty();
     let mut listens = [args.socket.clone(), args.listen.clone()].concat();
     if listens.is_empty() {
         listens.push(Listen {
@@ -121,37 +113,44 @@ pub(crate) async fn run(wanted: &Target, args: &ProxyArgs) -> Result<ExitCode, B
         proxies.push((lakebase, proxy));
     }
     if let Some(address) = http
-        && (!args.json || signals.is_some())
+        && (!args.json || has_command)
     {
-        let _ = writeln!(
-            io::stderr(),
-            "lakebase: metrics and probes at http://{address}"
-        );
+        print_note(&format!("metrics and probes at http://{address}"));
     }
     // Mints the first token before the first connection.
     let becoming = tokio::spawn(become_ready(all, args.ready_file.clone()));
-    let outcome = match (signals, proxies.first()) {
-        (Some(signals), Some((lakebase, proxy))) => {
-            let through = (lakebase, proxy);
-            let command = (&args.command[..], true);
-            let outcome = command::run(wanted, &config, through, command, signals).await;
+    let outcome = match proxies.first().filter(|_| has_command) {
+        Some((lakebase, proxy)) => {
+            let run = Run {
+                target: wanted,
+                config: &config,
+                lakebase,
+                proxy,
+                command: &args.command,
+                has_credentials: true,
+            };
+            let outcome = run.to_end(signals).await;
             // Earlier signals were for the command.
-            orders = Orders::new()?;
+            signals = Signals::new()?;
             outcome
         }
-        _ => {
+        None => {
             announce(&proxies, http, args.json)?;
-            orders.wait().await;
+            if io::stderr().is_terminal() {
+                print_note("accepts connections; Ctrl-C stops it");
+            }
+            signals.end().await;
             Ok(ExitCode::SUCCESS)
         }
     };
     becoming.abort();
     drop(ready);
     let ending = proxies.iter().map(|(_, proxy)| proxy.shutdown(args.grace));
+    let ending = futures_util::future::join_all(ending);
     tokio::select! {
-        _ = futures_util::future::join_all(ending) => {}
+        _ = progress("waiting for open transactions; Ctrl-C ends them", ending) => {}
         // A second signal ends the grace period.
-        () = orders.wait() => {}
+        _ = signals.end() => {}
     }
     outcome
 }
@@ -228,7 +227,7 @@ async fn become_ready(all: Vec<Lakebase>, file: Option<PathBuf>) {
     for lakebase in all {
         let mut pause = FIRST_PAUSE;
         while let Err(error) = lakebase.connect().await.map(drop) {
-            let _ = writeln!(io::stderr(), "lakebase: not ready: {}", error.chain());
+            print_note(&format!("not ready: {}", error.chain()));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -236,7 +235,7 @@ async fn become_ready(all: Vec<Lakebase>, file: Option<PathBuf>) {
     if let Some(file) = file
         && let Err(error) = make(&file).await
     {
-        let _ = writeln!(io::stderr(), "lakebase: {}: {error}", file.display());
+        print_note(&format!("{}: {error}", file.display()));
     }
 }
 
@@ -273,39 +272,5 @@ impl<'a> ReadyFile<'a> {
 impl Drop for ReadyFile<'_> {
     fn drop(&mut self) {
         self.remove();
-    }
-}
-
-/// The signals that end the proxy: SIGTERM, or SIGINT from Ctrl-C.
-struct Orders {
-    #[cfg(unix)]
-    signals: [tokio::signal::unix::Signal; 2],
-}
-
-impl Orders {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            #[cfg(unix)]
-            signals: {
-                use tokio::signal::unix::{SignalKind, signal};
-                [
-                    signal(SignalKind::terminate())?,
-                    signal(SignalKind::interrupt())?,
-                ]
-            },
-        })
-    }
-
-    async fn wait(&mut self) {
-        #[cfg(unix)]
-        {
-            let [terminate, interrupt] = &mut self.signals;
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
     }
 }

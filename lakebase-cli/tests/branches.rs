@@ -9,15 +9,9 @@ use std::time::Duration;
 
 use lakebase_local::{Call, EventKind, Fault, LocalLakebase};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Ran, lakebase, local, run};
+use support::{Ran, has_psql, lakebase, local, pid_of, run, soon};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
-    outcome.expect("in time")
-}
 
 async fn branch(local: &LocalLakebase, args: &[&str]) -> Ran {
     let args = ["branch"].iter().chain(args);
@@ -96,7 +90,7 @@ async fn branches_are_created_shown_extended_and_deleted() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_and_how_long_is_spelled_in_three_ways() {
+async fn wrong_ids_and_times_are_errors_and_a_ttl_has_days_hours_or_seconds() {
     let local = local().await;
     for (args, text) in [
         (&["create", "Foo", "--ttl", "1d"][..], "63 characters"),
@@ -115,7 +109,7 @@ async fn what_is_wrong_is_said_and_how_long_is_spelled_in_three_ways() {
 }
 
 #[tokio::test]
-async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
+async fn a_command_runs_on_a_named_or_on_a_temporary_branch() {
     let local = local().await;
     done(&local, &["create", "mine", "--ttl", "1d"]).await;
     let args = ["exec", "--branch", "mine", "--", "env"];
@@ -151,14 +145,14 @@ async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
             "{args:?}"
         );
         assert_eq!(
-            ran.err.contains("default branch: give --yes"),
+            ran.err.contains("default branch: use --yes"),
             !is_run,
             "{}",
             ran.err
         );
     }
 
-    // What a URL says of the database counts, and not where it says that is.
+    // The database of a URL applies, but not its host.
     let roots = local.ca_file().display();
     let port = local.postgres_port();
     let url = format!("postgresql://localhost:{port}/elsewhere?sslrootcert={roots}");
@@ -192,7 +186,7 @@ async fn a_command_runs_on_a_branch_or_on_one_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_temporary_branch_is_gone_after_a_signal() {
+async fn a_temporary_branch_is_deleted_after_a_signal() {
     let local = local().await;
     // While the command runs, and while the branch is being created.
     for (signal, delay) in [
@@ -223,8 +217,7 @@ async fn a_temporary_branch_is_gone_after_a_signal() {
             })
             .await;
         }
-        let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("sent");
+        kill(pid_of(&child), signal).expect("sent");
         let status = soon(child.wait()).await.expect("it ends");
         assert_eq!(status.code(), Some(128 + signal as i32));
         assert_eq!(ids(&local), ["production"], "{signal} {delay:?}");
@@ -265,7 +258,7 @@ async fn a_command_can_run_without_credentials() {
 const SHELVES: &str = "CREATE SCHEMA app; CREATE TABLE app.shelves (id int PRIMARY KEY)";
 
 #[tokio::test]
-async fn a_difference_is_printed_for_people_for_pull_requests_and_for_scripts() {
+async fn a_difference_is_printed_as_text_markdown_or_json() {
     let local = local().await;
     done(&local, &["create", "changed", "--ttl", "1h"]).await;
     let same = done(&local, &["diff", "production", "changed"]).await;
@@ -325,7 +318,7 @@ async fn a_branch_that_cannot_be_deleted_keeps_its_protection() {
 }
 
 #[tokio::test]
-async fn a_branch_that_is_replaced_has_fresh_data() {
+async fn replace_creates_the_branch_again_with_the_data_of_its_source() {
     let local = local().await;
     let create = ["create", "ci", "--ttl", "1h", "--from", "production"];
     let replace = [&create[..], &["--replace"]].concat();
@@ -383,7 +376,7 @@ async fn a_branch_of_a_pull_request_is_extended_and_an_expired_one_is_created_ag
         first["expires_at"].as_str() < second["expires_at"].as_str(),
         "{first} {second}"
     );
-    // Not cut short.
+    // A later expiry stays.
     done(&local, &["extend", "ci", "--ttl", "7d"]).await;
     let third = create().await;
     assert!(second["expires_at"].as_str() < third["expires_at"].as_str());
@@ -402,7 +395,7 @@ async fn a_branch_of_a_pull_request_is_extended_and_an_expired_one_is_created_ag
 }
 
 #[tokio::test]
-async fn an_identity_without_a_role_waits_for_a_branch_that_exists() {
+async fn no_login_lets_an_identity_without_a_role_use_an_existing_branch() {
     let local = local().await;
     let create = ["create", "ci", "--ttl", "1h", "--if-not-exists"];
     done(&local, &create).await;
@@ -426,7 +419,7 @@ async fn an_identity_without_a_role_waits_for_a_branch_that_exists() {
 }
 
 #[tokio::test]
-async fn a_branch_that_exists_is_used_again_unless_it_was_made_from_another_one() {
+async fn an_existing_branch_is_reused_only_if_it_has_the_same_source() {
     let local = local().await;
     let create = ["create", "ci", "--ttl", "1h", "--if-not-exists", "--from"];
     for _ in 0..2 {
@@ -448,12 +441,7 @@ async fn a_branch_that_exists_is_used_again_unless_it_was_made_from_another_one(
 
 #[tokio::test]
 async fn the_script_for_pull_requests_creates_migrates_tests_compares_and_deletes() {
-    if std::process::Command::new("psql")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
-        support::skipped("psql is not installed");
+    if !has_psql() {
         return;
     }
     let local = local().await;

@@ -9,18 +9,10 @@ use std::time::Duration;
 
 use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use support::{lakebase, local, run, skipped};
+use support::{has_psql, lakebase, local, pid_of, run, soon};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::Child;
 
-/// Gives up on what hangs.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
-    outcome.expect("in time")
-}
-
-/// A home of this test's own: the roots to trust are kept there.
+/// A home folder, in which the cache of roots is.
 struct Home(tempfile::TempDir);
 
 fn home() -> Home {
@@ -104,7 +96,7 @@ async fn a_command_finds_the_proxy_in_its_environment_and_no_token_anywhere() {
 }
 
 #[tokio::test]
-async fn what_was_said_before_exec_counts_below_it() {
+async fn global_options_before_exec_apply_to_its_command() {
     let local = local().await;
     let home = home();
     let profile = "[second]\nscopes = all-apis\n";
@@ -139,12 +131,7 @@ async fn what_was_said_before_exec_counts_below_it() {
 
 #[tokio::test]
 async fn both_the_variables_and_the_url_log_in_through_libpq() {
-    if std::process::Command::new("psql")
-        .arg("-V")
-        .output()
-        .is_err()
-    {
-        skipped("psql is not installed");
+    if !has_psql() {
         return;
     }
     let local = local().await;
@@ -170,7 +157,7 @@ async fn both_the_variables_and_the_url_log_in_through_libpq() {
             ran.err
         );
     }
-    // Without roots of ours there are the system's, which do not know the local authority.
+    // Without our file, the roots of the system apply, which do not contain the local authority.
     let changes = [("HOME", path.as_str()), ("PGSSLROOTCERT", "")];
     let ran = run(
         ["exec", "psql", "-XAtc", "SELECT 1"],
@@ -186,7 +173,7 @@ async fn both_the_variables_and_the_url_log_in_through_libpq() {
 }
 
 #[tokio::test]
-async fn exit_status_and_signals_are_the_commands_own() {
+async fn exec_exits_with_the_status_or_signal_of_its_command() {
     let local = local().await;
     let home = home();
     let path = home.path();
@@ -225,17 +212,12 @@ async fn exit_status_and_signals_are_the_commands_own() {
     assert_eq!(child.wait().await.expect("an end").code(), Some(128 + 15));
 }
 
-fn pid_of(child: &Child) -> Pid {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    Pid::from_raw(pid.expect("it runs"))
-}
-
 #[tokio::test]
 async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     let local = local().await;
     let home = home();
     let path = home.path();
-    // Waits for its input's end, as signals do not end all shells' `read`.
+    // Waits for the end of its input, as signals do not end `read` in all shells.
     let script = "for name in HUP INT QUIT USR1 USR2 WINCH; do trap \"echo $name\" $name; done; \
                   trap 'exit 5' TERM; exec 3<&0; cat <&3 >/dev/null 2>&1 & echo up; until wait $!; do :; done";
     let args = ["exec", "sh", "-c", script];
@@ -248,8 +230,8 @@ async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     // Waiting closes it otherwise, and then the command ends by itself.
     let _input = child.stdin.take();
     let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
-    let mut said = async || soon(lines.next_line()).await.expect("text");
-    assert_eq!(said().await.as_deref(), Some("up"));
+    let mut next = async || soon(lines.next_line()).await.expect("text");
+    assert_eq!(next().await.as_deref(), Some("up"));
     for (signal, name) in [
         (Signal::SIGUSR1, "USR1"),
         (Signal::SIGUSR2, "USR2"),
@@ -261,7 +243,7 @@ async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     ] {
         kill(pid, signal).expect("a signal");
         tokio::select! {
-            line = said() => assert_eq!(line.as_deref(), Some(name)),
+            line = next() => assert_eq!(line.as_deref(), Some(name)),
             status = child.wait() => panic!("{signal} has ended exec: {status:?}"),
         }
     }
@@ -307,7 +289,7 @@ async fn a_signal_before_the_command_runs_ends_exec_and_leaves_nothing_behind() 
 }
 
 #[tokio::test]
-async fn a_command_whose_login_fails_hears_why() {
+async fn a_command_gets_the_reason_of_a_failed_login() {
     let local = local().await;
     let home = home();
     let path = home.path();
@@ -327,7 +309,7 @@ async fn a_command_whose_login_fails_hears_why() {
 }
 
 #[tokio::test]
-async fn a_url_is_masked_unless_asked_for() {
+async fn a_url_is_masked_without_with_password() {
     let local = local().await;
     let masked = run(["url"], &local.env(), &[]).await;
     assert!(masked.out.contains(":***@localhost:"), "{}", masked.out);
@@ -342,7 +324,7 @@ async fn a_url_is_masked_unless_asked_for() {
 }
 
 #[tokio::test]
-async fn a_person_is_found_out_and_encoded() {
+async fn a_url_has_the_looked_up_user_encoded() {
     let local = local().await;
     let vars = local.env_for(SignIn::Pat);
     let ran = run(["--database", "my db", "url"], &vars, &[]).await;
@@ -355,7 +337,7 @@ async fn a_person_is_found_out_and_encoded() {
 }
 
 #[tokio::test]
-async fn a_token_is_a_token_and_nothing_else() {
+async fn token_prints_the_token_alone_or_as_json_with_expiry_and_user() {
     let local = local().await;
     let ran = run(["token"], &local.env(), &[]).await;
     let token = ran.out.trim_end();
@@ -370,7 +352,7 @@ async fn a_token_is_a_token_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn grants_are_shown_before_and_made_after() {
+async fn a_dry_run_prints_the_sql_that_a_grant_runs() {
     let local = local().await;
     let (id, secret) = local.add_service_principal();
     let owner = local.env_for(SignIn::Pat);
@@ -424,7 +406,7 @@ async fn grants_are_shown_before_and_made_after() {
 }
 
 #[tokio::test]
-async fn wrong_arguments_are_told_apart_from_failures() {
+async fn wrong_arguments_exit_with_2() {
     let local = local().await;
     for (args, word) in [
         (
@@ -437,7 +419,7 @@ async fn wrong_arguments_are_told_apart_from_failures() {
         (&["--timeout", "soon", "url"], "not a number"),
         (&["--timeout=-1", "url"], "--timeout"),
         (&["frobnicate"], "frobnicate"),
-        (&["--schema", "app", "local", "true"], "global options"),
+        (&["--schema", "app", "local", "true"], "no global options"),
         (
             &["--database", "postgresql://me:sekrit@h/db", "url"],
             "holds a URL",
@@ -451,7 +433,7 @@ async fn wrong_arguments_are_told_apart_from_failures() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_named_is_not_the_one_of_the_environments_host() {
+async fn the_option_endpoint_replaces_the_host_of_the_environment() {
     let local = local().await;
     let home = home();
     let path = home.path();
@@ -463,8 +445,8 @@ async fn an_endpoint_that_is_named_is_not_the_one_of_the_environments_host() {
     let other = [host, url, changes[0], changes[1]];
     let ran = run(["--endpoint", &endpoint, "url"], &local.env(), &other).await;
     assert!(ran.out.contains("@localhost:"), "{}{}", ran.out, ran.err);
-    // Below it, the same counts, and the crates mint for themselves: with a schema, with another endpoint named, and
-    // behind a TCP listener with its password.
+    // The same applies to a program that it runs, and the crates mint for themselves: with a schema, with another endpoint,
+    // and behind a TCP listener with its password.
     let program = env!("CARGO_BIN_EXE_lakebase");
     local
         .sql("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO PUBLIC")
@@ -504,12 +486,7 @@ async fn an_endpoint_that_is_named_is_not_the_one_of_the_environments_host() {
 
 #[tokio::test]
 async fn names_with_percent_signs_log_in_through_the_url() {
-    if std::process::Command::new("psql")
-        .arg("-V")
-        .output()
-        .is_err()
-    {
-        skipped("psql is not installed");
+    if !has_psql() {
         return;
     }
     let local = local().await;
@@ -564,7 +541,7 @@ async fn names_with_percent_signs_log_in_through_the_url() {
 }
 
 #[tokio::test]
-async fn a_cache_that_others_may_write_to_is_not_used() {
+async fn a_cache_folder_that_other_users_can_write_to_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
 
     let local = local().await;
@@ -627,7 +604,7 @@ async fn a_local_lakebase_runs_around_a_command() {
 }
 
 #[tokio::test]
-async fn whoever_stops_reading_is_no_failure() {
+async fn a_closed_pipe_is_no_failure() {
     let local = local().await;
     let mut child = lakebase(["doctor"], &local.env(), &[])
         .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! What `lakebase doctor` says about a good set-up and about broken ones.
+//! The output of `lakebase doctor` for a working set-up and for broken ones.
 
 #![allow(clippy::expect_used)]
 
@@ -8,13 +8,13 @@ use lakebase_local::{Call, Fault, LocalLakebase, SignIn};
 use support::{Ran, local, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Runs it and compares with the snapshot of that name, without what changes from run to run.
+/// Runs it and compares the output with the snapshot of that name; filters replace varying parts.
 async fn doctor(name: &str, local: &LocalLakebase, changes: &[(&str, &str)]) -> Ran {
     let ran = run(["doctor"], &local.env(), changes).await;
     compare(name, &ran.out, local);
     assert_eq!(ran.err, "");
     for secret in local.secrets() {
-        assert!(!ran.out.contains(&secret), "{name} tells a secret");
+        assert!(!ran.out.contains(&secret), "{name} prints a secret");
     }
     ran
 }
@@ -84,7 +84,7 @@ async fn a_native_password_needs_no_workspace() {
 }
 
 #[tokio::test]
-async fn nothing_configured() {
+async fn an_empty_configuration_fails_the_first_check() {
     let local = local().await;
     let ran = run(["doctor"], &[], &[]).await;
     compare("broken_01_nothing_configured", &ran.out, &local);
@@ -92,7 +92,7 @@ async fn nothing_configured() {
 }
 
 #[tokio::test]
-async fn a_host_where_the_endpoint_belongs() {
+async fn a_host_instead_of_an_endpoint_fails_the_first_check() {
     let local = local().await;
     let host = "ep-quiet-river-d1abc234.database.us-east-1.cloud.databricks.com";
     let ran = doctor(
@@ -105,7 +105,7 @@ async fn a_host_where_the_endpoint_belongs() {
 }
 
 #[tokio::test]
-async fn a_wrong_client_secret() {
+async fn a_wrong_client_secret_fails_the_authentication() {
     let local = local().await;
     let ran = doctor(
         "broken_03_wrong_secret",
@@ -118,7 +118,7 @@ async fn a_wrong_client_secret() {
 }
 
 #[tokio::test]
-async fn a_workspace_that_does_not_answer() {
+async fn an_unreachable_workspace_fails_the_authentication() {
     let local = local().await;
     local.set_api_down(true);
     let ran = doctor("broken_04_workspace_down", &local, &[]).await;
@@ -126,7 +126,7 @@ async fn a_workspace_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_does_not_exist() {
+async fn a_missing_endpoint_fails_the_mint() {
     let local = local().await;
     let path = "projects/local/branches/production/endpoints/secondary";
     let ran = doctor(
@@ -139,7 +139,7 @@ async fn an_endpoint_that_does_not_exist() {
 }
 
 #[tokio::test]
-async fn no_right_to_mint() {
+async fn a_missing_privilege_on_the_project_fails_the_mint() {
     let local = local().await;
     let fault = Fault::status(
         403,
@@ -152,7 +152,7 @@ async fn no_right_to_mint() {
 }
 
 #[tokio::test]
-async fn a_host_name_without_an_address() {
+async fn a_host_name_without_an_address_fails_the_resolution() {
     let local = local().await;
     let ran = doctor(
         "broken_07_no_address",
@@ -164,7 +164,7 @@ async fn a_host_name_without_an_address() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens() {
+async fn a_closed_port_fails_the_connection() {
     let local = local().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = free.local_addr().expect("an address").port().to_string();
@@ -174,7 +174,7 @@ async fn a_port_where_nobody_listens() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_an_unknown_authority() {
+async fn a_certificate_of_an_unknown_authority_is_not_trusted() {
     let local = local().await;
     let ran = doctor(
         "broken_09_untrusted_certificate",
@@ -186,7 +186,7 @@ async fn a_certificate_of_an_unknown_authority() {
 }
 
 #[tokio::test]
-async fn a_service_principal_without_a_role() {
+async fn a_service_principal_without_a_role_cannot_log_in() {
     let local = local().await;
     let (id, secret) = local.add_service_principal();
     let changes = [
@@ -199,14 +199,14 @@ async fn a_service_principal_without_a_role() {
 }
 
 #[tokio::test]
-async fn a_role_of_somebody_else() {
+async fn a_role_of_another_identity_cannot_log_in() {
     let local = local().await;
     let ran = doctor("broken_11_other_role", &local, &[("PGUSER", local.user())]).await;
     assert_eq!(ran.code, Some(1));
 }
 
 #[tokio::test]
-async fn a_schema_of_somebody_else() {
+async fn a_schema_of_another_owner_is_a_problem() {
     let local = local().await;
     local.sql("CREATE SCHEMA app").await.expect("a schema");
     let ran = doctor(
@@ -219,14 +219,14 @@ async fn a_schema_of_somebody_else() {
 }
 
 #[tokio::test]
-async fn a_schema_that_does_not_exist() {
+async fn a_missing_schema_is_a_problem() {
     let local = local().await;
     let ran = doctor("broken_13_no_schema", &local, &[("LAKEBASE_SCHEMA", "app")]).await;
     assert_eq!(ran.code, Some(1));
 }
 
 #[tokio::test]
-async fn a_clock_that_is_wrong_is_told_but_breaks_nothing() {
+async fn a_wrong_clock_is_a_warning() {
     let local = local().await;
     let own = format!("CREATE SCHEMA app AUTHORIZATION \"{}\"", local.client_id());
     local.sql(&own).await.expect("a schema");
@@ -236,7 +236,7 @@ async fn a_clock_that_is_wrong_is_told_but_breaks_nothing() {
 }
 
 #[tokio::test]
-async fn no_right_in_public_is_told_but_breaks_nothing() {
+async fn no_privilege_in_public_is_a_warning() {
     let local = local().await;
     let ran = doctor("warning_public", &local, &[]).await;
     assert_eq!(ran.code, Some(0));
@@ -259,7 +259,7 @@ async fn a_role_that_row_level_security_does_not_restrict_is_a_warning_with_the_
 }
 
 #[tokio::test]
-async fn scripts_get_the_same_as_json() {
+async fn json_has_the_same_findings() {
     let local = local().await;
     let fault = Fault::status(
         403,
@@ -273,7 +273,7 @@ async fn scripts_get_the_same_as_json() {
 }
 
 #[tokio::test]
-async fn symbols_and_colours_are_for_those_who_want_them() {
+async fn symbols_and_colours_are_printed_on_demand_only() {
     let local = local().await;
     let ran = run(["--color", "always", "doctor"], &local.env(), &[]).await;
     assert!(ran.out.contains("\u{1b}[32m✔"), "{}", ran.out);
@@ -286,7 +286,7 @@ async fn symbols_and_colours_are_for_those_who_want_them() {
 }
 
 #[tokio::test]
-async fn what_a_peer_says_of_itself_cannot_control_the_terminal() {
+async fn control_characters_in_a_certificate_do_not_reach_the_terminal() {
     let local = local().await;
     let forged = "\u{1b}[2J\u{1b}[H \u{202e}all is well";
     let (_, config) = support::tls_server("localhost", forged);

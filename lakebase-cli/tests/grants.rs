@@ -171,7 +171,7 @@ async fn the_documented_grants_work_as_written_on_postgres_17() {
 }
 
 #[tokio::test]
-async fn a_grant_to_everybody_or_to_a_name_that_would_be_cut_is_refused() {
+async fn a_grant_to_public_or_to_a_too_long_name_is_rejected() {
     let local = support::local().await;
     let owner = local.env_for(SignIn::Pat);
     let long = "x".repeat(64);
@@ -190,7 +190,7 @@ async fn a_grant_to_everybody_or_to_a_name_that_would_be_cut_is_refused() {
 }
 
 #[tokio::test]
-async fn the_search_path_of_a_role_is_set_when_asked_for() {
+async fn the_option_search_path_sets_the_search_path_of_the_role() {
     let local = support::local().await;
     let native = local.create_native_role("native", "a-password").await;
     native.expect("a role");

@@ -1,7 +1,6 @@
 //! Drivers of other languages log in through `lakebase exec` and `lakebase proxy` for longer than three tokens.
 //!
-//! They are looked for in `tests/clients`, where `tests/clients/install.sh` puts them. Where one is missing, its test
-//! says so and passes.
+//! `tests/clients/install.sh` installs them in `tests/clients`. The test of a missing one prints that and passes.
 
 #![allow(clippy::expect_used)]
 

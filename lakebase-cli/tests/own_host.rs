@@ -1,5 +1,5 @@
-//! A workspace on one of Databricks' own hosts: its token endpoint is documented, so that nothing is asked
-//! before the token. The host is played behind a proxy that ends TLS.
+//! A workspace on one of Databricks' own hosts: its token endpoint is documented, so no request comes before that for the
+//! token. An HTTP proxy in the test terminates TLS and answers for the host.
 
 #![allow(clippy::expect_used)]
 
@@ -139,13 +139,13 @@ async fn token(workspace: &Workspace) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_token_and_the_mint_are_all_that_is_asked_of_databricks_own_hosts() {
+async fn a_databricks_host_gets_two_requests_for_the_token_and_the_mint() {
     let workspace = workspace(usual).await;
     assert_eq!(token(&workspace).await, [TOKEN, MINT]);
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_is_not_where_it_is_documented_is_discovered() {
+async fn the_token_endpoint_is_discovered_if_the_documented_one_is_missing() {
     let workspace = workspace(|request| match request {
         TOKEN => (404, "{}".to_owned()),
         "GET /oidc/.well-known/oauth-authorization-server" => (

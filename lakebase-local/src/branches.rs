@@ -1,8 +1,8 @@
-//! The branches of the one project: a Postgres, a compute and a gateway each.
+//! The branches of the project, each with a Postgres, a compute and a gateway.
 //!
-//! A branch is a copy of its source as it is when it is made; there is no history to go back to. Every
-//! branch but production listens on a loopback address of its own. Passwords of native roles are the same
-//! on a branch as on its source, also where the source is protected and the platform makes new ones.
+//! A branch is a copy of the present state of its source; there is no history. Every branch except production
+//! listens on a loopback address of its own. A branch keeps the passwords of native roles, although the platform
+//! creates new ones if the source is protected.
 
 mod branch;
 mod create;
@@ -30,7 +30,7 @@ use crate::place::Place;
 use crate::postgres::Postgres;
 use crate::reply::Failure;
 
-/// As many as the platform allows.
+/// The platform's limit.
 const MOST_BRANCHES: usize = 500;
 
 #[derive(Debug)]
@@ -40,9 +40,9 @@ pub(crate) struct Branches {
     pub(crate) events: Arc<EventLog>,
     pub(crate) operations: Operations,
     production: Arc<Branch>,
-    /// With production, by id.
+    /// By id, with production.
     all: Mutex<BTreeMap<String, Arc<Branch>>>,
-    /// Tells those who wait for times that these may have changed.
+    /// Changes when an expiry may have changed.
     changes: watch::Sender<()>,
     settings: Mutex<Settings>,
 }
@@ -94,19 +94,19 @@ impl Branches {
         &self.production
     }
 
-    /// Everything there is, deleted branches included.
+    /// All branches, including deleted ones.
     pub(crate) fn all(&self) -> Vec<Arc<Branch>> {
         self.lock().values().cloned().collect()
     }
 
-    /// By id or path, deleted or not.
+    /// Finds a branch by id or path, deleted or not.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Branch>> {
         let prefix = format!("{}/branches/", Place::project_path());
         let id = name.strip_prefix(&prefix).unwrap_or(name);
         self.lock().get(id).cloned()
     }
 
-    /// One that is not deleted.
+    /// Returns a branch that is not deleted.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<Branch>, Failure> {
         let found = self.find(name);
         found
@@ -114,7 +114,7 @@ impl Branches {
             .ok_or_else(unknown)
     }
 
-    /// One that exists, or can be undeleted.
+    /// Returns a branch, deleted or not.
     pub(crate) fn get_any(&self, name: &str) -> Result<Arc<Branch>, Failure> {
         self.find(name).ok_or_else(unknown)
     }
@@ -139,7 +139,7 @@ impl Branches {
         !self.settings().may_not_manage.contains(identity)
     }
 
-    /// Changes protection and expiry; the outer `None` leaves things as they are.
+    /// Changes protection and expiry; an outer `None` keeps the current value.
     pub(crate) async fn update(
         &self,
         branch: Arc<Branch>,
@@ -161,7 +161,7 @@ impl Branches {
         self.changes.send_replace(());
     }
 
-    /// Stops accepting. Dropping what is returned stops every Postgres and removes its data, and blocks.
+    /// Stops accepting connections. Dropping the result stops every Postgres and removes its data, and blocks.
     pub(crate) fn take(&self) -> Vec<Postgres> {
         self.operations.abort();
         let all = self.all();

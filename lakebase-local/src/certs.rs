@@ -9,7 +9,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::Error;
 
-/// Made for one start.
+/// A new one for each start.
 pub(crate) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -35,7 +35,7 @@ impl Authority {
         &self.pem
     }
 
-    /// TLS with a certificate for `names`.
+    /// TLS configuration with a certificate for `names`.
     pub(crate) fn server(&self, names: Vec<String>) -> Result<Arc<ServerConfig>, Error> {
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(names).map_err(failed)?;
@@ -59,7 +59,7 @@ impl Authority {
 }
 
 fn failed(error: rcgen::Error) -> Error {
-    Error::because("cannot make the gateway's certificate", error)
+    Error::because("cannot create the gateway's certificate", error)
 }
 
 impl fmt::Debug for Authority {

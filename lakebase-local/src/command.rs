@@ -15,28 +15,50 @@ use crate::control::{self, Outcome};
 use crate::{Builder, LocalLakebase, SignIn};
 
 const HELP: &str = "\
-A Databricks Lakebase on this machine: workspace API, TLS gateway, real Postgres.
+A Databricks Lakebase on this machine: workspace API,
+TLS gateway and a real Postgres.
 
-Usage: %NAME% [OPTIONS]               prints export lines and serves until Ctrl-C
-       %NAME% [OPTIONS] CMD [ARGS]..  runs CMD with the variables; its exit status is CMD's
-       %NAME% ctl COMMAND             controls a running one, see ctl --help
+Usage: %NAME% [OPTIONS]
+       %NAME% [OPTIONS] CMD [ARGS]..
+       %NAME% ctl COMMAND
+
+Without CMD, it prints export lines and serves until Ctrl-C.
+With CMD, it runs CMD with these variables, ends with it,
+and exits with its status. `ctl` controls a running one: see
+`%NAME% ctl --help`.
 
 Options:
-  --token-lifetime SECONDS            lifetime of database tokens [default: 3600]
-  --workspace-token-lifetime SECONDS  lifetime of workspace tokens [default: 3600]
-  --sign-in NAME                      authentication of programs, for example pat or databricks-cli
-                                      [default: oauth-m2m]
-  --api-port PORT                     port of the workspace API [default: a free one]
-  --postgres-port PORT                port of Postgres [default: a free one]
-  --postgres-url URL                  a running server on this machine, as superuser. `ps` shows it
-                                      to other users: prefer LAKEBASE_LOCAL_PG_URL
-  --postgres-bin DIR                  folder with `initdb` and `postgres` [default: see below]
-  -h, --help                          this text
-  -V, --version                       the version
+  --token-lifetime SECONDS
+          Lifetime of database tokens [default: 3600]
+  --workspace-token-lifetime SECONDS
+          Lifetime of workspace tokens [default: 3600]
+  --sign-in STRATEGY
+          Authentication of programs, for example pat or
+          databricks-cli [default: oauth-m2m]
+  --api-port PORT
+          Port of the workspace API [default: a free port]
+  --postgres-port PORT
+          Port of Postgres [default: a free port]
+  --postgres-url URL
+          A running server on this machine, as superuser.
+          `ps` shows it to other users: prefer
+          LAKEBASE_LOCAL_PG_URL
+  --postgres-bin DIR
+          Folder with `initdb` and `postgres`
+  -h, --help
+          Print help
+  -V, --version
+          Print version
 
-LAKEBASE_LOCAL_PG_URL is the URL of a running server. Without it, the Postgres programs come from
-LAKEBASE_LOCAL_PG_BIN, pg_config, PATH or the usual folders.
-RUST_LOG=lakebase_local=debug logs what happens.
+Environment variables:
+  LAKEBASE_LOCAL_PG_URL
+          URL of a running server, as --postgres-url
+  LAKEBASE_LOCAL_PG_BIN
+          Folder, as --postgres-bin [default: that of
+          pg_config, of PATH, or one of the usual folders]
+  RUST_LOG
+          Logs to standard error, for example
+          lakebase_local=debug
 ";
 
 /// Variables of the developer's shell that would give a program another target or identity.
@@ -125,7 +147,7 @@ pub fn main(name: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 ExitCode::FAILURE
             }
             Outcome::Misused(text) => {
-                print_error(&format!("{text}\nTry ctl --help."));
+                print_error(&format!("{text}\nTry `{name} ctl --help`."));
                 ExitCode::from(2)
             }
         };
@@ -137,7 +159,7 @@ pub fn main(name: &str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            print_error(&format!("{error}\nTry --help."));
+            print_error(&format!("{error}\nTry `{name} --help`."));
             return ExitCode::from(2);
         }
     };
@@ -201,7 +223,7 @@ fn parse(name: &str, mut parser: Parser) -> Result<Parsed, lexopt::Error> {
                 let way = parser.value()?.string()?;
                 let way = way.parse::<SignIn>().map_err(|error| error.to_string())?;
                 if matches!(way, SignIn::AzureClientSecret | SignIn::AzureMsi) {
-                    return Err(format!("--sign-in {way}: no variable sets the addresses of Azure's services, so this one works only from Rust (`env_for` and `azure_login_url`)").into());
+                    return Err(format!("--sign-in {way}: no variable sets the addresses of Azure's services, so it works only from Rust (`env_for` and `azure_login_url`)").into());
                 }
                 sign_in = Some(way);
             }

@@ -40,32 +40,48 @@ Controls a running local Lakebase.
 Usage: %NAME% ctl [--dir DIR] COMMAND
 
 Commands:
-  status                      shows addresses, identities, state and counters
-  branches                    lists the branches: id, state, host, source
-  revoke                      revokes every database token minted so far
-  expire [database|workspace] expires the tokens of that kind now [default: database]
-  cut [HOW]                   ends every open session: message (57P01), close, reset or
-                              vanish (packets are lost) [default: message]
-  suspend [SECONDS] [CLIENTS] suspends the compute. The next login resumes it, which takes
-                              SECONDS [default: 0]. Until then clients wait, are
-                              rejected (57P03), or closed: wait, reject or close [default: wait]
-  outage down [SECONDS]       resets connections to the workspace API, for SECONDS or until `off`
-  outage 503 [SECONDS]        answers every API call with 503
-  outage silent [SECONDS]     answers no API call
-  outage off                  ends the outage
-  clock ahead SECONDS         sets the platform's clock ahead of this machine's
-  clock behind SECONDS        sets it behind
-  clock right                 sets it to this machine's
-  fresh-branch SECONDS [CODE] rejects valid tokens for SECONDS, as a new branch does, with SQLSTATE
-                              CODE [default: 28000]
+  status
+          Show addresses, identities, state and counters
+  branches
+          List the branches: id, state, host, source
+  revoke
+          Revoke every database token
+  expire [database|workspace]
+          Expire every token of a kind [default: database]
+  cut [message|close|reset|vanish]
+          End every open session: with an error (57P01), by
+          closing or resetting the connection, or by
+          dropping its packets [default: message]
+  suspend [SECONDS] [wait|reject|close]
+          Suspend the compute. The next login resumes it,
+          which takes SECONDS [default: 0]. Until then,
+          logins wait, are rejected (57P03), or their
+          connections are closed [default: wait]
+  outage down|503|silent [SECONDS]
+          Break the workspace API for SECONDS, or until
+          `outage off`: it resets connections, answers 503,
+          or does not answer
+  outage off
+          End the outage
+  clock ahead|behind SECONDS
+          Set the platform's clock ahead of this machine's,
+          or behind it
+  clock right
+          Set the platform's clock to this machine's
+  fresh-branch SECONDS [SQLSTATE]
+          Reject valid tokens for SECONDS, as a new branch
+          does [default: 28000]
 
 Options:
-  --dir DIR                   the folder of the local Lakebase [default: LAKEBASE_LOCAL_DIR]
-  -h, --help                  this text
+  --dir DIR
+          Folder of the local Lakebase
+          [env: LAKEBASE_LOCAL_DIR]
+  -h, --help
+          Print help
 
-Programs that %NAME% starts have LAKEBASE_LOCAL_DIR set, and so do
-shells that run the lines it prints.
-Only the user who runs the local Lakebase can control it.
+LAKEBASE_LOCAL_DIR is set in programs that %NAME%
+starts, and in shells that run the lines it prints. Only the
+user who runs the local Lakebase can control it.
 ";
 
 /// A command for a running local Lakebase.

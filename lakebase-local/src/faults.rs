@@ -8,9 +8,6 @@ use tokio::time::Instant;
 
 use crate::events::Call;
 
-/// Thirty years.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
-
 /// A fault that replaces or delays the response of a call.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -117,84 +114,91 @@ impl LoginFault {
     }
 }
 
-/// Faults of logins: first the counted ones, then one with a deadline.
-#[derive(Debug, Default)]
-pub(crate) struct LoginFaults(Mutex<PlannedLogins>);
-
-#[derive(Debug, Default)]
-struct PlannedLogins {
-    next: VecDeque<LoginFault>,
-    lasting: Option<(Instant, LoginFault)>,
+/// Planned faults: first the counted ones, then the lasting one.
+#[derive(Debug)]
+struct Planned<F> {
+    counted: VecDeque<F>,
+    /// With its end, if it has one.
+    lasting: Option<(F, Option<Instant>)>,
 }
 
+impl<F> Default for Planned<F> {
+    fn default() -> Self {
+        Self {
+            counted: VecDeque::new(),
+            lasting: None,
+        }
+    }
+}
+
+impl<F: Clone> Planned<F> {
+    fn push(&mut self, times: usize, fault: F) {
+        self.counted.extend(std::iter::repeat_n(fault, times));
+    }
+
+    fn take(&mut self) -> Option<F> {
+        let is_over = |end: Option<Instant>| end.is_some_and(|end| Instant::now() >= end);
+        let lasting = self.lasting.as_ref().filter(|(_, end)| !is_over(*end));
+        let lasting = lasting.map(|(fault, _)| fault.clone());
+        self.counted.pop_front().or(lasting)
+    }
+}
+
+/// Faults of logins.
+#[derive(Debug, Default)]
+pub(crate) struct LoginFaults(Mutex<Planned<LoginFault>>);
+
 impl LoginFaults {
-    fn lock(&self) -> MutexGuard<'_, PlannedLogins> {
+    fn lock(&self) -> MutexGuard<'_, Planned<LoginFault>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn push(&self, times: usize, fault: LoginFault) {
-        let faults = std::iter::repeat_n(fault, times);
-        self.lock().next.extend(faults);
+        self.lock().push(times, fault);
     }
 
     pub(crate) fn set_for(&self, duration: Duration, fault: LoginFault) {
-        // `Duration::MAX` overflows the clock and means no deadline.
+        // `Duration::MAX` overflows the clock and means no end.
         let end = Instant::now().checked_add(duration);
-        let end = end.unwrap_or_else(|| Instant::now() + FOREVER);
-        self.lock().lasting = Some((end, fault));
+        self.lock().lasting = Some((fault, end));
     }
 
     pub(crate) fn clear(&self) {
-        *self.lock() = PlannedLogins::default();
+        *self.lock() = Planned::default();
     }
 
     pub(crate) fn take(&self) -> Option<LoginFault> {
-        let mut planned = self.lock();
-        let lasting = planned.lasting.as_ref();
-        let lasting = lasting.filter(|(end, _)| Instant::now() < *end);
-        let lasting = lasting.map(|(_, fault)| fault.clone());
-        planned.next.pop_front().or(lasting)
+        self.lock().take()
     }
 }
 
-/// Faults by call: first the counted ones, then a lasting one.
+/// Faults of the workspace API, by call.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
-    by_call: Mutex<HashMap<Call, Planned>>,
-}
-
-#[derive(Debug, Default)]
-struct Planned {
-    next: Vec<Fault>,
-    lasting: Option<Fault>,
-}
+pub(crate) struct Faults(Mutex<HashMap<Call, Planned<Fault>>>);
 
 impl Faults {
-    pub(crate) fn set(&self, call: Call, fault: Option<Fault>) {
-        self.with(call, |planned| {
-            planned.next.clear();
-            planned.lasting = fault;
-        });
+    fn lock(&self) -> MutexGuard<'_, HashMap<Call, Planned<Fault>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces all faults of the call by a lasting one.
+    pub(crate) fn set(&self, call: Call, fault: Fault) {
+        let planned = Planned {
+            lasting: Some((fault, None)),
+            ..Planned::default()
+        };
+        self.lock().insert(call, planned);
     }
 
     pub(crate) fn push(&self, call: Call, times: usize, fault: Fault) {
-        self.with(call, |planned| {
-            planned.next.extend(std::iter::repeat_n(fault, times));
-        });
+        self.lock().entry(call).or_default().push(times, fault);
+    }
+
+    pub(crate) fn clear(&self, call: Call) {
+        self.lock().remove(&call);
     }
 
     pub(crate) fn take(&self, call: Call) -> Option<Fault> {
-        self.with(call, |planned| {
-            if planned.next.is_empty() {
-                planned.lasting.clone()
-            } else {
-                Some(planned.next.remove(0))
-            }
-        })
-    }
-
-    fn with<T>(&self, call: Call, change: impl FnOnce(&mut Planned) -> T) -> T {
-        let mut by_call = self.by_call.lock().unwrap_or_else(PoisonError::into_inner);
-        change(by_call.entry(call).or_default())
+        self.lock().get_mut(&call)?.take()
     }
 }

@@ -37,7 +37,7 @@ const CUT_LIMIT: Duration = Duration::from_secs(5);
 const MAX_PENDING: usize = 500;
 
 pub(crate) struct Gateway {
-    /// Of the branch that it leads to.
+    /// Of its branch.
     pub(crate) place: Place,
     pub(crate) tls: TlsAcceptor,
     pub(crate) issuer: Arc<Issuer>,
@@ -63,7 +63,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// The same for another branch, where nobody is connected and no login fails on demand.
+    /// A copy for another branch, without open connections and planned faults.
     fn copy(&self) -> Self {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = self.connection_limit.load(Ordering::Relaxed);
@@ -142,7 +142,7 @@ pub(crate) async fn serve(
 }
 
 impl Gateway {
-    /// The gateway of a branch that was made from this one's, with the same roles and rules.
+    /// Creates the gateway of a branch of this one, with the same roles and rules.
     pub(crate) fn of_branch(&self, place: Place, tls: Arc<ServerConfig>, postgres: Server) -> Self {
         Self {
             place,

@@ -1,19 +1,19 @@
-//! Ids of roles and databases in resource names, which are other than the names in Postgres.
+//! Ids of roles and databases in resource names, which differ from the names in Postgres.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The shortest and the longest id.
+/// Lengths of the shortest and the longest id.
 const LENGTHS: (usize, usize) = (4, 63);
 
-/// What has an id.
+/// A kind of object with an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Role,
     Database,
 }
 
-/// Ids that were given on creation, by name in Postgres. Others follow from the name.
+/// Ids chosen at creation, by name in Postgres. Other ids are derived from the name.
 #[derive(Debug, Default)]
 pub(crate) struct Ids(Mutex<HashMap<(Kind, String), String>>);
 

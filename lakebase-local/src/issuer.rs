@@ -20,7 +20,7 @@ pub(crate) struct Issuer {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     secrets: HashMap<String, String>,
     pats: HashMap<String, String>,
@@ -48,6 +48,7 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Issued {
+    /// 0 for a workspace token.
     serial: u64,
     identity: String,
     expires_at: SystemTime,
@@ -101,22 +102,9 @@ impl Issuer {
         Self {
             clock,
             state: Mutex::new(State {
-                secrets: HashMap::new(),
-                pats: HashMap::new(),
-                passwords: HashMap::new(),
-                groups: HashMap::new(),
-                identities_version: 0,
-                id_tokens: HashMap::new(),
-                entra_tokens: HashMap::new(),
-                workspace_tokens: HashMap::new(),
-                scopes: HashMap::new(),
-                database_tokens: HashMap::new(),
-                by_request: HashMap::new(),
-                minted: 0,
                 token_lifetime,
                 workspace_token_lifetime,
-                revoked_up_to: 0,
-                outdated_up_to: 0,
+                ..State::default()
             }),
         }
     }
@@ -261,14 +249,7 @@ impl Issuer {
         let mut state = self.lock();
         let lifetime = state.workspace_token_lifetime;
         let expires_at = self.clock.now() + lifetime;
-        let token = token("workspace", identity, expires_at);
-        let issued = Issued {
-            serial: 0,
-            identity: identity.to_owned(),
-            expires_at,
-        };
-        state.workspace_tokens.insert(token.clone(), issued);
-        (token, lifetime)
+        (state.issue("workspace", identity, expires_at), lifetime)
     }
 
     /// A user's own token, as a proxy in front of an application forwards it.
@@ -279,14 +260,7 @@ impl Issuer {
         scopes: &[&str],
     ) -> String {
         let mut state = self.lock();
-        let expires_at = self.clock.now() + lifetime;
-        let token = token("forwarded", user, expires_at);
-        let issued = Issued {
-            serial: 0,
-            identity: user.to_owned(),
-            expires_at,
-        };
-        state.workspace_tokens.insert(token.clone(), issued);
+        let token = state.issue("forwarded", user, self.clock.now() + lifetime);
         let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
         state.scopes.insert(token.clone(), scopes);
         token
@@ -422,6 +396,20 @@ impl Issuer {
             .chain(state.entra_tokens.keys());
         let passwords = state.passwords.values();
         secrets.chain(passwords).chain(tokens).cloned().collect()
+    }
+}
+
+impl State {
+    /// Issues a token for the workspace API.
+    fn issue(&mut self, audience: &str, identity: &str, expires_at: SystemTime) -> String {
+        let token = token(audience, identity, expires_at);
+        let issued = Issued {
+            serial: 0,
+            identity: identity.to_owned(),
+            expires_at,
+        };
+        self.workspace_tokens.insert(token.clone(), issued);
+        token
     }
 }
 

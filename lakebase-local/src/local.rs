@@ -55,7 +55,7 @@ pub struct LocalLakebase {
     branches: Arc<Branches>,
     /// Of the production branch.
     gateway: Arc<Gateway>,
-    /// Gone only while being stopped.
+    /// `None` only while it is being stopped.
     folder: Option<Private>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -67,6 +67,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// As [`Builder::start`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Builder::start`].
     pub async fn start() -> Result<Self, Error> {
         Self::builder().start().await
     }
@@ -76,7 +80,7 @@ impl LocalLakebase {
         Builder::default()
     }
 
-    /// The variables a program needs to find this Lakebase.
+    /// Returns the variables with which a program finds this Lakebase.
     pub fn env(&self) -> Vec<(String, String)> {
         let ca = self.ca_file.display().to_string();
         [
@@ -160,36 +164,44 @@ impl LocalLakebase {
         &self.ca_file
     }
 
-    /// All secrets and tokens, for tests that no output contains them.
+    /// Returns all secrets and tokens, for tests that check that no output contains them.
     pub fn secrets(&self) -> Vec<String> {
         self.issuer.all_secrets()
     }
 
-    /// All events so far.
+    /// Returns all events so far.
     pub fn events(&self) -> Vec<Event> {
         self.events.all()
     }
 
     /// Waits until the log satisfies `enough`, and returns it. There is no timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads the log, so it can be cancelled.
     pub async fn wait_until(&self, enough: impl FnMut(&[Event]) -> bool) -> Vec<Event> {
         self.events.wait_until(enough).await
     }
 
-    /// Totals since the start.
+    /// Returns the totals since the start.
     pub fn counters(&self) -> Counters {
         self.events.counters()
     }
 
     /// Stops everything without blocking the runtime. Dropping does the same, but blocks.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it drops the rest, which blocks.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         for task in std::mem::take(&mut self.tasks) {
             let _ = task.await;
         }
         self.branches.operations.finish().await;
-        // Dropping waits for processes; a blocking thread may do that.
-        let made = (self.branches.take(), self.folder.take());
-        let _ = tokio::task::spawn_blocking(move || drop(made)).await;
+        // Dropping waits for processes.
+        let parts = (self.branches.take(), self.folder.take());
+        let _ = tokio::task::spawn_blocking(move || drop(parts)).await;
     }
 }
 

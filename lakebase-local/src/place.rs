@@ -12,7 +12,7 @@ const ENDPOINT: &str = "primary";
 pub(crate) struct Place {
     pub(crate) branch: String,
     pub(crate) uid: String,
-    /// First part of the host names. The gateway tells kinds of hosts by TLS server name.
+    /// First part of the host names. The gateway recognises the kind of a host by the TLS server name.
     pub(crate) endpoint_uid: String,
     pub(crate) host: String,
     pub(crate) pooled_host: String,
@@ -21,9 +21,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Where everything begins.
+    /// The names of the production branch.
     pub(crate) fn production(ip: Ipv4Addr) -> Self {
-        // The name every resolver knows.
+        // Every resolver knows this name.
         let host = match ip {
             Ipv4Addr::LOCALHOST => "localhost".to_owned(),
             other => other.to_string(),
@@ -31,7 +31,7 @@ impl Place {
         Self::new(PRODUCTION, "local", host)
     }
 
-    /// A further branch, whose host is an address.
+    /// The names of another branch, whose host is an address.
     pub(crate) fn of_branch(id: &str, ip: Ipv4Addr) -> Self {
         let random = format!("local-{:08x}", Uuid::new_v4().as_fields().0);
         Self::new(id, &random, ip.to_string())
@@ -70,7 +70,7 @@ impl Place {
         format!("{}/endpoints/replica", self.branch_path())
     }
 
-    /// What the certificate is for.
+    /// Names in the certificate.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names = vec![
             self.host.clone(),
@@ -85,7 +85,7 @@ impl Place {
         names
     }
 
-    /// Whether TLS server name `host` is that of another branch, which was resolved wrongly.
+    /// Returns whether `host`, a TLS server name, belongs to another branch. The client has resolved it to the wrong address.
     pub(crate) fn is_elsewhere(&self, host: &str) -> bool {
         let label = host.split('.').next().unwrap_or_default();
         let kinds = ["", "-pooler", "-ro", "-ro-pooler"];

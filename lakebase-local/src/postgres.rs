@@ -29,7 +29,7 @@ const URL_VARIABLE: &str = "LAKEBASE_LOCAL_PG_URL";
 const ADMIN: &str = "lakebase_admin";
 /// Native roles are members, which makes our own Postgres ask them for a password.
 pub(crate) const NATIVE_GROUP: &str = "lakebase_native";
-/// The search path of our own statements: nothing in it was made by others.
+/// The search path of our own statements. Other roles cannot create objects in it.
 pub(crate) const OUR_PATH: &str = "pg_catalog,pg_temp";
 /// Name of the socket file, by Postgres's rule for port 5432.
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -89,7 +89,7 @@ impl Postgres {
         }
     }
 
-    /// What a copy of it is made from, if it is our own.
+    /// The source of copies, if it is our own server.
     pub(crate) fn original(&self) -> Option<Original> {
         match self {
             Self::Own(own) => Some(Original::of(own)),

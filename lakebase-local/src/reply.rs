@@ -39,13 +39,17 @@ impl Failure {
         Self::new(400, error_code, message)
     }
 
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::bad("INVALID_PARAMETER_VALUE", message)
+    }
+
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "INTERNAL_ERROR", message)
     }
 
     pub(crate) fn required(field: &str) -> Self {
         let text = format!("Field '{field}' is required, expected non-default value (not \"\")!");
-        Self::bad("INVALID_PARAMETER_VALUE", text)
+        Self::invalid(text)
     }
 
     pub(crate) fn with_detail(mut self, detail: Value) -> Self {

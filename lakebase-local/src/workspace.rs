@@ -134,7 +134,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Projects and what is in them.
+/// Projects, branches, endpoints, roles and databases.
 fn resources() -> Router<Arc<Workspace>> {
     const BRANCH: &str = "/projects/{project}/branches/{branch}";
     let mut router = Router::new()

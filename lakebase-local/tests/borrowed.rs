@@ -1,4 +1,4 @@
-//! On a borrowed server, only what this run made is changed, and all of it is removed.
+//! On a borrowed server, a run changes only its own objects, and removes all of them.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -177,7 +177,7 @@ async fn a_role_that_was_dropped_and_created_again_logs_in() {
 }
 
 #[tokio::test]
-async fn a_role_that_cannot_be_dropped_does_not_keep_the_rest_and_is_dropped_later() {
+async fn a_role_that_cannot_be_dropped_is_dropped_by_a_later_run() {
     let lender = Lender::start().await;
     let local = lender.lend().await;
     local.scratch_database().await.expect("a copy");
@@ -210,7 +210,7 @@ async fn a_role_that_cannot_be_dropped_does_not_keep_the_rest_and_is_dropped_lat
 }
 
 #[tokio::test]
-async fn a_sweep_recognises_databases_by_their_exact_names() {
+async fn the_cleanup_recognises_databases_by_their_exact_names() {
     let lender = Lender::start().await;
     let local = lender.lend().await;
     let copy = local.scratch_database().await.expect("a copy");

@@ -481,7 +481,7 @@ async fn each_rule_has_its_own_error() {
     let context = &root["details"][0]["metadata"]["declarative_context"];
     assert_eq!(context, &json!("MANAGED_BY_PARENT"));
 
-    // What is current counts as now.
+    // The current time and LSN are accepted.
     let now = local.branches().len();
     let time = jiff::Timestamp::now().to_string();
     caller
@@ -656,7 +656,7 @@ async fn protection_and_expiry_can_be_changed() {
     let status = update("spec.is_protected,spec.expiration", spec).await;
     assert_eq!(status["is_protected"], json!(false));
     assert_eq!(status["expire_time"], Value::Null);
-    // As documented, this updates what is there.
+    // As documented, this updates the branch.
     let path = format!("{PROJECT}/branches?branch_id=b&replace_existing=true");
     let begun = caller.call("POST", &path, &json!({ "spec": ttl() })).await;
     let status = caller.finish(begun).await["response"]["status"].clone();
@@ -876,7 +876,7 @@ async fn branches_have_a_compute_and_roles_of_their_own() {
 }
 
 #[tokio::test]
-async fn eight_branches_are_made_at_the_same_time() {
+async fn eight_branches_are_created_at_the_same_time() {
     let (local, caller) = start().await;
     local
         .sql("CREATE TABLE t AS SELECT FROM generate_series(1, 100)")
@@ -948,7 +948,7 @@ async fn dropping_the_handle_ends_the_postgres_of_each_branch() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_branches_however_the_program_ends() {
+async fn no_branch_is_left_behind_after_any_signal() {
     for (signal, is_ready) in [
         (Signal::SIGTERM, true),
         (Signal::SIGKILL, true),
@@ -992,7 +992,7 @@ async fn nothing_is_left_of_branches_however_the_program_ends() {
 }
 
 #[tokio::test]
-async fn a_borrowed_server_has_one_branch_and_the_error_says_why() {
+async fn a_borrowed_server_has_one_branch_and_the_error_has_the_reason() {
     let (lender, _) = start().await;
     let host = lender.dir().display().to_string().replace('/', "%2F");
     let url = format!("postgresql://lakebase_admin@{host}/postgres");
@@ -1017,7 +1017,7 @@ async fn a_borrowed_server_has_one_branch_and_the_error_says_why() {
 }
 
 #[tokio::test]
-async fn roles_and_databases_of_a_branch_are_made_changed_and_deleted() {
+async fn roles_and_databases_of_a_branch_are_created_changed_and_deleted() {
     let (local, caller) = start().await;
     let bo = "bo@example.com";
     local.add_user(bo);
@@ -1052,7 +1052,7 @@ async fn roles_and_databases_of_a_branch_are_made_changed_and_deleted() {
         .await;
     assert_eq!((status, &*code), (400, "BAD_REQUEST"));
     assert_eq!(text, "role with that name already exists");
-    // What an update names and does not have is cleared.
+    // A field that an update names and does not contain is cleared.
     let updated = change(
         "PATCH",
         "roles/the-bo?update_mask=spec.membership_roles",

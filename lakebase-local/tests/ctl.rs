@@ -38,7 +38,7 @@ impl Running {
         command
     }
 
-    /// What it prints, if it did what it was told.
+    /// The output of a successful command.
     fn ctl(&self, words: &str) -> String {
         let output = self.command().args(words.split(' ')).output();
         let output = output.expect("run");
@@ -194,7 +194,7 @@ async fn the_workspace_api_fails_and_its_clock_is_wrong_on_demand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_shows_who_where_and_how_often() {
+async fn status_shows_addresses_identities_and_counters() {
     let running = Running::start();
     let branches = running.ctl("branches");
     let words: Vec<&str> = branches.split_whitespace().collect();
@@ -224,7 +224,7 @@ async fn status_shows_who_where_and_how_often() {
 }
 
 #[test]
-fn a_program_that_it_runs_controls_it_and_so_does_the_name_of_the_folder() {
+fn ctl_finds_it_by_the_variable_or_by_the_option_dir() {
     let scratch = scratch();
     let script = "\"$0\" ctl revoke && env -u LAKEBASE_LOCAL_DIR \"$0\" ctl --dir \"$LAKEBASE_LOCAL_DIR\" status";
     let output = program(scratch.path())
@@ -239,7 +239,7 @@ fn a_program_that_it_runs_controls_it_and_so_does_the_name_of_the_folder() {
 }
 
 #[test]
-fn mistakes_say_what_to_do() {
+fn wrong_commands_are_errors_with_the_next_step() {
     let here = scratch();
     let ask = |args: &[&str]| -> (Output, String) {
         let output = program(here.path()).arg("ctl").args(args).output();
@@ -276,7 +276,7 @@ fn mistakes_say_what_to_do() {
     let (output, _) = ask(&["--help"]);
     let help = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success() && help.contains("revoke"));
-    assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+    assert!(help.lines().all(|line| line.len() <= 60), "{help}");
     assert_eq!(
         std::fs::read_dir(Path::new(here.path()))
             .expect("the folder")

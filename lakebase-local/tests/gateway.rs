@@ -26,7 +26,7 @@ async fn answer(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn plaintext_is_refused_with_the_platforms_words() {
+async fn plaintext_is_rejected_with_the_error_of_the_platform() {
     let local = LocalLakebase::start().await.expect("started");
     let mut socket = socket(&local).await;
     socket
@@ -47,7 +47,7 @@ async fn plaintext_is_refused_with_the_platforms_words() {
 }
 
 #[tokio::test]
-async fn junk_oversize_and_silent_clients_do_not_hurt_the_others() {
+async fn invalid_and_unresponsive_clients_do_not_affect_others() {
     let local = LocalLakebase::start().await.expect("started");
     for junk in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
@@ -77,7 +77,7 @@ async fn junk_oversize_and_silent_clients_do_not_hurt_the_others() {
 }
 
 #[tokio::test]
-async fn gss_encryption_is_declined_and_the_client_may_go_on() {
+async fn gss_encryption_is_declined_and_tls_can_follow() {
     let local = LocalLakebase::start().await.expect("started");
     let mut socket = socket(&local).await;
     let mut reply = [0];
@@ -96,7 +96,7 @@ async fn gss_encryption_is_declined_and_the_client_may_go_on() {
 }
 
 #[tokio::test]
-async fn many_can_run_at_once_and_each_is_gone_when_stopped() {
+async fn several_run_at_once_and_each_removes_its_folder() {
     let (first, second) = tokio::join!(LocalLakebase::start(), LocalLakebase::start());
     let (first, second) = (first.expect("started"), second.expect("started"));
     assert_ne!(first.postgres_port(), second.postgres_port());
@@ -127,7 +127,7 @@ async fn scratch_databases_are_copies() {
 }
 
 #[tokio::test]
-async fn a_fresh_branch_rejects_valid_tokens_until_its_time_is_over() {
+async fn planned_faults_of_logins_are_counted_or_have_an_end() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = support::Vars::of(&local);
     let token = vars.database_token(local.user_token()).await;

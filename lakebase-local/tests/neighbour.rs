@@ -1,7 +1,7 @@
-//! A hostile neighbour: another user of the machine with curl and psql, and a page in a browser.
+//! Attackers on the same machine: another user with curl and psql, and a page in a browser.
 //!
-//! Becoming another user takes root, and the browser is `chromium` on PATH. Without, the tests say so and
-//! pass; with `LAKEBASE_TESTS_REQUIRE_BROWSER=1` a missing browser fails.
+//! The tests need root to become another user, and `chromium` on PATH. Without these, they print that and pass;
+//! with `LAKEBASE_TESTS_REQUIRE_BROWSER=1`, a missing browser fails.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -23,7 +23,7 @@ const STAND_INS: [&str; 4] = [
     "/metadata-service",
     "/metadata/identity/oauth2/token?resource=2ff814a6-3304-4ab8-85cb-cd0e6f879c1d",
 ];
-/// What the stand-ins want besides.
+/// Headers that the stand-ins require.
 const HEADERS: [&str; 3] = [
     "Metadata: true",
     "X-Databricks-Metadata-Version: 1",
@@ -54,7 +54,7 @@ fn as_nobody(program: &str, args: &[&str]) -> Option<Output> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_with_curl_and_psql_gets_nothing() {
+async fn another_user_with_curl_and_psql_gets_no_access() {
     let local = LocalLakebase::start().await.expect("started");
     if as_nobody("curl", &["--version"]).is_none() || as_nobody("psql", &["--version"]).is_none() {
         tell("SKIPPED another user: it takes root, the user nobody, curl and psql");
@@ -79,7 +79,7 @@ async fn another_user_with_curl_and_psql_gets_nothing() {
     }
     assert_eq!(local.counters().workspace_tokens, 0);
 
-    // Neither what is in the folder, nor what listens in it.
+    // No access to the files and sockets of the folder.
     let folder = local.dir().display().to_string();
     let real = socket(&local);
     let real = real.parent().expect("a folder").display().to_string();
@@ -113,7 +113,7 @@ async fn another_user_with_curl_and_psql_gets_nothing() {
     }
     assert_eq!(local.counters().logins, 0);
 
-    // We are no neighbours.
+    // Our own user has access.
     let ours = Command::new("psql")
         .arg(format!(
             "host={folder} dbname=databricks_postgres user=lakebase_admin"
@@ -124,7 +124,7 @@ async fn another_user_with_curl_and_psql_gets_nothing() {
 }
 
 #[tokio::test]
-async fn the_stand_ins_answer_those_who_were_told_where_they_are() {
+async fn the_stand_ins_of_tools_return_tokens() {
     let local = LocalLakebase::start().await.expect("started");
     let url = local.workspace_url();
     for (way, tool, args) in [
@@ -151,7 +151,7 @@ async fn the_stand_ins_answer_those_who_were_told_where_they_are() {
 }
 
 #[tokio::test]
-async fn requests_must_name_the_address_that_is_served() {
+async fn requests_for_another_host_are_rejected() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let api = vars.api();
@@ -180,7 +180,7 @@ async fn requests_must_name_the_address_that_is_served() {
             let headers = [hosts, &[&*bearer]].concat();
             let reply = raw_http(api, "GET", path, &headers, "").await;
             let reply = reply.expect("a reply");
-            // Two of them, or none, may be refused earlier.
+            // Two hosts, or none, may be rejected earlier.
             assert!(
                 [400, 421].contains(&reply.status),
                 "{path} {hosts:?}: {reply:?}"
@@ -189,13 +189,13 @@ async fn requests_must_name_the_address_that_is_served() {
         let absolute = format!("http://attacker.example{path}");
         let reply = raw_http(api, "GET", &absolute, &[&ours, &bearer], "").await;
         assert_eq!(reply.expect("a reply").status, 421, "{absolute}");
-        assert_eq!(local.counters(), before, "nothing of it counts as a call");
+        assert_eq!(local.counters(), before, "it is not recorded as a call");
         let reply = http(api, "GET", path, &[&bearer], "").await;
         assert_ne!(reply.expect("a reply").status, 421, "{path}");
     }
 }
 
-/// What a browser makes of a page, after its scripts have run.
+/// The DOM of a page in a browser, after its scripts have run.
 async fn browse(url: &str, extra: &[&str]) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut programs = std::env::split_paths(&path).map(|folder| folder.join("chromium"));
@@ -243,7 +243,7 @@ async fn browse(url: &str, extra: &[&str]) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_in_a_browser_gets_nothing() {
+async fn a_page_in_a_browser_gets_no_access() {
     let local = LocalLakebase::start().await.expect("started");
     let url = local.workspace_url();
     let (_, port) = url.rsplit_once(':').expect("a port");
@@ -316,7 +316,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn each_folder_is_written_by_its_owner_alone() {
+async fn each_folder_belongs_to_one_user() {
     let local = LocalLakebase::start().await.expect("started");
     let ours = local.dir();
     let socket = socket(&local);
@@ -343,7 +343,7 @@ fn stand_in(path: &Path, script: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("set");
 }
 
-/// Scripts in place of `mkdir` and `initdb` act as the server's user or another user could at that moment.
+/// Scripts that replace `mkdir` and `initdb` do what another user could do at that moment.
 #[test]
 fn root_writes_nothing_through_the_links_of_another_user() {
     let bin = Command::new("pg_config").arg("--bindir").output();
@@ -364,7 +364,7 @@ fn root_writes_nothing_through_the_links_of_another_user() {
     let [settings, hba] =
         ["postgresql.conf", "pg_hba.conf"].map(|file| format!("ln -sf $victim/file data/{file}"));
     let taken = "another user has put a folder in its place";
-    // What happens after `mkdir`, after `initdb`, and the error; without one, the start succeeds.
+    // Actions after `mkdir` and after `initdb`, and the error; if it is empty, the start succeeds.
     for (after_mkdir, after_initdb, error) in [
         (&*folder, "", taken),
         (&link, "", "cannot use"),

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use support::{assert_becomes_empty, program, scratch, send, serving};
 
 #[test]
-fn a_program_runs_with_the_variables_set_and_its_exit_status_is_passed_on() {
+fn a_program_gets_the_variables_and_sets_the_exit_status() {
     let scratch = scratch();
     let script = r#"test -n "$LAKEBASE_ENDPOINT" && test -r "$PGSSLROOTCERT" && exit "$1""#;
     for (argument, expected) in [("0", 0), ("7", 7)] {
@@ -26,12 +26,12 @@ fn a_program_runs_with_the_variables_set_and_its_exit_status_is_passed_on() {
         .args(["sh", "-c", "kill -TERM $$"])
         .status()
         .expect("run");
-    assert_eq!(status.code(), Some(128 + 15), "as a shell would say");
+    assert_eq!(status.code(), Some(128 + 15), "as shells report it");
     assert_becomes_empty(scratch.path());
 }
 
 #[test]
-fn it_runs_within_itself_and_whatever_the_developers_shell_has_set() {
+fn variables_of_the_shell_do_not_reach_the_program() {
     let scratch = scratch();
     let script = r#"test -z "$PGPASSWORD$DATABRICKS_TOKEN$LAKEBASE_PG_URL$PGHOSTADDR""#;
     let status = program(scratch.path())
@@ -54,7 +54,7 @@ fn it_runs_within_itself_and_whatever_the_developers_shell_has_set() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_are_told_before_anything_starts() {
+fn wrong_arguments_are_errors_and_leave_nothing_behind() {
     let scratch = scratch();
     for (arguments, expected) in [
         (&["--token-lifetime", "soon"][..], "soon"),
@@ -84,18 +84,18 @@ fn mistakes_on_the_command_line_are_told_before_anything_starts() {
 }
 
 #[test]
-fn the_text_of_help_fits_a_terminal() {
+fn the_help_fits_a_narrow_terminal() {
     let output = program(Path::new("/tmp"))
         .arg("--help")
         .output()
         .expect("run");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success() && text.contains("--token-lifetime"));
-    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 60), "{text}");
 }
 
 #[test]
-fn ctrl_c_and_a_polite_end_leave_nothing_behind() {
+fn signals_end_it_and_leave_nothing_behind() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let scratch = scratch();
         let mut child = serving(&mut program(scratch.path())).0;
@@ -109,7 +109,7 @@ fn ctrl_c_and_a_polite_end_leave_nothing_behind() {
 }
 
 #[test]
-fn a_kill_leaves_nothing_behind_either() {
+fn a_kill_leaves_nothing_behind() {
     let scratch = scratch();
     let mut child = serving(&mut program(scratch.path())).0;
     send(&child, Signal::SIGKILL);
@@ -118,7 +118,7 @@ fn a_kill_leaves_nothing_behind_either() {
 }
 
 #[test]
-fn a_kill_in_the_middle_of_the_start_leaves_nothing_behind_either() {
+fn a_kill_during_the_start_leaves_nothing_behind() {
     let scratch = scratch();
     let mut child = program(scratch.path())
         .stdout(Stdio::null())
@@ -138,7 +138,7 @@ fn a_kill_in_the_middle_of_the_start_leaves_nothing_behind_either() {
 }
 
 #[tokio::test]
-async fn what_a_killed_run_left_on_a_borrowed_server_is_swept_by_the_next() {
+async fn the_next_run_removes_the_objects_of_a_killed_one_from_a_borrowed_server() {
     use lakebase_local::LocalLakebase;
     use tokio_postgres::NoTls;
 
@@ -201,7 +201,7 @@ async fn what_a_killed_run_left_on_a_borrowed_server_is_swept_by_the_next() {
 }
 
 #[test]
-fn a_program_can_be_made_to_sign_in_in_another_way() {
+fn the_option_sign_in_chooses_the_strategy_of_the_program() {
     let scratch = scratch();
     let script = "databricks auth token --host \"$DATABRICKS_HOST\"; echo \"${PGUSER:-none}\"";
     let output = program(scratch.path())
@@ -215,7 +215,7 @@ fn a_program_can_be_made_to_sign_in_in_another_way() {
 
     for (args, words) in [
         (["--sign-in", "magic"], ["magic", "azure-msi"]),
-        // Its service is at an address that no variable changes: on a real one, it would be asked.
+        // No variable changes the address of its service.
         (["--sign-in", "azure-msi"], ["azure-msi", "only from Rust"]),
         (["--sign-in", "azure-cli"], ["azure-cli", "needs a command"]),
         (["--token-lifetime", "abc"], ["--token-lifetime", "abc"]),
@@ -232,7 +232,7 @@ fn a_program_can_be_made_to_sign_in_in_another_way() {
 #[test]
 fn without_a_temporary_folder_nothing_is_removed_and_the_error_names_it() {
     let here = scratch();
-    std::fs::write(here.path().join("work"), "years").expect("a file");
+    std::fs::write(here.path().join("work"), "kept").expect("a file");
     // Without a Postgres as well: no folder of programs is to be seen.
     let hidden = "mount -t tmpfs none /usr/lib/postgresql && exec \"$0\"";
     let can_hide = Path::new("/usr/lib/postgresql").is_dir()
@@ -262,7 +262,7 @@ fn without_a_temporary_folder_nothing_is_removed_and_the_error_names_it() {
             "{text}"
         );
         let left = std::fs::read_to_string(here.path().join("work"));
-        assert_eq!(left.expect("the file"), "years");
+        assert_eq!(left.expect("the file"), "kept");
     }
 }
 

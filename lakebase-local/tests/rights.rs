@@ -1,4 +1,4 @@
-//! What roles may do: what the platform gives them, and no more of this machine than the developer gave.
+//! Privileges of roles: those of the platform, and no access to the files and programs of this machine.
 
 #![allow(clippy::expect_used)] // a test fails by panicking
 
@@ -25,7 +25,7 @@ async fn is_superuser(local: &LocalLakebase, role: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_service_principal_makes_schemas_and_has_nothing_in_public() {
+async fn a_service_principal_creates_schemas_and_nothing_in_public() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let copied = local.scratch_database().await.expect("a copy");
@@ -39,7 +39,7 @@ async fn a_service_principal_makes_schemas_and_has_nothing_in_public() {
         denied(&client, "CREATE TABLE public.mine (id INT)").await;
         denied(&client, "CREATE TABLE mine (id INT)").await;
         if database == "later" {
-            // Another database is another matter.
+            // It has no privileges in other databases.
             denied(&client, "CREATE SCHEMA app").await;
             continue;
         }
@@ -68,7 +68,7 @@ async fn a_service_principal_makes_schemas_and_has_nothing_in_public() {
 }
 
 #[tokio::test]
-async fn nobody_reaches_the_servers_files_or_programs_by_any_grant() {
+async fn no_grant_gives_access_to_files_or_programs_of_the_server() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let owner = as_owner(&local, DATABASE).await;
@@ -87,7 +87,7 @@ async fn nobody_reaches_the_servers_files_or_programs_by_any_grant() {
         let helper = format!("CREATE ROLE helper_{role} LOGIN IN ROLE {role}");
         denied(&owner, &helper).await;
     }
-    // Whatever else the owner can hand out, before Postgres 16 to anybody.
+    // Other roles that the owner can grant, before Postgres 16 to any role.
     for role in [
         "pg_monitor",
         "pg_read_all_data",
@@ -135,12 +135,12 @@ fn trap(role: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
+async fn objects_that_shadow_catalogs_do_not_run_as_the_superuser() {
     let local = LocalLakebase::start().await.expect("started");
     let vars = Vars::of(&local);
     let run = async |client: &Client, sql: &str| client.batch_execute(sql).await.expect("it may");
 
-    // A view in place of a catalog that a function of the superuser reads.
+    // A view that shadows a catalog, which a function of the superuser reads.
     let owner = as_owner(&local, DATABASE).await;
     run(&owner, "CREATE EXTENSION IF NOT EXISTS databricks_auth").await;
     let principal = vars.as_service_principal(DATABASE).await;
@@ -157,7 +157,7 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
     denied(&principal, create).await;
     assert!(!is_superuser(&local, local.client_id()).await);
 
-    // A function in place of one that the superuser calls, by the database's search path.
+    // A function that shadows one that the superuser calls, by the database's search path.
     run(
         &principal,
         "CREATE FUNCTION trap.pg_terminate_backend(INT) RETURNS BOOLEAN LANGUAGE sql \
@@ -169,7 +169,7 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
     local.cut_sessions(Cut::Message).await.expect("cut");
     assert!(!is_superuser(&local, local.client_id()).await);
 
-    // A table in place of one that the superuser writes to.
+    // A table that replaces one to which the superuser writes.
     let owner = as_owner(&local, DATABASE).await;
     run(&owner, "CREATE DATABASE bare TEMPLATE template0").await;
     let bare = as_owner(&local, "bare").await;
@@ -197,7 +197,7 @@ async fn what_roles_put_in_place_of_catalogs_does_not_run_as_the_superuser() {
 }
 
 #[tokio::test]
-async fn a_native_role_that_is_made_again_in_sql_is_not_let_in_without_a_password() {
+async fn a_native_role_that_is_created_again_in_sql_cannot_log_in() {
     let local = LocalLakebase::start().await.expect("started");
     local
         .create_native_role("app", "a password")

@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::report::{Check, Finding};
 use super::tls;
+use crate::args;
 
 /// Timeout for the connection to one address.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
@@ -26,21 +27,29 @@ const SMALL_SKEW_SECONDS: i64 = 30;
 pub(super) fn configuration(config: &Config) -> Finding {
     let show = |prefix: &str, settings: &[ResolvedSetting]| {
         let show = |setting: &ResolvedSetting| {
-            let value = format!("{} ({})", setting.value, setting.source);
+            let value = format!("{} ({})", setting.value, source(setting));
             (format!("{prefix}{}", setting.name), value)
         };
         settings.iter().map(show).collect::<Vec<_>>()
     };
     Finding::good("complete")
         .with(show("", config.settings()))
-        .with(show("sign-in ", &config.sign_in_settings()))
+        .with(show("workspace ", &config.sign_in_settings()))
+}
+
+/// Settings of the builder come from global options.
+fn source(setting: &ResolvedSetting) -> String {
+    match setting.source.as_str() {
+        "connect_timeout" => "--timeout".to_owned(),
+        source @ ("endpoint" | "database" | "user" | "schema" | "profile") => format!("--{source}"),
+        source => source.to_owned(),
+    }
 }
 
 /// The checked set-up, and the results so far.
 pub(super) struct Subject {
     config: Config,
     lakebase: Lakebase,
-    auth_type: Option<&'static str>,
     status: Option<ComputeStatus>,
     target: Option<Arc<Target>>,
     addresses: Vec<SocketAddr>,
@@ -49,22 +58,13 @@ pub(super) struct Subject {
     /// The first failure, as the reason to skip later checks.
     missing: Option<&'static str>,
     signed_in: bool,
-    knows_host: bool,
-    knows_user: bool,
 }
 
 impl Subject {
-    pub(super) fn new(
-        config: Config,
-        lakebase: Lakebase,
-        auth_type: Option<&'static str>,
-        knows_host: bool,
-        knows_user: bool,
-    ) -> Self {
+    pub(super) fn new(config: Config, lakebase: Lakebase) -> Self {
         Self {
             config,
             lakebase,
-            auth_type,
             status: None,
             target: None,
             addresses: Vec::new(),
@@ -72,9 +72,11 @@ impl Subject {
             client: None,
             missing: None,
             signed_in: false,
-            knows_host,
-            knows_user,
         }
+    }
+
+    fn is_set(&self, setting: &str) -> bool {
+        args::setting(&self.config, setting).is_some()
     }
 
     pub(super) async fn examine(&mut self, check: Check) -> Finding {
@@ -129,7 +131,7 @@ impl Subject {
     }
 
     async fn sign_in(&mut self) -> Result<Finding, Error> {
-        let Some(auth_type) = self.auth_type else {
+        let Some(auth_type) = self.config.auth_type() else {
             return Ok(Finding::skipped("not needed for a native password"));
         };
         let identity = match self.lakebase.identity().await {
@@ -141,7 +143,7 @@ impl Subject {
             {
                 self.signed_in = true;
                 let text = format!("{auth_type}, but the workspace does not return the identity");
-                return Ok(match self.knows_user {
+                return Ok(match self.is_set("user") {
                     true => Finding::good(format!("{text}; PGUSER is set")),
                     false => Finding::warning(text, "Set PGUSER to the Postgres role"),
                 });
@@ -158,7 +160,7 @@ impl Subject {
         }
         let status = match self.lakebase.compute_status().await {
             // Programs do not query it with host and user configured.
-            Err(error) if self.knows_host && self.knows_user => {
+            Err(error) if self.is_set("host") && self.is_set("user") => {
                 return Ok(Finding::failed(&error).into_warning());
             }
             status => status?,

@@ -6,6 +6,10 @@ use anstyle::{AnsiColor, Style};
 use lakebase_core::Error;
 use lakebase_core::adapter::clean_text;
 use serde_json::{Map, Value, json};
+use terminal_size::terminal_size_of;
+
+use crate::terminal::wrap;
+use crate::write_stdout;
 
 /// One check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +45,10 @@ impl Check {
         Self::Versions,
     ];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
-            Self::SignIn => "sign-in",
+            Self::SignIn => "authentication",
             Self::Compute => "compute",
             Self::Clock => "clock",
             Self::Token => "token",
@@ -179,26 +183,42 @@ impl Finding {
     }
 }
 
-#[derive(Debug, Default)]
+/// The findings so far.
+#[derive(Debug)]
 pub(crate) struct Report {
     findings: Vec<(Check, Finding)>,
+    as_json: bool,
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, check: Check, finding: Finding) {
-        self.findings.push((check, finding));
-    }
-
-    pub(crate) fn skip_the_rest(&mut self, reason: &str) {
-        for check in Check::AFTER_CONFIGURATION {
-            if !self.findings.iter().any(|(known, _)| *known == check) {
-                self.add(check, Finding::skipped(reason));
-            }
+    pub(crate) fn new(as_json: bool) -> Self {
+        Self {
+            findings: Vec::new(),
+            as_json,
         }
     }
 
-    pub(crate) fn has_failed(&self) -> bool {
-        self.count(Verdict::Failed) > 0
+    pub(crate) fn add(&mut self, check: Check, finding: Finding) -> io::Result<()> {
+        if !self.as_json {
+            crate::unless_closed(print(check, &finding))?;
+        }
+        self.findings.push((check, finding));
+        Ok(())
+    }
+
+    /// Prints the summary, or all findings as JSON. Returns whether no check has failed.
+    pub(crate) fn finish(self) -> io::Result<bool> {
+        let (failed, warnings) = (self.count(Verdict::Failed), self.count(Verdict::Warning));
+        let text = match (failed, warnings) {
+            _ if self.as_json => format!("{:#}\n", self.to_json(failed == 0)),
+            (0, 0) => "\nA program with this configuration can log in.\n".to_owned(),
+            (0, n) => {
+                format!("\nA program with this configuration can log in. Warnings: {n}.\n")
+            }
+            (n, _) => format!("\nProblems to fix: {n}.\n"),
+        };
+        write_stdout(&text)?;
+        Ok(failed == 0)
     }
 
     fn count(&self, verdict: Verdict) -> usize {
@@ -206,7 +226,7 @@ impl Report {
         self.findings.iter().filter(found).count()
     }
 
-    pub(crate) fn to_json(&self) -> Value {
+    fn to_json(&self, is_ok: bool) -> Value {
         let check = |(check, finding): &(Check, Finding)| {
             let facts: Map<String, Value> = finding
                 .facts
@@ -222,56 +242,39 @@ impl Report {
             })
         };
         json!({
-            "ok": !self.has_failed(),
+            "ok": is_ok,
             "checks": self.findings.iter().map(check).collect::<Vec<_>>(),
         })
     }
+}
 
-    /// Prints symbols and colours on a terminal, and words elsewhere.
-    pub(crate) fn print(&self) -> io::Result<()> {
-        let mut out = anstream::stdout().lock();
-        let fancy = out.current_choice() != anstream::ColorChoice::Never;
-        match self.write(&mut out, fancy).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            outcome => outcome,
-        }
+/// Prints symbols, colours and line breaks on a terminal, and words elsewhere.
+fn print(check: Check, finding: &Finding) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    let verdict = finding.verdict;
+    let (mark, arrow) = match out.current_choice() {
+        anstream::ColorChoice::Never => (format!("{:<8}", verdict.word()), "fix:"),
+        _ => (verdict.symbol().to_owned(), "→"),
+    };
+    let indent = mark.chars().count() + 16;
+    let wrapped =
+        |text: &str, more: usize| wrap(text, indent + more, terminal_size_of(io::stdout()));
+    let (style, name) = (verdict.style(), check.name());
+    // On one line, as Postgres's details may have several.
+    let text: Vec<&str> = finding.text.split_whitespace().collect();
+    let text = wrapped(&text.join(" "), 0);
+    writeln!(out, "{style}{mark}{style:#} {name:<14} {text}")?;
+    let indent = " ".repeat(indent);
+    for (name, value) in &finding.facts {
+        let (dim, fact) = (
+            Style::new().dimmed(),
+            wrapped(&format!("{name}: {value}"), 2),
+        );
+        writeln!(out, "{indent}{dim}{fact}{dim:#}")?;
     }
-
-    fn write(&self, out: &mut impl io::Write, fancy: bool) -> io::Result<()> {
-        let indent = if fancy {
-            " ".repeat(17)
-        } else {
-            " ".repeat(24)
-        };
-        for (check, finding) in &self.findings {
-            let style = finding.verdict.style();
-            let mark = match fancy {
-                true => finding.verdict.symbol().to_owned(),
-                false => format!("{:<8}", finding.verdict.word()),
-            };
-            let name = check.name();
-            // On one line, as Postgres's details may have several.
-            let text: Vec<&str> = finding.text.split_whitespace().collect();
-            writeln!(out, "{style}{mark}{style:#} {name:<14} {}", text.join(" "))?;
-            for (name, value) in &finding.facts {
-                let dim = Style::new().dimmed();
-                writeln!(out, "{indent}{dim}{name}: {value}{dim:#}")?;
-            }
-            if let Some(fix) = &finding.fix {
-                let arrow = if fancy { "→" } else { "fix:" };
-                let bold = Style::new().bold();
-                writeln!(out, "{indent}{bold}{arrow} {fix}{bold:#}")?;
-            }
-        }
-        let (failed, warnings) = (self.count(Verdict::Failed), self.count(Verdict::Warning));
-        writeln!(out)?;
-        match (failed, warnings) {
-            (0, 0) => writeln!(out, "A program with this configuration can log in."),
-            (0, n) => writeln!(
-                out,
-                "A program with this configuration can log in. Warnings: {n}."
-            ),
-            (n, _) => writeln!(out, "Problems to fix: {n}."),
-        }
+    if let Some(fix) = &finding.fix {
+        let (bold, fix) = (Style::new().bold(), wrapped(&format!("{arrow} {fix}"), 2));
+        writeln!(out, "{indent}{bold}{fix}{bold:#}")?;
     }
+    out.flush()
 }

@@ -13,7 +13,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
 
-use super::{Running, TOKEN_LIFETIME, ask, client, local, run, soon, url_of};
+use super::support::{run, soon};
+use super::{Running, TOKEN_LIFETIME, ask, client, local, url_of};
 
 const POOL: &str = "db_client_connection_pool_name";
 const MAIN: &str = "databricks_postgres";
@@ -84,7 +85,7 @@ impl<'a> Server<'a> {
         Metrics::parse(&response.body)
     }
 
-    /// Asks until the metrics are as wanted.
+    /// Repeats the request until the metrics match.
     async fn metrics_when(&self, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
         soon(async {
             loop {
@@ -123,7 +124,7 @@ impl<'a> Server<'a> {
 
 type Labels = BTreeMap<String, String>;
 
-/// What a strict reader of Prometheus' text format finds.
+/// Metrics, parsed strictly as Prometheus' text format.
 #[derive(Debug, Default)]
 struct Metrics {
     kinds: BTreeMap<String, String>,
@@ -427,7 +428,7 @@ async fn slow_clients_are_disconnected_and_do_not_block_probes() {
 }
 
 #[tokio::test]
-async fn http_also_runs_beside_a_command_and_ends_with_it() {
+async fn http_serves_until_the_command_ends() {
     let local = local().await;
     let script = "trap 'exit 5' TERM; echo up; while :; do read _ || :; done";
     let http = ["--http", "127.0.0.1:0", "--", "sh", "-c", script];

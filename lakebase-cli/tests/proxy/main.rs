@@ -8,7 +8,6 @@ mod http;
 mod support;
 
 use std::fs;
-use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -16,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use lakebase_local::LocalLakebase;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use serde_json::Value;
-use support::{lakebase, run, skipped};
+use support::{has_psql, lakebase, pid_of, run, skipped, soon};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -27,8 +25,6 @@ use tokio_postgres::{Client, NoTls};
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3);
 /// Longer than three tokens.
 const LOAD_SECONDS: &str = "10";
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 const SCHEMA: &str = "mine";
 
 async fn local() -> LocalLakebase {
@@ -45,11 +41,6 @@ async fn local_with_schema() -> LocalLakebase {
     );
     local.sql(&sql).await.expect("a schema");
     local
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(PATIENCE, future).await;
-    outcome.expect("in time")
 }
 
 fn folder() -> TempDir {
@@ -132,11 +123,6 @@ impl Running {
     }
 }
 
-fn pid_of(child: &Child) -> Pid {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    Pid::from_raw(pid.expect("it runs"))
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -178,16 +164,7 @@ async fn exists(path: &Path) {
     .await;
 }
 
-/// Whether psql is there; says so if not.
-fn has_psql() -> bool {
-    let found = std::process::Command::new("psql").arg("-V").output();
-    if found.is_err() {
-        skipped("psql is not installed");
-    }
-    found.is_ok()
-}
-
-/// psql with this URL, and nothing of this process's environment but where programs are.
+/// psql with this URL, with `PATH` and no other variable of this process.
 fn psql(url: &str) -> Command {
     let mut psql = Command::new("psql");
     psql.args(["-XAtq", url])
@@ -204,14 +181,14 @@ async fn output_of(command: &mut Command) -> Output {
     soon(command.output()).await.expect("it runs")
 }
 
-/// What psql prints for this statement.
+/// The output of psql for this statement.
 async fn queried(url: &str, sql: &str) -> String {
     let output = output_of(psql(url).args(["-c", sql])).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).trim_end().to_owned()
 }
 
-/// What psql complains of.
+/// The error of psql.
 async fn rejected(psql: &mut Command) -> String {
     let output = output_of(psql.args(["-w", "-c", "SELECT 1"])).await;
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
@@ -259,7 +236,7 @@ async fn each_listener_prints_its_url_and_serves_its_database() {
 }
 
 #[tokio::test]
-async fn a_tcp_listener_rejects_a_wrong_password_and_takes_a_chosen_one() {
+async fn a_tcp_listener_rejects_a_wrong_password_and_accepts_a_chosen_one() {
     if !has_psql() {
         return;
     }
@@ -399,6 +376,19 @@ async fn sigterm_closes_idle_sessions_at_once_and_lets_transactions_finish() {
 }
 
 #[tokio::test]
+async fn closing_the_terminal_ends_the_proxy_and_removes_its_socket() {
+    let local = local().await;
+    let folder = folder();
+    let args = ["--socket", &path_of(&folder)];
+    let mut proxy = Running::start(&local, &args, &[]).await;
+    proxy.line().await;
+    proxy.signal(Signal::SIGHUP);
+    let (code, errors) = proxy.end().await;
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(!socket_in(&folder).exists());
+}
+
+#[tokio::test]
 async fn the_grace_or_a_second_signal_ends_open_transactions() {
     let local = local().await;
     for (grace, signals, limit) in [("1", 1, 20), ("600", 2, 20)] {
@@ -426,7 +416,7 @@ async fn the_grace_or_a_second_signal_ends_open_transactions() {
 }
 
 #[tokio::test]
-async fn the_ready_file_appears_with_the_first_login_and_goes_with_the_proxy() {
+async fn the_ready_file_exists_from_the_first_login_to_the_end_of_the_proxy() {
     let local = local().await;
     local.set_api_down(true);
     let folder = folder();
@@ -491,7 +481,7 @@ async fn the_ready_file_waits_for_the_database_of_every_listener() {
 }
 
 #[tokio::test]
-async fn a_command_behind_a_listener_gets_its_environment_and_gives_its_exit_status() {
+async fn a_command_of_a_proxy_gets_its_environment_and_sets_the_exit_status() {
     let local = local().await;
     let home = folder();
     let home = path_of(&home);
@@ -541,7 +531,7 @@ async fn a_command_behind_a_listener_gets_its_environment_and_gives_its_exit_sta
 }
 
 #[tokio::test]
-async fn sigterm_reaches_a_command_behind_a_listener() {
+async fn sigterm_reaches_the_command_of_a_proxy() {
     let local = local().await;
     let script = "trap 'exit 5' TERM; echo up; while :; do read _ || :; done";
     let args = ["--listen", "127.0.0.1:0", "--", "sh", "-c", script];
@@ -679,7 +669,7 @@ async fn ctrl_c_in_psql_cancels_the_statement() {
 }
 
 #[tokio::test]
-async fn ctrl_c_in_a_terminal_cancels_the_statement_and_exec_lives_on() {
+async fn ctrl_c_in_a_terminal_cancels_the_statement_and_does_not_end_exec() {
     if !has_psql() {
         return;
     }

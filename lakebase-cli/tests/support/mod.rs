@@ -11,18 +11,39 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::Stdio;
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakebase_local::LocalLakebase;
+use nix::unistd::Pid;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
-/// Says so even where the test runner hides what tests print.
+/// Prints the reason, which the test runner does not capture.
 pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {why}");
+}
+
+/// Fails a test that hangs.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(Duration::from_secs(60), future).await;
+    outcome.expect("in time")
+}
+
+/// Returns whether psql is installed.
+pub fn has_psql() -> bool {
+    let found = std::process::Command::new("psql").arg("-V").output();
+    if found.is_err() {
+        skipped("psql is not installed");
+    }
+    found.is_ok()
+}
+
+pub fn pid_of(child: &Child) -> Pid {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    Pid::from_raw(pid.expect("it runs"))
 }
 
 pub struct Ran {
@@ -35,7 +56,7 @@ pub async fn local() -> LocalLakebase {
     LocalLakebase::start().await.expect("a local Lakebase")
 }
 
-/// The program, with nothing of this process's environment but where programs are.
+/// The program, with `PATH` and no other variable of this process.
 pub fn lakebase<S: AsRef<OsStr>>(
     args: impl IntoIterator<Item = S>,
     vars: &[(String, String)],

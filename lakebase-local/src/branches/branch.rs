@@ -1,4 +1,4 @@
-//! One branch, and what the platform says about it.
+//! One branch, and its description by the API.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,13 +15,13 @@ use crate::reply::rfc3339;
 pub(crate) struct Branch {
     pub(crate) place: Place,
     pub(crate) created: SystemTime,
-    /// Path of the branch that it was made from; the root has none.
+    /// Path of the source; the root has none.
     pub(crate) source: Option<String>,
     facts: Mutex<Facts>,
     serving: OnceLock<Serving>,
 }
 
-/// What changes.
+/// The parts that change.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) state: State,
@@ -29,9 +29,9 @@ pub(crate) struct Facts {
     pub(crate) updated: SystemTime,
     pub(crate) is_protected: bool,
     pub(crate) expires: Option<SystemTime>,
-    /// When it was deleted, and when its data goes away.
+    /// When it was deleted, and when it is purged.
     pub(crate) deleted: Option<(SystemTime, SystemTime)>,
-    /// Up to where the data of the source goes.
+    /// LSN and time of the copy of the source.
     pub(crate) point: Option<(String, SystemTime)>,
 }
 
@@ -104,13 +104,13 @@ impl Branch {
         }
     }
 
-    /// From now on it is served.
+    /// Makes it ready.
     pub(crate) fn serve(&self, serving: Serving, now: SystemTime) {
         let _ = self.serving.set(serving);
         self.update(now, |facts| facts.state = State::Ready);
     }
 
-    /// `None` until it was ready for the first time.
+    /// `None` until it is ready for the first time.
     pub(crate) fn serving(&self) -> Option<&Serving> {
         self.serving.get()
     }
@@ -186,7 +186,7 @@ impl Branch {
                 "settings": { "pg_settings": {} },
             },
         });
-        // As on the platform, a fresh endpoint has none yet.
+        // As on the platform, a new endpoint has no hosts yet.
         if state != "INIT" {
             endpoint["status"]["hosts"] = json!({
                 "host": place.host,

@@ -1,4 +1,4 @@
-//! Makes a branch: the request is judged at once, the copy is made in the background.
+//! Creates a branch: checks the request at once, and copies the source in the background.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,25 +15,25 @@ use crate::place::Place;
 use crate::postgres::{Original, Postgres};
 use crate::reply::Failure;
 
-/// An LSN that is older by no more counts as the current one: the server itself writes now and then.
+/// An LSN that is at most this much older counts as the current one, as the server itself writes WAL.
 const LSN_SLACK: i64 = 64 * 1024;
-/// SQLSTATE of a fresh branch that rejects good tokens; the platform documents none.
+/// SQLSTATE with which a new branch rejects valid tokens; the platform documents none.
 const FRESH_SQLSTATE: &str = "28000";
 
 /// A branch to create, as a request describes it.
 #[derive(Debug)]
 pub(crate) struct NewBranch {
     pub(crate) id: String,
-    /// Path of the source; the default branch if it is not named.
+    /// Path of the source. Default: the default branch.
     pub(crate) source: Option<String>,
-    /// Where in the WAL of the source.
+    /// Position in the WAL of the source.
     pub(crate) lsn: Option<String>,
     pub(crate) expires: Option<SystemTime>,
     pub(crate) is_protected: bool,
 }
 
 impl Branches {
-    /// Starts to make a branch. The answer is the operation.
+    /// Starts to create a branch. Returns the operation.
     pub(crate) async fn create(self: &Arc<Self>, new: NewBranch) -> Result<Value, Failure> {
         let path = new.source.as_deref();
         let source = match path {
@@ -84,7 +84,7 @@ impl Branches {
         Ok(self.operations.run(&path, "Branch", job).await)
     }
 
-    /// Takes the id, if it is free.
+    /// Reserves the id, if it is free.
     fn reserve(&self, branch: &Arc<Branch>) -> Result<(), Failure> {
         let limit = self.settings().limit;
         let mut all = self.lock();
@@ -105,7 +105,7 @@ impl Branches {
         self.lock().remove(&branch.place.branch);
     }
 
-    /// Makes what serves a branch.
+    /// Copies the Postgres of the source, and creates the gateway.
     async fn make(
         &self,
         branch: &Branch,
@@ -131,9 +131,9 @@ impl Branches {
     }
 }
 
-/// There is no history, so the LSN has to be the current one.
+/// There is no history, so the LSN must be the current one.
 async fn check_current(original: &Original, lsn: &str) -> Result<(), Failure> {
-    let invalid = |text| Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+    let invalid = |text| Err(Failure::invalid(text));
     let is_number = |part: &str| {
         (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit())
     };

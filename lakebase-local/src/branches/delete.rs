@@ -112,7 +112,7 @@ impl Branches {
         }
     }
 
-    /// Whether it was not purged.
+    /// Returns whether it was not purged.
     fn is_known(&self, all: &BTreeMap<String, Arc<Branch>>, branch: &Arc<Branch>) -> bool {
         let known = all.get(&branch.place.branch);
         known.is_some_and(|known| Arc::ptr_eq(known, branch))
@@ -133,7 +133,7 @@ impl Branches {
             branch.update(now, |facts| {
                 facts.state = State::Ready;
                 facts.deleted = None;
-                // It would go away again at once.
+                // An expiry in the past would delete it again.
                 facts.expires = facts.expires.filter(|expires| *expires > now);
             });
             branches.changes.send_replace(());

@@ -1,4 +1,4 @@
-//! Deletes branches that have expired, and the data of those that were deleted long ago.
+//! Deletes branches that have expired, and purges branches that were deleted long ago.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use super::{Branch, Branches, State};
 
-/// The clock is read again after this time at the latest.
+/// The longest pause between two readings of the clock.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// When something has to be done, and whether it is to be purged.
+/// When a branch must be deleted or purged, and whether it is a purge.
 fn due(branch: &Branch) -> Option<(SystemTime, bool)> {
     let facts = branch.facts();
     match facts.state {
@@ -20,7 +20,7 @@ fn due(branch: &Branch) -> Option<(SystemTime, bool)> {
     }
 }
 
-/// Works until everything stops. A branch that may not be deleted stays until it may.
+/// Runs until everything stops. A branch that cannot be deleted is retried later.
 pub(crate) async fn run(branches: Arc<Branches>, mut stop: watch::Receiver<bool>) {
     let mut changes = branches.changes.subscribe();
     let mut clock = branches.clock.settings();
@@ -33,7 +33,7 @@ pub(crate) async fn run(branches: Arc<Branches>, mut stop: watch::Receiver<bool>
             match due(&branch) {
                 Some((at, purge)) if at <= now => {
                     if let Err(failure) = branches.remove(&branch, purge).await {
-                        tracing::debug!(?failure, "an expired branch stays");
+                        tracing::debug!(?failure, "cannot delete an expired branch");
                     }
                 }
                 Some((at, _)) => pause = pause.min(at.duration_since(now).unwrap_or_default()),

@@ -1,4 +1,4 @@
-//! Long-running operations: a job goes on in the background, and clients poll.
+//! Long-running operations: a job runs in the background, and clients poll.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use crate::reply::Failure;
 
-/// A reply waits this long for the end of its job.
+/// A reply waits up to this long for its job.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// An instant that is too far away to be told is this far away.
+/// A longer delay would overflow the clock.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// `response` of what has nothing to return.
+/// The `response` of operations that return nothing.
 pub(crate) fn empty() -> Value {
     json!({ "@type": "type.googleapis.com/google.protobuf.Empty" })
 }
@@ -33,7 +33,7 @@ pub(crate) struct Operations {
 #[derive(Debug)]
 struct Operation {
     name: String,
-    /// Of the metadata.
+    /// Kind of the resource, for the metadata.
     kind: &'static str,
     outcome: watch::Sender<Option<Result<Value, Failure>>>,
 }
@@ -56,7 +56,7 @@ impl Operation {
     }
 }
 
-/// From when on an operation may be done.
+/// When an operation may end.
 #[derive(Clone)]
 pub(crate) struct Due {
     at: Instant,
@@ -83,8 +83,8 @@ impl Operations {
         by_name.get(name).map(|operation| operation.describe())
     }
 
-    /// Starts a job that changes `resource`, and describes how far it is after a moment. The job itself
-    /// waits until the operation is due where something can be seen earlier.
+    /// Starts a job that changes `resource`, and describes the operation after a moment. The job itself waits for
+    /// [`Due`] before it makes a change that clients can see.
     pub(crate) async fn run<J>(
         &self,
         resource: &str,
@@ -122,7 +122,7 @@ impl Operations {
         operation.describe()
     }
 
-    /// Lets jobs come to their end, without their delay.
+    /// Waits for all jobs to end, without their delay.
     pub(crate) async fn finish(&self) {
         self.closed.send_replace(true);
         let mut jobs =

@@ -1,4 +1,4 @@
-//! What serves a branch: its Postgres, and the gateway in front of it.
+//! The Postgres of a branch, and the gateway in front of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,16 +13,16 @@ use crate::compute::Cut;
 use crate::gateway::{self, Gateway};
 use crate::postgres::{Original, Postgres};
 
-/// Attempts to find an address that nobody listens on.
+/// Attempts to find a free address.
 const ATTEMPTS: usize = 20;
 
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) address: SocketAddr,
-    /// Gone when the branch is purged, or everything is stopped.
+    /// `None` after the branch is purged, or everything is stopped.
     postgres: Mutex<Option<Postgres>>,
-    /// Nothing while the branch is deleted.
+    /// `None` while the branch is deleted.
     front: Mutex<Option<Front>>,
 }
 
@@ -58,7 +58,7 @@ impl Serving {
         front.as_ref().map(|front| Arc::clone(&front.listener))
     }
 
-    /// Listens again.
+    /// Listens again on the same address.
     pub(crate) async fn open(&self) -> Result<(), Error> {
         let listener = TcpListener::bind(self.address).await.map_err(|error| {
             Error::because(format!("cannot listen on {} again", self.address), error)
@@ -84,7 +84,7 @@ impl Serving {
         }
     }
 
-    /// Stops accepting at once. Dropping the Postgres that is returned stops it and removes its data, and blocks.
+    /// Stops accepting connections at once. Dropping the result stops Postgres and removes its data, and blocks.
     pub(crate) fn take(&self) -> Option<Postgres> {
         let front = self.front.lock();
         if let Some(front) = front.unwrap_or_else(PoisonError::into_inner).take() {
@@ -112,25 +112,25 @@ impl Front {
     }
 }
 
-/// Listens on a loopback address of its own, so that the port can be the one that programs know already.
+/// Listens on a new loopback address, so that every branch has the port of production.
 pub(crate) async fn listen(port: u16) -> Result<(TcpListener, SocketAddr, Ipv4Addr), Error> {
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
-        // Of 127.64.0.0/10, and neither the first nor the last of a small network.
+        // In 127.64.0.0/10, and neither the first nor the last address of a /24.
         let ip = Ipv4Addr::new(127, 64 | (a & 0x3f), b, c.clamp(1, 254));
         match TcpListener::bind((ip, port)).await {
             Ok(listener) => return Ok((listener, SocketAddr::from((ip, port)), ip)),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => last = Some(error),
             Err(error) => {
                 let text = format!(
-                    "a branch needs a loopback address of its own, and {ip} is none here: branches work on Linux"
+                    "cannot listen on {ip}: each branch needs a loopback address of its own, which only Linux has"
                 );
                 return Err(Error::because(text, error));
             }
         }
     }
-    let text = format!("no loopback address has port {port} free for the branch");
+    let text = format!("found no loopback address with a free port {port} for the branch");
     Err(match last {
         Some(error) => Error::because(text, error),
         None => Error::new(text),

@@ -11,7 +11,7 @@ use crate::postgres::DATABASE;
 
 /// Branches. A branch is named by its id or its path.
 impl LocalLakebase {
-    /// Paths of the branches, production included and deleted ones not.
+    /// Paths of the branches, including production, without deleted ones.
     pub fn branches(&self) -> Vec<String> {
         let mut all = self.branches.all();
         all.retain(|branch| branch.facts().state != State::Deleted);
@@ -30,7 +30,11 @@ impl LocalLakebase {
     ///
     /// # Errors
     ///
-    /// Where the branch does not exist or is not ready, and what Postgres reports.
+    /// The branch does not exist or is not ready, or the error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled statement may still run to its end.
     pub async fn branch_sql(&self, branch: &str, sql: &str) -> Result<(), Error> {
         let found = self.branches.find(branch);
         let gateway = found.as_deref().and_then(|branch| branch.gateway());

@@ -106,6 +106,10 @@ impl Builder {
     ///
     /// If there is no folder for temporary files, Postgres is missing or does not start, or a port is in use. The
     /// text has the next step.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling it removes everything, as each part removes itself when it is dropped.
     pub async fn start(self) -> Result<LocalLakebase, Error> {
         if self.token_lifetime < Duration::from_secs(1) {
             return Err(Error::new("the token lifetime must be at least 1 s"));
@@ -116,7 +120,7 @@ impl Builder {
                 self.postgres_ip
             )));
         }
-        // First of all: all other files are created in this folder.
+        // First, as all other files are created in this folder.
         let folder = Private::create().await?;
         let api = listen(Ipv4Addr::LOCALHOST, self.api_port, "the workspace API").await?;
         let gateway_listener = listen(self.postgres_ip, self.postgres_port, "Postgres").await?;

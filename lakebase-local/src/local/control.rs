@@ -74,6 +74,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// The error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// After cancelling it, the role may exist, but cannot log in.
     pub async fn create_role(&self, identity: &str) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_role_sql(identity);
         self.sql(&sql).await?;
@@ -86,6 +90,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// The error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`create_role`](Self::create_role).
     pub async fn create_group_role(&self, group: &str, members: &[&str]) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_role_sql(group);
         self.sql(&sql).await?;
@@ -99,6 +107,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// The error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`create_role`](Self::create_role).
     pub async fn create_native_role(&self, name: &str, password: &str) -> Result<(), Error> {
         let sql = self.gateway.postgres.create_native_role_sql(name, password);
         self.sql(&sql).await?;
@@ -130,6 +142,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// The error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled statement may still run to its end.
     pub async fn sql(&self, sql: &str) -> Result<(), Error> {
         self.sql_in(DATABASE, sql).await
     }
@@ -143,6 +159,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// The error of Postgres.
+    ///
+    /// # Cancel safety
+    ///
+    /// After cancelling it, a copy without a known name may exist until the end.
     pub async fn scratch_database(&self) -> Result<String, Error> {
         let server = &self.gateway.postgres;
         let name = server.copy_name();
@@ -210,7 +230,7 @@ impl LocalLakebase {
 impl LocalLakebase {
     /// Applies a fault to a call until [`heal`](Self::heal).
     pub fn fail(&self, call: Call, fault: Fault) {
-        self.faults.set(call, Some(fault));
+        self.faults.set(call, fault);
     }
 
     /// Applies a fault to the next `times` calls.
@@ -220,7 +240,7 @@ impl LocalLakebase {
 
     /// Removes the faults of a call.
     pub fn heal(&self, call: Call) {
-        self.faults.set(call, None);
+        self.faults.clear(call);
     }
 
     /// Makes the whole API unreachable, or reachable again.
@@ -258,6 +278,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// If Postgres fails to end the sessions.
+    ///
+    /// # Cancel safety
+    ///
+    /// After cancelling it, the compute is suspended, and some sessions may not end.
     pub async fn suspend(&self, cut: Cut, wake_delay: Duration, wake: Wake) -> Result<(), Error> {
         self.gateway.compute.suspend(wake_delay, wake);
         self.cut_sessions(cut).await
@@ -269,6 +293,10 @@ impl LocalLakebase {
     /// # Errors
     ///
     /// If Postgres fails to end the sessions.
+    ///
+    /// # Cancel safety
+    ///
+    /// After cancelling it, some sessions may not end.
     pub async fn cut_sessions(&self, cut: Cut) -> Result<(), Error> {
         self.gateway.cut_sessions(cut).await
     }

@@ -1,5 +1,4 @@
-//! A copy of a running cluster, by Postgres's own functions for backups: what is committed, while the
-//! original goes on.
+//! A copy of a running cluster, made with Postgres's backup functions. It has all committed data.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,11 +9,11 @@ use super::template::Template;
 use super::{OUR_PATH, Postgres, Server};
 use crate::Error;
 
-/// Where `pg_backup_start` has its name and arguments.
+/// The first version with `pg_backup_start`.
 const OLDEST: i32 = 150_000;
 
-/// Copies all but the WAL and what is the original server's own. Files may disappear meanwhile, with a
-/// table for example: recovery puts that right. Where the file system can, `cp` shares the blocks.
+/// Copies everything except the WAL and the lock files of the original server. Files may disappear meanwhile, for example
+/// with a table; recovery repairs that.
 const COPY: &str = r#"
 from=$1 to=$PWD/data
 mkdir -m 700 "$to" "$to/pg_wal" && cd "$from" || exit 1
@@ -30,13 +29,13 @@ printf '%s\n' "$errors" | grep -v 'No such file or directory$' >&2 || exit 0
 exit 1
 "#;
 
-/// Copies the named files of WAL, and writes the label that the server starts from.
+/// Copies the named WAL files, and writes the backup label from which the server starts.
 const FINISH: &str = r#"
 cat >data/backup_label || exit 1
 to=$PWD/data/pg_wal; cd "$1/pg_wal" && shift && exec cp -p "$@" "$to"
 "#;
 
-/// What a copy is made from.
+/// The source of a copy.
 #[derive(Clone, Debug)]
 pub(crate) struct Original {
     server: Server,
@@ -53,7 +52,7 @@ impl Original {
         }
     }
 
-    /// Starts a server on a copy. Returns the place in the WAL up to which the copy goes, too.
+    /// Starts a server on a copy. Also returns the LSN at which the copy ends.
     pub(crate) async fn copy(&self) -> Result<(Postgres, String), Error> {
         let failed = |error| Error::because("Postgres cannot make a backup of the branch", error);
         // The backup belongs to this session, and ends with it.
@@ -66,7 +65,7 @@ impl Original {
         }
         if facts.get::<_, i64>(1) > 0 {
             return Err(Error::new(
-                "a branch cannot be made of a cluster with tablespaces: they are outside of its folder",
+                "a cluster with tablespaces cannot be copied to a branch: they are outside of its folder",
             ));
         }
         let folder = self.template.new_folder().await?;
@@ -91,7 +90,7 @@ impl Original {
         Ok((Postgres::Own(own), stop.get(0)))
     }
 
-    /// How many bytes of WAL were written since that place; negative if it is still to come.
+    /// Bytes of WAL since this LSN; negative for a future one.
     pub(crate) async fn bytes_since(&self, lsn: &str) -> Result<i64, Error> {
         let admin = self.server.admin("postgres", OUR_PATH).await?;
         let sql = "SELECT (pg_current_wal_insert_lsn() - $1::text::pg_lsn)::int8";

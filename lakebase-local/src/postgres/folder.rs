@@ -17,7 +17,7 @@ const LONGEST_PARENT: usize = 58;
 /// Where Linux keeps files in memory. A cluster is a thousand small files, and a file system creates and removes those
 /// many times slower.
 const MEMORY: &str = "/dev/shm";
-/// Free space that makes memory the place of a server: far more than a cluster of 40 MB and its branches.
+/// Free space that is required to use memory: far more than a cluster of 40 MB and its branches.
 const ENOUGH_MEMORY: u64 = 4 << 30;
 /// Prefix and twelve random digits. An existing folder of that name is an error.
 const NAME_LENGTH: usize = 27;
@@ -159,7 +159,7 @@ impl Folder {
     }
 }
 
-/// Returns whether a server's folder belongs in memory: nobody chose another place, and there is enough.
+/// Returns whether to create a server's folder in memory: `TMPDIR` is not set, and there is enough space.
 fn prefers_memory() -> bool {
     // macOS counts blocks in 32 bits.
     #[allow(clippy::useless_conversion)]

@@ -14,15 +14,15 @@ use crate::Error;
 /// Fast and unsafe settings, as the data is temporary.
 const SETTINGS: &str = "
 listen_addresses = ''
-# Beats PGPORT, which may well be set: to a local Lakebase's.
+# Otherwise PGPORT applies, which may be that of a local Lakebase.
 port = 5432
 unix_socket_permissions = 0700
 max_connections = 250
 shared_buffers = 16MB
-# What is committed survives the crash of a process, as it does on the platform; a crash of the machine it does not.
+# Commits survive a crash of the server, but not of the machine.
 fsync = off
 full_page_writes = off
-# A branch is made from a backup. What it starts from must not be recycled while it is copied.
+# For backups, from which branches are created: WAL must not be recycled while it is copied.
 wal_level = replica
 wal_keep_size = 64MB
 max_wal_senders = 0
@@ -133,7 +133,7 @@ impl Template {
         self.fill(self.new_folder().await?, command, None).await
     }
 
-    /// Runs a program in a folder. The folder is not removed before the program has ended, even if nobody waits.
+    /// Runs a program in a folder. The folder is removed only after the program has ended, even if the caller is cancelled.
     pub(super) async fn fill(
         &self,
         folder: Folder,

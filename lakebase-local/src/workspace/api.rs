@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use super::{APPLICATION, INSTANCE, RESOURCE_ID, Shared, Workspace, oidc};
+use super::oidc::{self, bearer, header};
+use super::{APPLICATION, INSTANCE, RESOURCE_ID, Shared, Workspace};
 use crate::events::EventKind;
 use crate::issuer::MintedToken;
 use crate::reply::{Answer, Failure, rfc3339};
@@ -56,11 +56,10 @@ impl Workspace {
         if !self.issuer.is_service_principal(&identity) {
             return Some(identity);
         }
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let resource = format!("{}/service-management/", self.base_url);
-        let management = text("x-databricks-azure-sp-management-token")?;
+        let management = header(headers, "x-databricks-azure-sp-management-token")?;
         let is_same = self.issuer.entra_identity(management, &resource)? == identity;
-        let workspace = text("x-databricks-azure-workspace-resource-id")?;
+        let workspace = header(headers, "x-databricks-azure-workspace-resource-id")?;
         (is_same && workspace == RESOURCE_ID).then_some(identity)
     }
 
@@ -77,14 +76,9 @@ impl Workspace {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    value.strip_prefix("Bearer ")
-}
-
 /// Parses `claims` of a credential call and returns the tables.
 fn claimed(body: &Value) -> Result<Vec<String>, Failure> {
-    let wrong = || Failure::new(400, "INVALID_PARAMETER_VALUE", "claims are malformed");
+    let wrong = || Failure::invalid("claims are malformed");
     let Some(claims) = body.get("claims") else {
         return Ok(Vec::new());
     };
@@ -129,13 +123,7 @@ pub(super) async fn credentials(
                 .and_then(|ttl| ttl.strip_suffix('s')?.parse::<f64>().ok());
             let seconds = seconds
                 .filter(|seconds| TTL_SECONDS.contains(seconds))
-                .ok_or_else(|| {
-                    Failure::new(
-                        400,
-                        "INVALID_PARAMETER_VALUE",
-                        "ttl must be from 300s to 3600s",
-                    )
-                })?;
+                .ok_or_else(|| Failure::invalid("ttl must be from 300s to 3600s"))?;
             Some(Duration::from_secs_f64(seconds))
         }
     };
@@ -165,11 +153,7 @@ pub(super) async fn instance_credentials(
         ));
     }
     if body.get("ttl").is_some() {
-        return Err(Failure::new(
-            400,
-            "INVALID_PARAMETER_VALUE",
-            "unknown field 'ttl'",
-        ));
+        return Err(Failure::invalid("unknown field 'ttl'"));
     }
     let claims = claimed(&body)?;
     // A repeated request id gets the same token.

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::{Form, Path, Query, State};
-use axum::http::header::{AUTHORIZATION, LOCATION};
+use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Shared, oidc, unknown};
+use super::oidc::{self, refusal};
+use super::{Shared, unknown};
 use crate::reply::status;
 
 /// The Entra application of Azure Databricks.
@@ -100,12 +101,9 @@ pub(super) async fn resource(
     Path(resource): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let bearer = headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let manager = format!("{}/arm/", workspace.base_url);
-    let known = bearer.and_then(|bearer| workspace.issuer.entra_identity(bearer, &manager));
-    if known.is_none() {
+    let known = |bearer| workspace.issuer.entra_identity(bearer, &manager);
+    if oidc::bearer(&headers).and_then(known).is_none() {
         return arm_refusal(
             401,
             "InvalidAuthenticationToken",
@@ -117,11 +115,6 @@ pub(super) async fn resource(
     }
     Json(json!({ "id": RESOURCE_ID, "properties": { "workspaceUrl": workspace.base_url } }))
         .into_response()
-}
-
-fn refusal(code: u16, error: &str, description: &str) -> Response {
-    let body = json!({ "error": error, "error_description": description });
-    (status(code), Json(body)).into_response()
 }
 
 fn arm_refusal(code: u16, error: &str, message: &str) -> Response {

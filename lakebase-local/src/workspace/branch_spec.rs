@@ -6,22 +6,18 @@ use serde_json::Value;
 
 use crate::reply::Failure;
 
-/// The longest that a branch may live.
+/// The longest lifetime of a branch.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
-/// A point in time that is older lies in a past of which nothing is kept.
+/// An older point in time is an error, as no history is kept.
 const NOW: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Spec {
-    /// Whether and when it expires, if that was said.
+    /// The expiry, if the request contains one; `Some(None)` means no expiry.
     pub(super) expires: Option<Option<SystemTime>>,
     pub(super) is_protected: Option<bool>,
     pub(super) source: Option<String>,
     pub(super) lsn: Option<String>,
-}
-
-fn invalid(text: impl Into<String>) -> Failure {
-    Failure::bad("INVALID_PARAMETER_VALUE", text)
 }
 
 impl Spec {
@@ -32,14 +28,14 @@ impl Spec {
             None => Ok(None),
             Some(Value::String(text)) if text.is_empty() => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => Err(invalid(format!(
+            Some(_) => Err(Failure::invalid(format!(
                 "Field 'branch.spec.{name}' is not a string"
             ))),
         };
         let flag = |name: &str| match field(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(_) => Err(invalid(format!(
+            Some(_) => Err(Failure::invalid(format!(
                 "Field 'branch.spec.{name}' is not a boolean"
             ))),
         };
@@ -47,7 +43,7 @@ impl Spec {
             check_now("source_branch_time", &time, now)?;
         }
         if text("source_snapshot")?.is_some() {
-            return Err(invalid(
+            return Err(Failure::invalid(
                 "source_snapshot: lakebase-local keeps no snapshots",
             ));
         }
@@ -57,7 +53,7 @@ impl Spec {
             (None, Ok(Some(ttl)), None) => Some(Some(now + duration(&ttl)?)),
             (None, Ok(None), Some(true)) => Some(None),
             (None, Ok(None), Some(false)) => {
-                return Err(invalid(
+                return Err(Failure::invalid(
                     "Field 'branch.spec.no_expiry' must be true if it is given",
                 ));
             }
@@ -65,16 +61,16 @@ impl Spec {
             (None, Err(_), None) => return Err(wrong_ttl()),
             _ => {
                 let text = "Only one of expire_time, ttl, or no_expiry may be provided";
-                return Err(invalid(text));
+                return Err(Failure::invalid(text));
             }
         };
         if let Some(Some(expires)) = expiry {
             if expires <= now {
-                return Err(invalid("expiration time must be in the future"));
+                return Err(Failure::invalid("expiration time must be in the future"));
             }
             if expires > now + LONGEST {
                 let text = "expiration time exceeds the maximum expiration time";
-                return Err(invalid(text));
+                return Err(Failure::invalid(text));
             }
         }
         Ok(Self {
@@ -85,7 +81,7 @@ impl Spec {
         })
     }
 
-    /// Leaves what `update_mask` names.
+    /// Keeps the fields that `update_mask` names.
     pub(super) fn masked(mut self, mask: &str) -> Result<Self, Failure> {
         let (mut expiration, mut protection) = (false, false);
         for path in mask.split(',') {
@@ -101,7 +97,7 @@ impl Spec {
                         "update_mask: \"{other}\" is not a field that can be updated; these are \
                          spec.expiration and spec.is_protected"
                     );
-                    return Err(invalid(text));
+                    return Err(Failure::invalid(text));
                 }
             }
         }
@@ -109,20 +105,20 @@ impl Spec {
             return Err(Self::no_expiry());
         }
         self.expires = self.expires.filter(|_| expiration);
-        // Not sent is false.
+        // A missing flag is false.
         self.is_protected = protection.then_some(self.is_protected.unwrap_or_default());
         Ok(self)
     }
 
     pub(super) fn no_expiry() -> Failure {
-        invalid("One of expire_time, ttl, or no_expiry must be provided")
+        Failure::invalid("One of expire_time, ttl, or no_expiry must be provided")
     }
 }
 
 fn timestamp(field: &str, text: &str) -> Result<SystemTime, Failure> {
     let time: Result<jiff::Timestamp, _> = text.parse();
     time.map(SystemTime::from)
-        .map_err(|_| invalid(format!("Field 'branch.spec.{field}' is not a timestamp")))
+        .map_err(|_| Failure::invalid(format!("Field 'branch.spec.{field}' is not a timestamp")))
 }
 
 /// `"14400s"`
@@ -133,26 +129,26 @@ fn duration(text: &str) -> Result<Duration, Failure> {
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds = number.parse().ok().filter(|_| is_number);
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    // Beyond this no clock goes.
+    // A longer duration would overflow the clock.
     let duration = duration.map(|duration| duration.min(LONGEST * 1000));
     duration.ok_or_else(wrong_ttl)
 }
 
 fn wrong_ttl() -> Failure {
-    invalid("Field 'branch.spec.ttl' is not a duration in seconds, such as \"14400s\"")
+    Failure::invalid("Field 'branch.spec.ttl' is not a duration in seconds, such as \"14400s\"")
 }
 
 fn check_now(field: &str, text: &str, now: SystemTime) -> Result<(), Failure> {
     let time = timestamp(field, text)?;
     if time > now + NOW {
-        return Err(invalid(format!(
+        return Err(Failure::invalid(format!(
             "Field 'branch.spec.{field}' is in the future"
         )));
     }
     if time + NOW < now {
         let text =
             format!("Field 'branch.spec.{field}' is too old: lakebase-local keeps no history");
-        return Err(invalid(text));
+        return Err(Failure::invalid(text));
     }
     Ok(())
 }

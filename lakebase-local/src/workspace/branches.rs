@@ -28,13 +28,13 @@ impl Workspace {
         Err(Failure::new(404, "NOT_FOUND", "project id not found"))
     }
 
-    /// A branch that is not deleted.
+    /// Returns a branch that is not deleted.
     pub(super) fn branch(&self, project: &str, branch: &str) -> Result<Arc<Branch>, Failure> {
         self.check_project(project)?;
         self.branches.get(branch)
     }
 
-    /// A branch whose Postgres can be reached.
+    /// Returns a ready branch and its gateway.
     pub(super) fn ready(
         &self,
         project: &str,
@@ -46,7 +46,7 @@ impl Workspace {
         Ok((branch, gateway))
     }
 
-    /// Who may change the project, and it is this project.
+    /// Checks that the caller may change this project.
     fn manager(&self, headers: &HeaderMap, project: &str) -> Result<(), Failure> {
         let identity = self.caller(headers)?;
         self.check_project(project)?;
@@ -162,12 +162,12 @@ pub(super) async fn create(
         let text = format!(
             "branch_id \"{id}\" is not valid: it must match ^[a-z]([a-z0-9-]{{0,61}}[a-z0-9])?$"
         );
-        return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+        return Err(Failure::invalid(text));
     }
     let spec = Spec::parse(&body, workspace.branches.clock.now())?;
     let expires = spec.expires.ok_or_else(Spec::no_expiry)?;
     if let Some(branch) = workspace.branches.find(id) {
-        // As documented, this changes what is there: the source stays.
+        // As documented, this updates the branch and keeps its source.
         if is_set(&params, "replace_existing") && branch.facts().state == State::Ready {
             let update = workspace
                 .branches
@@ -180,7 +180,7 @@ pub(super) async fn create(
         let of_project = format!("{}/branches/", Place::project_path());
         if !source.starts_with(&of_project) {
             let text = format!("Field 'branch.spec.source_branch' must begin with {of_project}");
-            return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+            return Err(Failure::invalid(text));
         }
     }
     let new = NewBranch {
@@ -237,7 +237,7 @@ pub(super) async fn undelete(
     Ok(Json(workspace.branches.undelete(branch).await?).into_response())
 }
 
-/// How far an operation is. Its name is the path.
+/// The state of an operation. Its name is the path.
 pub(super) async fn operation(Extract(workspace): Shared, headers: HeaderMap, uri: Uri) -> Answer {
     workspace.caller(&headers)?;
     let name = uri.path().trim_start_matches('/');

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::Shared;
 use super::page::{Params, is_set, page};
-use super::role::{admin, check_own, failed, find as find_role};
+use super::role::{failed, find as find_role};
 use crate::branches::empty;
 use crate::gateway::Gateway;
 use crate::ids::{Kind, is_id};
@@ -19,10 +19,10 @@ use crate::postgres::{DATABASE, quote_ident};
 use crate::reply::{Answer, Failure};
 
 const PAGE: usize = 100;
-/// Where a session does not keep a database from being dropped.
+/// A session in this database does not prevent that another one is dropped.
 const MAINTENANCE: &str = "postgres";
 
-/// Names of databases and of their owners, as clients know them.
+/// Databases and their owners, by the names that clients use.
 async fn all(gateway: &Gateway, admin: &Client) -> Result<Vec<(String, String)>, Failure> {
     if !gateway.postgres.is_own() {
         let sql = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1";
@@ -66,9 +66,9 @@ pub(super) async fn list(
     Path((project, branch)): Path<(String, String)>,
     Query(params): Query<Params>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    let admin = admin(&gateway, MAINTENANCE).await?;
+    let (gateway, admin) = workspace
+        .session(&headers, (&project, &branch), MAINTENANCE)
+        .await?;
     let databases = all(&gateway, &admin).await?;
     let databases = databases
         .iter()
@@ -81,9 +81,9 @@ pub(super) async fn get(
     headers: HeaderMap,
     Path((project, branch, id)): Path<(String, String, String)>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    let admin = admin(&gateway, MAINTENANCE).await?;
+    let (gateway, admin) = workspace
+        .session(&headers, (&project, &branch), MAINTENANCE)
+        .await?;
     let found = find(&gateway, &admin, &id).await?;
     Ok(Json(describe(&gateway, &found)).into_response())
 }
@@ -95,9 +95,9 @@ pub(super) async fn create(
     Query(params): Query<Params>,
     Json(body): Json<Value>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    check_own(&gateway)?;
+    let (gateway, session) = workspace
+        .changing_session(&headers, (&project, &branch), MAINTENANCE)
+        .await?;
     let spec = |name: &str| {
         let text = body.get("spec").and_then(|spec| spec.get(name)?.as_str());
         text.filter(|text| !text.is_empty())
@@ -107,7 +107,7 @@ pub(super) async fn create(
         let text = format!(
             "database_id \"{id}\" is not valid: it must match ^[a-z]([a-z0-9-]{{0,61}}[a-z0-9])?$"
         );
-        return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+        return Err(Failure::invalid(text));
     }
     let owner = spec("role").ok_or_else(|| Failure::required("database.spec.role"))?;
     let name = spec("postgres_database").or(id.map(String::as_str));
@@ -116,7 +116,6 @@ pub(super) async fn create(
     let id = id
         .cloned()
         .unwrap_or_else(|| gateway.ids.of(Kind::Database, &name));
-    let session = admin(&gateway, MAINTENANCE).await?;
     let owner = find_role(&gateway, &session, owner).await?.name;
     let known = all(&gateway, &session).await?;
     let is_known = known
@@ -147,10 +146,9 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Path((project, branch, id)): Path<(String, String, String)>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    check_own(&gateway)?;
-    let session = admin(&gateway, MAINTENANCE).await?;
+    let (gateway, session) = workspace
+        .changing_session(&headers, (&project, &branch), MAINTENANCE)
+        .await?;
     let (name, _) = find(&gateway, &session, &id).await?;
     let path = format!("{}/databases/{id}", gateway.place.branch_path());
     let job = |_| async move {

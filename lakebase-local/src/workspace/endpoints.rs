@@ -14,7 +14,7 @@ use crate::branches::Branch;
 use crate::reply::{Answer, Failure};
 
 impl Workspace {
-    /// The branch of an endpoint.
+    /// Returns the branch of an endpoint.
     pub(super) fn endpoint(&self, path: &str) -> Result<Arc<Branch>, Failure> {
         let branch = path.rsplit_once("/endpoints/").map(|(branch, _)| branch);
         let branch = branch.and_then(|branch| self.branches.get(branch).ok());
@@ -38,7 +38,7 @@ pub(super) async fn list(
     let branch = workspace.branch(&project, &branch)?;
     let endpoints = branch.describe_replica().into_iter();
     let endpoints = endpoints.chain([branch.describe_endpoint()]).collect();
-    // One to a page, so that clients have to turn pages.
+    // One on a page, so that clients must read several pages.
     page("endpoints", endpoints, &params, 1)
 }
 

@@ -99,26 +99,31 @@ pub(super) async fn github(
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let people = &workspace.people;
-    let wanted = format!("Bearer {}", people.request_token);
-    let sent = headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let Some(audience) = query.get("audience").filter(|_| sent == Some(&wanted)) else {
+    let is_known = bearer(&headers) == Some(&people.request_token);
+    let Some(audience) = query.get("audience").filter(|_| is_known) else {
         return refusal(401, "unauthorized", "the request token is not valid");
     };
     let token = workspace.issuer.id_token(&people.client_id, Some(audience));
     Json(json!({ "value": token, "count": token.len() })).into_response()
 }
 
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    header(headers, AUTHORIZATION.as_str())?.strip_prefix("Bearer ")
+}
+
 pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let value = header(headers, AUTHORIZATION.as_str())?;
     let decoded = STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (id, secret) = text.split_once(':')?;
     Some((id.to_owned(), secret.to_owned()))
 }
 
-fn refusal(code: u16, error: &str, description: &str) -> Response {
+pub(super) fn refusal(code: u16, error: &str, description: &str) -> Response {
     let body = json!({ "error": error, "error_description": description });
     (status(code), Json(body)).into_response()
 }

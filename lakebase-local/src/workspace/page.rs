@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 
 use crate::reply::{Answer, Failure};
 
-/// Parameters after the question mark.
+/// Query parameters.
 pub(super) type Params = HashMap<String, String>;
 
-/// Whether a parameter is set.
+/// Returns whether a flag is `true`.
 pub(super) fn is_set(params: &Params, name: &str) -> bool {
     params.get(name).is_some_and(|value| value == "true")
 }
 
-/// One page of `items`, which has no more than `longest`.
+/// One page of `items`, at most `longest`.
 pub(super) fn page(key: &str, items: Vec<Value>, params: &Params, longest: usize) -> Answer {
     let number = |name: &str| -> Result<usize, Failure> {
         let text = params.get(name).filter(|text| !text.is_empty());
         let number = text.map_or(Ok(0), |text| text.parse());
-        number.map_err(|_| Failure::bad("INVALID_PARAMETER_VALUE", format!("{name} is not valid")))
+        number.map_err(|_| Failure::invalid(format!("{name} is not valid")))
     };
     let (begin, size) = (number("page_token")?, number("page_size")?);
     let size = match size {

@@ -1,5 +1,8 @@
-//! A role: what it is in Postgres, and what clients say that it is to be.
+//! A role in Postgres, and the `spec` that clients send.
 
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -11,13 +14,13 @@ use crate::postgres::{NATIVE_GROUP, OUR_PATH, quote_ident};
 use crate::reply::Failure;
 use crate::roles::RoleKind;
 
-/// The only membership that the API can give.
+/// The only membership that the API grants.
 const SUPERUSER: &str = "DATABRICKS_SUPERUSER";
 const OAUTH: &str = "LAKEBASE_OAUTH_V1";
 const NATIVE: &str = "PG_PASSWORD_SCRAM_SHA_256";
 const NO_LOGIN: &str = "NO_LOGIN";
 
-/// A role as it is.
+/// A role in Postgres.
 #[derive(Debug)]
 pub(super) struct Role {
     pub(super) name: String,
@@ -36,18 +39,42 @@ pub(super) fn failed(error: tokio_postgres::Error) -> Failure {
     }
 }
 
-/// A superuser's session. Roles and databases of a borrowed server are not ours to change.
+/// A superuser's session.
 pub(super) async fn admin(gateway: &Gateway, database: &str) -> Result<Client, Failure> {
     let admin = gateway.postgres.admin(database, OUR_PATH).await;
     admin.map_err(|error| Failure::internal(error.chain()))
 }
 
-pub(super) fn check_own(gateway: &Gateway) -> Result<(), Failure> {
-    if gateway.postgres.is_own() {
-        return Ok(());
+impl Workspace {
+    /// The gateway of a branch, and a superuser's session in one of its databases.
+    pub(super) async fn session(
+        &self,
+        headers: &HeaderMap,
+        (project, branch): (&str, &str),
+        database: &str,
+    ) -> Result<(Arc<Gateway>, Client), Failure> {
+        self.caller(headers)?;
+        let (_, gateway) = self.ready(project, branch)?;
+        let admin = admin(&gateway, database).await?;
+        Ok((gateway, admin))
     }
-    let text = "roles and databases of a borrowed server cannot be changed over REST, see LAKEBASE_LOCAL_PG_URL";
-    Err(Failure::bad("BAD_REQUEST", text))
+
+    /// The same, to change roles or databases. Those of a borrowed server cannot be changed.
+    pub(super) async fn changing_session(
+        &self,
+        headers: &HeaderMap,
+        branch: (&str, &str),
+        database: &str,
+    ) -> Result<(Arc<Gateway>, Client), Failure> {
+        let (gateway, admin) = self.session(headers, branch, database).await?;
+        match gateway.postgres.is_own() {
+            true => Ok((gateway, admin)),
+            false => Err(Failure::bad(
+                "BAD_REQUEST",
+                "roles and databases of a borrowed server cannot be changed over REST, see LAKEBASE_LOCAL_PG_URL",
+            )),
+        }
+    }
 }
 
 pub(super) async fn all(gateway: &Gateway, admin: &Client) -> Result<Vec<Role>, Failure> {
@@ -73,7 +100,7 @@ pub(super) async fn all(gateway: &Gateway, admin: &Client) -> Result<Vec<Role>, 
     Ok(rows.map_err(failed)?.iter().map(role).collect())
 }
 
-/// The role of this id, or the last part of this path.
+/// Finds a role by its id or path.
 pub(super) async fn find(gateway: &Gateway, admin: &Client, id: &str) -> Result<Role, Failure> {
     let short = id.rsplit('/').next().unwrap_or_default();
     let all = all(gateway, admin).await?;
@@ -137,7 +164,7 @@ impl<'a> Spec<'a> {
         self.0.get("spec")?.get("attributes")?.get(name)?.as_bool()
     }
 
-    /// Grants or revokes what is `named`: an update that names memberships and has none takes them away.
+    /// SQL that changes the `named` fields. A named field that is missing is revoked.
     pub(super) fn changes(
         &self,
         role: &str,
@@ -161,7 +188,7 @@ impl<'a> Spec<'a> {
             for membership in memberships.into_iter().flatten() {
                 if membership != SUPERUSER {
                     let text = format!("membership_roles: {membership} is unknown");
-                    return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+                    return Err(Failure::invalid(text));
                 }
                 is_superuser = true;
             }
@@ -174,7 +201,7 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// How a role is made, and how it logs in.
+/// SQL that creates a role, and how it logs in.
 pub(super) fn made(
     workspace: &Workspace,
     gateway: &Gateway,
@@ -201,7 +228,7 @@ pub(super) fn made(
                 let text = format!(
                     "identity \"{name}\" of type {identity} does not exist in the workspace"
                 );
-                return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+                return Err(Failure::invalid(text));
             }
             let kind = match identity {
                 "GROUP" => RoleKind::Group(workspace.issuer.members(name)),
@@ -211,7 +238,7 @@ pub(super) fn made(
         }
         other => {
             let text = format!("auth_method \"{other}\" is unknown");
-            Err(Failure::bad("INVALID_PARAMETER_VALUE", text))
+            Err(Failure::invalid(text))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Roles of branches. What there is, Postgres itself tells: roles made in SQL are listed, too.
+//! Roles of branches. They are read from Postgres, so roles created in SQL are listed, too.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::page::{Params, is_set, page};
-use super::role::{Spec, admin, all, check_own, failed, find, made};
+use super::role::{Spec, admin, all, failed, find, made};
 use crate::branches::empty;
 use crate::ids::{Kind, is_id};
 use crate::postgres::{DATABASE, quote_ident, quote_literal};
@@ -18,15 +18,16 @@ use crate::reply::{Answer, Failure};
 use crate::roles::RoleKind;
 
 const PAGE: usize = 100;
+
 pub(super) async fn list(
     Extract(workspace): Shared,
     headers: HeaderMap,
     Path((project, branch)): Path<(String, String)>,
     Query(params): Query<Params>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    let admin = admin(&gateway, DATABASE).await?;
+    let (gateway, admin) = workspace
+        .session(&headers, (&project, &branch), DATABASE)
+        .await?;
     let roles = all(&gateway, &admin).await?;
     let roles = roles.iter().map(|role| role.describe(&workspace, &gateway));
     page("roles", roles.collect(), &params, PAGE)
@@ -37,9 +38,9 @@ pub(super) async fn get(
     headers: HeaderMap,
     Path((project, branch, role)): Path<(String, String, String)>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    let admin = admin(&gateway, DATABASE).await?;
+    let (gateway, admin) = workspace
+        .session(&headers, (&project, &branch), DATABASE)
+        .await?;
     let role = find(&gateway, &admin, &role).await?;
     Ok(Json(role.describe(&workspace, &gateway)).into_response())
 }
@@ -51,15 +52,15 @@ pub(super) async fn create(
     Query(params): Query<Params>,
     Json(body): Json<Value>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    check_own(&gateway)?;
+    let (gateway, session) = workspace
+        .changing_session(&headers, (&project, &branch), DATABASE)
+        .await?;
     let id = params.get("role_id").filter(|id| !id.is_empty()).cloned();
     if let Some(id) = id.as_ref().filter(|id| !is_id(id) || id.len() < 4) {
         let text = format!(
             "role_id \"{id}\" is not valid: 4 to 63 lower-case letters, digits and hyphens"
         );
-        return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+        return Err(Failure::invalid(text));
     }
     let replaces = is_set(&params, "replace_existing");
     if replaces && id.is_none() {
@@ -69,7 +70,6 @@ pub(super) async fn create(
     let name = spec.text("postgres_role").or(id.as_deref());
     let name = name.ok_or_else(|| Failure::required("role.spec.postgres_role"))?;
     let name = name.to_owned();
-    let session = admin(&gateway, DATABASE).await?;
     let id = id.unwrap_or_else(|| gateway.ids.of(Kind::Role, &name));
     let known = all(&gateway, &session).await?;
     let is_known = known
@@ -107,12 +107,11 @@ pub(super) async fn update(
     Query(params): Query<Params>,
     Json(body): Json<Value>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    check_own(&gateway)?;
+    let (gateway, session) = workspace
+        .changing_session(&headers, (&project, &branch), DATABASE)
+        .await?;
     let mask = params.get("update_mask").filter(|mask| !mask.is_empty());
     let mask = mask.ok_or_else(|| Failure::required("update_mask"))?;
-    let session = admin(&gateway, DATABASE).await?;
     let role = find(&gateway, &session, &role).await?;
     let paths: Vec<&str> = mask.split(',').map(str::trim).collect();
     let named = |path: &str| {
@@ -128,7 +127,7 @@ pub(super) async fn update(
     let sql = Spec(&body).changes(&role.name, named)?;
     if sql.is_empty() {
         let text = format!("update_mask \"{mask}\" names no field that can be updated");
-        return Err(Failure::bad("INVALID_PARAMETER_VALUE", text));
+        return Err(Failure::invalid(text));
     }
     let id = gateway.ids.of(Kind::Role, &role.name);
     let path = format!("{}/roles/{id}", gateway.place.branch_path());
@@ -149,9 +148,9 @@ pub(super) async fn password(
     headers: HeaderMap,
     Path((project, branch, role)): Path<(String, String, String)>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    let session = admin(&gateway, DATABASE).await?;
+    let (gateway, session) = workspace
+        .session(&headers, (&project, &branch), DATABASE)
+        .await?;
     let role = find(&gateway, &session, &role).await?;
     match gateway.roles.password(&role.name) {
         Some(password) => Ok(Json(json!({ "password": password })).into_response()),
@@ -168,10 +167,9 @@ pub(super) async fn delete(
     Path((project, branch, role)): Path<(String, String, String)>,
     Query(params): Query<Params>,
 ) -> Answer {
-    workspace.caller(&headers)?;
-    let (_, gateway) = workspace.ready(&project, &branch)?;
-    check_own(&gateway)?;
-    let session = admin(&gateway, DATABASE).await?;
+    let (gateway, session) = workspace
+        .changing_session(&headers, (&project, &branch), DATABASE)
+        .await?;
     let role = find(&gateway, &session, &role).await?.name;
     let heir = match params.get("reassign_owned_to").filter(|id| !id.is_empty()) {
         Some(id) => Some(find(&gateway, &session, id).await?.name),

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Shared;
 use super::azure::{APPLICATION, TENANT, epoch};
+use super::oidc::header;
 use crate::reply::{rfc3339, status};
 
 /// Needs only bash, which can open TCP connections.
@@ -130,7 +131,7 @@ pub(super) async fn az(State(workspace): Shared, RawQuery(query): RawQuery) -> R
 
 /// The metadata service of an editor.
 pub(super) async fn metadata_service(State(workspace): Shared, headers: HeaderMap) -> Response {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let text = |name| header(&headers, name);
     if text("x-databricks-metadata-version") != Some("1")
         || text("x-databricks-host") != Some(&workspace.base_url)
     {

@@ -1,4 +1,4 @@
-//! What the tests share: the program, requests to the workspace API, and logins through the gateway,
+//! Helpers of the tests: the program, requests to the workspace API, and logins through the gateway,
 //! without the client crates.
 
 #![allow(clippy::expect_used, dead_code)] // a test fails by panicking; each test file uses a part
@@ -21,17 +21,17 @@ use tokio::net::TcpStream;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Writes to the terminal. The harness captures what goes through `eprintln` when a test passes.
+/// Writes to the terminal; the harness captures `eprintln`.
 pub(crate) fn tell(text: &str) {
     use std::io::Write as _;
 
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// A folder of our own for temporary files, so that what stays behind is seen.
+/// A new folder for temporary files, so that a test sees files that are left behind.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    // When we are root, Postgres runs as somebody else, who must get in.
+    // If we are root, Postgres runs as another user, who must be able to enter.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o1777)).expect("opened");
     dir
 }
@@ -44,7 +44,7 @@ pub(crate) fn program(scratch: &Path) -> Command {
     command
 }
 
-/// Waits until the folder is empty; the supervisors need a moment after their program is gone.
+/// Waits until the folder is empty; the supervisors end a moment after their program.
 pub(crate) fn assert_becomes_empty(scratch: &Path) {
     let names = || {
         let entries = std::fs::read_dir(scratch).expect("the folder");
@@ -61,7 +61,7 @@ pub(crate) fn assert_becomes_empty(scratch: &Path) {
     panic!("left behind: {:?}", names());
 }
 
-/// Starts it without a command and waits until it serves. Returns the variables that it prints, too.
+/// Starts it without a command and waits until it serves. Also returns the variables that it prints.
 pub(crate) fn serving(program: &mut Command) -> (Child, Vars) {
     let mut child = program
         .stdout(Stdio::piped())
@@ -90,7 +90,7 @@ pub(crate) fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("sent");
 }
 
-/// What a local Lakebase tells its programs.
+/// The variables of a local Lakebase.
 #[derive(Clone, Debug)]
 pub(crate) struct Vars(HashMap<String, String>);
 
@@ -149,7 +149,7 @@ impl Vars {
             .await
     }
 
-    /// Logs in through the gateway on this host, which may be told to be at an address.
+    /// Logs in through the gateway on this host, which can be resolved to an address.
     pub(crate) async fn log_in_at(
         &self,
         host: &str,
