@@ -53,7 +53,7 @@ pub use crate::error::says_transient;
 #[cfg(feature = "migrations")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};
-pub use crate::postgres::transaction::AsyncCall;
+pub use crate::postgres::transaction::{AsyncCall, FailedAttempt, retry_transaction};
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
 /// The session that migrates, for all ORMs: lock, schema, settings and time limits, why it failed, and the observer of a
