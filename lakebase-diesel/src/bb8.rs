@@ -15,7 +15,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8 as host};
 use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
-use lakebase_core::adapter::{clean_text, last_failure_within};
+use lakebase_core::adapter::{check_runtime, clean_text, last_failure_within};
 use lakebase_core::telemetry::PoolStats;
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
@@ -142,10 +142,7 @@ impl Builder {
     ///
     /// Dropping the future drops the pool. bb8 completes a running login and then closes the connection.
     pub async fn build(self, lakebase: &Lakebase) -> Result<Pool, Error> {
-        // bb8's timers panic without one.
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::config("no tokio runtime is running on this thread"));
-        }
+        check_runtime()?;
         let pool = self.build_lazy(lakebase);
         let Err(error) = pool.get().await.map(drop) else {
             return Ok(pool);

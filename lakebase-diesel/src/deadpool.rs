@@ -10,11 +10,10 @@ use deadpool::Runtime;
 use deadpool::managed::{HookError, Metrics, QueueMode, WeakPool};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, deadpool as host};
-use lakebase_core::adapter::last_failure_within;
 use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
+use lakebase_core::adapter::{check_runtime, last_failure_within};
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
-use tokio::runtime::Handle;
 
 use crate::manager::manager;
 
@@ -185,8 +184,7 @@ impl Builder {
     ///
     /// [`Error::is_config`] if deadpool rejects its settings, or outside of a tokio runtime.
     pub fn build_lazy(self, lakebase: &Lakebase) -> Result<Pool, Error> {
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::config("no tokio runtime is running on this thread"))?;
+        check_runtime()?;
         let limits = self.limits;
         let builder = host::Pool::<AsyncPgConnection>::builder(manager(lakebase))
             .max_size(MAX_SIZE as usize)
@@ -205,7 +203,7 @@ impl Builder {
             ))
             .build()
             .map_err(|error| Error::config("deadpool rejected its settings").with_source(error))?;
-        runtime.spawn(reap(pool.weak(), limits));
+        tokio::spawn(reap(pool.weak(), limits));
         Ok(pool)
     }
 }

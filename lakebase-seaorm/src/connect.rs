@@ -1,11 +1,11 @@
 //! Opens SeaORM's connection.
 
+use lakebase_core::adapter::check_runtime;
 use lakebase_core::proxy::{Builder, Proxy};
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use tokio::runtime::Handle;
 
 use crate::options::{login_timeout, options, with_defaults};
 
@@ -90,13 +90,11 @@ pub async fn connect_with(
     lakebase: &Lakebase,
     options: ConnectOptions,
 ) -> Result<DatabaseConnection, Error> {
-    // sqlx panics without a runtime.
-    if Handle::try_current().is_err() {
-        return Err(Error::config("no tokio runtime is running on this thread"));
-    }
+    check_runtime()?;
     let mut options = with_defaults(options, lakebase);
     let mut driver = driver_options(&options).await?;
-    if is_pooled(lakebase).await? {
+    // Only native passwords can log in to pooled hosts.
+    if !lakebase.uses_tokens() && lakebase.target().await?.is_pooled() {
         // PgBouncer can run the next transaction on another session, without the prepared statements.
         driver = driver.statement_cache_capacity(0);
     }
@@ -159,16 +157,6 @@ async fn start_proxy(
         proxy = proxy.ignore("application_name", name);
     }
     proxy.start().await
-}
-
-/// Only native passwords can log in to pooled hosts.
-async fn is_pooled(lakebase: &Lakebase) -> Result<bool, Error> {
-    if lakebase.uses_tokens() {
-        return Ok(false);
-    }
-    let target =
-        lakebase_core::adapter::login(lakebase, |login| async { Ok(login.target) }).await?;
-    Ok(target.is_pooled())
 }
 
 /// Returns `driver`, which has the application's settings (logging, timeouts, name), with the address of the proxy.
