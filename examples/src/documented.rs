@@ -1,6 +1,6 @@
 //! The tables of `docs/telemetry.md`, which programs and tests compare with what they find.
 
-/// The page.
+/// The text of the page.
 pub const PAGE: &str = include_str!("../../docs/telemetry.md");
 
 /// A span.
@@ -55,7 +55,7 @@ pub fn events() -> Vec<Event> {
         .collect()
 }
 
-/// The names of the Node driver come last.
+/// Those of the Node driver come last.
 pub fn instruments() -> Vec<Instrument> {
     ["Instruments", "Names of the Node driver"]
         .into_iter()
@@ -70,7 +70,7 @@ pub fn instruments() -> Vec<Instrument> {
         .collect()
 }
 
-/// Cells of the table of a section, without its head.
+/// Returns the cells of a section's table, without its head.
 fn rows(section: &str) -> Vec<Vec<&'static str>> {
     let heading = format!("\n## {section}\n");
     let (_, rest) = PAGE.split_once(&heading).expect("a section");
@@ -83,7 +83,7 @@ fn rows(section: &str) -> Vec<Vec<&'static str>> {
     .collect()
 }
 
-/// What is between backticks.
+/// Returns the texts between backticks.
 fn quoted(cell: &'static str) -> Vec<&'static str> {
     cell.split('`').skip(1).step_by(2).collect()
 }

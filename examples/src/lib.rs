@@ -1,5 +1,5 @@
-//! The Lakebase of the examples, configured by the environment or local, and two applications: the shop, to swap, and notes
-//! of many users.
+//! The Lakebase of the examples, configured by the environment or local, and two applications: the shop, and notes of many
+//! users.
 
 pub mod documented;
 pub mod notes;
@@ -15,55 +15,50 @@ use lakebase_local::LocalLakebase;
 /// The schema of all tables: an app's service principal has no privileges in `public`.
 pub const SCHEMA: &str = "lakebase_examples";
 
-/// A handle, and the local Lakebase if there is one. Keep it as long as you connect.
-pub struct Place {
+/// The result of the programs.
+pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The Lakebase of a program.
+pub struct Example {
     /// The handle for pools and connections.
     pub lakebase: Lakebase,
-    /// Runs until it is dropped.
+    /// The local Lakebase, if there is one. It runs until it is dropped.
     pub local: Option<LocalLakebase>,
 }
 
-/// Returns the Lakebase of `LAKEBASE_ENDPOINT` or `PGHOST`, or starts a local one if neither is set.
-///
-/// `local_tokens` is the lifetime of the local one's tokens, and `ttl` the requested lifetime of others.
-pub async fn place(
-    local_tokens: Duration,
-    ttl: Option<Duration>,
-) -> Result<Place, Box<dyn Error + Send + Sync>> {
-    place_in(SCHEMA, local_tokens, ttl).await
-}
-
-/// The same with another schema.
-pub async fn place_in(
-    schema: &str,
-    local_tokens: Duration,
-    ttl: Option<Duration>,
-) -> Result<Place, Box<dyn Error + Send + Sync>> {
-    let is_set = |name| var_os(name).is_some_and(|value| !value.is_empty());
-    if is_set("LAKEBASE_ENDPOINT") || is_set("PGHOST") {
-        let mut config = Config::builder().schema(schema).env();
-        if let Some(ttl) = ttl {
-            config = config.token_ttl(ttl);
-        }
-        return Ok(Place {
-            lakebase: Lakebase::new(config.build()?)?,
-            local: None,
-        });
+impl Example {
+    /// Uses the Lakebase of `LAKEBASE_ENDPOINT` or `PGHOST`, or starts a local one if neither is set.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(SCHEMA, Duration::from_secs(3600), None).await
     }
-    let local = LocalLakebase::builder()
-        .token_lifetime(local_tokens)
-        .start()
-        .await?;
-    let config = Config::builder().schema(schema).vars(local.env()).build()?;
-    Ok(Place {
-        lakebase: Lakebase::new(config)?,
-        local: Some(local),
-    })
-}
 
-impl Place {
+    /// As [`start`](Self::start), with another schema. `local_tokens` is the lifetime of a local Lakebase's tokens, and `ttl` the
+    /// requested lifetime of others.
+    pub async fn start_with(
+        schema: &str,
+        local_tokens: Duration,
+        ttl: Option<Duration>,
+    ) -> Result<Self> {
+        let is_set = |name| var_os(name).is_some_and(|value| !value.is_empty());
+        let mut config = Config::builder().schema(schema);
+        let mut local = None;
+        if is_set("LAKEBASE_ENDPOINT") || is_set("PGHOST") {
+            config = config.env();
+            if let Some(ttl) = ttl {
+                config = config.token_ttl(ttl);
+            }
+        } else {
+            let builder = LocalLakebase::builder().token_lifetime(local_tokens);
+            let started = builder.start().await?;
+            config = config.vars(started.env());
+            local = Some(started);
+        }
+        let lakebase = Lakebase::new(config.build()?)?;
+        Ok(Self { lakebase, local })
+    }
+
     /// Stops the local Lakebase, if there is one, without blocking the runtime.
-    pub async fn leave(self) {
+    pub async fn stop(self) {
         if let Some(local) = self.local {
             local.stop().await;
         }

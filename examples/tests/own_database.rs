@@ -1,4 +1,4 @@
-//! Tests of a diesel application, each with its own database and the application's migrations.
+//! How a diesel application tests: each test has its own database with the application's migrations.
 
 use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
@@ -14,7 +14,7 @@ diesel::table! {
     }
 }
 
-/// A database for each test, with the application's own migrations.
+/// Creates a database with the application's migrations.
 async fn with_own_database(local: &LocalLakebase, test: impl AsyncFnOnce(Lakebase)) {
     let name = local.scratch_database().await.expect("a copy");
     let config = Config::builder().vars(local.env()).schema("app").build();
@@ -29,7 +29,7 @@ async fn with_own_database(local: &LocalLakebase, test: impl AsyncFnOnce(Lakebas
 }
 
 #[tokio::test]
-async fn tests_with_databases_of_their_own_do_not_see_each_other() {
+async fn tests_with_their_own_databases_do_not_share_rows() {
     let local = LocalLakebase::start().await.expect("a local Lakebase");
     for _ in 0..2 {
         with_own_database(&local, async |lakebase| {
@@ -37,7 +37,7 @@ async fn tests_with_databases_of_their_own_do_not_see_each_other() {
             let pool = pool.expect("a pool");
             let mut connection = pool.get().await.expect("a connection");
             let count = customers::table.count().get_result::<i64>(&mut connection);
-            assert_eq!(count.await.expect("an answer"), 0);
+            assert_eq!(count.await.expect("a count"), 0);
             diesel::sql_query("INSERT INTO customers (name) VALUES ('Ada')")
                 .execute(&mut connection)
                 .await

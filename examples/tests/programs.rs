@@ -40,7 +40,7 @@ impl Open {
     }
 
     /// Returns status line, headers and body.
-    async fn ask(&self, request: &str, body: &str) -> String {
+    async fn send(&self, request: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).await.expect("it listens");
         let length = body.len();
         let text = format!(
@@ -49,10 +49,10 @@ impl Open {
             self.address
         );
         stream.write_all(text.as_bytes()).await.expect("sent");
-        let mut answer = String::new();
-        let read = soon(stream.read_to_string(&mut answer)).await;
-        read.expect("an answer");
-        answer
+        let mut response = String::new();
+        let read = soon(stream.read_to_string(&mut response)).await;
+        read.expect("a response");
+        response
     }
 
     async fn interrupt(mut self) {
@@ -69,30 +69,33 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     outcome.unwrap_or_else(|_| panic!("nothing happened for {PATIENCE:?}"))
 }
 
-async fn takes_an_order(program: &str, vars: Vec<(String, String)>) {
+async fn accepts_an_order(program: &str, vars: Vec<(String, String)>) {
     let shop = Open::start(program, vars).await;
-    let taken = shop.ask("POST /", "name=Ann&item=tea&price=12.5").await;
-    assert!(taken.starts_with("HTTP/1.1 303"), "{program}: {taken}");
-    let page = shop.ask("GET /", "").await;
+    let response = shop.send("POST /", "name=Ann&item=tea&price=12.5").await;
+    assert!(
+        response.starts_with("HTTP/1.1 303"),
+        "{program}: {response}"
+    );
+    let page = shop.send("GET /", "").await;
     let row = "<td>Ann</td><td>tea</td><td>12.50</td>";
     assert!(page.contains(row), "{program}: {page}");
     shop.interrupt().await;
 }
 
 #[tokio::test]
-async fn the_swapped_shops_run_on_a_local_lakebase() {
+async fn the_shops_after_the_swap_run_on_a_local_lakebase() {
     for program in [
         env!("CARGO_BIN_EXE_shop_diesel"),
         env!("CARGO_BIN_EXE_shop_seaorm"),
     ] {
         let local = LocalLakebase::start().await.expect("a local Lakebase");
-        takes_an_order(program, local.env()).await;
+        accepts_an_order(program, local.env()).await;
         assert_eq!(local.counters().refused, 0);
     }
 }
 
 #[tokio::test]
-async fn before_the_swap_they_run_on_a_plain_postgres() {
+async fn the_shops_before_the_swap_run_on_a_plain_postgres() {
     for program in [
         env!("CARGO_BIN_EXE_shop_diesel_before"),
         env!("CARGO_BIN_EXE_shop_seaorm_before"),
@@ -101,7 +104,7 @@ async fn before_the_swap_they_run_on_a_plain_postgres() {
         // The plain Postgres server inside.
         let host = local.dir().display().to_string().replace('/', "%2F");
         let url = format!("postgresql://lakebase_admin@{host}/postgres");
-        takes_an_order(program, vec![("DATABASE_URL".to_owned(), url)]).await;
+        accepts_an_order(program, vec![("DATABASE_URL".to_owned(), url)]).await;
     }
 }
 
@@ -111,32 +114,30 @@ const NOTES: [&str; 2] = [
 ];
 
 #[tokio::test]
-async fn notes_alone_have_a_local_lakebase_and_a_login_page() {
+async fn notes_without_configuration_start_a_local_lakebase_with_a_login_page() {
     for program in NOTES {
         let path = std::env::var("PATH").expect("a path");
         let notes = Open::start(program, vec![("PATH".to_owned(), path)]).await;
-        let page = notes.ask("GET /", "").await;
+        let page = notes.send("GET /", "").await;
         assert!(page.starts_with("HTTP/1.1 303"), "{program}: {page}");
-        let page = notes.ask("GET /login", "").await;
+        let page = notes.send("GET /login", "").await;
         assert!(page.contains("bo@example.com"), "{program}: {page}");
-        let answer = notes.ask("POST /login", "person=bo%40example.com").await;
-        assert!(
-            answer.contains("set-cookie: person=bo@example.com"),
-            "{answer}"
-        );
+        let response = notes.send("POST /login", "person=bo%40example.com").await;
+        let cookie = "set-cookie: person=bo@example.com";
+        assert!(response.contains(cookie), "{response}");
         notes.interrupt().await;
     }
 }
 
 #[tokio::test]
-async fn notes_with_a_configured_lakebase_have_no_login_page() {
+async fn notes_on_a_configured_lakebase_have_no_login_page() {
     for program in NOTES {
         let local = LocalLakebase::start().await.expect("a local Lakebase");
         let notes = Open::start(program, local.env()).await;
-        let answer = notes.ask("GET /", "").await;
-        assert!(answer.starts_with("HTTP/1.1 401"), "{program}: {answer}");
-        let answer = notes.ask("GET /login", "").await;
-        assert!(answer.starts_with("HTTP/1.1 404"), "{program}: {answer}");
+        for (request, status) in [("GET /", "HTTP/1.1 401"), ("GET /login", "HTTP/1.1 404")] {
+            let response = notes.send(request, "").await;
+            assert!(response.starts_with(status), "{program}: {response}");
+        }
         notes.interrupt().await;
     }
 }

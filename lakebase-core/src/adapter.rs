@@ -46,6 +46,8 @@ pub mod pool;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 pub use crate::credential::clock::{Clock, SystemClock, Watch};
 pub use crate::error::chain::find_cause;
 pub use crate::error::foreign::clean_text;
@@ -53,7 +55,7 @@ pub use crate::error::says_transient;
 #[cfg(feature = "admin")]
 pub use crate::postgres::advice::advice;
 pub use crate::postgres::login::{Login, LoginFailure};
-pub use crate::postgres::transaction::AsyncCall;
+pub use crate::postgres::transaction::{AsyncCall, FailedAttempt, retry_transaction};
 pub use crate::postgres::transient::{is_transient_message, is_transient_sqlstate};
 
 /// Migrations, for the adapters of all ORMs: the session with its lock, schema, settings and time limits, the error, and the observer
@@ -70,6 +72,7 @@ pub mod migration {
 
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, Rejection};
+use crate::credential::single_flight::no_runtime;
 use crate::error::Error;
 use crate::lakebase::Lakebase;
 
@@ -95,6 +98,16 @@ where
     F: Future<Output = Result<T, LoginFailure>>,
 {
     lakebase.login(attempt).await
+}
+
+/// Fails outside of a tokio runtime, where timers and sockets of drivers and pools would panic.
+///
+/// # Errors
+///
+/// [`Error::is_config`] with a hint.
+pub fn check_runtime() -> Result<(), Error> {
+    let runtime = Handle::try_current();
+    runtime.map(drop).map_err(|_| no_runtime())
 }
 
 /// Returns whether logins should still use `credential`: it is the newest one, does not expire soon, and with

@@ -1,4 +1,4 @@
-//! When a connection was used last.
+//! When a connection was last used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,14 @@ use lakebase_core::{Lakebase, Target};
 
 use crate::is_transient;
 
-/// Sits on every connection and passes all events on to what the application set as default.
+/// The instrumentation of each connection. Passes all events to the application's default instrumentation.
 pub(crate) struct Activity {
     watch: Arc<Watch>,
-    /// By the watch.
+    /// Time of the watch.
     last: Duration,
-    /// The last statement failed in a way that may have taken the connection along, though nothing on
-    /// this side has noticed yet.
+    /// The last statement failed, and the connection may be lost.
     doubtful: bool,
-    /// The schema that the configuration puts first on the search path, quoted.
+    /// The configured schema, quoted.
     schema: Option<String>,
     default: Option<Box<dyn Instrumentation>>,
     #[cfg(feature = "opentelemetry")]
@@ -40,17 +39,14 @@ impl Activity {
         }
     }
 
-    /// When a connection was used last; `None` if that says nothing, or if the application
-    /// replaced our instrumentation by its own.
+    /// When a connection was last used; `None` if it may be lost, or if the application has set its own instrumentation.
     pub(crate) fn last_of(instrumentation: &mut dyn Instrumentation) -> Option<Duration> {
         let own = instrumentation.downcast_ref::<Self>()?;
         (!own.doubtful).then_some(own.last)
     }
-}
 
-impl Activity {
-    /// Postgres skips a schema that is missing and names the next one on the search path: diesel's own migration
-    /// harness, for one, has nothing else to say.
+    /// If the configured schema is missing, Postgres uses the next one on the search path, and its error does not name the
+    /// missing one.
     fn explain(&self, error: &Error) {
         let (Error::DatabaseError(_, information), Some(schema)) = (error, &self.schema) else {
             return;

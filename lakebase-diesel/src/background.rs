@@ -1,4 +1,4 @@
-//! Threads with a runtime of their own, for programs without one.
+//! Threads with a runtime, for programs without async.
 
 use std::future::Future;
 use std::sync::mpsc;
@@ -6,8 +6,7 @@ use std::sync::mpsc;
 use lakebase_core::Error;
 use tokio::runtime::Builder;
 
-/// Runs `future` on a thread of its own and blocks this one until it has a result. The thread goes on until `future` is
-/// done, which may be later: it gets the means to send the result.
+/// Runs `work` on a new thread and blocks until `work` sends a result. The thread ends with `work`, which may be later.
 pub(crate) fn start<T, F>(
     work: impl FnOnce(mpsc::Sender<T>) -> F + Send + 'static,
 ) -> Result<T, Error>

@@ -1,4 +1,4 @@
-//! Whether an idle connection may be handed out.
+//! Checks of idle connections at checkout.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use tokio::time::timeout;
 
 use crate::activity::Activity;
 
-/// The checks of one pool. When a network dies, its connections die together: after one that did not answer, those that
-/// have been idle for longer are closed without another wait.
+/// The checks of one pool. If a network fails, all connections are lost together: after one did not answer, those that have
+/// been idle for longer are closed without a check.
 pub(crate) struct Checks {
     watch: Arc<Watch>,
-    /// When the connection that did not answer was used last.
+    /// When the connection that did not answer was last used.
     unanswered_since: Mutex<Option<Duration>>,
 }
 
@@ -29,7 +29,7 @@ impl Checks {
         }
     }
 
-    /// Whether nothing needs to be sent: the connection is open and was used a moment ago.
+    /// Whether the connection is open and was used less than [`CHECK_AFTER`] ago, so that it needs no check.
     pub(crate) fn is_fresh(&self, connection: &mut AsyncPgConnection) -> bool {
         !connection.is_broken()
             && Activity::last_of(connection.instrumentation())
@@ -41,7 +41,6 @@ impl Checks {
         if connection.is_broken() {
             return Err(closed("the server closed the connection"));
         }
-        // Unknown (the application has its own instrumentation) counts as long ago.
         let last = Activity::last_of(connection.instrumentation());
         if last.is_some_and(|last| self.is_older_than_unanswered(last)) {
             return Err(closed("closed because another idle connection timed out"));

@@ -1,4 +1,4 @@
-//! One connection.
+//! A single connection.
 
 use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
@@ -7,12 +7,11 @@ use lakebase_core::{Error, Lakebase};
 
 use crate::activity::Activity;
 
-/// Opens one connection, outside of any pool: verified TLS, a current token, one renewal if it is
-/// refused.
+/// Opens a single connection outside of any pool.
 ///
 /// # Errors
 ///
-/// The cause, with a hint: see [`Error`].
+/// The cause of a failed login: see [`Error`].
 ///
 /// # Cancel safety
 ///

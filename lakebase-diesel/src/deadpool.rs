@@ -1,26 +1,21 @@
 //! The deadpool pool, tuned for Lakebase.
 //!
-//! It is diesel-async's own pool type: deadpool itself returns why a connection could not be opened. It does not close
-//! idle connections; a task of ours does.
+//! The pool has diesel-async's own type. deadpool returns why a connection could not be opened, but does not close idle
+//! connections: a task closes them.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{HookError, Metrics, QueueMode, WeakPool};
 use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, PoolError as DieselPoolError, deadpool as host,
-};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, deadpool as host};
+use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
+use lakebase_core::adapter::{check_runtime, last_failure_within};
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
-use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
 use crate::manager::manager;
-use lakebase_core::adapter::last_failure_within;
-use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
 
 /// The manager under the pool.
 pub type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
@@ -31,10 +26,10 @@ pub type Object = host::Object<AsyncPgConnection>;
 
 pub use host::PoolError;
 
-/// How often idle connections are closed.
+/// How often idle and old connections are closed.
 const REAP_EVERY: Duration = Duration::from_secs(30);
 
-/// Opens a pool with the tuned settings and one connection, so that a mistake shows here.
+/// Opens a pool with the defaults of [`Builder`], and its first connection.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -47,7 +42,7 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 ///
-/// The cause: see [`Error`]'s questions.
+/// The cause of a failed login: see [`Error`].
 ///
 /// # Cancel safety
 ///
@@ -56,7 +51,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
     Builder::new().build(lakebase).await
 }
 
-/// Makes pools for each user of an application: see [`UserPools`](lakebase_core::users::UserPools).
+/// Returns a builder of [`UserPools`](lakebase_core::users::UserPools): a pool for each user of the application.
 ///
 /// ```no_run
 /// # async fn run(email: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -89,14 +84,16 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
 
 /// Sets up a [`Pool`].
 ///
-/// Defaults: at most 10 connections and none kept open without need; idle ones closed after 4
-/// minutes, all of them after 45 minutes (10 % jitter per pool); `get` waits for a connection of others for
-/// a second longer than the [`Lakebase`]'s connect timeout (30 s unless configured); the last returned
-/// connection is handed out first, so that the others can go idle.
+/// | setting | default |
+/// |---|---|
+/// | connections | at most 10, no minimum |
+/// | idle timeout | 4 minutes |
+/// | maximum lifetime | 45 minutes, 10 % more or less at random |
+/// | `get` waits | a second longer than the [`Lakebase`]'s connect timeout, which is 30 s by default |
+/// | order | the connection that was returned last comes first, so that the others become idle |
 #[must_use]
 pub struct Builder {
-    idle_timeout: Duration,
-    max_lifetime: Duration,
+    limits: Limits,
     changes: Vec<Change>,
 }
 
@@ -111,38 +108,40 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The tuned defaults.
+    /// Starts with the defaults.
     pub fn new() -> Self {
         Self {
-            idle_timeout: IDLE_TIMEOUT,
-            max_lifetime: max_lifetime(),
+            limits: Limits {
+                idle: IDLE_TIMEOUT,
+                lifetime: max_lifetime(),
+            },
             changes: Vec::new(),
         }
     }
 
-    /// Most connections at a time.
+    /// Sets the maximum number of connections: 10 by default.
     pub fn max_size(self, size: usize) -> Self {
         self.configure(move |inner| inner.max_size(size))
     }
 
-    /// How long `get` waits for a connection that others have.
+    /// Sets how long `get` waits while all connections are in use: 31 s by default.
     pub fn wait_timeout(self, timeout: Duration) -> Self {
         self.configure(move |inner| inner.wait_timeout(Some(timeout)))
     }
 
-    /// How long a connection in the pool may be idle: 4 minutes by default. Checked every 30 s.
+    /// Sets how long a connection may be idle: 4 minutes by default. Checked every 30 s, or more often for a shorter time.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
+        self.limits.idle = timeout;
         self
     }
 
-    /// How old a connection may get.
+    /// Sets the maximum age of a connection: 45 minutes by default.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
-        self.max_lifetime = lifetime;
+        self.limits.lifetime = lifetime;
         self
     }
 
-    /// Every other setting of deadpool.
+    /// Changes any other setting of deadpool, except for the runtime.
     pub fn configure(
         mut self,
         change: impl FnOnce(
@@ -155,11 +154,11 @@ impl Builder {
         self
     }
 
-    /// Makes the pool and opens one connection.
+    /// Opens the pool and its first connection.
     ///
     /// # Errors
     ///
-    /// The cause of a failed login; [`Error::is_config`] if deadpool does not take its settings.
+    /// The cause of a failed login, and as [`build_lazy`](Self::build_lazy).
     ///
     /// # Cancel safety
     ///
@@ -179,20 +178,14 @@ impl Builder {
         })
     }
 
-    /// Makes the pool without opening a connection.
+    /// Returns the pool without opening a connection.
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if deadpool does not take its settings, or outside of a tokio runtime.
+    /// [`Error::is_config`] if deadpool rejects its settings, or outside of a tokio runtime.
     pub fn build_lazy(self, lakebase: &Lakebase) -> Result<Pool, Error> {
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::config("no tokio runtime is running on this thread"))?;
-        let limits = Limits {
-            idle: self.idle_timeout,
-            lifetime: self.max_lifetime,
-        };
-        let reaper = Arc::new(Reaper::default());
-        let held = Arc::clone(&reaper);
+        check_runtime()?;
+        let limits = self.limits;
         let builder = host::Pool::<AsyncPgConnection>::builder(manager(lakebase))
             .max_size(MAX_SIZE as usize)
             .queue_mode(QueueMode::Lifo)
@@ -203,19 +196,14 @@ impl Builder {
             .fold(builder, |builder, change| change(builder))
             .runtime(Runtime::Tokio1)
             .pre_recycle(host::Hook::<AsyncPgConnection>::sync_fn(
-                move |_, metrics| {
-                    // The pool holds its hooks, and so the task below ends with it.
-                    let _ = &held;
-                    if limits.allow(metrics) {
-                        return Ok(());
-                    }
-                    Err(HookError::message("idle for too long, or too old"))
+                move |_, metrics| match limits.allow(metrics) {
+                    true => Ok(()),
+                    false => Err(HookError::message("idle for too long, or too old")),
                 },
             ))
             .build()
             .map_err(|error| Error::config("deadpool rejected its settings").with_source(error))?;
-        let task = runtime.spawn(reap(pool.weak(), limits));
-        let _ = reaper.0.set(task.abort_handle());
+        tokio::spawn(reap(pool.weak(), limits));
         Ok(pool)
     }
 }
@@ -238,19 +226,7 @@ impl Limits {
     }
 }
 
-/// Ends the task with the pool.
-#[derive(Default)]
-struct Reaper(OnceLock<AbortHandle>);
-
-impl Drop for Reaper {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.get() {
-            task.abort();
-        }
-    }
-}
-
-/// Closes connections that are idle for too long, or too old.
+/// Closes connections that are idle for too long, or too old. Ends at its next check after the pool is dropped.
 async fn reap(pool: WeakPool<Manager>, limits: Limits) {
     let shortest = limits.idle.min(limits.lifetime);
     let every = REAP_EVERY.min(shortest).max(Duration::from_millis(10));
@@ -263,17 +239,5 @@ async fn reap(pool: WeakPool<Manager>, limits: Limits) {
         if !removed.is_empty() {
             tracing::debug!(name: "lakebase.pool.idle_closed", target: "lakebase::pool", count = removed.len(), "closed idle connections");
         }
-    }
-}
-
-/// Whether retrying the checkout can succeed: the cause is transient, or all connections were busy.
-pub fn is_transient(error: &PoolError) -> bool {
-    match error {
-        PoolError::Backend(DieselPoolError::ConnectionError(error)) => {
-            crate::is_transient_connection_error(error)
-        }
-        PoolError::Backend(DieselPoolError::QueryError(error)) => crate::is_transient(error),
-        PoolError::Timeout(_) => true,
-        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => false,
     }
 }

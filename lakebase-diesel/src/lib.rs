@@ -28,12 +28,13 @@ mod transient;
 
 #[cfg(feature = "async")]
 pub use connect::connect;
-pub use lakebase_core::Retry;
-pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase, User};
+pub use lakebase_core::{
+    self, Config, Credential, CredentialProvider, Error, Lakebase, Retry, User,
+};
 #[cfg(feature = "async")]
 pub use manager::manager;
 #[cfg(any(feature = "deadpool", feature = "r2d2"))]
 pub use pool_ext::PoolExt;
 #[cfg(feature = "async")]
 pub use transaction::transaction_with_retry;
-pub use transient::{cause, is_transient, is_transient_connection_error};
+pub use transient::{cause, is_transient};

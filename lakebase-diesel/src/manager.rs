@@ -1,4 +1,4 @@
-//! diesel-async's own manager, filled in.
+//! The manager for pools of diesel-async.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use lakebase_core::adapter::watch;
 use crate::check::Checks;
 use crate::connect::connect;
 
-/// The connection manager of diesel-async with every login going through `lakebase`.
+/// Returns diesel-async's connection manager, whose connections log in with a current token.
 ///
-/// This is the one line an application swaps: its pool keeps its type.
+/// This is the one line that an application changes; the type of its pool stays the same.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,8 +32,8 @@ use crate::connect::connect;
 /// # }
 /// ```
 ///
-/// bb8 itself answers a failed login with `TimedOut`; the pool of [`bb8`](crate::bb8) returns the cause. Causes are
-/// logged through `tracing` in any case, once for each outage.
+/// If a login fails, bb8 itself returns `TimedOut`, and the pool of [`bb8`](crate::bb8) returns the cause. Both log the cause
+/// through `tracing`, once for each outage.
 pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConnection> {
     let checks = Arc::new(Checks::new(watch(lakebase)));
     let lakebase = lakebase.clone();
@@ -44,7 +44,7 @@ pub fn manager(lakebase: &Lakebase) -> AsyncDieselConnectionManager<AsyncPgConne
     });
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(move |connection| {
         if checks.is_fresh(connection) {
-            // A future without a size: the box does not allocate.
+            // A box of a zero-sized future does not allocate.
             return Box::pin(poll_fn(|_| Poll::Ready(Ok(()))));
         }
         let checks = Arc::clone(&checks);

@@ -36,8 +36,7 @@ pub use lakebase_core::adapter::migration::{
 use crate::background;
 use session::{BoxedMigration, Direction, Session};
 
-/// Runs what is pending of `migrations` with the defaults of [`Migrations`], and returns the names of those
-/// that were run.
+/// Runs the pending ones of `migrations` with the defaults of [`Migrations`], and returns their names.
 ///
 /// # Errors
 ///
@@ -56,21 +55,19 @@ where
     Migrations::new(lakebase).run(migrations).await
 }
 
-/// Runs and reverts migrations, embedded ones and folders alike, on one connection of its own to the direct
-/// host.
+/// Runs and reverts diesel migrations, embedded or from a folder, on a connection to the direct host.
 ///
-/// Replicas that start together take turns under a Postgres advisory lock: each migration runs once, the
-/// others wait and find nothing to do. If the one that has the lock dies, the server notices within
-/// seconds, and the next one goes on.
+/// If several replicas start together, one of them holds a Postgres advisory lock and runs each migration once; the others wait
+/// and then find nothing pending. If that replica dies, the server frees the lock within seconds.
 ///
-/// Each migration runs in a transaction together with its entry in the history (the table of diesel and
-/// its command-line tool), unless its `metadata.toml` says otherwise. Migrations written in Rust get a
-/// connection that can only run SQL; it cannot be downcast to `PgConnection`.
+/// Each migration runs in one transaction with its entry in the history, which is the table of diesel's command-line tool, unless
+/// `run_in_transaction = false` is in its `metadata.toml`. Migrations written in Rust get a connection that can only run SQL; it
+/// cannot be downcast to `PgConnection`.
 ///
-/// What a migration sets in its session (search path, role, timeouts, temporary tables) ends with it: the history and
-/// the following migrations are where the configuration says.
+/// Session settings of a migration (search path, role, timeouts, temporary tables) end with it, and affect neither the history
+/// nor the next migration.
 ///
-/// Works on any tokio flavour; without async, see [`blocking`](Self::blocking).
+/// Works on both tokio runtimes, current-thread and multi-thread. For programs without async, see [`blocking`](Self::blocking).
 #[derive(Clone)]
 #[must_use]
 pub struct Migrations {
@@ -78,7 +75,7 @@ pub struct Migrations {
     on_progress: Arc<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
-/// A step of a run.
+/// An event for [`Migrations::on_progress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress<'a> {
@@ -89,9 +86,9 @@ pub enum Progress<'a> {
     Running {
         /// Its name.
         migration: &'a str,
-        /// Its number among those to run, from 1.
+        /// Its number in this run, from 1.
         number: usize,
-        /// How many there are to run.
+        /// The number of migrations in this run.
         of: usize,
     },
     /// A migration has run.
@@ -119,7 +116,7 @@ pub enum Progress<'a> {
 }
 
 impl Migrations {
-    /// On this Lakebase, in the schema of its configuration.
+    /// Starts with the defaults: the direct host and the configured schema of `lakebase`.
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
             session: MigrationSession::new(lakebase),
@@ -127,14 +124,13 @@ impl Migrations {
         }
     }
 
-    /// Sets the budget for each connection: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
+    /// Sets the connect timeout: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.session.lakebase = self.session.lakebase.with_connect_timeout(timeout);
         self
     }
 
-    /// Sets how long to wait for other replicas that migrate: 10 minutes by default. With zero, the lock is tried
-    /// once.
+    /// Sets how long to wait for the lock while another replica migrates: 10 minutes by default. With zero, it tries once.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.session.lock_timeout = timeout;
         self
@@ -147,48 +143,49 @@ impl Migrations {
         self
     }
 
-    /// Sets when the platform deletes the branch of [`rehearse`](Self::rehearse) if this program cannot, because it was
-    /// killed: 6 hours by default. A rehearsal that takes longer loses its branch. The workspace has a limit, 30 days at most.
+    /// Sets when the platform deletes the branch of [`rehearse`](Self::rehearse) if this program was killed: after 6 hours by
+    /// default, and 30 days at most. A rehearsal that takes longer loses its branch.
     pub fn rehearsal_expiry(mut self, expiry: Duration) -> Self {
         self.session.rehearsal_expiry = expiry;
         self
     }
 
-    /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
+    /// Sets whether to create a missing schema: false by default, when a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
         self.session.create_schema = create;
         self
     }
 
-    /// Runs the migrations as a shared owner (`SET ROLE`), so that what they create belongs to it, the history included:
-    /// then each member may migrate, for example another service principal on a branch. By default they run as the role
-    /// that logs in. Create the owner and its members with `lakebase grant ROLE --shared-owner OWNER`; a role that is no
-    /// member gets an error with that command.
+    /// Sets the role that runs the migrations (`SET ROLE`) and owns what they create, the history included: by default the role
+    /// that logs in. Every member of a shared owner can migrate, for example another service principal on a branch.
+    ///
+    /// `lakebase grant ROLE --shared-owner OWNER` creates the owner and makes ROLE a member. If the login role is not a member,
+    /// the error contains this command.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.session.owner = Some(owner.into());
         self
     }
 
-    /// Calls `report` at each step; for steps of a migration, on the thread that migrates. `tracing` reports them as well.
+    /// Sets a callback for progress events, which `tracing` gets as well. Events of a migration arrive on the thread that migrates.
     pub fn on_progress(mut self, report: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         self.on_progress = Arc::new(report);
         self
     }
 
-    /// Returns a version for programs without async; a background thread runs the async work.
+    /// Returns a version without async, whose functions block while a background thread does the work.
     pub fn blocking(self) -> Blocking {
         Blocking { migrations: self }
     }
 
-    /// Returns the names of what has not been run yet, in their order. Changes nothing and takes no lock.
+    /// Returns the names of the pending migrations in order. Changes nothing and takes no lock.
     ///
     /// # Errors
     ///
-    /// If there is no connection, or the migrations cannot be read.
+    /// The connection failed, the schema is missing, or the migrations cannot be read.
     ///
     /// # Cancel safety
     ///
-    /// It only reads.
+    /// Dropping the future changes nothing, because it only reads.
     pub async fn pending<S>(&self, source: S) -> Result<Vec<String>, MigrationError>
     where
         S: MigrationSource<Pg> + Send + 'static,
@@ -202,18 +199,18 @@ impl Migrations {
         .await
     }
 
-    /// Runs what is pending and returns the names of those that were run.
+    /// Runs the pending migrations and returns their names.
     ///
     /// # Errors
     ///
-    /// Names the migration, the SQLSTATE and the place in it, or which of its statements it was. Those before it
-    /// stay. If the session that holds the lock ends, the run returns at once, and the migration that runs goes on to its
-    /// end in the background.
+    /// The error of a migration contains its name, the SQLSTATE, and the position or the number of the failed statement. Earlier
+    /// migrations stay applied. If the session of the lock ends, the function returns at once, and the running migration completes
+    /// in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future while it waits for other replicas gives up its place: nothing is migrated later. A migration
-    /// that runs at that time goes on to its end in the background; those after it do not start.
+    /// Dropping the future while it waits for the lock migrates nothing. A running migration completes in the background; the next
+    /// ones do not start.
     pub async fn run<S>(&self, source: S) -> Result<Vec<String>, MigrationError>
     where
         S: MigrationSource<Pg> + Send + 'static,
@@ -230,7 +227,7 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run), and if one that was run is not in `source`.
+    /// As [`run`](Self::run), and if one of them is not in `source`.
     ///
     /// # Cancel safety
     ///
@@ -247,13 +244,12 @@ impl Migrations {
         .await
     }
 
-    /// Reverts the last `steps` migrations and runs them again, in one transaction unless one of them asks for
-    /// none; returns their names in that order. Progress events arrive before the transaction commits; treat them as
-    /// provisional.
+    /// Reverts the last `steps` migrations and runs them again, in one transaction unless one of them must not run in a
+    /// transaction. Returns their names in order. Progress events arrive before the transaction commits; treat them as provisional.
     ///
     /// # Errors
     ///
-    /// As [`revert`](Self::revert), but nothing is changed then.
+    /// As [`revert`](Self::revert). If the transaction fails, nothing has changed.
     ///
     /// # Cancel safety
     ///
@@ -279,9 +275,9 @@ impl Migrations {
         .await
     }
 
-    /// Runs what is pending on `copy`, a branch or another copy of the database, and reports for each migration how long it
-    /// took, which locks it held for how long, which tables it rewrote and why it failed; then how the schema has changed.
-    /// The settings (schema, timeouts, progress) are those of these `Migrations`; the database itself is not touched.
+    /// Runs the pending migrations on `copy`, a branch or another copy of the database. Reports for each migration how long it
+    /// took, which locks it held for how long, which tables it rewrote and why it failed, and how the schema has changed.
+    /// The settings (schema, timeouts, progress) are those of `self`. The database itself does not change.
     ///
     /// ```no_run
     /// # async fn run(migrations: diesel_migrations::EmbeddedMigrations) -> Result<(), Box<dyn std::error::Error>> {
@@ -298,13 +294,13 @@ impl Migrations {
     /// # }
     /// ```
     ///
-    /// Nobody else should work on the copy: waits for others would count as time of the migration. A second session polls
-    /// the locks every 10 ms. For a migration without a transaction, shorter locks can be missed.
+    /// No other session should use the copy, because waiting for its locks would count as time of the migration. A second session
+    /// polls the locks every 10 ms. In a migration without a transaction, shorter locks can be missed.
     ///
     /// # Errors
     ///
-    /// If there could be no rehearsal: there is no connection, the migrations cannot be read, or `copy` is the database
-    /// itself. A migration that fails is part of the report: see [`Rehearsal::is_ok`].
+    /// The connection failed, the migrations cannot be read, or `copy` is the database itself. A migration that fails is part of
+    /// the report: see [`Rehearsal::is_ok`].
     ///
     /// # Cancel safety
     ///
@@ -333,13 +329,13 @@ impl Migrations {
         observer.finish(me.under_lock(work).await).await
     }
 
-    /// Runs what is pending on a temporary branch of the target: a copy of its data that is made in seconds and deleted at the
-    /// end. See [`rehearse_on`](Self::rehearse_on) for the report.
+    /// Runs the pending migrations on a temporary branch, a copy of the data that is created in seconds and deleted at the end. See
+    /// [`rehearse_on`](Self::rehearse_on) for the report.
     ///
     /// # Errors
     ///
-    /// As [`rehearse_on`](Self::rehearse_on), if the branch cannot be created (that needs CAN MANAGE on the project), and if the
-    /// configured host (`PGHOST`) is not the one of the configured branch.
+    /// As [`rehearse_on`](Self::rehearse_on); if the branch cannot be created, which needs CAN MANAGE on the project; and if the
+    /// configured host (`PGHOST`) is not that of the configured branch.
     ///
     /// # Cancel safety
     ///
@@ -348,12 +344,9 @@ impl Migrations {
     where
         S: MigrationSource<Pg> + Send + 'static,
     {
-        let MigrationSession {
-            lakebase,
-            rehearsal_expiry,
-            ..
-        } = &self.session;
-        let branch = TestBranch::of_own_expiring(lakebase, *rehearsal_expiry).await?;
+        let session = &self.session;
+        let branch =
+            TestBranch::of_own_expiring(&session.lakebase, session.rehearsal_expiry).await?;
         let report = self.rehearse_on(&branch.lakebase(), source).await;
         if let Err(error) = branch.finish().await {
             tracing::warn!(name: "lakebase.migration.branch_left", target: "lakebase::migration", error = %error.chain(), "the branch of a rehearsal is left to its expiry");
@@ -361,8 +354,8 @@ impl Migrations {
         report
     }
 
-    /// [Rehearses](Self::rehearse) what is pending and then runs it, if no migration failed and `accept` returns true for
-    /// the report. Returns the names of those that were run.
+    /// [Rehearses](Self::rehearse) the pending migrations, and runs them if none failed and `accept` returns true for the report.
+    /// Returns their names.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -384,9 +377,9 @@ impl Migrations {
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse) and [`run`](Self::run). If a migration failed in rehearsal, or `accept` returned false,
-    /// nothing was run on the target. The same if a migration is pending there that was not rehearsed: `source` has other
-    /// migrations by now, or another deployment has reverted some.
+    /// As [`rehearse`](Self::rehearse) and [`run`](Self::run). Nothing runs on the database itself if a migration failed in
+    /// rehearsal, if `accept` returned false, or if a migration is pending that was not rehearsed, because `source` has changed or
+    /// another deployment has reverted it.
     ///
     /// # Cancel safety
     ///
@@ -423,7 +416,7 @@ impl Migrations {
         self.session.locked(waiting, work).await
     }
 
-    /// Runs `work` on a thread that may block, on a session that runs `setup` first.
+    /// Runs `work` on a blocking thread, with a session that has run `setup`.
     async fn in_session(
         &self,
         setup: String,
@@ -496,7 +489,7 @@ impl fmt::Debug for Migrations {
     }
 }
 
-/// [`Migrations`] without async.
+/// [`Migrations`] without async: see [`Migrations::blocking`].
 #[derive(Debug)]
 #[must_use]
 pub struct Blocking {
@@ -555,7 +548,7 @@ impl Blocking {
     {
         let migrations = self.migrations.clone();
         background::start(|done| async move {
-            // The receiver exists as long as the thread that waits.
+            // The caller blocks until then.
             let _ = done.send(work(migrations).await);
         })?
     }

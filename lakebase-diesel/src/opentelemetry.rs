@@ -1,8 +1,8 @@
 //! Query durations for OpenTelemetry: the instrument `db.client.operation.duration` of
 //! [`lakebase_core::opentelemetry`].
 //!
-//! Connections of diesel-async are measured without further code. A connection of synchronous diesel is measured with
-//! [`instrumentation`]. Statement texts are not exported, only their first word.
+//! Connections of diesel-async are measured automatically. For a connection of synchronous diesel, set [`instrumentation`]. Only
+//! the first word of a statement is exported.
 
 use std::fmt::{self, Write as _};
 
@@ -12,7 +12,8 @@ use lakebase_core::Lakebase;
 use lakebase_core::adapter::record_operation;
 use tokio::time::Instant;
 
-/// Measures the queries of a connection. All events go on to `own`, the application's instrumentation.
+/// Returns an instrumentation that measures the queries of a connection and passes all events to `own`, the application's
+/// instrumentation.
 ///
 /// ```no_run
 /// # #[cfg(feature = "r2d2")]
@@ -29,10 +30,9 @@ use tokio::time::Instant;
 /// ```
 pub fn instrumentation(
     lakebase: &Lakebase,
-    own: Option<Box<dyn Instrumentation>>,
+    mut own: Option<Box<dyn Instrumentation>>,
 ) -> impl Instrumentation {
     let mut timer = Timer::new(lakebase);
-    let mut own = own;
     move |event: InstrumentationEvent<'_>| {
         timer.note(&event);
         if let Some(own) = &mut own {
@@ -41,7 +41,7 @@ pub fn instrumentation(
     }
 }
 
-/// Measures from the start of a query to its end.
+/// Measures queries from start to end.
 pub(crate) struct Timer {
     lakebase: Lakebase,
     began: Option<Instant>,
@@ -70,7 +70,7 @@ impl Timer {
     }
 }
 
-/// The beginning of a statement, in place. The rest of it, and its parameters, are not even formatted.
+/// The beginning of a statement, without an allocation. The rest and the parameters are not formatted.
 #[derive(Default)]
 struct Head {
     bytes: [u8; 32],
@@ -80,7 +80,7 @@ struct Head {
 impl Head {
     fn of(query: &dyn DebugQuery) -> Self {
         let mut head = Self::default();
-        // It ends in an error if there is more.
+        // Fails if the statement is longer.
         let _ = write!(head, "{query}");
         head
     }
@@ -105,7 +105,7 @@ impl fmt::Write for Head {
     }
 }
 
-/// diesel keeps the kind alone.
+/// diesel keeps only the kind of an error.
 fn sqlstate(error: &Error) -> Option<&'static str> {
     let Error::DatabaseError(kind, _) = error else {
         return None;

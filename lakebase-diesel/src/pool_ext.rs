@@ -1,12 +1,12 @@
-//! What the hosts' own pool types lack.
+//! Numbers of the pools of deadpool and r2d2.
 
 use lakebase_core::telemetry::PoolStats;
 
-/// Adds [`stats`](Self::stats) to the pools of [`deadpool`](crate::deadpool) and [`r2d2`](crate::r2d2); that of
-/// [`bb8`](crate::bb8::Pool::stats) has it.
+/// Adds [`stats`](Self::stats) to the pools of [`deadpool`](crate::deadpool) and [`r2d2`](crate::r2d2). The pool of
+/// [`bb8`](crate::bb8::Pool::stats) has it as a method.
 pub trait PoolExt: sealed::Sealed {
-    /// What the pool's connections are doing, for health checks and dashboards. deadpool does not count timeouts; r2d2 counts neither
-    /// these nor waiting callers.
+    /// Returns numbers for health checks and dashboards. deadpool does not count timeouts; r2d2 counts neither timeouts nor waiting
+    /// callers.
     fn stats(&self) -> PoolStats;
 }
 

@@ -1,10 +1,10 @@
-//! Synchronous diesel on libpq: diesel's own `PgConnection`, in diesel's own pool.
+//! Synchronous diesel on libpq: diesel's `PgConnection`, in diesel's pool.
 //!
-//! Connections go through an [auth proxy](lakebase_core::proxy) on a background thread, so no runtime is needed. The
-//! thread ends with the pool, or with the connection. Everything here blocks: in async code, call it in
+//! Connections go through an [auth proxy](lakebase_core::proxy) on a background thread, so the program needs no tokio runtime. The
+//! thread ends with the pool or the connection. All functions block: in async code, call them in
 //! `tokio::task::spawn_blocking`.
 //!
-//! Without libpq, diesel-async's `AsyncConnectionWrapper` makes a synchronous connection of an async one.
+//! For synchronous diesel without libpq, use diesel-async's `AsyncConnectionWrapper`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,23 +21,28 @@ use lakebase_core::adapter::pool::{IDLE_TIMEOUT, MAX_SIZE, max_lifetime, wait};
 
 /// diesel's pool of synchronous connections.
 pub type Pool = host::Pool<ConnectionManager<PgConnection>>;
-/// r2d2's own builder of it.
+/// r2d2's builder of this pool.
 pub type Builder = host::Builder<ConnectionManager<PgConnection>>;
 
-/// Opens one connection, outside of any pool, as `PgConnection::establish(url)` does.
+/// Opens a single connection outside of any pool, as `PgConnection::establish(url)` does.
 ///
 /// # Errors
 ///
-/// The cause, with a hint: see [`Error`].
+/// The cause of a failed login: see [`Error`].
 pub fn establish(lakebase: &Lakebase) -> Result<PgConnection, Error> {
     log_in(lakebase, &start(lakebase)?)
 }
 
-/// Opens a pool. Logs in once before it returns, so that a mistake shows here.
+/// Opens a pool after a first login.
 ///
-/// Defaults: at most 10 connections and none kept open without need, idle ones closed after 4
-/// minutes, all of them after 45 minutes (10 % jitter per pool); `get` waits a second longer than the
-/// [`Lakebase`]'s connect timeout (30 s unless configured). As in any pool of r2d2, its error has the text of the last failed login.
+/// | setting | default |
+/// |---|---|
+/// | connections | at most 10, no minimum |
+/// | idle timeout | 4 minutes |
+/// | maximum lifetime | 45 minutes, 10 % more or less at random |
+/// | `get` waits | a second longer than the [`Lakebase`]'s connect timeout, which is 30 s by default |
+///
+/// The error of `get` contains the text of the last failed login, as in any pool of r2d2.
 ///
 /// ```no_run
 /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,20 +56,18 @@ pub fn establish(lakebase: &Lakebase) -> Result<PgConnection, Error> {
 ///
 /// # Errors
 ///
-/// The cause of a failed login: see [`Error`]'s questions.
+/// The cause of a failed login: see [`Error`].
 pub fn connect(lakebase: &Lakebase) -> Result<Pool, Error> {
-    let lifetime = max_lifetime();
     let builder = Pool::builder()
         .max_size(MAX_SIZE)
         .min_idle(Some(0))
         .idle_timeout(Some(IDLE_TIMEOUT))
-        .max_lifetime(Some(lifetime))
+        .max_lifetime(Some(max_lifetime()))
         .connection_timeout(wait(lakebase));
     connect_with(lakebase, builder)
 }
 
-/// The same with the application's own builder: all of its settings count, but for its event handler, whose place is
-/// taken.
+/// Opens a pool with the settings of `builder`, except for its event handler, which is replaced.
 ///
 /// # Errors
 ///
@@ -78,7 +81,7 @@ pub fn connect_with(lakebase: &Lakebase, builder: Builder) -> Result<Pool, Error
         .build_unchecked(manager))
 }
 
-/// A pool keeps its event handler, and so the proxy, as long as it lives.
+/// A pool owns its event handler, and so the proxy.
 #[derive(Debug)]
 struct Holder {
     _proxy: Proxy,
@@ -91,7 +94,7 @@ fn start(lakebase: &Lakebase) -> Result<Proxy, Error> {
     background::start(|done| async move {
         let proxy = lakebase.proxy().await;
         let ended = proxy.as_ref().ok().map(Proxy::ended);
-        // Its caller may be gone.
+        // Fails only if the caller has ended.
         let _ = done.send(proxy);
         drop(done);
         if let Some(ended) = ended {
@@ -106,7 +109,7 @@ fn log_in(lakebase: &Lakebase, proxy: &Proxy) -> Result<PgConnection, Error> {
             ConnectionError::BadConnection(text) => text,
             error => error.to_string(),
         };
-        // libpq hands on the text alone.
+        // libpq returns only a text.
         match lakebase.last_failure() {
             Some(failure) if text.contains(&failure.chain()) => failure,
             _ => {
@@ -117,7 +120,7 @@ fn log_in(lakebase: &Lakebase, proxy: &Proxy) -> Result<PgConnection, Error> {
     })
 }
 
-/// libpq takes each option that is not set from the environment, so all of them are set.
+/// Sets all options, because libpq takes the others from the environment.
 fn options(lakebase: &Lakebase, proxy: &Proxy) -> String {
     let mut options = String::new();
     let mut set = |name: &str, value: &str| {
@@ -135,7 +138,7 @@ fn options(lakebase: &Lakebase, proxy: &Proxy) -> String {
         }
         (None, None) => {}
     }
-    // Longer than the login's own budget, so that its cause arrives.
+    // Longer than the login may take, so that its error arrives.
     let wait = lakebase.connect_timeout() + Duration::from_secs(2);
     set("hostaddr", "");
     set("user", "lakebase");

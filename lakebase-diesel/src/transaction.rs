@@ -1,4 +1,4 @@
-//! Transactions that are run again.
+//! Transactions that are retried.
 
 use std::error::Error as StdError;
 use std::ops::DerefMut;
@@ -6,14 +6,16 @@ use std::ops::DerefMut;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager as _};
 use lakebase_core::Retry;
-use lakebase_core::adapter::{AsyncCall, find_cause};
+use lakebase_core::adapter::{AsyncCall, FailedAttempt, find_cause, retry_transaction};
 
-/// Runs `work` in a transaction, and again, on another connection, if a restart or a suspend of the compute, a lost
-/// connection, a serialization failure or a deadlock was in the way and the transaction certainly did not commit.
+use crate::is_transient;
+
+/// Runs `work` in a transaction. Retries it on another connection after a restart or suspend of the compute, a lost
+/// connection, a serialization failure or a deadlock, if the transaction certainly did not commit.
 ///
-/// So `work` must do nothing but statements of this transaction that matters. A `COMMIT` that was not answered is an
-/// error, unless `retry` says that the transaction is [idempotent](Retry::idempotent). An error of `connect`, which takes a
-/// connection from whatever pool, is returned at once: the login was retried already.
+/// `work` may run several times, so only the statements of this transaction may have effects. If the reply to a `COMMIT` was
+/// lost, the transaction is not retried unless it is [idempotent](Retry::idempotent). `connect` takes a connection from any pool;
+/// its error is returned at once, because the login was retried already.
 ///
 /// ```no_run
 /// # async fn run(pool: diesel_async::pooled_connection::bb8::Pool<diesel_async::AsyncPgConnection>) -> Result<(), Box<dyn std::error::Error>> {
@@ -34,13 +36,13 @@ use lakebase_core::adapter::{AsyncCall, find_cause};
 ///
 /// # Errors
 ///
-/// What `work` or `connect` returns, or what diesel returns of the connection. `E` is searched for a diesel [`Error`], itself
-/// and its sources, to decide whether running the transaction again can help.
+/// The error of `work`, of `connect`, or of diesel for `BEGIN` and `COMMIT`. The transaction is retried if the diesel
+/// [`Error`] in `E`, itself or one of its sources, is transient.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future breaks the transaction off, unless its `COMMIT` has been sent: diesel-async's pools do not use such
-/// a connection again.
+/// Dropping the future ends the transaction without a commit, unless `COMMIT` has been sent: diesel-async's pools do not reuse
+/// such a connection.
 pub async fn transaction_with_retry<C, T, E, Connect, Connected, Work>(
     retry: Retry,
     connect: Connect,
@@ -54,57 +56,35 @@ where
     for<'c> Work: AsyncFn(&'c mut AsyncPgConnection) -> Result<T, E>
         + AsyncCall<&'c mut AsyncPgConnection, Result<T, E>, Future: Send>,
 {
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let mut connection = connect().await?;
-        let (error, is_certain) = match attempt(&mut connection, &work).await {
-            Ok(value) => return Ok(value),
-            Err(failure) => failure,
-        };
-        drop(connection);
-        let is_passing = find_cause::<Error>(&error).is_some_and(crate::is_transient);
-        match retry.pause(attempts) {
-            Some(pause) if is_passing && (is_certain || retry.is_idempotent()) => {
-                tracing::debug!(name: "lakebase.transaction.retry", target: "lakebase::transaction", %error, attempts, "runs a transaction again");
-                tokio::time::sleep(pause).await;
+    let is_transient =
+        |error: &E| find_cause::<Error>(error).is_some_and(|error| is_transient(error));
+    let (connect, work) = (&connect, &work);
+    retry_transaction(retry, is_transient, || async move {
+        let mut connection = connect().await.map_err(FailedAttempt::NotConnected)?;
+        let begun = AnsiTransactionManager::begin_transaction(&mut *connection).await;
+        begun.map_err(|error| FailedAttempt::NotCommitted(error.into()))?;
+        match work(&mut *connection).await {
+            Ok(value) => {
+                let committed = AnsiTransactionManager::commit_transaction(&mut *connection).await;
+                committed
+                    .map(|()| value)
+                    .map_err(|error| match is_rejected(&error) {
+                        true => FailedAttempt::NotCommitted(error.into()),
+                        false => FailedAttempt::InDoubt(error.into()),
+                    })
             }
-            _ => return Err(error),
-        }
-    }
-}
-
-/// The error comes with whether the transaction certainly did not commit.
-async fn attempt<T, E, Work>(
-    connection: &mut AsyncPgConnection,
-    work: &Work,
-) -> Result<T, (E, bool)>
-where
-    E: From<Error>,
-    for<'c> Work: AsyncFn(&'c mut AsyncPgConnection) -> Result<T, E>
-        + AsyncCall<&'c mut AsyncPgConnection, Result<T, E>, Future: Send>,
-{
-    type Manager = AnsiTransactionManager;
-    let begun = Manager::begin_transaction(connection).await;
-    begun.map_err(|error| (error.into(), true))?;
-    match work(connection).await {
-        Ok(value) => match Manager::commit_transaction(connection).await {
-            Ok(()) => Ok(value),
             Err(error) => {
-                let is_certain = is_rejected(&error);
-                Err((error.into(), is_certain))
+                // If the connection was lost, the server rolls back.
+                let _ = AnsiTransactionManager::rollback_transaction(&mut *connection).await;
+                Err(FailedAttempt::NotCommitted(error))
             }
-        },
-        Err(error) => {
-            // On a connection that was lost, the server does it.
-            let _ = Manager::rollback_transaction(connection).await;
-            Err((error, true))
         }
-    }
+    })
+    .await
 }
 
-/// The server answered a `COMMIT` with a serialization failure or a deadlock. What it says while it shuts down
-/// can come after a commit.
+/// Postgres rejected the `COMMIT` with a serialization failure or a deadlock. An error of a shutdown does not count, as it can
+/// follow a commit.
 fn is_rejected(error: &Error) -> bool {
     match error {
         Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,

@@ -1,4 +1,4 @@
-//! Whether repeating a transaction can help. Nothing here repeats one.
+//! What errors mean: the cause inside them, and whether repeating a transaction can help.
 
 use std::error::Error as StdError;
 
@@ -6,8 +6,9 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error};
 #[cfg(feature = "async")]
 use diesel_async::pooled_connection::PoolError;
+use lakebase_core::adapter::{find_cause, is_transient_message, says_transient};
 
-/// What a driver says of statements that it could not send for reasons of their own.
+/// How the messages of a driver begin if a statement could not be sent because of the statement itself.
 const OWN_FAULTS: &[&str] = &[
     "error serializing",
     "error deserializing",
@@ -15,12 +16,37 @@ const OWN_FAULTS: &[&str] = &[
     "expected ",
 ];
 
-/// Whether the whole transaction may succeed if it is repeated, on a new connection: this one was lost,
-/// the compute restarts or was suspended, or another transaction was in the way.
+/// Returns whether repeating the whole transaction on a new connection can succeed: the connection was lost, the compute
+/// restarts or was suspended, the transaction lost against another one, the login failed for a passing reason, or all
+/// connections of an async pool were busy.
 ///
-/// If it was the `COMMIT` whose answer was lost, the transaction may have happened: repeat only what may
-/// happen twice. `transaction_with_retry` minds that.
-pub fn is_transient(error: &Error) -> bool {
+/// Takes an error of diesel or of an async pool, or an error that has one among its sources.
+///
+/// If the reply to a `COMMIT` was lost, the transaction may have happened: repeat only what may happen twice.
+/// `transaction_with_retry` takes care of that.
+pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
+    if let Some(cause) = cause(error) {
+        return cause.is_transient();
+    }
+    #[cfg(feature = "bb8")]
+    if let Some(crate::bb8::RunError::TimedOut) = error.downcast_ref() {
+        return true;
+    }
+    #[cfg(feature = "deadpool")]
+    if let Some(crate::deadpool::PoolError::Timeout(_)) = error.downcast_ref() {
+        return true;
+    }
+    if let Some(error) = find(error) {
+        return is_transient_statement(error);
+    }
+    match find(error) {
+        Some(ConnectionError::BadConnection(text)) => says_transient(text),
+        Some(ConnectionError::CouldntSetupConfiguration(error)) => is_transient_statement(error),
+        _ => false,
+    }
+}
+
+fn is_transient_statement(error: &Error) -> bool {
     match error {
         Error::DatabaseError(kind, information) => {
             let text = information.message();
@@ -31,28 +57,18 @@ pub fn is_transient(error: &Error) -> bool {
                 DatabaseErrorKind::UnableToSendCommand => {
                     !OWN_FAULTS.iter().any(|fault| text.starts_with(fault))
                 }
-                _ => lakebase_core::adapter::is_transient_message(text),
+                _ => is_transient_message(text),
             }
         }
-        // The connection broke in the middle, and with it what diesel knew of the transaction.
+        // The connection was lost during the transaction, so diesel does not know the transaction's state.
         Error::BrokenTransactionManager => true,
-        Error::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
-        // There was no connection.
-        Error::QueryBuilderError(_) => cause(error).is_some_and(lakebase_core::Error::is_transient),
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_transient_statement(commit_error),
         _ => false,
     }
 }
 
-/// The same for a connection that a pool could not open. Knows the errors of this crate only.
-pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
-    match error {
-        ConnectionError::BadConnection(text) => lakebase_core::adapter::says_transient(text),
-        ConnectionError::CouldntSetupConfiguration(error) => is_transient(error),
-        _ => false,
-    }
-}
-
-/// Our error inside one of diesel's, of its pools' or of anything that has it among its sources.
+/// Returns the [`Error`](lakebase_core::Error) of a failed login: from inside an error of diesel or of an async pool, or
+/// of any error that has one among its sources.
 ///
 /// ```
 /// # fn handle(error: &diesel::ConnectionError) -> bool {
@@ -60,22 +76,20 @@ pub fn is_transient_connection_error(error: &ConnectionError) -> bool {
 /// # }
 /// ```
 ///
-/// What libpq reports has lost it: of an error of [`r2d2`](crate::r2d2)'s pool, the text is left.
+/// Errors of libpq, and so those of `r2d2`'s pool, keep only its text.
 pub fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a lakebase_core::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(own) = error.downcast_ref() {
-            return Some(own);
-        }
-        // Its source is none.
-        #[cfg(feature = "async")]
-        if let Some(PoolError::ConnectionError(inner)) = error.downcast_ref() {
-            next = Some(inner);
-            continue;
-        }
-        next = error.source();
-    }
-    None
+    find(error)
+}
+
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let found = find_cause(error);
+    // diesel-async's error has no source.
+    #[cfg(feature = "async")]
+    let found = found.or_else(|| match find_cause(error)? {
+        PoolError::ConnectionError(error) => find_cause(error),
+        PoolError::QueryError(error) => find_cause(error),
+    });
+    found
 }
 
 #[cfg(test)]

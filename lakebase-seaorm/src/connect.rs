@@ -1,18 +1,22 @@
-//! From a Lakebase to SeaORM's connection.
+//! Opens SeaORM's connection.
 
-use std::time::Duration;
-
+use lakebase_core::adapter::check_runtime;
 use lakebase_core::proxy::{Builder, Proxy};
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use tokio::runtime::Handle;
 
-use crate::options::{options, with_defaults};
+use crate::options::{login_timeout, options, with_defaults};
 
-/// Connects with the defaults: at most 10 connections and none kept open without need, idle ones
-/// closed after 4 minutes, all of them after 45 minutes (10 % jitter per pool). Logs in once before it returns.
+/// Opens SeaORM's connection, which is a pool, after a first login.
+///
+/// | setting | default |
+/// |---|---|
+/// | connections | at most 10, no minimum |
+/// | idle timeout | 4 minutes |
+/// | maximum lifetime | 45 minutes, 10 % more or less at random |
+/// | acquire timeout | 10/9 of the [`Lakebase`]'s connect timeout, which is 30 s by default |
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,7 +29,7 @@ use crate::options::{options, with_defaults};
 ///
 /// # Errors
 ///
-/// The cause, with a hint: see [`Error`]'s questions.
+/// The cause of a failed login: see [`Error`].
 ///
 /// # Cancel safety
 ///
@@ -34,7 +38,7 @@ pub async fn connect(lakebase: &Lakebase) -> Result<DatabaseConnection, Error> {
     connect_with(lakebase, options()).await
 }
 
-/// Makes connections for each user of an application: see [`UserPools`](lakebase_core::users::UserPools).
+/// Returns a builder of [`UserPools`](lakebase_core::users::UserPools): a connection for each user of the application.
 ///
 /// ```no_run
 /// # async fn run(email: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -64,18 +68,16 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<DatabaseConnection> {
     UserPoolsBuilder::new(lakebase, open, is_busy, close)
 }
 
-/// Connects with SeaORM's own options. All of them work (sizes, timeouts, logging, search path,
-/// hooks); of the URL inside, host, port, user, password, database and TLS settings are ignored. It must look like a
-/// Postgres URL all the same: [`options`] brings one.
+/// Opens SeaORM's connection with SeaORM's options, after a first login unless `connect_lazy` is set.
 ///
-/// What is left unset gets the defaults of [`connect`]. The database is logged in to once before
-/// this returns, unless `connect_lazy` is set.
+/// Options that are not set get the defaults of [`connect`]. All options have their effect (sizes, timeouts, logging, search path,
+/// hooks), but host, port, user, password, database and TLS settings of the URL are ignored. [`options`] has a URL that SeaORM
+/// can parse.
 ///
-/// The pool's connections go through an [auth proxy](lakebase_core::proxy) of its own inside this process, on the runtime
-/// that this is called on. It ends with the pool. A statement that fails for want of a login has the reason in its
-/// error: see [`cause`](crate::cause).
+/// The connections go through an [auth proxy](lakebase_core::proxy) on the current runtime, which ends with the pool. If a login
+/// fails, the error of the statement contains the [`cause`](crate::cause).
 ///
-/// At level TRACE, SeaORM itself logs the options with the URL inside: leave passwords out of it.
+/// Do not put a password into the URL: SeaORM logs the options at level TRACE.
 ///
 /// # Errors
 ///
@@ -88,14 +90,12 @@ pub async fn connect_with(
     lakebase: &Lakebase,
     options: ConnectOptions,
 ) -> Result<DatabaseConnection, Error> {
-    // sqlx panics without one.
-    if Handle::try_current().is_err() {
-        return Err(Error::config("no tokio runtime is running on this thread"));
-    }
+    check_runtime()?;
     let mut options = with_defaults(options, lakebase);
     let mut driver = driver_options(&options).await?;
-    if is_pooled(lakebase).await? {
-        // PgBouncer pools by transaction and may lose a prepared statement.
+    // Only native passwords can log in to pooled hosts.
+    if !lakebase.uses_tokens() && lakebase.target().await?.is_pooled() {
+        // PgBouncer can run the next transaction on another session, without the prepared statements.
         driver = driver.statement_cache_capacity(0);
     }
     let proxy = start_proxy(lakebase, &options, &driver).await?;
@@ -114,7 +114,7 @@ pub async fn connect_with(
         db.set_metric_callback(crate::opentelemetry::metric_callback(lakebase, |_| ()));
         db
     };
-    // It resolves when the last clone of the pool is dropped, too.
+    // Resolves also when the last clone of the pool is dropped.
     let closed = db.get_postgres_connection_pool().close_event();
     tokio::spawn(async move {
         closed.await;
@@ -123,8 +123,8 @@ pub async fn connect_with(
     Ok(db)
 }
 
-/// What SeaORM and the application's own hook make of the options for sqlx. SeaORM keeps the hook private, so
-/// SeaORM builds a pool that never connects.
+/// Returns sqlx's options as SeaORM and the application's hook set them. The hook is private in SeaORM, so this builds a pool
+/// that never connects.
 async fn driver_options(options: &ConnectOptions) -> Result<PgConnectOptions, Error> {
     let mut probe = options.clone();
     probe
@@ -132,7 +132,7 @@ async fn driver_options(options: &ConnectOptions) -> Result<PgConnectOptions, Er
         .min_connections(0)
         .after_connect(|_| Box::pin(async { Ok(()) }));
     let db = SqlxPostgresConnector::connect(probe).await.map_err(|error| {
-        Error::config("the URL inside the connect options must look like a Postgres URL; `lakebase_seaorm::options()` brings one")
+        Error::config("the URL in the connect options is not a Postgres URL: use `lakebase_seaorm::options()`")
             .with_source(error)
     })?;
     let driver = db.get_postgres_connection_pool().connect_options();
@@ -144,11 +144,8 @@ async fn start_proxy(
     options: &ConnectOptions,
     driver: &PgConnectOptions,
 ) -> Result<Proxy, Error> {
-    // The login has to fail before the pool gives up, or its cause is lost.
-    let waits = options.get_acquire_timeout();
-    let budget = waits.unwrap_or(Duration::MAX).mul_f64(0.9);
-    let lakebase = lakebase.with_connect_timeout(budget.min(lakebase.connect_timeout()));
-    // What sqlx takes from the environment on its own.
+    let lakebase = lakebase.with_connect_timeout(login_timeout(options, lakebase));
+    // sqlx reads these from the environment.
     let environment = PgConnectOptions::new_without_pgpass();
     let mut proxy = Builder::new(&lakebase);
     if let Some(options) = environment.get_options() {
@@ -162,17 +159,7 @@ async fn start_proxy(
     proxy.start().await
 }
 
-/// Tokens are not taken on pooled hosts; native passwords may be.
-async fn is_pooled(lakebase: &Lakebase) -> Result<bool, Error> {
-    if lakebase.uses_tokens() {
-        return Ok(false);
-    }
-    let target =
-        lakebase_core::adapter::login(lakebase, |login| async { Ok(login.target) }).await?;
-    Ok(target.is_pooled())
-}
-
-/// `driver` has what the application chose (logging, timeouts, name); the rest is the proxy's.
+/// Returns `driver`, which has the application's settings (logging, timeouts, name), with the address of the proxy.
 fn through(
     driver: PgConnectOptions,
     proxy: &Proxy,
@@ -183,10 +170,10 @@ fn through(
         (None, Some(address)) if driver.get_socket().is_none() => {
             driver.host(&address.ip().to_string()).port(address.port())
         }
-        // It would win, and nothing takes it back.
+        // sqlx would prefer the socket, and it cannot be unset.
         (None, Some(_)) => {
             return Err(Error::config(
-                "the URL inside the connect options names a Unix socket, and no folder can be made for the proxy's own",
+                "the URL in the connect options names a Unix socket, and the proxy cannot create a folder for its own socket",
             ));
         }
         (None, None) => driver,

@@ -1,10 +1,11 @@
-//! What SeaORM's errors mean.
+//! What SeaORM's errors mean: the cause inside them, and whether repeating a transaction can help.
 
 use lakebase_core::Error;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 use sqlx::postgres::PgDatabaseError;
 
-/// Why there was no connection, if that is what `error` is about. Its causes are part of its text.
+/// Returns the [`Error`] of a failed login from inside `error`, also if a later login of the pool failed. Its text contains its
+/// causes.
 ///
 /// ```
 /// # fn handle(error: &sea_orm::DbErr) -> bool {
@@ -31,12 +32,11 @@ pub(crate) fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
     }
 }
 
-/// Whether the operation, or the whole transaction that it was part of, may succeed if it is repeated: the
-/// connection was lost, the compute restarts or was suspended, another transaction was in the way, or no
-/// connection could be had for a passing reason.
+/// Returns whether repeating the whole transaction can succeed: the connection was lost, the compute restarts or was suspended,
+/// the transaction lost against another one, the login failed for a passing reason, or all connections of the pool were busy.
 ///
-/// If it was the `COMMIT` whose answer was lost, the transaction may have happened: repeat only what may
-/// happen twice. [`transaction_with_retry`](crate::transaction_with_retry) minds that.
+/// If the reply to a `COMMIT` was lost, the transaction may have happened: repeat only what may happen twice.
+/// [`transaction_with_retry`](crate::transaction_with_retry) takes care of that.
 pub fn is_transient(error: &DbErr) -> bool {
     if let Some(cause) = cause(error) {
         return cause.is_transient();

@@ -12,8 +12,9 @@ mod transaction;
 
 pub use connect::{connect, connect_with, user_pools};
 pub use error::{cause, is_transient};
-pub use lakebase_core::Retry;
-pub use lakebase_core::{self, Config, Credential, CredentialProvider, Error, Lakebase, User};
+pub use lakebase_core::{
+    self, Config, Credential, CredentialProvider, Error, Lakebase, Retry, User,
+};
 pub use options::options;
 pub use pool_ext::PoolExt;
 pub use transaction::transaction_with_retry;

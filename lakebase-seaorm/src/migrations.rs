@@ -32,7 +32,7 @@ pub use lakebase_core::adapter::migration::{
 
 use run::{Action, Run};
 
-/// Runs what is pending of `M`, in the configured schema: [`Migrations::up`] with the defaults.
+/// Runs the pending migrations of `M` with the defaults of [`Migrations`].
 ///
 /// # Errors
 ///
@@ -45,15 +45,13 @@ pub async fn up<M: MigratorTrait>(lakebase: &Lakebase) -> Result<(), MigrationEr
     Migrations::new(lakebase).up::<M>(None).await.map(drop)
 }
 
-/// Runs and reverts the migrations of a `MigratorTrait`, on connections of its own to the direct host.
+/// Runs and reverts the migrations of a `MigratorTrait`, on connections to the direct host.
 ///
-/// Replicas that start together take turns under a Postgres advisory lock. If the one that has it dies,
-/// the server notices within seconds, and the next one goes on. A statement that runs when a future is
-/// dropped goes on to its end; the next one waits for that.
+/// If several replicas start together, one of them holds a Postgres advisory lock and runs each migration once; the others wait
+/// and then find nothing pending. If that replica dies, the server frees the lock within seconds.
 ///
-/// What a migration sets in its session (search path, role, timeouts, temporary tables) ends with it: the history and
-/// the following migrations are where the configuration says. For that, the migrator's `migrations()` are run one by one;
-/// its own `up` or `down` is not called.
+/// Session settings of a migration (search path, role, timeouts, temporary tables) end with it, and affect neither the history
+/// nor the next migration. For that reason, the migrator's `migrations()` run one by one; its own `up` and `down` are not called.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Migrations {
@@ -61,21 +59,20 @@ pub struct Migrations {
 }
 
 impl Migrations {
-    /// On this Lakebase, in the schema of its configuration.
+    /// Starts with the defaults: the direct host and the configured schema of `lakebase`.
     pub fn new(lakebase: &Lakebase) -> Self {
         Self {
             session: MigrationSession::new(lakebase),
         }
     }
 
-    /// Sets the budget for each connection: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
+    /// Sets the connect timeout: by default 2 minutes, or the [`Lakebase`]'s own if that is longer.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.session.lakebase = self.session.lakebase.with_connect_timeout(timeout);
         self
     }
 
-    /// Sets how long to wait for other replicas that migrate: 10 minutes by default. With zero, the lock is tried
-    /// once.
+    /// Sets how long to wait for the lock while another replica migrates: 10 minutes by default. With zero, it tries once.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.session.lock_timeout = timeout;
         self
@@ -88,38 +85,39 @@ impl Migrations {
         self
     }
 
-    /// Sets when the platform deletes the branch of [`rehearse`](Self::rehearse) if this program cannot, because it was
-    /// killed: 6 hours by default. A rehearsal that takes longer loses its branch. The workspace has a limit, 30 days at most.
+    /// Sets when the platform deletes the branch of [`rehearse`](Self::rehearse) if this program was killed: after 6 hours by
+    /// default, and 30 days at most. A rehearsal that takes longer loses its branch.
     pub fn rehearsal_expiry(mut self, expiry: Duration) -> Self {
         self.session.rehearsal_expiry = expiry;
         self
     }
 
-    /// Creates the schema if it does not exist. Off by default: then a missing schema is an error.
+    /// Sets whether to create a missing schema: false by default, when a missing schema is an error.
     pub fn create_schema(mut self, create: bool) -> Self {
         self.session.create_schema = create;
         self
     }
 
-    /// Runs the migrations as a shared owner (`SET ROLE`), so that what they create belongs to it, the history included:
-    /// then each member may migrate, for example another service principal on a branch. By default they run as the role
-    /// that logs in. Create the owner and its members with `lakebase grant ROLE --shared-owner OWNER`; a role that is no
-    /// member gets an error with that command.
+    /// Sets the role that runs the migrations (`SET ROLE`) and owns what they create, the history included: by default the role
+    /// that logs in. Every member of a shared owner can migrate, for example another service principal on a branch.
+    ///
+    /// `lakebase grant ROLE --shared-owner OWNER` creates the owner and makes ROLE a member. If the login role is not a member,
+    /// the error contains this command.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.session.owner = Some(owner.into());
         self
     }
 
-    /// Runs what is pending, or the next `steps` of it. Returns the names of those that were run.
+    /// Runs the pending migrations, or the next `steps` of them, and returns their names.
     ///
     /// # Errors
     ///
-    /// Names the migration and the SQLSTATE. Those before it stay.
+    /// The error of a migration contains its name and the SQLSTATE. Earlier migrations stay applied.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future frees its place among the replicas. A statement that runs at that time goes on to its end
-    /// on the server, and is then rolled back if its migration has a transaction; nothing is started after it.
+    /// Dropping the future frees the lock after the running statement, which completes on the server. Its transaction, if the
+    /// migration has one, is rolled back. Nothing else starts.
     pub async fn up<M: MigratorTrait>(
         &self,
         steps: Option<u32>,
@@ -127,8 +125,7 @@ impl Migrations {
         self.of::<M>().run(Action::Up(steps)).await
     }
 
-    /// Reverts everything, or the last `steps`. Returns the names of those that were reverted, the newest
-    /// first.
+    /// Reverts all applied migrations, or the last `steps` of them, the newest first, and returns their names.
     ///
     /// # Errors
     ///
@@ -144,7 +141,7 @@ impl Migrations {
         self.of::<M>().run(Action::Down(steps)).await
     }
 
-    /// Drops all tables and types of the schema, then runs everything.
+    /// Drops all tables and types of the schema, then runs all migrations.
     ///
     /// # Errors
     ///
@@ -157,7 +154,7 @@ impl Migrations {
         self.of::<M>().run(Action::Fresh).await.map(drop)
     }
 
-    /// Reverts everything, then runs everything.
+    /// Reverts all applied migrations, then runs all migrations.
     ///
     /// # Errors
     ///
@@ -170,7 +167,7 @@ impl Migrations {
         self.of::<M>().run(Action::Refresh).await.map(drop)
     }
 
-    /// Reverts everything and drops the history.
+    /// Reverts all applied migrations and drops the history.
     ///
     /// # Errors
     ///
@@ -183,24 +180,24 @@ impl Migrations {
         self.of::<M>().run(Action::Reset).await.map(drop)
     }
 
-    /// Each migration and whether it was applied. Changes nothing and takes no lock.
+    /// Returns each migration and whether it was applied. Changes nothing and takes no lock.
     ///
     /// # Errors
     ///
-    /// If there is no connection, or one that was applied is not in `M`.
+    /// The connection failed, the schema is missing, or an applied migration is not in `M`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: it only reads.
+    /// Dropping the future changes nothing, because it only reads.
     pub async fn status<M: MigratorTrait>(
         &self,
     ) -> Result<Vec<(String, MigrationStatus)>, MigrationError> {
         self.of::<M>().read_status().await
     }
 
-    /// Runs what is pending on `copy`, a branch or another copy of the database, and reports for each migration how long it
-    /// took, which locks it held for how long, which tables it rewrote and why it failed; then how the schema has changed.
-    /// The settings (schema, timeouts) are those of these `Migrations`; the database itself is not touched.
+    /// Runs the pending migrations on `copy`, a branch or another copy of the database. Reports for each migration how long it
+    /// took, which locks it held for how long, which tables it rewrote and why it failed, and how the schema has changed.
+    /// The settings (schema, timeouts) are those of `self`. The database itself does not change.
     ///
     /// ```no_run
     /// # async fn run<Migrator: sea_orm_migration::MigratorTrait>() -> Result<(), Box<dyn std::error::Error>> {
@@ -217,13 +214,13 @@ impl Migrations {
     /// # }
     /// ```
     ///
-    /// Nobody else should work on the copy: waits for others would count as time of the migration. A second session polls
-    /// the locks every 10 ms. For a migration without a transaction, shorter locks can be missed.
+    /// No other session should use the copy, because waiting for its locks would count as time of the migration. A second session
+    /// polls the locks every 10 ms. In a migration without a transaction, shorter locks can be missed.
     ///
     /// # Errors
     ///
-    /// If there could be no rehearsal: there is no connection, or `copy` is the database itself. A migration that fails is
-    /// part of the report: see [`Rehearsal::is_ok`].
+    /// The connection failed, or `copy` is the database itself. A migration that fails is part of the report: see
+    /// [`Rehearsal::is_ok`].
     ///
     /// # Cancel safety
     ///
@@ -242,24 +239,21 @@ impl Migrations {
         observer.finish(run.run(Action::Up(None)).await).await
     }
 
-    /// Runs what is pending on a temporary branch of the target: a copy of its data that is made in seconds and deleted at the
-    /// end. See [`rehearse_on`](Self::rehearse_on) for the report.
+    /// Runs the pending migrations on a temporary branch, a copy of the data that is created in seconds and deleted at the end. See
+    /// [`rehearse_on`](Self::rehearse_on) for the report.
     ///
     /// # Errors
     ///
-    /// As [`rehearse_on`](Self::rehearse_on), if the branch cannot be created (that needs CAN MANAGE on the project), and if the
-    /// configured host (`PGHOST`) is not the one of the configured branch.
+    /// As [`rehearse_on`](Self::rehearse_on); if the branch cannot be created, which needs CAN MANAGE on the project; and if the
+    /// configured host (`PGHOST`) is not that of the configured branch.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future deletes the branch in the background.
     pub async fn rehearse<M: MigratorTrait>(&self) -> Result<Rehearsal, MigrationError> {
-        let MigrationSession {
-            lakebase,
-            rehearsal_expiry,
-            ..
-        } = &self.session;
-        let branch = TestBranch::of_own_expiring(lakebase, *rehearsal_expiry).await?;
+        let session = &self.session;
+        let branch =
+            TestBranch::of_own_expiring(&session.lakebase, session.rehearsal_expiry).await?;
         let report = self.rehearse_on::<M>(&branch.lakebase()).await;
         if let Err(error) = branch.finish().await {
             tracing::warn!(name: "lakebase.migration.branch_left", target: "lakebase::migration", error = %error.chain(), "the branch of a rehearsal is left to its expiry");
@@ -267,13 +261,13 @@ impl Migrations {
         report
     }
 
-    /// [Rehearses](Self::rehearse) what is pending and then runs it, if no migration failed and `accept` returns true for
-    /// the report. Returns the names of those that were run.
+    /// [Rehearses](Self::rehearse) the pending migrations, and runs them if none failed and `accept` returns true for the report.
+    /// Returns their names.
     ///
     /// # Errors
     ///
-    /// As [`rehearse`](Self::rehearse) and [`up`](Self::up). If a migration failed in rehearsal, or `accept` returned false,
-    /// nothing was run on the target. The same if a migration is pending there that was not rehearsed.
+    /// As [`rehearse`](Self::rehearse) and [`up`](Self::up). Nothing runs on the database itself if a migration failed in
+    /// rehearsal, if `accept` returned false, or if a migration is pending that was not rehearsed.
     ///
     /// # Cancel safety
     ///

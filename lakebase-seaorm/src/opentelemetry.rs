@@ -1,14 +1,14 @@
 //! Query durations for OpenTelemetry: the instrument `db.client.operation.duration` of
 //! [`lakebase_core::opentelemetry`].
 //!
-//! Connections are measured without further code. SeaORM has one metric callback: an application that sets its own passes it through
-//! [`metric_callback`]. Statement texts are not exported, only their first word.
+//! Connections are measured automatically, by SeaORM's metric callback. There is only one: if your application sets its own, pass it
+//! through [`metric_callback`]. Only the first word of a statement is exported.
 
 use lakebase_core::Lakebase;
 use lakebase_core::adapter::record_operation;
 use sea_orm::metric::Info;
 
-/// Measures queries and calls `own`.
+/// Returns a callback that measures queries and calls `own`.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,15 +1,15 @@
-//! What SeaORM's connection lacks.
+//! Numbers of SeaORM's connection.
 
 use lakebase_core::telemetry::PoolStats;
 use sea_orm::DatabaseConnection;
 
 /// Adds [`stats`](Self::stats) to SeaORM's connection, which is a pool.
 pub trait PoolExt: sealed::Sealed {
-    /// What the pool's connections are doing, for health checks and dashboards. sqlx counts neither waiting callers nor timeouts.
+    /// Returns numbers for health checks and dashboards. sqlx counts neither waiting callers nor timeouts.
     ///
     /// # Panics
     ///
-    /// If this is no connection to Postgres, as SeaORM does.
+    /// If `self` is not a connection to Postgres, as SeaORM does.
     fn stats(&self) -> PoolStats;
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
-use lakebase_diesel::deadpool::{Builder, is_transient};
+use lakebase_diesel::deadpool::Builder;
+use lakebase_diesel::is_transient;
 use lakebase_local::{Call, EventKind, Fault};
 use lakebase_tests::{lakebase, local, soon};
 

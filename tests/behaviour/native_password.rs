@@ -41,6 +41,7 @@ async fn both_orms_log_in_with_a_native_password_and_nothing_is_minted() {
         .expect("a connection");
     db.ping().await.expect("an answer");
     assert_eq!((local.counters().minted, local.counters().requests), (0, 0));
+    assert_eq!(lakebase.stats().logins.succeeded.count, 2);
 }
 
 #[tokio::test]

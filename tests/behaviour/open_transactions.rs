@@ -198,7 +198,7 @@ async fn is_transient_reports_whether_a_retried_checkout_can_succeed() {
         .await
         .map(drop)
         .expect_err("the API is down");
-    assert!(lakebase_diesel::bb8::is_transient(&error), "{error:?}");
+    assert!(lakebase_diesel::is_transient(&error), "{error:?}");
     let error = soon(lakebase_seaorm::connect(&hasty))
         .await
         .map(drop)
@@ -209,7 +209,7 @@ async fn is_transient_reports_whether_a_retried_checkout_can_succeed() {
     let unknown = lakebase_tests::lakebase_with(&local, &[("PGUSER", "nobody")]);
     let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&unknown);
     let error = soon(pool.get()).await.map(drop).expect_err("no such role");
-    assert!(!lakebase_diesel::bb8::is_transient(&error), "{error:?}");
+    assert!(!lakebase_diesel::is_transient(&error), "{error:?}");
 }
 
 #[tokio::test]

@@ -249,14 +249,14 @@ impl App {
             Kind::DieselBb8(pool) => {
                 let mut connection = pool.get().await.map_err(|error| Failure {
                     text: error.to_string(),
-                    is_transient: lakebase_diesel::bb8::is_transient(&error),
+                    is_transient: lakebase_diesel::is_transient(&error),
                 })?;
                 run_diesel(&mut connection, sql).await
             }
             Kind::DieselDeadpool(pool) => {
                 let mut connection = pool.get().await.map_err(|error| Failure {
                     text: error.to_string(),
-                    is_transient: lakebase_diesel::deadpool::is_transient(&error),
+                    is_transient: lakebase_diesel::is_transient(&error),
                 })?;
                 run_diesel(&mut connection, sql).await
             }
@@ -304,7 +304,7 @@ impl App {
                 let fresh = pool.dedicated_connection().await;
                 let mut fresh = fresh.map_err(|error| Failure {
                     text: error.to_string(),
-                    is_transient: lakebase_diesel::bb8::is_transient(&bb8::RunError::User(error)),
+                    is_transient: lakebase_diesel::is_transient(&bb8::RunError::User(error)),
                 })?;
                 return run_diesel(&mut fresh, "SELECT 1").await;
             }

@@ -1,4 +1,4 @@
-//! Where the programs run: on the Lakebase that the environment names, or on a local one.
+//! The Lakebase of the programs.
 
 use std::env::var_os;
 use std::error::Error;
@@ -6,10 +6,10 @@ use std::error::Error;
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
 
-/// The schema of all tables: an app's service principal has no privileges on `public`.
+/// The schema of all tables: an app's service principal has no privileges in `public`.
 pub const SCHEMA: &str = "lakebase_examples";
 
-/// With `LAKEBASE_ENDPOINT` or `PGHOST` set, that Lakebase; with nothing set, a local one. Keep the local one as long
+/// Returns the Lakebase of `LAKEBASE_ENDPOINT` or `PGHOST`, or starts a local one if neither is set. Keep the local one as long
 /// as you connect.
 pub async fn place() -> Result<(Lakebase, Option<LocalLakebase>), Box<dyn Error + Send + Sync>> {
     let is_set = |name| var_os(name).is_some_and(|value| !value.is_empty());

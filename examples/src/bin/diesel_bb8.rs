@@ -1,11 +1,8 @@
 //! The shortest useful program with diesel-async and bb8.
 
-use std::error::Error;
-use std::time::Duration;
-
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 
 diesel::table! {
     lakebase_examples.greetings (id) {
@@ -15,11 +12,11 @@ diesel::table! {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
+    let example = Example::start().await?;
 
-    let pool = lakebase_diesel::bb8::connect(&place.lakebase).await?;
+    let pool = lakebase_diesel::bb8::connect(&example.lakebase).await?;
     let mut connection = pool.get().await?;
 
     for sql in [
@@ -41,6 +38,6 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     println!("{id}: {text}");
 
     drop(connection);
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }

@@ -1,10 +1,7 @@
 //! Synchronous diesel on libpq with r2d2, without async and without a runtime.
 
-use std::error::Error;
-use std::time::Duration;
-
 use diesel::prelude::*;
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 
 diesel::table! {
     lakebase_examples.postcards (id) {
@@ -13,12 +10,12 @@ diesel::table! {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`, and no runtime. The local Lakebase needs one.
     let runtime = tokio::runtime::Runtime::new()?;
-    let place = runtime.block_on(place(Duration::from_secs(3600), None))?;
+    let example = runtime.block_on(Example::start())?;
 
-    let pool = lakebase_diesel::r2d2::connect(&place.lakebase)?;
+    let pool = lakebase_diesel::r2d2::connect(&example.lakebase)?;
     let mut connection = pool.get()?;
 
     for sql in [
@@ -32,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let writers: Vec<_> = (1..=3)
         .map(|number| {
             let pool = pool.clone();
-            std::thread::spawn(move || -> Result<(), Box<dyn Error + Send + Sync>> {
+            std::thread::spawn(move || -> Result<()> {
                 diesel::insert_into(postcards::table)
                     .values(postcards::text.eq(format!("hello from thread {number}")))
                     .execute(&mut pool.get()?)?;
@@ -52,6 +49,6 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     }
 
     drop((connection, pool));
-    runtime.block_on(place.leave());
+    runtime.block_on(example.stop());
     Ok(())
 }

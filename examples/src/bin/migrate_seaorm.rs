@@ -1,9 +1,6 @@
 //! Runs the migrations of a SeaORM migrator in their own schema. Several copies may run at once.
 
-use std::error::Error;
-use std::time::Duration;
-
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 use lakebase_seaorm::migrations::Migrations;
 use sea_orm_migration::prelude::*;
 
@@ -40,11 +37,11 @@ impl MigrationTrait for CreateParcels {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
+    let example = Example::start().await?;
 
-    let migrations = Migrations::new(&place.lakebase)
+    let migrations = Migrations::new(&example.lakebase)
         .schema(SCHEMA)
         .create_schema(true);
     for name in migrations.up::<Migrator>(None).await? {
@@ -54,6 +51,6 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         println!("{name}: {status}");
     }
 
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }

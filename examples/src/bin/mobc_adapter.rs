@@ -1,9 +1,7 @@
 //! An adapter for a pool that these crates do not support, on `lakebase_core::adapter`: mobc with tokio-postgres.
 
-use std::time::Duration;
-
 use lakebase_core::{Error, Lakebase, adapter};
-use lakebase_examples::place;
+use lakebase_examples::{Example, Result};
 use mobc::{Connection, Pool};
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -22,9 +20,9 @@ impl mobc::Manager for Manager {
         Ok(client)
     }
 
-    /// If this fails, mobc opens a new connection. The timeout limits the delay on a dead network.
+    /// If this fails, mobc opens a new connection. The timeout limits the wait on a network that loses all packets.
     async fn check(&self, client: Client) -> Result<Client, Error> {
-        match timeout(Duration::from_secs(2), client.simple_query("")).await {
+        match timeout(adapter::pool::CHECK_LIMIT, client.simple_query("")).await {
             Ok(Ok(_)) => Ok(client),
             Ok(Err(error)) => Err(Error::network("an idle connection was lost").with_source(error)),
             Err(_) => Err(Error::timeout("the check of an idle connection timed out")),
@@ -56,23 +54,23 @@ async fn get(pool: &Pool<Manager>, lakebase: &Lakebase) -> Result<Connection<Man
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
-    let pool = build(&place.lakebase);
+    let example = Example::start().await?;
+    let pool = build(&example.lakebase);
     let mut connections = Vec::new();
     for _ in 0..3 {
-        let connection = get(&pool, &place.lakebase).await?;
+        let connection = get(&pool, &example.lakebase).await?;
         let row = connection.query_one("SELECT pg_backend_pid()", &[]);
         connections.push((row.await?.get::<_, i32>(0), connection));
     }
-    let missing = place.lakebase.with_database("missing")?;
+    let missing = example.lakebase.with_database("missing")?;
     let failed = get(&build(&missing), &missing).await.err();
     let failed = failed.as_ref().and_then(Error::sqlstate);
     let failed = failed.unwrap_or("none");
     let ids: Vec<_> = connections.iter().map(|(id, _)| id).collect();
     println!("sessions {ids:?}; a login to a missing database: SQLSTATE {failed}");
     drop(connections);
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }

@@ -1,13 +1,12 @@
 //! Rehearses two pending migrations on a temporary branch with 100,000 orders, prints the report, and runs them if they block
 //! nobody for long.
 
-use std::error::Error;
 use std::time::Duration;
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use lakebase_core::Lakebase;
 use lakebase_diesel::migrations::Migrations;
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 
 const APPLIED: EmbeddedMigrations = embed_migrations!("migrations");
 /// The first one is harmless. The second one rewrites the table of orders.
@@ -17,15 +16,15 @@ const PENDING: EmbeddedMigrations = embed_migrations!("pending");
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
-    let migrations = Migrations::new(&place.lakebase)
+    let example = Example::start().await?;
+    let migrations = Migrations::new(&example.lakebase)
         .schema(SCHEMA)
         .create_schema(true);
     migrations.run(APPLIED).await?;
-    if place.local.is_some() {
-        fill(&place.lakebase).await?;
+    if example.local.is_some() {
+        fill(&example.lakebase).await?;
     }
 
     let ran = migrations
@@ -39,11 +38,11 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .await?;
     println!("ran {}", ran.join(", "));
 
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }
 
-async fn fill(lakebase: &Lakebase) -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn fill(lakebase: &Lakebase) -> Result<()> {
     let (client, connection) = lakebase.connect().await?;
     tokio::spawn(connection);
     let sql = "INSERT INTO customers (name) SELECT 'Customer ' || n FROM generate_series(1, 1000) n; \

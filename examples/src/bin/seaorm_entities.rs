@@ -1,9 +1,6 @@
 //! The shortest useful program with SeaORM entities.
 
-use std::error::Error;
-use std::time::Duration;
-
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, QueryOrder, Schema};
 
@@ -25,11 +22,11 @@ mod greeting {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
+    let example = Example::start().await?;
 
-    let db = lakebase_seaorm::connect(&place.lakebase).await?;
+    let db = lakebase_seaorm::connect(&example.lakebase).await?;
 
     db.execute_unprepared(&format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         .await?;
@@ -51,6 +48,6 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     }
 
     db.close().await?;
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }

@@ -5,10 +5,11 @@
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::bb8::Pool;
 use lakebase_core::Lakebase;
-use lakebase_examples::shop::{self, serve, with_diesel};
+use lakebase_examples::Result;
+use lakebase_examples::shop::{serve, with_diesel};
 
 #[tokio::main]
-async fn main() -> shop::Result<()> {
+async fn main() -> Result<()> {
     tracing_subscriber::fmt::init();
     let lakebase = Lakebase::from_env()?;
     let manager = lakebase_diesel::manager(&lakebase);

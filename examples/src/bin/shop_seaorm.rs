@@ -3,10 +3,11 @@
 //! With a local Lakebase: `cargo run -p lakebase-local -- cargo run --bin shop_seaorm`
 
 use lakebase_core::Lakebase;
-use lakebase_examples::shop::{self, serve, with_seaorm};
+use lakebase_examples::Result;
+use lakebase_examples::shop::{serve, with_seaorm};
 
 #[tokio::main]
-async fn main() -> shop::Result<()> {
+async fn main() -> Result<()> {
     tracing_subscriber::fmt::init();
     let lakebase = Lakebase::from_env()?;
     let db = lakebase_seaorm::connect(&lakebase).await?;

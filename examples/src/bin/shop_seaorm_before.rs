@@ -2,10 +2,11 @@
 //!
 //! `DATABASE_URL=postgresql://localhost/shop cargo run --bin shop_seaorm_before`
 
-use lakebase_examples::shop::{self, serve, with_seaorm};
+use lakebase_examples::Result;
+use lakebase_examples::shop::{serve, with_seaorm};
 
 #[tokio::main]
-async fn main() -> shop::Result<()> {
+async fn main() -> Result<()> {
     tracing_subscriber::fmt::init();
     let url = std::env::var("DATABASE_URL")?;
     let db = sea_orm::Database::connect(url).await?;

@@ -1,18 +1,15 @@
 //! sqlx without an ORM, with the URL of the auth proxy: a pool, and a listener for notifications.
 
-use std::error::Error;
-use std::time::Duration;
-
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
+    let example = Example::start().await?;
 
-    let proxy = place.lakebase.proxy().await?;
+    let proxy = example.lakebase.proxy().await?;
     let pool = PgPool::connect(proxy.url()).await?;
 
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
@@ -47,6 +44,6 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 
     drop(listener);
     pool.close().await;
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }

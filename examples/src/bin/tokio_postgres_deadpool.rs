@@ -1,19 +1,16 @@
 //! tokio-postgres without an ORM, with the URL of the auth proxy: a single connection, and a pool of deadpool-postgres.
 
-use std::error::Error;
-use std::time::Duration;
-
 use deadpool_postgres::{Manager, Pool};
-use lakebase_examples::{SCHEMA, place};
+use lakebase_examples::{Example, Result, SCHEMA};
 use tokio_postgres::NoTls;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> Result<()> {
     // In your program: `let lakebase = Lakebase::from_env()?;`
-    let place = place(Duration::from_secs(3600), None).await?;
+    let example = Example::start().await?;
 
     // Only this process can connect to the socket. The proxy uses verified TLS.
-    let proxy = place.lakebase.proxy().await?;
+    let proxy = example.lakebase.proxy().await?;
     let (client, connection) = tokio_postgres::connect(proxy.url(), NoTls).await?;
     let connection = tokio::spawn(connection);
     let sql = format!(
@@ -42,6 +39,6 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 
     drop(client);
     pool.close();
-    place.leave().await;
+    example.stop().await;
     Ok(())
 }

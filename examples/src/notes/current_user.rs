@@ -14,7 +14,7 @@ use super::Failure;
 #[derive(Clone, Debug)]
 pub struct Headers {
     pub email: String,
-    /// Read if there is no e-mail.
+    /// The fallback without an e-mail.
     pub user: String,
     pub token: String,
 }
@@ -36,7 +36,7 @@ pub struct Users<P: Clone + Send + Sync + 'static> {
     pub headers: Arc<Headers>,
 }
 
-/// The person who sent the request. The pool stays open as long as the handler has this.
+/// The person who sent the request. The pool stays open until this is dropped.
 #[derive(Debug)]
 pub struct CurrentUser<P: Clone + Send + Sync + 'static> {
     pub name: String,

@@ -1,4 +1,4 @@
-//! Errors of requests. Users see why their login failed; other causes are in the log only.
+//! Errors of requests. Users see why their login failed; other causes are only in the log.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A stand-in for the proxy of Databricks Apps, for a local Lakebase only: a page on which anybody logs in as anybody.
+//! A replacement for the proxy of Databricks Apps, for a local Lakebase only: a login page without passwords.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,14 @@ use axum::routing::get;
 use lakebase_local::LocalLakebase;
 use serde::Deserialize;
 
-use super::{Result, page};
+use super::page;
+use crate::Result;
 
-/// The first one may see all notes.
+/// The first one can read all notes.
 const PEOPLE: [&str; 3] = ["ana@example.com", "bo@example.com", "cy@example.com"];
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Creates three people with roles, and the group of those who see all notes.
+/// Creates three people with roles, and the group that reads all notes.
 pub async fn add_people(local: &LocalLakebase) -> Result<()> {
     for person in PEOPLE {
         local.add_user(person);
@@ -52,7 +53,7 @@ async fn log_in(Form(Login { person }): Form<Login>) -> Response {
 
 type Tokens = Arc<[(&'static str, String); 3]>;
 
-/// Removes such headers if the client has sent them, and sets those of the person whom the cookie names.
+/// Replaces the headers of the client by those of the person in the cookie.
 async fn forward(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
     let is_forwarded = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-");

@@ -18,12 +18,11 @@ pub use current_user::{CurrentUser, Headers, Users};
 pub use failure::Failure;
 pub use front::{add_people, front};
 pub use routes::routes;
-pub use serve::{place, serve};
+pub use serve::{serve, start};
 
-/// The result of the programs.
-pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+use crate::Result;
 
-/// Number of notes on the page and in the API, newest first.
+/// How many notes the page and the API show, the newest first.
 const SHOWN: u16 = 100;
 
 /// A row that the policies show.
@@ -34,7 +33,7 @@ pub struct Note {
     pub text: String,
 }
 
-/// A user's pool. No query names the user: the connection does.
+/// A user's pool. No query names the user, because the connection has logged in as the user.
 pub trait Notes: Clone + Send + Sync + 'static {
     fn list(&self) -> impl Future<Output = Result<Vec<Note>, Failure>> + Send;
 

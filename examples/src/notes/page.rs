@@ -27,7 +27,7 @@ pub fn notes(person: &str, notes: &[Note]) -> Markup {
     framed(&format!("Notes of {person}"), &content)
 }
 
-/// The login page of the stand-in.
+/// The login page.
 pub fn login(people: &[&str]) -> Markup {
     let content = html! {
         form method="post" action="/login" {

@@ -7,7 +7,8 @@ use lakebase_core::Lakebase;
 use lakebase_diesel::bb8::{Pool, RunError};
 use lakebase_diesel::migrations::Migrations;
 
-use super::{Failure, Note, Notes, Result, SHOWN};
+use super::{Failure, Note, Notes, SHOWN};
+use crate::Result;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("src/notes/migrations");
 

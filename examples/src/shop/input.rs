@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_that_is_wrong_is_named() {
+    fn an_error_names_the_invalid_field() {
         let order = |item: &str, cents| NewOrder {
             user_id: 1,
             item: item.to_owned(),

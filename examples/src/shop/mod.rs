@@ -13,8 +13,5 @@ pub mod with_seaorm;
 
 pub use serve::serve;
 
-/// The result of the shop's programs.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-/// Number of orders on the page and in the API, newest first.
+/// How many orders the page and the API show, the newest first.
 const SHOWN: u32 = 50;

@@ -5,7 +5,7 @@ use std::env::VarError;
 use axum::Router;
 use tokio::net::TcpListener;
 
-use super::Result;
+use crate::Result;
 
 /// Serves on `SHOP_ADDRESS` (default: 127.0.0.1:8080) until Ctrl-C. Open requests are completed.
 pub async fn serve(routes: Router) -> Result<()> {

@@ -1,6 +1,9 @@
 //! When a transaction is retried.
 
+use std::fmt;
 use std::time::Duration;
+
+use tokio::time::sleep;
 
 /// How often the adapters' `transaction_with_retry` runs a transaction, and with which pauses.
 ///
@@ -60,19 +63,62 @@ impl Retry {
         self
     }
 
-    /// Returns whether the transaction can run twice without harm.
-    pub fn is_idempotent(&self) -> bool {
-        self.idempotent
-    }
-
-    /// Returns the pause after `attempts` failed attempts; `None` after the last one. For adapters.
-    pub fn pause(&self, attempts: u32) -> Option<Duration> {
+    /// Returns the pause after `attempts` failed attempts; `None` after the last one.
+    fn pause(&self, attempts: u32) -> Option<Duration> {
         if attempts >= self.attempts {
             return None;
         }
         let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
         let pause = self.first_pause.saturating_mul(doubled).min(LONGEST_PAUSE);
         Some(pause.mul_f64(0.5 + fastrand::f64()))
+    }
+}
+
+/// A failed attempt of [`retry_transaction`].
+#[derive(Debug)]
+pub enum FailedAttempt<E> {
+    /// There was no connection. Its login was already retried.
+    NotConnected(E),
+    /// The transaction did not commit.
+    NotCommitted(E),
+    /// The reply to `COMMIT` was lost.
+    InDoubt(E),
+}
+
+/// Runs a transaction until it commits, an error is not transient, or `retry` allows no further attempt.
+///
+/// # Errors
+///
+/// The error of the last attempt.
+///
+/// # Cancel safety
+///
+/// Dropping the future drops the attempt.
+pub async fn retry_transaction<T, E, F>(
+    retry: Retry,
+    is_transient: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, E>
+where
+    E: fmt::Display,
+    F: Future<Output = Result<T, FailedAttempt<E>>>,
+{
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (error, may_repeat) = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(FailedAttempt::NotConnected(error)) => return Err(error),
+            Err(FailedAttempt::NotCommitted(error)) => (error, true),
+            Err(FailedAttempt::InDoubt(error)) => (error, retry.idempotent),
+        };
+        match retry.pause(attempts) {
+            Some(pause) if may_repeat && is_transient(&error) => {
+                tracing::debug!(name: "lakebase.transaction.retry", target: "lakebase::transaction", %error, attempts, "retries a transaction");
+                sleep(pause).await;
+            }
+            _ => return Err(error),
+        }
     }
 }
 

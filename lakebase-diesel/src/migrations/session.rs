@@ -1,5 +1,5 @@
-//! The connection that migrates, and diesel's history. diesel's own connections do not report the SQLSTATE of an error,
-//! so it is none of them.
+//! The connection that migrates, and diesel's history. It is not one of diesel's, as those do not report the SQLSTATE of an
+//! error.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -33,18 +33,18 @@ pub(super) enum Direction {
     Down,
 }
 
-/// Blocks: for threads that may.
+/// Its functions block.
 pub(super) struct Session {
     client: Client,
     runtime: Handle,
-    /// What each migration finds set.
+    /// Runs again after each migration.
     setup: String,
-    /// With its schema, as the search path is the migration's.
+    /// The table with its schema, because a migration can change the search path.
     history: String,
-    /// Why the SQL of the current migration failed: diesel's errors cannot carry all of it.
+    /// Why the SQL of the current migration failed, with the details that diesel's errors do not have.
     failure: Option<MigrationError>,
     in_transaction: bool,
-    /// Closed once no caller waits for the outcome.
+    /// Closed when the caller is cancelled.
     caller: oneshot::Sender<()>,
     /// Of a rehearsal.
     pub(super) observer: Option<Arc<Observer>>,
@@ -87,7 +87,7 @@ impl Session {
             .map_err(|error| MigrationError::postgres(what, error))
     }
 
-    /// Fails if the next migration must not begin.
+    /// Fails if the caller was cancelled.
     pub(super) fn check_caller(&self) -> Result<(), MigrationError> {
         match self.caller.is_closed() {
             true => Err(Error::provider("stopped because the caller was cancelled", true).into()),
@@ -104,7 +104,7 @@ impl Session {
         self.execute("cannot create the history table", &sql)
     }
 
-    /// Versions, the newest first.
+    /// Returns versions, the newest first.
     fn applied(&self) -> Result<Vec<String>, MigrationError> {
         let versions = self.block_on(async |client| {
             let has_history = "SELECT to_regclass($1) IS NOT NULL";
@@ -119,7 +119,7 @@ impl Session {
         versions.map_err(|error| MigrationError::postgres("cannot read the history", error))
     }
 
-    /// In their order.
+    /// Returns the pending migrations in order.
     pub(super) fn pending(
         &self,
         source: &impl MigrationSource<Pg>,
@@ -131,7 +131,7 @@ impl Session {
         Ok(known.into_values().collect())
     }
 
-    /// The newest first.
+    /// Returns the last `steps` applied migrations, the newest first.
     pub(super) fn last_applied(
         &self,
         source: &impl MigrationSource<Pg>,
@@ -194,7 +194,7 @@ impl Session {
             failure.unwrap_or_else(|| MigrationError::new("failed", false, &*error))
         })?;
         if !self.in_transaction {
-            // A transaction that its SQL has left open would take the history along when the session ends.
+            // If its SQL has left a transaction open, the end of the session would roll back the history.
             self.execute("cannot be committed", "COMMIT")?;
         }
         self.execute("left a session that cannot be reset", RESET_SESSION)?;
@@ -262,8 +262,8 @@ impl SimpleConnection for Session {
     }
 }
 
-/// Both functions are hidden in diesel's documentation, but there is no other way to a connection of one's own:
-/// `diesel::Connection`, which has a public harness, is sealed.
+/// Both functions are hidden in diesel's documentation. There is no other way to implement a connection for migrations, because
+/// `diesel::Connection` is sealed.
 impl BoxableConnection<Pg> for Session {
     fn as_any(&self) -> &dyn Any {
         self

@@ -1,5 +1,6 @@
-//! The program that a migration crate is.
+//! The program of a migration crate.
 
+use std::error::Error as StdError;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::exit;
@@ -15,7 +16,7 @@ use super::run::{Action, Run};
 
 const MIGRATION_DIR: &str = "./";
 
-/// As sea-orm-migration's own, so that `sea-orm-cli migrate` can call it.
+/// The arguments of sea-orm-migration's program, so that `sea-orm-cli migrate` can run this one.
 #[derive(Parser)]
 #[command(version, about = "Migrations on Databricks Lakebase Postgres")]
 struct Cli {
@@ -23,7 +24,7 @@ struct Cli {
     #[arg(short, long, global = true)]
     verbose: bool,
 
-    /// Schema for tables and history; made if it does not exist
+    /// Schema for tables and history; created if it does not exist
     #[arg(short = 's', long, global = true, env = "DATABASE_SCHEMA")]
     database_schema: Option<String>,
 
@@ -31,7 +32,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "ROLE")]
     owner: Option<String>,
 
-    /// A Postgres URL, where the environment does not say where (LAKEBASE_ENDPOINT, PGHOST, ...)
+    /// Postgres URL of the Lakebase, instead of LAKEBASE_ENDPOINT or PGHOST
     #[arg(short = 'u', long, global = true)]
     database_url: Option<String>,
 
@@ -39,8 +40,8 @@ struct Cli {
     command: Option<MigrateSubcommands>,
 }
 
-/// Takes the place of `sea_orm_migration::cli::run_cli` in the `main` of a migration crate: the same
-/// commands and options, run by [`Migrations`](super::Migrations), and no `DATABASE_URL`.
+/// Replaces `sea_orm_migration::cli::run_cli` in the `main` of a migration crate. It has the same commands and options, runs
+/// them with [`Migrations`](super::Migrations), and needs no `DATABASE_URL`.
 ///
 /// ```no_run
 /// # struct Migrator;
@@ -54,15 +55,14 @@ struct Cli {
 /// }
 /// ```
 ///
-/// It is a program: reads arguments, the environment (a `.env` file included) and prints; ends the process
-/// with status 1 if something fails. A `DATABASE_URL` that names another database is not used; what drops
-/// tables is refused beside it.
+/// Reads arguments, the environment and a `.env` file, and prints. Exits with status 1 on an error. It does not use
+/// `DATABASE_URL`; if that is the URL of another database, commands that drop tables fail, and the others print a warning.
 pub async fn run_cli<M: MigratorTraitSelf>(migrator: M) {
     let env_file = dotenvy::dotenv().ok();
     let cli = Cli::parse();
     let level = match cli.verbose {
         true => "debug",
-        // What it warns of is what the error says in the end.
+        // The error at the end contains what these warnings say.
         false => "warn,lakebase=error,lakebase::migration=warn",
     };
     let _ = tracing_subscriber::fmt()
@@ -81,22 +81,21 @@ async fn run<M: MigratorTraitSelf>(
     cli: Cli,
     env_file: Option<&Path>,
 ) -> Result<(), MigrationError> {
-    let written = match &cli.command {
-        Some(MigrateSubcommands::Init) => Some(run_migrate_init(MIGRATION_DIR)),
+    let not_written =
+        |error: Box<dyn StdError>| MigrationError::new("cannot write the files", false, &*error);
+    match &cli.command {
+        Some(MigrateSubcommands::Init) => {
+            return run_migrate_init(MIGRATION_DIR).map_err(not_written);
+        }
         Some(MigrateSubcommands::Generate {
             migration_name,
             local_time,
             ..
-        }) => Some(run_migrate_generate(
-            MIGRATION_DIR,
-            migration_name,
-            !local_time,
-        )),
-        _ => None,
-    };
-    if let Some(written) = written {
-        return written
-            .map_err(|error| MigrationError::new("cannot write the files", false, &*error));
+        }) => {
+            let written = run_migrate_generate(MIGRATION_DIR, migration_name, !local_time);
+            return written.map_err(not_written);
+        }
+        _ => {}
     }
     let config = match &cli.database_url {
         Some(url) => Config::from_url(url)?,
@@ -151,8 +150,8 @@ async fn run<M: MigratorTraitSelf>(
     Ok(())
 }
 
-/// No `DATABASE_URL` is needed. But one that names another database may be what `sea-orm-cli migrate` was asked
-/// for with `-u`, so nothing is dropped beside it.
+/// `sea-orm-cli migrate -u URL` sets `DATABASE_URL`. If that is another database, the user may mean that one, so no command
+/// drops tables.
 async fn check_database_url(
     lakebase: &Lakebase,
     command: Option<&MigrateSubcommands>,
@@ -160,14 +159,14 @@ async fn check_database_url(
 ) -> Result<(), Error> {
     #[allow(clippy::disallowed_methods)] // a program
     let var = |name| std::env::var(name).ok().filter(|url| !url.is_empty());
-    // Below `lakebase exec` it is the proxy's, which leads to the same Lakebase.
+    // `lakebase exec` sets it to the proxy of the same Lakebase.
     let by_exec = var("LAKEBASE_EXEC");
     let Some(url) = var("DATABASE_URL").filter(|url| by_exec.as_ref() != Some(url)) else {
         return Ok(());
     };
     let target = lakebase.direct().target().await?;
     let pooled = lakebase.target().await?;
-    // A socket leaves the host as the environment has it.
+    // With a socket, the host is the one of the environment.
     let parsed = url.parse::<PgConnectOptions>().ok();
     let parsed = parsed.filter(|url| url.get_socket().is_none());
     let is_same = parsed.as_ref().is_some_and(|url| {
@@ -205,7 +204,7 @@ async fn check_database_url(
     }
 }
 
-/// Also if `sea-orm-cli`, which reads the file as well, has put it into the environment.
+/// True also if `sea-orm-cli`, which reads the same file, has set the variable.
 fn has_database_url(file: &Path, url: &str) -> bool {
     let Ok(mut lines) = dotenvy::from_path_iter(file) else {
         return false;

@@ -19,18 +19,18 @@ use tracing::field::Empty;
 use crate::connect::connect_with;
 use crate::error::{driver_error, is_transient};
 
-/// A migrator by its migrations and its history, and the session in which they run.
+/// The migrations and the history table of a migrator, and the settings of the run.
 pub(super) struct Run<'a> {
     pub(super) session: &'a MigrationSession,
     pub(super) migrations: Box<dyn Fn() -> Vec<Box<dyn MigrationTrait>> + Send + Sync + 'a>,
     pub(super) history: DynIden,
     /// Of a rehearsal.
     pub(super) observer: Option<&'a Observer>,
-    /// What was rehearsed, if nothing else may run.
+    /// If set, only migrations of this rehearsal may run.
     pub(super) rehearsal: Option<&'a Rehearsal>,
 }
 
-/// SeaORM's own queries of the history.
+/// For SeaORM's queries of the history.
 impl MigratorTraitSelf for Run<'_> {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
         (self.migrations)()
@@ -41,7 +41,7 @@ impl MigratorTraitSelf for Run<'_> {
     }
 }
 
-/// Steps are counted from the first that is pending, or from the last that was applied; all of them without a number.
+/// A number is that of the next pending or the last applied migrations; without one, it means all of them.
 #[derive(Clone, Copy)]
 pub(super) enum Action {
     Up(Option<u32>),
@@ -58,7 +58,7 @@ enum Direction {
 }
 
 impl Run<'_> {
-    /// Returns the names of what was run or, the newest first, reverted by the last step.
+    /// Returns the names of the migrations that the last direction of the action has run, in order.
     pub(super) async fn run(&self, action: Action) -> Result<Vec<String>, MigrationError> {
         let work = async {
             let db = self.connect(self.session.worker_sql()).await?;
@@ -103,7 +103,7 @@ impl Run<'_> {
             observer: None,
             rehearsal: None,
         };
-        // SeaORM drops by bare names, which would be found in the next schema of the path as well.
+        // SeaORM drops objects by unqualified names, which Postgres would also find in the next schema of the search path.
         let db = self.connect(self.session.drop_sql()).await?;
         let dropped = nothing.fresh(&db).await;
         let _ = db.close().await;
@@ -133,11 +133,11 @@ impl Run<'_> {
         Ok(status.collect())
     }
 
-    /// Each session runs `setup` first.
+    /// Opens a pool whose sessions run `setup` first.
     async fn connect(&self, setup: String) -> Result<DatabaseConnection, MigrationError> {
         let setup: Arc<str> = setup.into();
         let mut options = crate::options();
-        // A migration without a transaction may open one of its own beside it.
+        // A migration without a transaction can open one on a second session.
         options
             .max_connections(2)
             .map_sqlx_postgres_pool_opts(move |pool| {
@@ -153,7 +153,7 @@ impl Run<'_> {
         Ok(connect_with(&self.session.lakebase, options).await?)
     }
 
-    /// Runs what is pending in its order, or reverts what was applied, the newest first; at most `steps` of it.
+    /// Runs pending migrations in order, or reverts applied ones, the newest first; at most `steps` of them.
     async fn apply_all(
         &self,
         db: &DatabaseConnection,
@@ -162,7 +162,7 @@ impl Run<'_> {
     ) -> Result<Vec<String>, MigrationError> {
         let installed = self.install(db).await;
         installed.map_err(|error| failed("cannot create the history table", error))?;
-        // The read-only query takes a table that this role may not read for a missing one.
+        // The read-only query would treat a history that this role cannot read as missing.
         let applied = self.get_applied_migrations(db).await;
         let applied = applied.map_err(|error| failed("cannot be listed", error))?;
         let mut migrations = self.migrations();
@@ -231,7 +231,7 @@ impl Run<'_> {
         if migration.use_transaction() == Some(false) {
             let manager = SchemaManager::new(db);
             let changed = change(&manager).await;
-            // It may have used any session of the pool: none of them is used again.
+            // It may have changed any session of the pool.
             close_sessions(db.get_postgres_connection_pool()).await;
             changed?;
             return self.record(&manager, migration, direction).await;
@@ -271,8 +271,8 @@ impl Run<'_> {
     }
 }
 
-/// Also those that are on their way back to the pool. What one has left open is committed: that it has no
-/// transaction of ours was the migration's wish.
+/// Closes all sessions, including those that are still on their way back to the pool. Commits a transaction that the migration
+/// left open, because the migration runs without a transaction of ours.
 async fn close_sessions(pool: &PgPool) {
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {
@@ -298,7 +298,7 @@ fn failed(what: &str, error: DbErr) -> MigrationError {
                 Some(PgErrorPosition::Original(at)) => Some(at),
                 _ => None,
             };
-            // sqlx's own text names a line of Postgres' source code and leaves out which row it is about.
+            // sqlx's text contains a line of Postgres' source code, but not the detail.
             let message = database.message();
             let cause: Box<dyn StdError> = match database.detail() {
                 Some(detail) => format!("{message}. {detail}").into(),

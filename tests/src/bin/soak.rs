@@ -102,7 +102,7 @@ async fn with_diesel(pool: lakebase_diesel::bb8::Pool, ledger: Ledger, mut rando
                 }
             },
             Err(error) => {
-                let transient = lakebase_diesel::bb8::is_transient(&error);
+                let transient = lakebase_diesel::is_transient(&error);
                 ledger.failed("diesel", transient, since, error.to_string());
             }
         }

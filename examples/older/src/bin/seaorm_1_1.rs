@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     new("hello again").insert(&transaction).await?;
     transaction.commit().await?;
     let transaction = db.begin().await?;
-    new("never sent").insert(&transaction).await?;
+    new("rolled back").insert(&transaction).await?;
     transaction.rollback().await?;
 
     let after = letter::Entity::find().count(&db).await?;

@@ -6,8 +6,7 @@ use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use lakebase_diesel::Lakebase;
 use lakebase_diesel::bb8::Pool;
-
-use super::Result;
+use lakebase_examples::Result;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -65,11 +64,8 @@ pub(crate) async fn create_schema(pool: &Pool, schema: &str) -> Result<()> {
 }
 
 pub(crate) async fn migrate(lakebase: &Lakebase) -> Result<usize> {
-    Ok(
-        lakebase_diesel::migrations::run_pending(lakebase, MIGRATIONS)
-            .await?
-            .len(),
-    )
+    let ran = lakebase_diesel::migrations::run_pending(lakebase, MIGRATIONS).await?;
+    Ok(ran.len())
 }
 
 /// Inserts two customers with three orders in one transaction. Returns an order to ship.
@@ -104,18 +100,15 @@ pub(crate) async fn biggest_customer(pool: &Pool) -> Result<String> {
         .select((customers::name, orders::cents))
         .first(&mut pool.get().await?)
         .await?;
-    Ok(format!(
-        "diesel: {name} placed the biggest order, {cents} cents"
-    ))
+    Ok(format!("{name} placed the biggest order, {cents} cents"))
 }
 
 /// Opens a new connection outside the pool.
 pub(crate) async fn log_in(pool: &Pool) -> Result<()> {
     let mut connection = pool.dedicated_connection().await?;
     let count: i64 = orders::table.count().get_result(&mut connection).await?;
-    if count == 0 {
-        Err("the orders are missing".into())
-    } else {
-        Ok(())
+    match count {
+        0 => Err("the orders are missing".into()),
+        _ => Ok(()),
     }
 }

@@ -1,12 +1,12 @@
 //! The SeaORM half: shipments of those orders.
 
+use lakebase_examples::Result;
 use lakebase_seaorm::Lakebase;
 use lakebase_seaorm::migrations::Migrations;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, DatabaseConnection, EntityTrait, PaginatorTrait};
-use sea_orm_migration::MigratorTrait;
-
-use super::Result;
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{big_integer, pk_auto, text};
 
 mod order {
     use sea_orm::entity::prelude::*;
@@ -69,54 +69,39 @@ mod shipment {
 struct Migrator;
 
 impl MigratorTrait for Migrator {
-    fn migrations() -> Vec<Box<dyn sea_orm_migration::MigrationTrait>> {
-        vec![Box::new(create_shipments::Migration)]
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(CreateShipments)]
     }
 }
 
-mod create_shipments {
-    use sea_orm_migration::prelude::*;
+struct CreateShipments;
 
-    pub(super) struct Migration;
+impl MigrationName for CreateShipments {
+    fn name(&self) -> &str {
+        "m20260115_100000_create_shipments"
+    }
+}
 
-    impl MigrationName for Migration {
-        fn name(&self) -> &str {
-            "m20260115_100000_create_shipments"
-        }
+#[async_trait::async_trait]
+impl MigrationTrait for CreateShipments {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut order = ForeignKey::create()
+            .from("shipments", "order_id")
+            .to("orders", "id")
+            .take();
+        let table = Table::create()
+            .table("shipments")
+            .col(pk_auto("id").big_integer())
+            .col(big_integer("order_id"))
+            .col(text("carrier"))
+            .foreign_key(&mut order)
+            .take();
+        manager.create_table(table).await
     }
 
-    #[async_trait::async_trait]
-    impl MigrationTrait for Migration {
-        async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-            let order = ForeignKey::create()
-                .from(Alias::new("shipments"), Alias::new("order_id"))
-                .to(Alias::new("orders"), Alias::new("id"))
-                .to_owned();
-            let table = Table::create()
-                .table(Alias::new("shipments"))
-                .col(
-                    ColumnDef::new(Alias::new("id"))
-                        .big_integer()
-                        .not_null()
-                        .auto_increment()
-                        .primary_key(),
-                )
-                .col(
-                    ColumnDef::new(Alias::new("order_id"))
-                        .big_integer()
-                        .not_null(),
-                )
-                .col(ColumnDef::new(Alias::new("carrier")).text().not_null())
-                .foreign_key(&mut order.clone())
-                .to_owned();
-            manager.create_table(table).await
-        }
-
-        async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-            manager
-                .drop_table(Table::drop().table(Alias::new("shipments")).to_owned())
-                .await
-        }
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let table = Table::drop().table("shipments").take();
+        manager.drop_table(table).await
     }
 }
 
@@ -135,7 +120,6 @@ pub(crate) async fn ship(db: &DatabaseConnection, order_id: i64) -> Result<()> {
     Ok(())
 }
 
-/// An ordinary SeaORM function.
 pub(crate) async fn shipped_orders(db: &DatabaseConnection) -> Result<String> {
     let shipped = shipment::Entity::find()
         .find_also_related(order::Entity)
@@ -145,10 +129,8 @@ pub(crate) async fn shipped_orders(db: &DatabaseConnection) -> Result<String> {
         .iter()
         .filter_map(|(_, order)| Some(order.as_ref()?.cents))
         .sum();
-    Ok(format!(
-        "SeaORM: {} shipped, worth {cents} cents",
-        shipped.len()
-    ))
+    let count = shipped.len();
+    Ok(format!("{count} shipped, worth {cents} cents"))
 }
 
 /// Opens a new connection: closes one of the pool, so that the next statement logs in.
@@ -158,9 +140,8 @@ pub(crate) async fn log_in(db: &DatabaseConnection) -> Result<()> {
     let idle = db.get_postgres_connection_pool().acquire().await?;
     idle.detach().close().await?;
     let count = order::Entity::find().count(db).await?;
-    if count == 0 {
-        Err("the orders are missing".into())
-    } else {
-        Ok(())
+    match count {
+        0 => Err("the orders are missing".into()),
+        _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The receiver of a collector: takes what exporters send over OTLP, protobuf over HTTP.
+//! A collector that receives OTLP, as protobuf over HTTP.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::post;
-use lakebase_examples::shop::Result;
+use lakebase_examples::Result;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
@@ -25,12 +25,12 @@ use tokio::net::TcpListener;
 
 pub(crate) type Attributes = BTreeMap<String, String>;
 
-/// All that has arrived.
+/// The received metrics and spans.
 #[derive(Default)]
 pub(crate) struct Received {
     pub(crate) instruments: BTreeMap<String, Instrument>,
     pub(crate) spans: Vec<Span>,
-    /// The requests' bodies.
+    /// The bodies of all requests.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Span {
 pub(crate) struct Collector(Arc<Mutex<Received>>);
 
 impl Collector {
-    /// Listens on loopback. Returns the URL, too.
+    /// Listens on loopback, and returns its URL as well.
     pub(crate) async fn start() -> Result<(Self, String)> {
         let collector = Self::default();
         let router = Router::new()

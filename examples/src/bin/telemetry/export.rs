@@ -1,6 +1,6 @@
 //! OpenTelemetry's pipeline: metrics and spans, over OTLP.
 
-use lakebase_examples::shop::Result;
+use lakebase_examples::Result;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -18,7 +18,7 @@ pub(crate) struct Export {
 impl Export {
     /// Sends to a collector at this URL.
     pub(crate) fn start(collector: &str) -> Result<Self> {
-        // The exporters' HTTP client has no crypto provider of its own.
+        // The exporters' HTTP client has no crypto provider.
         let provider = rustls::crypto::ring::default_provider();
         provider.install_default().map_err(|_| "there is one")?;
         let metrics_url = format!("{collector}/v1/metrics");
@@ -41,7 +41,7 @@ impl Export {
             .with_batch_exporter(spans)
             .build();
         let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("lakebase"));
-        // Without the attributes that the layer adds.
+        // Switches off the attributes that the layer adds.
         let layer = layer
             .with_location(false)
             .with_threads(false)
@@ -55,9 +55,9 @@ impl Export {
         Ok(Self { meters, tracers })
     }
 
-    /// Sends what is left.
+    /// Exports the rest.
     pub(crate) async fn end(self) -> Result<()> {
-        // It blocks until the collector has answered.
+        // Blocks until the collector responds.
         let ended = tokio::task::spawn_blocking(move || {
             self.meters.shutdown().and(self.tracers.shutdown())
         });

@@ -1,7 +1,7 @@
-//! The shop with OpenTelemetry: metrics and spans go over OTLP to a collector, which is in this program. It needs no set-up, as it runs on
-//! a local Lakebase.
+//! The shop with OpenTelemetry: it sends metrics and spans over OTLP to a collector in this program. It needs no set-up, because it
+//! runs on a local Lakebase.
 //!
-//! Prints the numbers that arrived. Fails if an instrument or a span of `docs/telemetry.md` is missing, or if a secret arrived.
+//! Prints the received numbers. Fails if an instrument or a span of `docs/telemetry.md` is missing, or if a secret was received.
 
 mod collector;
 mod export;
@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use collector::Collector;
 use export::Export;
-use lakebase_examples::shop::Result;
+use lakebase_examples::Result;
 use lakebase_local::{Call, Fault, LocalLakebase};
 use pools::Observed;
 use tokio::time::{sleep, timeout};
 
-/// They are renewed while the program runs.
+/// Short, so that the program renews them.
 const TOKENS: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,7 +47,7 @@ async fn main() -> Result<ExitCode> {
     local.fail_times(Call::Credential, 1, rejection);
     until(&pools, |pool| failures(pool) > 0).await?;
 
-    // While the pools are observed.
+    // Before the observations end with the pools.
     export.end().await?;
     drop(pools);
 
@@ -59,7 +59,7 @@ async fn main() -> Result<ExitCode> {
     problems.extend(secrets.iter().filter_map(|secret| {
         let mut parts = received.bytes.windows(secret.len());
         let is_there = parts.any(|part| part == secret.as_bytes());
-        is_there.then(|| "a secret, a parameter or a statement arrived".to_owned())
+        is_there.then(|| "received a secret, a parameter or a statement".to_owned())
     }));
     for problem in &problems {
         eprintln!("{problem}");
@@ -70,7 +70,7 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-/// Waits until this is true of one pool.
+/// Waits until `is_true` is true for one of the pools.
 async fn until(pools: &[Observed], is_true: impl Fn(&Observed) -> bool) -> Result<()> {
     let wait = async {
         while !pools.iter().any(&is_true) {

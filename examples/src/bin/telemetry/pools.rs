@@ -1,4 +1,4 @@
-//! The shop on pools of each kind. Each pool has a handle of its own, so that its logins and queries have its name.
+//! The shop on each kind of pool. Each pool has its own handle, so that its logins and queries have its name.
 
 use std::time::Duration;
 
@@ -9,20 +9,21 @@ use lakebase_core::opentelemetry::{Observation, Observer};
 use lakebase_core::{Config, Lakebase};
 use lakebase_diesel::PoolExt as _;
 use lakebase_diesel::migrations::Migrations;
-use lakebase_examples::shop::{Result, with_diesel, with_seaorm};
+use lakebase_examples::Result;
+use lakebase_examples::shop::{with_diesel, with_seaorm};
 use lakebase_local::{LocalLakebase, LoginFault};
 use lakebase_seaorm::PoolExt as _;
 use tokio::net::TcpListener;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("src/shop/with_diesel/migrations");
 
-/// Patience of callers in the pool with one connection.
+/// How long callers wait in the pool with one connection.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A parameter of statements.
 pub(crate) const CUSTOMER: &str = "Ann of Telemetry";
 
-/// Observed until it is dropped.
+/// A pool whose handle is observed until this is dropped.
 pub(crate) struct Observed {
     pub(crate) lakebase: Lakebase,
     _observations: Vec<Observation>,
@@ -121,7 +122,7 @@ pub(crate) fn r2d2(local: &LocalLakebase) -> Result<Observed> {
     })
 }
 
-/// A customer visits the shop. The second user of the same name is a failed query.
+/// Sends a customer's requests. Creating a second user of the same name fails.
 async fn visit(shop: Router) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);

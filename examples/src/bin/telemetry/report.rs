@@ -1,4 +1,4 @@
-//! Compares what has arrived with `docs/telemetry.md`, and prints it.
+//! Compares the received metrics and spans with `docs/telemetry.md`, and prints them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::collector::{Instrument, Reading, Received};
 
 const POOL: &str = "db.client.connection.pool.name";
 
-/// Attributes that are not printed: they have one value in this program.
+/// Attributes that are not printed, because they have one value in this program.
 const SAME: [&str; 5] = [
     POOL,
     "db.namespace",
@@ -17,14 +17,14 @@ const SAME: [&str; 5] = [
     "server.port",
 ];
 
-/// Returns what is documented and did not arrive, and what arrived and is not documented.
+/// Returns the differences between the received and the documented instruments and spans.
 pub(crate) fn differences(received: &Received) -> Vec<String> {
     let mut differences = Vec::new();
     let instruments = documented::instruments();
     for documented in &instruments {
         let name = documented.name;
         let Some(found) = received.instruments.get(name) else {
-            differences.push(format!("the instrument {name} did not arrive"));
+            differences.push(format!("the instrument {name} is missing"));
             continue;
         };
         let mut expected = BTreeSet::from_iter(documented.attributes.iter().copied());
@@ -32,7 +32,9 @@ pub(crate) fn differences(received: &Received) -> Vec<String> {
         let keys = found.series.keys().flat_map(|attributes| attributes.keys());
         let keys = BTreeSet::from_iter(keys.map(String::as_str));
         if keys != expected {
-            differences.push(format!("{name} has {keys:?}, documented is {expected:?}"));
+            differences.push(format!(
+                "{name} has {keys:?}, not {expected:?} as documented"
+            ));
         }
         let (kind, unit) = (found.kind, found.unit.as_str());
         if (kind, unit) != (documented.kind, documented.unit) {
@@ -61,7 +63,7 @@ fn differences_of_spans(received: &Received) -> Vec<String> {
         let found = received.spans.iter().filter(|span| span.name == name);
         let found: Vec<_> = found.collect();
         if found.is_empty() {
-            differences.push(format!("the span {name} did not arrive"));
+            differences.push(format!("the span {name} is missing"));
             continue;
         }
         let keys = found.iter().flat_map(|span| &span.attributes);

@@ -2,7 +2,7 @@ use diesel_async::pooled_connection::bb8::Pool;
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
-use crate::shop::Result;
+use crate::Result;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("src/shop/with_diesel/migrations");
 

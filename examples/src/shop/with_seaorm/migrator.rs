@@ -2,7 +2,7 @@ use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, pk_auto, text, text_uniq};
 
 use super::Db;
-use crate::shop::Result;
+use crate::Result;
 
 /// The lock makes replicas migrate one after another. The history is in the schema of the tables, as an app may have no
 /// privileges in `public`.
@@ -38,7 +38,7 @@ impl MigrationName for UsersAndOrders {
 
 #[async_trait::async_trait]
 impl MigrationTrait for UsersAndOrders {
-    async fn up(&self, manager: &SchemaManager) -> std::result::Result<(), DbErr> {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // `if_not_exists`: the shop on diesel, with its own history, may have created the table.
         let users = Table::create()
             .table(("shop", "users"))
@@ -63,7 +63,7 @@ impl MigrationTrait for UsersAndOrders {
         manager.create_table(orders).await
     }
 
-    async fn down(&self, manager: &SchemaManager) -> std::result::Result<(), DbErr> {
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for table in ["orders", "users"] {
             let drop = Table::drop().table(("shop", table)).take();
             manager.drop_table(drop).await?;
