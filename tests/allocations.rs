@@ -1,9 +1,7 @@
-//! Allocations of the hot paths: not more than those of the same pool or driver without our crates.
+//! The hot paths allocate no more than the same pool or driver without our crates.
 //!
-//! The counting allocator sees the whole process: Postgres runs in another one, and there is no test harness with threads of
-//! its own. Both sides of a comparison use the same Postgres without TLS, so that rustls's allocations do not count as ours.
-
-#![allow(clippy::print_stdout)] // the counts
+//! The allocator counts for the whole process, so there is no test harness and Postgres runs in another process. Both sides of
+//! a comparison use Postgres without TLS, so that allocations of rustls do not count.
 
 use std::alloc::System;
 use std::net::Ipv4Addr;
@@ -31,7 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SOCKET: &str = ".s.PGSQL.5432";
-/// Steps that are counted together, so that an allocation in every hundredth is seen.
+/// Steps that are counted together, so that an allocation in one of a hundred steps counts.
 const STEPS: usize = 100;
 
 fn main() {
@@ -71,7 +69,7 @@ async fn count_all(postgres: &Postgres) {
         let count = relay(&postgres.lakebase(), sql).await;
         check(&format!("{sql} through the proxy"), (count, 0));
     }
-    // rustls allocates for each record: one is sent, one received.
+    // rustls allocates once for each record, and a query is two records.
     let encrypted = relay(&postgres.encrypted(), "SELECT 1").await;
     check("SELECT 1 over TLS", (encrypted, 2 * STEPS));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -87,7 +85,7 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// Allocations of [`STEPS`] steps in the quietest of several rounds: background tasks only add to a round.
+/// Returns the allocations of [`STEPS`] steps, the minimum of several rounds because background tasks allocate, too.
 async fn count(mut step: impl AsyncFnMut()) -> usize {
     let mut round = async || {
         let region = Region::new(ALLOCATOR);
@@ -111,7 +109,7 @@ async fn held_credential() -> (usize, usize) {
     (ours, 0)
 }
 
-/// The host's manager with the cheapest check that it has, which sends nothing.
+/// The manager of diesel-async with a check that sends nothing.
 fn hosts_manager(postgres: &Postgres) -> AsyncDieselConnectionManager<AsyncPgConnection> {
     let mut config = ManagerConfig::default();
     config.recycling_method = RecyclingMethod::Fast;
@@ -140,7 +138,7 @@ async fn deadpool_checkout(postgres: &Postgres) -> (usize, usize) {
     )
 }
 
-/// Each checkout sends a query.
+/// Each checkout of r2d2 sends a query.
 async fn r2d2_checkout(postgres: &Postgres) -> (usize, usize) {
     let ours = lakebase_diesel::r2d2::connect(&postgres.lakebase()).expect("a pool");
     let hosts = lakebase_diesel::r2d2::Pool::builder()
@@ -159,7 +157,7 @@ async fn seaorm_pools(postgres: &Postgres) -> [DatabaseConnection; 2] {
     [ours.expect("a pool"), hosts.expect("a pool")]
 }
 
-/// With the return, which sqlx checks as well.
+/// Includes the return, which sqlx checks as well.
 async fn seaorm_checkout(postgres: &Postgres) -> (usize, usize) {
     let checkout = async |db: &DatabaseConnection| {
         let pool = db.get_postgres_connection_pool();
@@ -202,7 +200,7 @@ async fn diesel_query(postgres: &Postgres) -> (usize, usize) {
     )
 }
 
-/// A query through the proxy, from a driver that allocates nothing.
+/// Counts a query through the proxy by a driver that allocates nothing.
 async fn relay(lakebase: &Lakebase, sql: &str) -> usize {
     let proxy = lakebase.proxy().await.expect("a proxy");
     let mut driver = Driver::connect(&proxy).await;
@@ -249,7 +247,7 @@ fn message(tag: &[u8], body: &[u8]) -> Vec<u8> {
     [tag, &length.to_be_bytes(), body].concat()
 }
 
-/// The Postgres of the parent.
+/// The Postgres server of the parent process.
 struct Postgres {
     /// Without TLS.
     url: String,
@@ -262,21 +260,21 @@ impl Postgres {
         Lakebase::new(config).expect("a handle")
     }
 
-    /// As on the platform.
+    /// With TLS.
     fn encrypted(&self) -> Lakebase {
         let config = Config::from_vars(self.vars.clone()).expect("a configuration");
         Lakebase::new(config).expect("a handle")
     }
 }
 
-/// Runs Postgres, and the counts in a child.
+/// Runs Postgres, and counts in a child process.
 async fn run() {
     let local = LocalLakebase::start().await.expect("a platform");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(serve(listener, local.dir().join(SOCKET)));
-    // Programs that start a proxy probe all sockets in the temporary folder.
+    // In its own folder, because a new proxy probes all sockets of the temporary folder.
     let folder = tempfile::tempdir().expect("a folder");
     let url =
         format!("postgresql://lakebase_admin:unused@{address}/databricks_postgres?sslmode=disable");
@@ -292,7 +290,7 @@ async fn run() {
     assert!(status.expect("a child").success());
 }
 
-/// Postgres's socket as a TCP port.
+/// Forwards a TCP port to Postgres's socket.
 async fn serve(listener: TcpListener, socket: PathBuf) {
     while let Ok((mut client, _)) = listener.accept().await {
         client.set_nodelay(true).expect("set");

@@ -27,7 +27,7 @@ const CONSTRUCTORS: &[(&str, &[&str])] = &[
     ("HookError", &["message"]),
     ("Finding", &["problem", "warning"]),
 ];
-/// Functions that take the text of an error and are called from other files. Those called from their own file are found.
+/// Functions that take the text of an error and are called from other files. The test finds those of the same file itself.
 const FUNCTIONS: &[&str] = &[
     "Declined",
     "Err",
@@ -47,7 +47,7 @@ const FUNCTIONS: &[&str] = &[
     "with_setting",
     "wrong",
 ];
-/// What they take says what to do, or what a log has.
+/// Functions that take hints or texts of the log.
 const NO_ERRORS: &[&str] = &["with_hint", "debug", "info", "warn"];
 
 #[derive(Debug, PartialEq)]
@@ -104,7 +104,7 @@ fn tokens(source: &str) -> Vec<Token> {
                     i += 1;
                     match at(i) {
                         'n' | 't' | 'r' => text.push(' '),
-                        // The line goes on.
+                        // A continued line.
                         '\n' => {
                             while at(i + 1).is_whitespace() {
                                 i += 1;
@@ -226,7 +226,7 @@ impl Source {
         i
     }
 
-    /// Where the function around `at` begins: its `fn`.
+    /// The `fn` of the function around `at`.
     fn function(&self, at: usize) -> Option<usize> {
         (0..at).rev().find(|&i| self.is(i, "fn"))
     }
@@ -249,8 +249,8 @@ impl Source {
         (0..self.tokens.len()).filter(|&i| is_call(i)).collect()
     }
 
-    /// String literals from `start` to `end`, and those that names there stand for. Names that are parameters make the
-    /// function or closure around them a helper.
+    /// Finds string literals from `start` to `end`, and those bound to names in between. A name that is a parameter makes the
+    /// function or closure around it a helper.
     fn literals(
         &self,
         start: usize,
@@ -304,7 +304,7 @@ impl Source {
             .find_map(|i| {
                 let equals = (i..at).find(|&i| self.is(i, "=") || self.is(i, ";"))?;
                 let binds = (i..equals).any(|i| self.is(i, name));
-                // A text that is being bound does not stand for itself.
+                // Not the binding around `at` itself.
                 let end = self.end(equals);
                 (binds && self.is(equals, "=") && end <= at).then_some((equals, end))
             })
@@ -321,7 +321,7 @@ impl Source {
         closure.or_else(|| {
             let open = (function..at).find(|&i| self.is(i, "("))?;
             let has = (open..self.close(open)).any(|i| self.is(i, name) && self.is(i + 1, ":"));
-            // A constructor's name is no helper's: others have it.
+            // Names of constructors are common to many types.
             let helper = &self.tokens.get(function + 1)?.text;
             (has && !CONSTRUCTORS
                 .iter()
@@ -351,14 +351,14 @@ impl Source {
             let before = helpers.len();
             let mut found = Vec::new();
             for open in self.calls(&helpers.clone()) {
-                // The second argument of a finding is what to do.
+                // The second argument of a finding is the hint.
                 let end = match open >= 4 && self.is(open - 4, "Finding") {
                     true => self.first_argument(open),
                     false => self.close(open),
                 };
                 self.literals(open + 1, end, 2, &mut helpers, &mut found);
             }
-            // What the command line writes itself.
+            // Messages of the command line.
             let written = self
                 .tokens
                 .iter()
@@ -374,7 +374,7 @@ impl Source {
     }
 }
 
-/// The longest part of a text that is always there.
+/// The longest part of a text between its placeholders.
 fn fragment(text: &str) -> Option<String> {
     let constant = text.split('{').enumerate().map(|(i, part)| match i {
         0 => part,

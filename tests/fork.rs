@@ -1,6 +1,6 @@
-//! A process that forks without exec: the child has none of its parent's tasks, so it renews by itself.
+//! After a fork without exec, the child renews tokens itself, because it has no tasks of its parent.
 //!
-//! Without the test harness, whose threads would not survive the fork.
+//! Without the test harness, whose threads do not survive a fork.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,9 +50,9 @@ fn main() {
     let parents = runtime();
     parents.block_on(async {
         lakebase.credential().await.expect("a credential");
-        // A renewal is under way when the process forks.
+        // The process forks during a renewal.
         provider.hangs.store(true, Ordering::SeqCst);
-        // The token's lifetime has to pass.
+        // The token has to expire.
         tokio::time::sleep(LIFETIME).await;
         let hanging = timeout(Duration::from_millis(50), lakebase.credential());
         hanging.await.expect_err("the mint hangs");
@@ -60,9 +60,9 @@ fn main() {
     // SAFETY: this process has one thread.
     match unsafe { fork() }.expect("a fork") {
         ForkResult::Child => {
-            let is_well = runtime().block_on(renews(&provider, &lakebase));
-            // Without destructors: the parent's runtime is not ours.
-            std::process::exit(i32::from(!is_well));
+            let renewed = runtime().block_on(renews(&provider, &lakebase));
+            // Without destructors, because the runtime belongs to the parent.
+            std::process::exit(i32::from(!renewed));
         }
         ForkResult::Parent { child } => {
             let status = waitpid(child, None).expect("the child");
@@ -75,7 +75,7 @@ fn main() {
     }
 }
 
-/// Waits for nothing of the parent's, and renews in the background.
+/// Returns whether the child gets a credential and renews it in the background.
 async fn renews(provider: &Provider, lakebase: &Lakebase) -> bool {
     provider.hangs.store(false, Ordering::SeqCst);
     let first = timeout(LIMIT, lakebase.credential()).await;

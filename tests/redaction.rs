@@ -1,50 +1,19 @@
-//! No secret appears in any output, error, `Debug` or trace: everything is captured and searched.
+//! No secret appears in an output, error, `Debug` or trace. The tests capture and search them.
 
 use std::fmt::Write as _;
-use std::io;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl as _;
 use lakebase_core::{Config, Error, User};
 use lakebase_local::{Call, Fault, LocalLakebase, LoginFault};
-use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, vars};
+use lakebase_tests::{NATIVE_PASSWORD, forget_idle, lakebase, lakebase_with, local, native, vars};
 use sea_orm::ConnectionTrait as _;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::MakeWriter as _;
+use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Every event and span of every crate, at every level.
-#[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Capture {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .lock()
-            .expect("not poisoned")
-            .extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Capture {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Capture {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("not poisoned")).into_owned()
-    }
-}
-
-/// An error in every form a program may print.
+/// Returns an error in every form that a program can print.
 fn all_forms(error: &Error) -> String {
     let mut text = format!("{error} {error:?} {error:#?} {}", error.chain());
     let mut cause = std::error::Error::source(error);
@@ -55,31 +24,32 @@ fn all_forms(error: &Error) -> String {
     text
 }
 
-/// Of the whole process, which is why these tests have a program of their own; with the records of crates that
-/// use `log`.
-static CAPTURE: LazyLock<Capture> = LazyLock::new(|| {
-    let capture = Capture::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
-        .with_writer(capture.clone())
-        .finish();
-    tracing_subscriber::util::SubscriberInitExt::init(subscriber);
-    capture
-});
+/// Every event and span of this process at every level, and the records of crates that use `log`.
+static CAPTURE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+fn captured_text() -> String {
+    String::from_utf8_lossy(&CAPTURE.lock().expect("not poisoned")).into_owned()
+}
 
 async fn captured() -> LocalLakebase {
-    LazyLock::force(&CAPTURE);
+    static START: Once = Once::new();
+    START.call_once(|| {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::FULL)
+            .with_writer(|| CAPTURE.make_writer());
+        subscriber.finish().init();
+    });
     local().await
 }
 
-/// Asserts that no secret is in what was shown, or in any trace.
+/// Asserts that no secret is in `shown` or in a trace.
 fn assert_hidden(shown: &str, secrets: Vec<String>) {
-    let traced = CAPTURE.text();
+    let traced = captured_text();
     assert!(traced.contains("database credential"), "the capture works");
     for secret in secrets {
         assert!(!shown.contains(&secret), "a secret is shown");
-        // The local Lakebase logs the text that it is configured to answer.
+        // The local Lakebase logs its configured faults.
         let ours = |line: &&str| line.contains(&secret) && !line.contains("lakebase_local::events");
         let line = traced.lines().find(ours);
         assert!(line.is_none(), "a secret is traced: {line:?}");
@@ -95,7 +65,7 @@ fn client_secret(local: &LocalLakebase) -> String {
 }
 
 #[tokio::test]
-async fn both_orms_at_work_show_no_secret() {
+async fn both_orms_show_no_secret() {
     let local = captured().await;
     let mut shown = String::new();
     let good = lakebase(&local);
@@ -105,7 +75,7 @@ async fn both_orms_at_work_show_no_secret() {
     let _ = write!(shown, "{credential:?} {credential:#?} ");
     let _ = write!(shown, "{:?} ", good.target().await.expect("resolved"));
 
-    // Both ORMs at work, and at work after a revocation.
+    // Before and after a revocation.
     let pool = lakebase_diesel::bb8::connect(&good).await.expect("a pool");
     let db = lakebase_seaorm::connect(&good).await.expect("a connection");
     let _ = write!(shown, "{pool:?} {db:?} ");
@@ -120,28 +90,21 @@ async fn both_orms_at_work_show_no_secret() {
         local.revoke_tokens();
     }
     assert_hidden(&shown, local.secrets());
-    let traced = CAPTURE.text();
+    let traced = captured_text();
     let lines = traced.lines().count();
     assert!(lines > 500, "at every level: {lines} lines");
-    assert!(traced.contains("tokio_postgres"), "so is the `log` crate");
+    assert!(
+        traced.contains("tokio_postgres"),
+        "with the records of `log`"
+    );
 }
 
 #[tokio::test]
 async fn a_native_password_is_not_shown() {
     let local = captured().await;
-    // For the capture.
+    // So that the capture has an event.
     lakebase(&local).credential().await.expect("a credential");
-    let password = "a-native-password";
-    local
-        .create_native_role("native", password)
-        .await
-        .expect("a role");
-    let changes = [
-        ("PGUSER", "native"),
-        ("PGPASSWORD", password),
-        ("LAKEBASE_ENDPOINT", ""),
-    ];
-    let native = lakebase_with(&local, &changes);
+    let native = native(&local, &[]).await;
     let shown = format!("{native:?} {native:#?}");
     lakebase_diesel::bb8::connect(&native)
         .await
@@ -152,11 +115,11 @@ async fn a_native_password_is_not_shown() {
         .ping()
         .await
         .expect("an answer");
-    assert_hidden(&shown, vec![password.to_owned()]);
+    assert_hidden(&shown, vec![NATIVE_PASSWORD.to_owned()]);
 }
 
 #[tokio::test]
-async fn a_workspace_that_repeats_a_secret_is_not_quoted() {
+async fn a_secret_in_a_reply_of_the_workspace_is_not_shown() {
     let local = captured().await;
     let good = lakebase(&local);
     let mut shown = String::new();
@@ -192,7 +155,7 @@ async fn a_workspace_that_repeats_a_secret_is_not_quoted() {
 }
 
 #[tokio::test]
-async fn errors_of_logins_and_of_settings_show_no_secret() {
+async fn errors_of_logins_and_settings_show_no_secret() {
     let local = captured().await;
     let client_secret = client_secret(&local);
     let mut shown = String::new();
@@ -210,17 +173,17 @@ async fn errors_of_logins_and_of_settings_show_no_secret() {
     ] {
         let bad = lakebase_with(&local, changes);
         let _ = write!(shown, "{bad:?} ");
-        let error = bad.connect().await.map(drop).expect_err("it cannot work");
+        let error = bad.connect().await.map(drop).expect_err("no login");
         shown.push_str(&all_forms(&error));
         let error = lakebase_diesel::bb8::connect(&bad)
             .await
             .map(drop)
-            .expect_err("nor here");
+            .expect_err("no login");
         shown.push_str(&all_forms(&error));
         let error = lakebase_seaorm::connect(&bad)
             .await
             .map(drop)
-            .expect_err("nor here");
+            .expect_err("no login");
         shown.push_str(&all_forms(&error));
     }
     let both = vars(&local, &[("PGPASSWORD", &client_secret)]);
@@ -228,9 +191,8 @@ async fn errors_of_logins_and_of_settings_show_no_secret() {
     assert_hidden(&shown, local.secrets());
 }
 
-/// With cursor movements beside the token.
 #[tokio::test]
-async fn a_server_that_repeats_a_token_is_not_quoted_and_does_not_control_the_terminal() {
+async fn a_message_of_the_server_with_a_token_and_control_characters_is_cleaned() {
     let mut shown = String::new();
     for sqlstate in ["28P01", "XX000", "42501"] {
         let local = captured().await;
@@ -238,28 +200,28 @@ async fn a_server_that_repeats_a_token_is_not_quoted_and_does_not_control_the_te
         let token = hasty.credential().await.expect("a credential");
         let message = format!("\u{1b}[2Jno: {}\r\n", token.expose());
         local.fail_logins(1000, LoginFault::refuse(sqlstate, &message));
-        let error = hasty.connect().await.map(drop).expect_err("refused");
+        let error = hasty.connect().await.map(drop).expect_err("rejected");
         assert!(error.chain().contains("no: ***"), "{}", error.chain());
         shown.push_str(&all_forms(&error));
         let error = lakebase_diesel::connect(&hasty).await.map(drop);
-        shown.push_str(&all_forms(&error.expect_err("refused")));
+        shown.push_str(&all_forms(&error.expect_err("rejected")));
         let blocking = hasty.clone();
         let establish = move || lakebase_diesel::r2d2::establish(&blocking).map(drop);
         let error = tokio::task::spawn_blocking(establish).await;
         let _ = write!(
             shown,
             "{:?}",
-            error.expect("no panic").expect_err("refused")
+            error.expect("no panic").expect_err("rejected")
         );
         let error = lakebase_seaorm::connect(&hasty).await.map(drop);
-        shown.push_str(&all_forms(&error.expect_err("refused")));
+        shown.push_str(&all_forms(&error.expect_err("rejected")));
         assert_hidden(&shown, local.secrets());
     }
-    assert!(!shown.contains('\u{1b}'), "a terminal is controlled");
+    assert!(!shown.contains('\u{1b}'), "a control character");
 }
 
 #[tokio::test]
-async fn a_users_own_token_is_not_shown_whether_it_works_or_not() {
+async fn valid_and_invalid_tokens_of_users_are_not_shown() {
     let local = captured().await;
     let name = "ana@example.com";
     local.add_user(name);
@@ -272,7 +234,7 @@ async fn a_users_own_token_is_not_shown_whether_it_works_or_not() {
         User::new(name, token("postgres")),
         User::new(name, token("sql")),
         User::new("eve@example.com", token("postgres")),
-        // The arguments the wrong way round.
+        // With the arguments in the wrong order.
         User::new(token("postgres"), name),
     ] {
         let _ = write!(shown, "{user:?} {user:#?} ");

@@ -1,8 +1,7 @@
-//! The same requests of many users through `UserPools` and through `asUser` of the official Node AppKit, on the same kind
-//! of local Lakebase: the table in `docs/many-users.md`.
+//! The same requests of many users through `UserPools` and through `asUser` of the official Node AppKit. The table in
+//! `docs/many-users.md` has the results.
 //!
-//! AppKit is looked for in `tests/clients/node_modules`, where `tests/clients/install.sh appkit` puts it. Where it is
-//! missing, its test says so and passes.
+//! `tests/clients/install.sh appkit` installs AppKit. Without it, its tests are skipped.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -23,7 +22,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 const HOUR: Duration = Duration::from_secs(3600);
 const ANA: &str = "ana@example.com";
 const BO: &str = "bo@example.com";
-/// More than there is place for in the pools.
+/// More users than the pools have connections for.
 const CROWD: usize = 25;
 
 /// Without FORCE: the owner sees all rows.
@@ -58,7 +57,7 @@ async fn query(pool: &bb8::Pool) -> Result<Vec<String>, String> {
 }
 
 impl Application {
-    /// `None` where AppKit is not installed.
+    /// Returns `None` if AppKit is not installed.
     fn appkit(local: &LocalLakebase, mode: &str) -> Option<Self> {
         let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
         if !clients.join("node_modules/@databricks/appkit").exists() {
@@ -69,7 +68,7 @@ impl Application {
             .arg("appkit_users.mjs")
             .current_dir(clients)
             .envs(local.env())
-            // A developer's own token: its OAuth client knows no ports.
+            // With a personal access token, because its OAuth client ignores the port of the host.
             .env_remove("DATABRICKS_CLIENT_ID")
             .env_remove("DATABRICKS_CLIENT_SECRET")
             .env("DATABRICKS_TOKEN", local.user_token())
@@ -93,7 +92,7 @@ impl Application {
         })
     }
 
-    /// A request for each token, all at the same time, with so many queries each, which all see the same rows.
+    /// Sends a request for each token at the same time, with this number of queries each. All queries return the same rows.
     async fn request(
         &mut self,
         email: &str,
@@ -168,7 +167,7 @@ fn cost(connections: usize, mints: usize) -> Used {
     Used { connections, mints }
 }
 
-/// Rows, and what the requests cost, one after the other.
+/// The rows, and the cost of each step.
 #[derive(Debug)]
 struct Measured {
     rows: [Vec<String>; 2],
@@ -200,34 +199,38 @@ async fn measure(local: &LocalLakebase, mut application: Application) -> Measure
             now.mints - earlier.mints,
         )
     };
-    let mut ask = async |email: &str, tokens: &[&str], times| {
+    let mut request = async |email: &str, tokens: &[&str], times| {
         soon(application.request(email, tokens, times)).await
     };
-    let rows_of_bo = ask(BO, &[&of_bo], 1).await.expect("rows");
+    let rows_of_bo = request(BO, &[&of_bo], 1).await.expect("rows");
     spent();
-    let rows_of_ana = ask(ANA, &[&of_ana], 10).await.expect("rows");
-    // The last one may still be logging in, for queries that are done.
-    let of_hers = |events: &[Event]| {
+    let rows_of_ana = request(ANA, &[&of_ana], 10).await.expect("rows");
+    // The third login may finish after all queries.
+    let logins_of_ana = |events: &[Event]| {
         logins(events)
             .iter()
             .filter(|(_, login)| login.user == ANA)
             .count()
     };
-    soon(local.wait_until(|events| of_hers(events) == 3)).await;
+    soon(local.wait_until(|events| logins_of_ana(events) == 3)).await;
     let ten_queries = spent();
-    ask(ANA, &[&newer], 1).await.expect("rows");
+    request(ANA, &[&newer], 1).await.expect("rows");
     let newer_token = spent();
     for _ in 0..5 {
-        ask(ANA, &[&of_ana], 1).await.expect("rows");
-        ask(ANA, &[&newer], 1).await.expect("rows");
+        request(ANA, &[&of_ana], 1).await.expect("rows");
+        request(ANA, &[&newer], 1).await.expect("rows");
     }
     let ten_requests_with_two_tokens_in_turns = spent();
-    let error = ask(ANA, &[&of_bo], 1).await.expect_err("no rows of hers");
+    let error = request(ANA, &[&of_bo], 1)
+        .await
+        .expect_err("no rows of hers");
     let forged_email = (error, spent());
-    ask(ANA, &[&newer], 1).await.expect("rows");
+    request(ANA, &[&newer], 1).await.expect("rows");
     let after_it = spent();
     for person in (0..CROWD).map(nth) {
-        ask(&person, &[&token(&person)], 3).await.expect("no rows");
+        request(&person, &[&token(&person)], 3)
+            .await
+            .expect("no rows");
     }
     let both = [of_bo.as_str(), &token(BO)];
     Measured {
@@ -237,7 +240,7 @@ async fn measure(local: &LocalLakebase, mut application: Application) -> Measure
         ten_requests_with_two_tokens_in_turns,
         forged_email,
         after_it,
-        two_tokens_at_the_same_time: ask(BO, &both, 10).await,
+        two_tokens_at_the_same_time: request(BO, &both, 10).await,
     }
 }
 
@@ -245,7 +248,7 @@ fn is_in_crowd(user: &str) -> bool {
     user.starts_with("user")
 }
 
-/// Of the crowd.
+/// Counts the open sessions of the crowd.
 fn open_sessions(events: &[Event]) -> i64 {
     let each = events.iter().map(|event| match &event.kind {
         EventKind::LoggedIn(login) if is_in_crowd(&login.user) => 1,
@@ -273,7 +276,7 @@ async fn user_pools_keep_their_connections_when_tokens_change() {
     let measured = measure(&local, Application::Ours(pools)).await;
     assert_rows_and_reason(&measured);
     assert_eq!(measured.ten_queries, cost(3, 1));
-    // The login that checks the token.
+    // A login checks the token.
     assert_eq!(measured.newer_token, cost(1, 1));
     let in_turns = measured.ten_requests_with_two_tokens_in_turns;
     assert_eq!(in_turns, cost(0, 0));
@@ -282,7 +285,7 @@ async fn user_pools_keep_their_connections_when_tokens_change() {
     assert_eq!(measured.after_it, cost(0, 0));
     let both = measured.two_tokens_at_the_same_time;
     assert_eq!(both.expect("rows"), ["his"]);
-    // A place is free when its pool is closed, a moment before the sessions end.
+    // Sessions end a moment after their pool is closed.
     soon(local.wait_until(|events| open_sessions(events) <= 60)).await;
 }
 
@@ -310,9 +313,9 @@ async fn appkit_opens_another_pool_when_the_token_changes() {
     assert_eq!(crowd.count(), 3 * CROWD);
 }
 
-/// For `UserPools`, a request without a token has no user.
+/// With `UserPools`, a user without a token is an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn appkit_queries_as_the_application_in_development_if_there_is_no_token() {
+async fn appkit_queries_as_the_application_in_development_without_a_token() {
     let local = local().await;
     local.sql(NOTES).await.expect("notes");
     let owner = format!("ALTER TABLE notes OWNER TO \"{}\"", local.user());

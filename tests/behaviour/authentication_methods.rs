@@ -1,5 +1,5 @@
-//! The proxy authenticates at a real Postgres with TLS as libpq does: in clear, with MD5, with SCRAM, and bound to
-//! the certificate.
+//! The proxy authenticates to a Postgres server with TLS as libpq does: with a password in clear, MD5, or SCRAM with channel
+//! binding.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
@@ -21,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 const NOBODY: u32 = 65534;
 const PASSWORD: &str = "p@ss wörd";
 
-/// A Postgres with TLS of its own.
+/// A Postgres server with TLS.
 struct Server {
     _server: Running,
     folder: tempfile::TempDir,
@@ -76,7 +76,7 @@ impl Server {
             std::fs::set_permissions(&file, mode).expect("set");
             give(&file);
         }
-        // Another port if this one is taken in the meantime.
+        // Another process can take the port first.
         for _ in 0..10 {
             let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
             let free = free.and_then(|free| free.local_addr());
@@ -90,7 +90,7 @@ impl Server {
                 .stderr(Stdio::piped())
                 .spawn();
             let mut server = Running(child.expect("postgres runs"));
-            // It logs that it is ready, or ends.
+            // The log ends if the server fails to start.
             let log = server.0.stderr.take().expect("a log");
             let mut log = BufReader::new(log).lines().map_while(Result::ok);
             if !log.any(|line| line.contains("ready to accept connections")) {
@@ -135,7 +135,7 @@ impl Server {
     }
 }
 
-/// Ends with its handle.
+/// Ends the server when it is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -159,7 +159,7 @@ async fn user_of(lakebase: &Lakebase) -> Result<String, tokio_postgres::Error> {
 }
 
 #[tokio::test]
-async fn every_method_of_authentication_logs_in_over_verified_tls() {
+async fn every_authentication_method_works_over_verified_tls() {
     let server = Server::start().await;
     for user in ["clear", "md5", "scram"] {
         let lakebase = server.lakebase(user, server.port, &server.certificate());
@@ -171,8 +171,8 @@ async fn every_method_of_authentication_logs_in_over_verified_tls() {
     assert_eq!(code, Some("28P01"), "{error}");
 }
 
-/// A middleman with another certificate that is trusted as well. It forwards what it decrypts.
-async fn middleman(server: &Server) -> (u16, String) {
+/// A man in the middle with another trusted certificate, who forwards all messages.
+async fn man_in_the_middle(server: &Server) -> (u16, String) {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
@@ -218,14 +218,14 @@ async fn middleman(server: &Server) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_scram_login_is_bound_to_the_certificate_and_fails_through_another_server() {
+async fn a_scram_login_through_a_man_in_the_middle_fails() {
     let server = Server::start().await;
-    let (port, certificate) = middleman(&server).await;
-    // Without SCRAM there is nothing to bind: so it does pass on everything.
+    let (port, certificate) = man_in_the_middle(&server).await;
+    // Without SCRAM there is no channel binding, so the login works.
     let clear = server.lakebase("clear", port, &certificate);
     assert_eq!(user_of(&clear).await.expect("a login"), "clear");
     let bound = server.lakebase("scram", port, &certificate);
-    let error = user_of(&bound).await.expect_err("noticed");
+    let error = user_of(&bound).await.expect_err("channel binding");
     assert!(
         error.to_string().contains("channel binding")
             || format!("{error:?}").contains("channel binding"),

@@ -1,4 +1,4 @@
-//! The pool of deadpool, tuned: it is diesel-async's own type.
+//! Pools of deadpool: the default one with our manager, and ours with their settings.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_diesel::deadpool::Builder;
 use lakebase_diesel::is_transient;
-use lakebase_local::{Call, EventKind, Fault};
-use lakebase_tests::{lakebase, local, soon};
+use lakebase_local::{Call, Fault};
+use lakebase_tests::{lakebase, local, no_session, soon};
 
 #[tokio::test]
-async fn the_stock_pool_type_takes_our_manager() {
+async fn the_default_pool_of_deadpool_accepts_our_manager() {
     let local = local().await;
     let manager = lakebase_diesel::manager(&lakebase(&local));
     let pool: Pool<AsyncPgConnection> = Pool::builder(manager).build().expect("a pool");
@@ -34,7 +34,7 @@ async fn the_error_of_an_exhausted_pool_is_transient() {
 }
 
 #[tokio::test]
-async fn a_pool_whose_own_limit_ends_the_first_login_names_the_cause() {
+async fn a_pool_whose_create_timeout_ends_the_first_login_names_the_cause() {
     let local = local().await;
     local.fail(Call::Credential, Fault::status(503, "UNAVAILABLE", "no"));
     let limit = Some(Duration::from_secs(3));
@@ -50,18 +50,17 @@ async fn an_idle_connection_is_closed_after_the_idle_timeout_without_a_checkout(
     let builder = Builder::new().idle_timeout(Duration::from_millis(200));
     let pool = builder.build(&lakebase(&local)).await.expect("a pool");
     assert_eq!(pool.status().size, 1);
-    let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
-    soon(local.wait_until(|events| events.iter().any(ended))).await;
+    no_session(&local).await;
     assert_eq!(pool.status().size, 0);
 }
 
 #[tokio::test]
-async fn a_connection_older_than_the_maximum_lifetime_is_not_handed_out_again() {
+async fn a_connection_older_than_the_maximum_lifetime_is_replaced() {
     let local = local().await;
     let builder = Builder::new().max_lifetime(Duration::from_millis(100));
     let pool = builder.build(&lakebase(&local)).await.expect("a pool");
     let held = pool.get().await.expect("a connection");
-    // Its age has to pass: deadpool has no other clock than the machine's.
+    // The lifetime has to pass on the machine's clock, which deadpool reads.
     tokio::time::sleep(Duration::from_millis(120)).await;
     drop(held);
     let before = local.counters().logins;

@@ -1,61 +1,53 @@
-//! diesel migrations: run once however many replicas start together, reverted and run again, in a schema
-//! of choice, with errors that name the place.
+//! diesel migrations: one replica runs them, in the chosen schema, with errors that name the statement.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel::RunQueryDsl as _;
-use diesel_migrations::{FileBasedMigrations, MigrationHarness as _};
+use diesel_migrations::MigrationHarness as _;
 use futures_util::future::join_all;
-use lakebase_core::Lakebase;
+use lakebase_core::adapter::migration::MIGRATION_LOCK;
 use lakebase_diesel::migrations::{Migrations, Progress, run_pending};
-use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
+use lakebase_local::{Cut, LocalLakebase, Wake};
 use lakebase_tests::{
-    LEFT_BEHIND, SCHEMA, lakebase, lakebase_with, local, local_with_schema, logins,
-    native_superuser, soon, vars,
+    SCHEMA, has_table, lakebase, lakebase_with, local, local_with_schema, logins, native,
+    native_superuser, no_session, service_principal, session, soon, statements_run,
 };
 use tempfile::TempDir;
+use tokio::sync::Notify;
+use tracing_subscriber::fmt::MakeWriter as _;
+
+use crate::sql_migrations::{Migration, assert_all_in_schema, folder, leave_settings_behind, read};
 
 const BOOKS: &str = "2026-01-01-000000_create_books";
 const AUTHORS: &str = "2026-01-02-000000_create_authors";
 
-/// A folder of migrations: name, up, down.
-fn folder(migrations: &[(&str, &str, &str)]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    for (name, up, down) in migrations {
-        let path = folder.path().join(name);
-        std::fs::create_dir(&path).expect("a folder");
-        std::fs::write(path.join("up.sql"), up).expect("written");
-        std::fs::write(path.join("down.sql"), down).expect("written");
-    }
-    folder
-}
-
 fn library() -> TempDir {
     folder(&[
-        (BOOKS, "CREATE TABLE books (id int)", "DROP TABLE books"),
-        (
-            AUTHORS,
-            "CREATE TABLE authors (id int)",
-            "DROP TABLE authors",
-        ),
+        Migration::new(BOOKS, "CREATE TABLE books (id int)").down("DROP TABLE books"),
+        Migration::new(AUTHORS, "CREATE TABLE authors (id int)").down("DROP TABLE authors"),
     ])
 }
 
-fn read(folder: &TempDir) -> FileBasedMigrations {
-    FileBasedMigrations::from_path(folder.path()).expect("readable")
+/// Adds a notification for the first progress of a kind.
+fn notify_on(migrations: Migrations, kind: fn(&Progress) -> bool) -> (Migrations, Arc<Notify>) {
+    let notify = Arc::new(Notify::new());
+    let notifying = Arc::clone(&notify);
+    let migrations = migrations.on_progress(move |progress| {
+        if kind(&progress) {
+            notifying.notify_one();
+        }
+    });
+    (migrations, notify)
 }
 
-/// Whether a table, with its schema, exists.
-/// In the service principal's own schema, if `table` names no other.
-async fn exists(local: &LocalLakebase, table: &str) -> bool {
-    let table = match table.contains('.') {
-        true => table.to_owned(),
-        false => format!("{SCHEMA}.{table}"),
-    };
-    let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
-    local.sql(&sql).await.is_ok()
+fn is_waiting(progress: &Progress) -> bool {
+    *progress == Progress::Waiting
+}
+
+fn is_running(progress: &Progress) -> bool {
+    matches!(progress, Progress::Running { .. })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +55,7 @@ async fn sixteen_replicas_that_start_together_run_each_migration_once() {
     let local = local_with_schema().await;
     let library = library();
     let replicas = (0..16).map(|_| {
-        // Each replica is a process of its own: its own handle.
+        // A handle for each replica, as in a process.
         let (lakebase, migrations) = (lakebase(&local), read(&library));
         tokio::spawn(async move { run_pending(&lakebase, migrations).await })
     });
@@ -76,25 +68,25 @@ async fn sixteen_replicas_that_start_together_run_each_migration_once() {
 }
 
 #[tokio::test]
-async fn what_is_pending_is_run_reverted_and_run_again() {
+async fn pending_migrations_are_run_reverted_and_run_again() {
     let local = local_with_schema().await;
     let library = library();
     let migrations = Migrations::new(&lakebase(&local));
     let pending = migrations.pending(read(&library)).await.expect("a list");
     assert_eq!(pending, [BOOKS, AUTHORS]);
     let history = "__diesel_schema_migrations";
-    assert!(!exists(&local, history).await, "looking changes nothing");
+    assert!(!has_table(&local, history).await, "nothing is created");
 
     let ran = migrations.run(read(&library)).await.expect("migrated");
     assert_eq!(ran, [BOOKS, AUTHORS]);
-    assert!(exists(&local, "books").await && exists(&local, "authors").await);
+    assert!(has_table(&local, "books").await && has_table(&local, "authors").await);
 
     let reverted = migrations
         .revert(read(&library), 1)
         .await
         .expect("reverted");
     assert_eq!(reverted, [AUTHORS]);
-    assert!(exists(&local, "books").await && !exists(&local, "authors").await);
+    assert!(has_table(&local, "books").await && !has_table(&local, "authors").await);
 
     assert_eq!(
         migrations.run(read(&library)).await.expect("again"),
@@ -107,7 +99,7 @@ async fn what_is_pending_is_run_reverted_and_run_again() {
 }
 
 #[test]
-fn without_async_they_work_as_well_and_share_diesels_history() {
+fn blocking_migrations_share_the_history_of_diesel() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let local = runtime.block_on(local_with_schema());
     let library = library();
@@ -127,13 +119,13 @@ fn without_async_they_work_as_well_and_share_diesels_history() {
 }
 
 #[tokio::test]
-async fn a_schema_of_choice_holds_tables_and_history() {
+async fn the_chosen_schema_holds_tables_and_history() {
     let local = local_with_schema().await;
     let library = library();
     let migrations = Migrations::new(&lakebase(&local)).schema("My \"App\"");
     let error = migrations.run(read(&library)).await.expect_err("missing");
     assert!(error.to_string().contains("create_schema"), "{error}");
-    assert!(!exists(&local, "mine.books").await, "not elsewhere either");
+    assert!(!has_table(&local, "books").await, "nor in another schema");
 
     let migrations = migrations.create_schema(true);
     let pending = migrations.pending(read(&library)).await;
@@ -141,22 +133,21 @@ async fn a_schema_of_choice_holds_tables_and_history() {
     migrations.run(read(&library)).await.expect("migrated");
     for table in ["books", "authors", "__diesel_schema_migrations"] {
         let table = format!("\"My \"\"App\"\"\".{table}");
-        assert!(exists(&local, &table).await, "{table}");
+        assert!(has_table(&local, &table).await, "{table}");
     }
-    // One in another schema has a history of its own.
+    // Another schema has another history.
     let elsewhere = run_pending(&lakebase(&local), read(&library)).await;
     assert_eq!(elsewhere.expect("migrated").len(), 2);
 }
 
 #[tokio::test]
-async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() {
+async fn an_error_names_migration_sqlstate_and_statement_and_earlier_migrations_stay() {
     let local = local_with_schema().await;
     let library = folder(&[
-        (BOOKS, "CREATE TABLE books (id int)", ""),
-        (
+        Migration::new(BOOKS, "CREATE TABLE books (id int)"),
+        Migration::new(
             AUTHORS,
             "CREATE TABLE authors (id int);\n\nALTER TABLE shelf ADD x int;",
-            "",
         ),
     ]);
     let migrations = Migrations::new(&lakebase(&local));
@@ -173,28 +164,28 @@ async fn an_error_names_migration_sqlstate_and_place_and_leaves_what_was_done() 
         .to_string();
     assert!(cause.contains("\"shelf\" does not exist"), "{cause}");
     assert!(!error.to_string().contains(&cause), "once: {error}");
-    assert!(exists(&local, "books").await && !exists(&local, "authors").await);
+    assert!(has_table(&local, "books").await && !has_table(&local, "authors").await);
     assert_eq!(
         migrations.pending(read(&library)).await.expect("a list"),
         [AUTHORS]
     );
 
-    let typo = folder(&[(BOOKS, "SELECT 1;\nSELEC 2;", "DROP TABLE books")]);
+    let typo = folder(&[Migration::new(BOOKS, "SELECT 1;\nSELEC 2;").down("DROP TABLE books")]);
     let migrations = migrations.schema(SCHEMA);
     let error = migrations.redo(read(&typo), 1).await.expect_err("a typo");
     let place = error.position().expect("Postgres says where");
     assert_eq!((place.line, place.column), (2, 1), "{error}");
-    assert_eq!(error.statement(), None, "that is all there is to say");
-    assert!(exists(&local, "books").await, "it was not even reverted");
+    assert_eq!(error.statement(), None, "{error}");
+    assert!(has_table(&local, "books").await, "it was not reverted");
 }
 
 #[tokio::test]
-async fn what_fails_at_the_end_is_blamed_on_no_statement() {
+async fn an_error_of_the_commit_names_no_statement() {
     let local = local_with_schema().await;
     let late = "CREATE TABLE books (id int PRIMARY KEY); \
         CREATE TABLE copies (book int REFERENCES books DEFERRABLE INITIALLY DEFERRED); \
         INSERT INTO copies VALUES (1)";
-    let library = folder(&[(BOOKS, late, "")]);
+    let library = folder(&[Migration::new(BOOKS, late)]);
     let error = run_pending(&lakebase(&local), read(&library)).await;
     let error = error.expect_err("there is no such book");
     assert_eq!(error.migration(), Some(BOOKS));
@@ -204,7 +195,7 @@ async fn what_fails_at_the_end_is_blamed_on_no_statement() {
 }
 
 #[tokio::test]
-async fn why_there_is_no_connection_is_in_the_text() {
+async fn the_error_of_a_failed_login_names_role_and_endpoint() {
     let local = local_with_schema().await;
     let stranger = lakebase_with(&local, &[("PGUSER", "stranger")]);
     let error = run_pending(&stranger, read(&library())).await;
@@ -216,45 +207,43 @@ async fn why_there_is_no_connection_is_in_the_text() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_explained() {
+async fn the_error_of_a_missing_privilege_names_the_grant() {
     let local = local_with_schema().await;
     local.sql("CREATE SCHEMA locked").await.expect("a schema");
     let migrations = Migrations::new(&lakebase(&local)).schema("locked");
     let error = migrations.run(read(&library())).await;
-    let error = error.expect_err("no right to use it");
+    let error = error.expect_err("no privilege to use it");
     assert!(error.to_string().contains("GRANT USAGE"), "{error}");
-    assert!(!exists(&local, "mine.books").await, "not elsewhere");
+    assert!(!has_table(&local, "books").await, "not in another schema");
 
     let grant = format!("GRANT USAGE ON SCHEMA locked TO \"{}\"", local.client_id());
     local.sql(&grant).await.expect("granted");
     let error = migrations.run(read(&library())).await;
-    let error = error.expect_err("no right to create in it");
+    let error = error.expect_err("no privilege to create in it");
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
     assert!(error.to_string().contains("LAKEBASE_SCHEMA"), "{error}");
 }
 
 #[tokio::test]
-async fn one_that_asks_for_no_transaction_gets_none() {
+async fn a_migration_can_run_without_a_transaction() {
     let local = local_with_schema().await;
+    let index = Migration::new(AUTHORS, "CREATE INDEX CONCURRENTLY ON books (id)");
     let library = folder(&[
-        (BOOKS, "CREATE TABLE books (id int)", ""),
-        (AUTHORS, "CREATE INDEX CONCURRENTLY ON books (id)", ""),
+        Migration::new(BOOKS, "CREATE TABLE books (id int)"),
+        index.in_transaction(false),
     ]);
-    let metadata = library.path().join(AUTHORS).join("metadata.toml");
-    std::fs::write(metadata, "run_in_transaction = false").expect("written");
     let ran = run_pending(&lakebase(&local), read(&library)).await;
     assert_eq!(ran.expect("migrated").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently() {
+async fn waiting_replicas_do_not_block_a_concurrent_index_build() {
     let local = local_with_schema().await;
+    let index = Migration::new(AUTHORS, "CREATE INDEX CONCURRENTLY by_id ON books (id)");
     let library = folder(&[
-        (BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)", ""),
-        (AUTHORS, "CREATE INDEX CONCURRENTLY by_id ON books (id)", ""),
+        Migration::new(BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)"),
+        index.in_transaction(false),
     ]);
-    let metadata = library.path().join(AUTHORS).join("metadata.toml");
-    std::fs::write(metadata, "run_in_transaction = false").expect("written");
     let replicas = (0..4).map(|_| {
         let (lakebase, migrations) = (lakebase(&local), read(&library));
         tokio::spawn(async move { run_pending(&lakebase, migrations).await })
@@ -268,49 +257,39 @@ async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently()
 }
 
 #[tokio::test]
-async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
+async fn a_replica_that_is_killed_during_a_migration_frees_the_lock() {
     let local = local_with_schema().await;
     let library = folder(&[
-        (BOOKS, "CREATE TABLE books (id int)", ""),
-        (
+        Migration::new(BOOKS, "CREATE TABLE books (id int)"),
+        Migration::new(
             AUTHORS,
             "CREATE TABLE authors (id int); SELECT pg_sleep(1000)",
-            "",
         ),
     ]);
     let mut replica = Command::new(env!("CARGO_BIN_EXE_migrant"))
         .arg(library.path())
         .env_clear()
-        .envs(vars(&local, &[]))
+        .envs(local.env())
         .spawn()
         .expect("it starts");
-    let in_the_middle = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
-     WHERE state = 'active' AND query LIKE 'CREATE TABLE authors%') \
-     LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
-    soon(local.sql(in_the_middle)).await.expect("it is there");
+    statements_run(&local, "CREATE TABLE authors%", 1).await;
     let fixed = library.path().join(AUTHORS).join("up.sql");
     std::fs::write(fixed, "CREATE TABLE authors (id int)").expect("written");
-    let waits = Arc::new(tokio::sync::Notify::new());
-    let told = Arc::clone(&waits);
-    let next = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
-        if progress == Progress::Waiting {
-            told.notify_one();
-        }
-    });
+    let (next, waits) = notify_on(Migrations::new(&lakebase(&local)), is_waiting);
     let fixed = read(&library);
     let next = tokio::spawn(async move { next.run(fixed).await });
     soon(waits.notified()).await;
     replica.kill().expect("killed");
     replica.wait().expect("gone");
     let ran = soon(next).await.expect("no panic").expect("migrated");
-    assert_eq!(ran, [AUTHORS], "the first one had been done");
+    assert_eq!(ran, [AUTHORS], "the other one had run");
 }
 
 #[tokio::test]
-async fn each_step_is_told() {
+async fn each_step_is_reported_as_progress() {
     let local = local_with_schema().await;
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let tell = Arc::clone(&told);
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let collected = Arc::clone(&steps);
     let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
         let step = match progress {
             Progress::Running {
@@ -322,21 +301,21 @@ async fn each_step_is_told() {
             Progress::Ran { migration, .. } => format!("ran {migration}"),
             other => format!("{other:?}"),
         };
-        tell.lock().expect("not poisoned").push(step);
+        collected.lock().expect("not poisoned").push(step);
     });
     migrations.run(read(&library())).await.expect("migrated");
-    let told = told.lock().expect("not poisoned").clone();
+    let steps = steps.lock().expect("not poisoned").clone();
     let expected = [
         format!("1/2 {BOOKS}"),
         format!("ran {BOOKS}"),
         format!("2/2 {AUTHORS}"),
         format!("ran {AUTHORS}"),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(steps, expected);
 }
 
 #[tokio::test]
-async fn a_compute_that_sleeps_has_more_time_than_a_pool_would_give_it() {
+async fn migrations_wait_longer_for_a_suspended_compute_than_pools() {
     let local = local_with_schema().await;
     let hasty = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
     let wake = Duration::from_secs(3);
@@ -347,25 +326,15 @@ async fn a_compute_that_sleeps_has_more_time_than_a_pool_would_give_it() {
 }
 
 #[tokio::test]
-async fn behind_a_pooler_they_go_past_it() {
+async fn migrations_use_the_direct_host_of_a_pooled_one() {
     let local = local_with_schema().await;
-    local
-        .create_native_role("native", "a-password")
-        .await
-        .expect("a role");
+    let changes = [("PGHOST", local.pooled_host()), ("PGHOSTADDR", "127.0.0.1")];
+    let pooled = native(&local, &changes).await;
     // The first schema on its search path.
     local
         .sql("CREATE SCHEMA native AUTHORIZATION native")
         .await
         .expect("a schema");
-    let changes = [
-        ("LAKEBASE_ENDPOINT", ""),
-        ("PGUSER", "native"),
-        ("PGPASSWORD", "a-password"),
-        ("PGHOST", local.pooled_host()),
-        ("PGHOSTADDR", "127.0.0.1"),
-    ];
-    let pooled: Lakebase = lakebase_with(&local, &changes);
     run_pending(&pooled, read(&library()))
         .await
         .expect("migrated");
@@ -374,21 +343,16 @@ async fn behind_a_pooler_they_go_past_it() {
         .filter_map(|(_, login)| login.host)
         .collect();
     assert!(!hosts.is_empty() && hosts.iter().all(|host| !host.contains("-pooler")));
-    let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
-    soon(local.wait_until(|events| events.iter().any(ended))).await;
+    no_session(&local).await;
 }
 
 #[test]
-fn a_library_in_use_is_not_disturbed_by_looking() {
-    // `pending` takes no lock: it answers while another replica migrates.
+fn the_list_of_pending_migrations_needs_no_lock() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let local = runtime.block_on(local_with_schema());
     let lakebase = lakebase(&local);
     let mut holder = lakebase_diesel::r2d2::establish(&lakebase).expect("a login");
-    let lock = format!(
-        "SELECT pg_advisory_lock({})",
-        lakebase_core::adapter::migration::MIGRATION_LOCK
-    );
+    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
     diesel::sql_query(lock).execute(&mut holder).expect("held");
     let pending = Migrations::new(&lakebase)
         .blocking()
@@ -396,51 +360,29 @@ fn a_library_in_use_is_not_disturbed_by_looking() {
     assert_eq!(pending.expect("a list").len(), 2);
 }
 
-/// In a schema of its own: what a migration leaves in its session, and one that follows it.
 #[tokio::test]
-async fn what_a_migration_leaves_in_its_session_ends_with_it() {
+async fn settings_that_a_migration_leaves_in_its_session_are_reset() {
     let local = local().await;
     let superuser = native_superuser(&local).await;
-    for (number, left_behind) in LEFT_BEHIND.iter().enumerate() {
-        for in_transaction in [true, false] {
-            let schema = format!("Läden {number} {in_transaction}");
-            let next =
-                "CREATE TABLE books (id int); INSERT INTO books VALUES (1); SELECT pg_sleep(0.2)";
-            let library = folder(&[
-                (BOOKS, left_behind, left_behind),
-                (AUTHORS, next, "DROP TABLE books"),
-            ]);
-            let metadata = library.path().join(BOOKS).join("metadata.toml");
-            let metadata_text = format!("run_in_transaction = {in_transaction}");
-            std::fs::write(metadata, metadata_text).expect("written");
-            let migrations = Migrations::new(&superuser)
-                .schema(&schema)
-                .create_schema(true);
-            let outcome = migrations.run(read(&library)).await;
-            outcome.unwrap_or_else(|error| panic!("{left_behind} {in_transaction}: {error}"));
-            let right = format!(
-                "SELECT 1 / ((SELECT count(*) FROM \"{schema}\".books) = 1 \
-                 AND (SELECT count(*) FROM \"{schema}\".__diesel_schema_migrations) = 2)::int"
-            );
-            let found = local.sql(&right).await;
-            found.unwrap_or_else(|error| panic!("{left_behind} {in_transaction}: {error}"));
-            assert!(!exists(&local, "public.books").await, "{left_behind}");
-            let history = "public.__diesel_schema_migrations";
-            assert!(!exists(&local, history).await, "{left_behind}");
-            let again = migrations.run(read(&library)).await.expect("a list");
-            assert!(
-                again.is_empty(),
-                "{left_behind} {in_transaction}: {again:?}"
-            );
-            let reverted = migrations.revert(read(&library), 2).await;
-            let reverted = reverted.unwrap_or_else(|error| panic!("{left_behind}: {error}"));
-            assert_eq!(reverted, [AUTHORS, BOOKS], "{left_behind} {in_transaction}");
-        }
+    for in_transaction in [true, false] {
+        let migrations = leave_settings_behind(in_transaction);
+        let (count, library) = (migrations.len(), folder(&migrations));
+        let schema = format!("Läden {in_transaction}");
+        let migrations = Migrations::new(&superuser)
+            .schema(&schema)
+            .create_schema(true);
+        let ran = migrations.run(read(&library)).await.expect("migrated");
+        assert_eq!(ran.len(), count);
+        assert_all_in_schema(&local, &schema, "__diesel_schema_migrations").await;
+        let again = migrations.run(read(&library)).await.expect("a list");
+        assert!(again.is_empty(), "{again:?}");
+        let reverted = migrations.revert(read(&library), count).await;
+        assert_eq!(reverted.expect("reverted").len(), count);
     }
 }
 
 #[tokio::test]
-async fn the_first_lines_of_a_dump_are_a_migration_like_any_other() {
+async fn a_dump_can_be_a_migration() {
     let local = local().await;
     let dump = "SET statement_timeout = 0;\nSET lock_timeout = 0;\n\
         SET idle_in_transaction_session_timeout = 0;\nSET client_encoding = 'UTF8';\n\
@@ -451,8 +393,8 @@ async fn the_first_lines_of_a_dump_are_a_migration_like_any_other() {
         SET default_tablespace = '';\nSET default_table_access_method = heap;\n\
         CREATE TABLE app.books (id integer);";
     let library = folder(&[
-        (BOOKS, dump, ""),
-        (AUTHORS, "CREATE TABLE authors (id int)", ""),
+        Migration::new(BOOKS, dump),
+        Migration::new(AUTHORS, "CREATE TABLE authors (id int)"),
     ]);
     let migrations = Migrations::new(&lakebase(&local))
         .schema("app")
@@ -460,42 +402,38 @@ async fn the_first_lines_of_a_dump_are_a_migration_like_any_other() {
     let ran = migrations.run(read(&library)).await.expect("migrated");
     assert_eq!(ran, [BOOKS, AUTHORS]);
     for table in ["books", "authors", "__diesel_schema_migrations"] {
-        assert!(exists(&local, &format!("app.{table}")).await, "{table}");
+        assert!(has_table(&local, &format!("app.{table}")).await, "{table}");
     }
 }
 
-/// Until no session of the application waits for anything.
-async fn nobody_is_logged_in(local: &LocalLakebase) {
+/// Waits until Postgres has no session of the service principal.
+async fn no_backend(local: &LocalLakebase) {
     let sql = format!(
         "DO $$ BEGIN WHILE EXISTS (SELECT FROM pg_stat_activity WHERE usename = '{}') \
          LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$",
         local.client_id()
     );
-    soon(local.sql(&sql)).await.expect("they are gone");
+    soon(local.sql(&sql)).await.expect("they end");
 }
 
-/// A session that holds the lock of migrations, as another role.
+/// Holds the lock of migrations as another role.
 async fn holder(local: &LocalLakebase) -> tokio_postgres::Client {
     let lakebase = native_superuser(local).await;
-    let (holder, connection) = lakebase.connect().await.expect("a login");
-    tokio::spawn(connection);
-    let lock = format!(
-        "SELECT pg_advisory_lock({})",
-        lakebase_core::adapter::migration::MIGRATION_LOCK
-    );
+    let holder = session(&lakebase).await;
+    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
     holder.batch_execute(&lock).await.expect("held");
     holder
 }
 
 #[tokio::test]
-async fn waiting_for_the_lock_ends_and_says_who_has_it() {
+async fn waiting_for_the_lock_times_out_with_a_query_that_shows_its_holder() {
     let local = local_with_schema().await;
     let holder = holder(&local).await;
     let migrations = Migrations::new(&lakebase(&local));
     for timeout in [Duration::ZERO, Duration::from_millis(400)] {
         let waiting = migrations.clone().lock_timeout(timeout);
         let error = soon(waiting.run(read(&library()))).await;
-        let error = error.expect_err("somebody else has it");
+        let error = error.expect_err("another session holds it");
         assert!(error.is_transient(), "{error}");
         for part in ["migration lock", "lock_timeout", "pg_locks"] {
             assert!(error.to_string().contains(part), "{part:?}: {error}");
@@ -507,77 +445,62 @@ async fn waiting_for_the_lock_ends_and_says_who_has_it() {
 }
 
 #[tokio::test]
-async fn whoever_gives_up_waiting_does_not_migrate_later() {
+async fn a_run_that_is_dropped_while_it_waits_for_the_lock_does_not_migrate_later() {
     let local = local_with_schema().await;
     let holder = holder(&local).await;
-    let waits = Arc::new(tokio::sync::Notify::new());
-    let told = Arc::clone(&waits);
-    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
-        if progress == Progress::Waiting {
-            told.notify_one();
-        }
-    });
+    let (migrations, waits) = notify_on(Migrations::new(&lakebase(&local)), is_waiting);
     let library = read(&library());
     let waiting = tokio::spawn(async move { migrations.run(library).await });
     soon(waits.notified()).await;
     waiting.abort();
-    nobody_is_logged_in(&local).await;
+    no_backend(&local).await;
     drop(holder);
-    assert!(!exists(&local, "books").await);
+    assert!(!has_table(&local, "books").await);
 }
 
 #[tokio::test]
-async fn whoever_gives_up_in_the_middle_starts_no_further_migration() {
+async fn a_run_that_is_dropped_during_a_migration_starts_no_further_one() {
     let local = local_with_schema().await;
     let library = folder(&[
-        (BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)", ""),
-        (AUTHORS, "CREATE TABLE authors (id int)", ""),
+        Migration::new(BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)"),
+        Migration::new(AUTHORS, "CREATE TABLE authors (id int)"),
     ]);
-    let begins = Arc::new(tokio::sync::Notify::new());
-    let told = Arc::clone(&begins);
-    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
-        if matches!(progress, Progress::Running { .. }) {
-            told.notify_one();
-        }
-    });
+    let (migrations, begins) = notify_on(Migrations::new(&lakebase(&local)), is_running);
     let source = read(&library);
     let running = tokio::spawn(async move { migrations.run(source).await });
     soon(begins.notified()).await;
     running.abort();
-    nobody_is_logged_in(&local).await;
-    assert!(exists(&local, "books").await, "that one goes on to its end");
-    assert!(!exists(&local, "authors").await);
+    no_backend(&local).await;
+    assert!(
+        has_table(&local, "books").await,
+        "the migration is completed"
+    );
+    assert!(!has_table(&local, "authors").await);
 }
 
 #[tokio::test]
 async fn a_lost_lock_ends_the_run() {
     let local = local_with_schema().await;
-    let begins = Arc::new(tokio::sync::Notify::new());
-    let told = Arc::clone(&begins);
-    let migrations = Migrations::new(&lakebase(&local)).on_progress(move |progress| {
-        if matches!(progress, Progress::Running { .. }) {
-            told.notify_one();
-        }
-    });
-    let library = folder(&[(BOOKS, "SELECT pg_sleep(1000)", "")]);
+    let (migrations, begins) = notify_on(Migrations::new(&lakebase(&local)), is_running);
+    let library = folder(&[Migration::new(BOOKS, "SELECT pg_sleep(1000)")]);
     let source = read(&library);
     let running = tokio::spawn(async move { migrations.run(source).await });
     soon(begins.notified()).await;
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
-    local.sql(cut).await.expect("cut");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
+    local.sql(end).await.expect("ended");
     let error = soon(running).await.expect("no panic");
     let error = error.expect_err("the lock is lost");
     assert!(
         error.to_string().contains("lost the advisory lock"),
         "{error}"
     );
-    assert!(error.is_transient(), "the next run has a lock of its own");
+    assert!(error.is_transient(), "the next run takes the lock again");
 }
 
 #[tokio::test]
-async fn the_debug_output_of_an_error_has_the_advice_too() {
+async fn the_debug_output_of_an_error_has_the_hint() {
     let local = local_with_schema().await;
-    let library = folder(&[(BOOKS, "CREATE TABLE app.books (id int)", "")]);
+    let library = folder(&[Migration::new(BOOKS, "CREATE TABLE app.books (id int)")]);
     let error = run_pending(&lakebase(&local), read(&library)).await;
     let error = error.expect_err("no such schema");
     assert!(error.to_string().contains("Create the schema"), "{error}");
@@ -588,24 +511,23 @@ async fn the_debug_output_of_an_error_has_the_advice_too() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_a_migration_without_one_leaves_open_is_committed() {
+async fn a_transaction_that_a_migration_leaves_open_is_committed() {
     let local = local_with_schema().await;
-    let library = folder(&[(BOOKS, "BEGIN; CREATE TABLE books (id int)", "")]);
-    let metadata = library.path().join(BOOKS).join("metadata.toml");
-    std::fs::write(metadata, "run_in_transaction = false").expect("written");
+    let begin = Migration::new(BOOKS, "BEGIN; CREATE TABLE books (id int)");
+    let library = folder(&[begin.in_transaction(false)]);
     let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", SCHEMA)]);
     let ran = run_pending(&lakebase, read(&library)).await;
     assert_eq!(ran.expect("migrated").len(), 1);
     let again = run_pending(&lakebase, read(&library)).await;
     assert_eq!(again.expect("nothing to do").len(), 0);
-    assert!(exists(&local, "books").await);
+    assert!(has_table(&local, "books").await);
 }
 
 #[tokio::test]
 async fn a_message_that_a_migration_raises_cannot_control_a_terminal() {
     let local = local_with_schema().await;
     let raise = "DO $$ BEGIN RAISE EXCEPTION E'\\x1b[2J\\nall is well'; END $$";
-    let library = folder(&[(BOOKS, raise, "")]);
+    let library = folder(&[Migration::new(BOOKS, raise)]);
     let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", SCHEMA)]);
     let error = run_pending(&lakebase, read(&library)).await;
     let text = error.expect_err("raised").chain();
@@ -614,18 +536,15 @@ async fn a_message_that_a_migration_raises_cannot_control_a_terminal() {
 }
 
 #[tokio::test]
-async fn statements_that_must_be_alone_are_named_with_the_way_out() {
+async fn the_error_of_statements_that_need_their_own_file_says_so() {
     let local = local().await;
     let indexes = "CREATE INDEX CONCURRENTLY one ON books (id); \
                    CREATE INDEX CONCURRENTLY two ON books (id)";
     for in_transaction in [true, false] {
         let library = folder(&[
-            (BOOKS, "CREATE TABLE books (id int)", ""),
-            (AUTHORS, indexes, ""),
+            Migration::new(BOOKS, "CREATE TABLE books (id int)"),
+            Migration::new(AUTHORS, indexes).in_transaction(in_transaction),
         ]);
-        let metadata = library.path().join(AUTHORS).join("metadata.toml");
-        let text = format!("run_in_transaction = {in_transaction}");
-        std::fs::write(metadata, text).expect("written");
         let migrations = Migrations::new(&lakebase(&local))
             .schema(format!("app_{in_transaction}"))
             .create_schema(true);
@@ -638,7 +557,7 @@ async fn statements_that_must_be_alone_are_named_with_the_way_out() {
 }
 
 #[tokio::test]
-async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
+async fn the_error_of_a_missing_schema_names_the_statement_that_creates_it() {
     let local = local().await;
     let configured = lakebase_with(&local, &[("LAKEBASE_SCHEMA", "app")]);
     let error = run_pending(&configured, read(&library())).await;
@@ -656,21 +575,14 @@ async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_with_the_platforms_privileges_migrates_as_the_swap_table_says() {
+async fn a_role_with_only_the_platforms_privileges_migrates_with_both_harnesses() {
     let local = local().await;
-    let (id, secret) = local.add_service_principal();
+    let (id, lakebase) = service_principal(&local, &[("LAKEBASE_SCHEMA", "app")]);
     local.create_role(&id).await.expect("a role");
     let grant = format!(
         "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO %I', current_database(), '{id}'); END $$"
     );
     local.sql(&grant).await.expect("granted");
-    let changes = [
-        ("DATABRICKS_CLIENT_ID", id.as_str()),
-        ("DATABRICKS_CLIENT_SECRET", &secret),
-        ("PGUSER", &id),
-        ("LAKEBASE_SCHEMA", "app"),
-    ];
-    let lakebase = lakebase_with(&local, &changes);
     let migrations = Migrations::new(&lakebase).create_schema(true);
     let ran = migrations.run(read(&library())).await.expect("migrated");
     assert_eq!(ran.len(), 2);
@@ -682,49 +594,25 @@ async fn a_role_with_the_platforms_privileges_migrates_as_the_swap_table_says() 
         reverted && connection.run_pending_migrations(read(&library())).is_ok()
     });
     assert!(harness.await.expect("no panic"), "diesel's own");
-    assert!(exists(&local, "app.authors").await);
+    assert!(has_table(&local, "app.authors").await);
 }
 
-/// Of diesel's own harness, whose errors are not ours, the log has the explanation.
+/// The error is diesel's own, so the explanation is in the log.
 #[tokio::test]
-async fn a_statement_that_ends_up_in_public_for_want_of_the_schema_is_explained_in_the_log() {
+async fn a_statement_that_falls_back_to_public_without_the_schema_is_explained_in_the_log() {
     let local = local().await;
-    let (id, secret) = local.add_service_principal();
+    let (id, lakebase) = service_principal(&local, &[("LAKEBASE_SCHEMA", "app")]);
     local.create_role(&id).await.expect("a role");
-    let changes = [
-        ("DATABRICKS_CLIENT_ID", id.as_str()),
-        ("DATABRICKS_CLIENT_SECRET", &secret),
-        ("PGUSER", &id),
-        ("LAKEBASE_SCHEMA", "app"),
-    ];
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let subscriber = tracing_subscriber::fmt().with_writer(|| LOG.make_writer());
     let _guard = tracing::subscriber::set_default(subscriber.finish());
-    let pool = lakebase_diesel::bb8::connect(&lakebase_with(&local, &changes)).await;
+    let pool = lakebase_diesel::bb8::connect(&lakebase).await;
     let pool = pool.expect("a pool");
     let mut connection = pool.get().await.expect("a connection");
     let create = diesel::sql_query("CREATE TABLE books (id int)");
     let error = diesel_async::RunQueryDsl::execute(create, &mut *connection).await;
     assert!(error.is_err());
-    let log = log.0.lock().expect("not poisoned").clone();
+    let log = LOG.lock().expect("not poisoned").clone();
     let log = String::from_utf8(log).expect("text");
     assert!(log.contains("CREATE SCHEMA \"app\""), "{log}");
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0
-            .lock()
-            .expect("not poisoned")
-            .extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

@@ -1,9 +1,10 @@
-//! What diesel-async programs do works as it did.
+//! Programs of diesel-async work as before.
 
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use lakebase_local::EventKind;
-use lakebase_tests::{lakebase, lakebase_with, local, local_with_schema, logins, soon};
+use lakebase_tests::{
+    lakebase, lakebase_with, local, local_with_schema, logins, no_session, session,
+};
 
 diesel::table! {
     authors (id) {
@@ -74,7 +75,7 @@ async fn typed_inserts_joins_and_transactions_work_through_the_pool() {
 }
 
 #[tokio::test]
-async fn a_checkout_of_a_connection_just_used_costs_no_round_trip() {
+async fn a_checkout_of_a_recently_used_connection_costs_no_round_trip() {
     use futures_util::FutureExt as _;
 
     let local = local().await;
@@ -82,7 +83,7 @@ async fn a_checkout_of_a_connection_just_used_costs_no_round_trip() {
         .await
         .expect("a pool");
     for _ in 0..100 {
-        // A round trip would have to wait for the server.
+        // A round trip would be pending at the first poll.
         let checkout = pool.get().now_or_never().expect("at once");
         drop(checkout.expect("the same connection"));
     }
@@ -100,14 +101,9 @@ async fn the_application_name_and_the_schema_of_the_configuration_reach_the_serv
         .sql("CREATE SCHEMA \"My App\"")
         .await
         .expect("a schema");
-    let config = lakebase_core::Config::builder()
-        .schema("My App")
-        .vars(lakebase_tests::vars(&local, &[("PGAPPNAME", "shop")]))
-        .build()
-        .expect("a configuration");
-    let lakebase = lakebase_core::Lakebase::new(config).expect("a handle");
-    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
-    tokio::spawn(connection);
+    let changes = [("LAKEBASE_SCHEMA", "My App"), ("PGAPPNAME", "shop")];
+    let lakebase = lakebase_with(&local, &changes);
+    let client = session(&lakebase).await;
     let row = client
         .query_one(
             "SELECT current_setting('search_path'), current_setting('application_name')",
@@ -126,18 +122,12 @@ async fn the_application_name_and_the_schema_of_the_configuration_reach_the_serv
 }
 
 #[tokio::test]
-async fn dropping_the_pool_and_the_handle_closes_everything() {
+async fn dropping_the_pool_closes_its_connections() {
     let local = local().await;
-    let lakebase = lakebase_with(&local, &[]);
-    let pool = lakebase_diesel::bb8::connect(&lakebase)
+    let pool = lakebase_diesel::bb8::connect(&lakebase(&local))
         .await
         .expect("a pool");
     drop(pool.get().await.expect("a connection"));
     drop(pool);
-    soon(local.wait_until(|events| {
-        events
-            .iter()
-            .any(|event| matches!(event.kind, EventKind::Ended { .. }))
-    }))
-    .await;
+    no_session(&local).await;
 }

@@ -1,7 +1,7 @@
-//! What is not configured is asked from the workspace, once.
+//! Settings that are not configured are looked up in the workspace.
 
 use lakebase_local::{Call, EventKind, Fault};
-use lakebase_tests::{lakebase, lakebase_with, local, soon};
+use lakebase_tests::{lakebase, lakebase_with, local, session, soon};
 
 #[tokio::test]
 async fn an_unset_host_is_looked_up_once() {
@@ -27,25 +27,6 @@ async fn an_unset_host_is_looked_up_once() {
 }
 
 #[tokio::test]
-async fn a_given_host_is_not_looked_up() {
-    let local = local().await;
-    soon(lakebase(&local).connect())
-        .await
-        .map(drop)
-        .expect("a login");
-    let asked = local.events().iter().any(|event| {
-        matches!(
-            event.kind,
-            EventKind::Api {
-                call: Call::Endpoint | Call::Me,
-                ..
-            }
-        )
-    });
-    assert!(!asked, "{:?}", local.events());
-}
-
-#[tokio::test]
 async fn with_a_personal_access_token_the_user_name_comes_from_the_workspace() {
     let local = local().await;
     let lakebase = lakebase_with(
@@ -57,8 +38,7 @@ async fn with_a_personal_access_token_the_user_name_comes_from_the_workspace() {
             ("DATABRICKS_TOKEN", local.user_token()),
         ],
     );
-    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&lakebase).await;
     let row = client
         .query_one("SELECT current_user::text", &[])
         .await
@@ -67,12 +47,12 @@ async fn with_a_personal_access_token_the_user_name_comes_from_the_workspace() {
     assert_eq!(
         local.counters().workspace_tokens,
         0,
-        "a PAT needs no exchange"
+        "a personal access token needs no exchange"
     );
 }
 
 #[tokio::test]
-async fn the_error_of_an_unusable_endpoint_names_the_reason() {
+async fn the_error_of_an_endpoint_without_a_usable_host_names_the_reason() {
     let local = local().await;
     for (body, expected, transient) in [
         (
@@ -105,7 +85,7 @@ async fn without_an_oauth_document_the_default_token_endpoint_is_used() {
     );
     soon(lakebase(&local).credential())
         .await
-        .expect("the usual token endpoint");
+        .expect("the default token endpoint");
 }
 
 #[tokio::test]
@@ -123,7 +103,7 @@ async fn a_token_endpoint_without_tls_is_rejected_before_the_secret_is_sent() {
 #[tokio::test]
 async fn a_host_that_cannot_be_reached_is_looked_up_again() {
     let local = local().await;
-    // The endpoint was replaced after it was looked up: nothing listens there any more.
+    // An old host of the endpoint, on which nothing listens.
     local.fail(
         Call::Endpoint,
         Fault::json(r#"{"status":{"hosts":{"host":"127.0.0.254"}}}"#),
@@ -135,7 +115,7 @@ async fn a_host_that_cannot_be_reached_is_looked_up_again() {
     soon(lakebase.connect())
         .await
         .map(drop)
-        .expect("a login at the new host, within the budget of one connection");
+        .expect("a login to the new host within the connect timeout");
     assert_eq!(
         lakebase.target().await.expect("resolved").host(),
         "localhost"
@@ -155,7 +135,7 @@ async fn an_invalid_host_name_from_the_workspace_is_rejected() {
 }
 
 #[tokio::test]
-async fn seaorm_looks_the_host_up_within_the_connect_budget() {
+async fn the_look_up_of_the_host_is_part_of_the_connect_timeout() {
     let local = local().await;
     local.fail(Call::Endpoint, Fault::Silence);
     let hasty = [("PGHOST", ""), ("PGCONNECT_TIMEOUT", "0.5")];

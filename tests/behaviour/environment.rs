@@ -1,10 +1,10 @@
-//! Drivers look into the environment by themselves; what was configured counts.
+//! Variables that drivers read do not override the configuration.
 
 use lakebase_tests::{ADAPTERS, local};
 use tokio::process::Command;
 
 #[tokio::test]
-async fn a_configuration_in_code_is_disturbed_by_no_variable() {
+async fn variables_of_the_environment_do_not_change_a_configuration_in_code() {
     let local = local().await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("settings");
@@ -38,8 +38,8 @@ async fn a_configuration_in_code_is_disturbed_by_no_variable() {
             .kill_on_drop(true)
             .output();
         let output = lakebase_tests::soon(run).await.expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout);
-        let wrong = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(said, "ready\n", "{adapter:?}: {wrong}");
+        let out = String::from_utf8_lossy(&output.stdout);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(out, "ready\n", "{adapter:?}: {err}");
     }
 }

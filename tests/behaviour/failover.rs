@@ -1,5 +1,4 @@
-//! A restart under load: each statement in flight fails once, with an error that says that repeating can
-//! help; the next one works, and the pool is whole again.
+//! If the server restarts under load, each statement in flight fails once with a transient error, and the next one works.
 
 use std::sync::Arc;
 
@@ -10,20 +9,19 @@ use tokio::sync::Barrier;
 const BUSY: usize = 50;
 const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
 
-/// Long enough that all of them are in it when the server goes; none of them ends by itself. Not the same
-/// one twice: Postgres takes a while to notice that a client is gone.
+/// Longer than the test. The comment tells rounds apart, because Postgres notices late that a client has disconnected.
 fn statement(cut: Cut) -> String {
     format!("SELECT pg_sleep(100) /* {cut:?} */")
 }
 
-/// Cuts once every task is in its statement.
+/// Ends all sessions when every task runs its statement.
 async fn cut_when_busy(local: &LocalLakebase, cut: Cut) {
     statements_run(local, &statement(cut), BUSY).await;
     local.cut_sessions(cut).await.expect("cut");
 }
 
-/// Fifty tasks, each with a connection of its own.
-async fn fail_once_and_go_on(adapter: Adapter) {
+/// Fifty tasks, each with its own connection.
+async fn fail_once_and_continue(adapter: Adapter) {
     let local = local().await;
     let lakebase = lakebase(&local);
     // Without a pool, each task is an application.
@@ -42,7 +40,7 @@ async fn fail_once_and_go_on(adapter: Adapter) {
                 let again = Arc::clone(&again);
                 tokio::spawn(async move {
                     let failure = app.run(&statement(cut)).await;
-                    let failure = failure.expect_err("the server went");
+                    let failure = failure.expect_err("a restart");
                     assert!(failure.is_transient, "{app:?} {cut:?}: {failure}");
                     again.wait().await;
                     let answer = app.run("SELECT pg_sleep(0.1)").await;
@@ -58,31 +56,31 @@ async fn fail_once_and_go_on(adapter: Adapter) {
 }
 
 #[tokio::test]
-async fn with_tokio_postgres() {
-    fail_once_and_go_on(Adapter::TokioPostgres).await;
+async fn statements_fail_once_and_then_work_with_tokio_postgres() {
+    fail_once_and_continue(Adapter::TokioPostgres).await;
 }
 
 #[tokio::test]
-async fn with_diesel_and_bb8() {
-    fail_once_and_go_on(Adapter::DieselBb8).await;
+async fn statements_fail_once_and_then_work_with_diesel_and_bb8() {
+    fail_once_and_continue(Adapter::DieselBb8).await;
 }
 
 #[tokio::test]
-async fn with_diesel_and_deadpool() {
-    fail_once_and_go_on(Adapter::DieselDeadpool).await;
+async fn statements_fail_once_and_then_work_with_diesel_and_deadpool() {
+    fail_once_and_continue(Adapter::DieselDeadpool).await;
 }
 
 #[tokio::test]
-async fn with_diesel_and_r2d2() {
-    fail_once_and_go_on(Adapter::DieselR2d2).await;
+async fn statements_fail_once_and_then_work_with_diesel_and_r2d2() {
+    fail_once_and_continue(Adapter::DieselR2d2).await;
 }
 
 #[tokio::test]
-async fn with_sqlx() {
-    fail_once_and_go_on(Adapter::Sqlx).await;
+async fn statements_fail_once_and_then_work_with_sqlx() {
+    fail_once_and_continue(Adapter::Sqlx).await;
 }
 
 #[tokio::test]
-async fn with_seaorm() {
-    fail_once_and_go_on(Adapter::SeaOrm).await;
+async fn statements_fail_once_and_then_work_with_seaorm() {
+    fail_once_and_continue(Adapter::SeaOrm).await;
 }

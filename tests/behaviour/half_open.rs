@@ -1,5 +1,4 @@
-//! A network that swallows packets is noticed: idle connections are replaced, statements end, attempts to
-//! connect are cut off, and places in the pool come back.
+//! If the network drops packets, statements fail, connection attempts time out, and pools replace idle connections.
 
 #![cfg(target_os = "linux")]
 
@@ -9,49 +8,44 @@ use diesel::RunQueryDsl as _;
 use futures_util::SinkExt as _;
 use lakebase_core::Lakebase;
 use lakebase_diesel::r2d2::establish;
-use lakebase_local::{Cut, EventKind, LocalLakebase};
+use lakebase_local::{Cut, LocalLakebase};
 use lakebase_tests::{
-    Adapter, App, PATIENCE, TestClock, all_idle, in_time, lakebase, lakebase_on, lakebase_with,
-    local, soon, too_slow_unless,
+    ADAPTERS, Adapter, App, PATIENCE, TestClock, all_idle, in_time, lakebase, lakebase_on,
+    lakebase_with, local, no_session, soon, too_slow_unless, until,
 };
 use sea_orm::ConnectionTrait as _;
 
-/// Keepalive and user timeout: 30 s each, one after the other at worst.
-const AT_LAST: Duration = Duration::from_secs(90);
-/// An idle connection that was not heard from for so many milliseconds is checked before use.
+/// Longer than keepalive and user timeout together, which are 30 s each.
+const LIMIT: Duration = Duration::from_secs(90);
+/// After this time in milliseconds, an idle connection is checked before use.
 const CHECKED_AFTER: i64 = 31_000;
-/// How long a check waits for an answer.
+/// The timeout of a check.
 const ONE_CHECK: Duration = Duration::from_secs(2);
 
-/// Everything that was sent to the open sessions is lost from now on.
-async fn lose_packets(local: &LocalLakebase, sessions: usize) {
-    let ended = |events: &[lakebase_local::Event]| {
-        let ends = |event: &&lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
-        events.iter().filter(ends).count()
-    };
-    let before = ended(&local.events());
+/// Drops all packets to the open sessions from now on.
+async fn lose_packets(local: &LocalLakebase) {
     local.cut_sessions(Cut::Vanish).await.expect("cut");
-    soon(local.wait_until(|events| ended(events) >= before + sessions)).await;
+    no_session(local).await;
 }
 
 async fn started(local: &LocalLakebase, adapter: Adapter, lakebase: &Lakebase) -> App {
-    // One connection: the next statement is sent on it, and on no other.
+    // With one connection, the next statement uses it.
     let app = App::start_with(adapter, lakebase, 1).await;
     let app = app.expect("started");
     app.ask().await.expect("an answer");
-    // What was opened for the start alone is closed by then.
+    // Connections that were opened only for the start are closed.
     soon(local.wait_until(|_| local.counters().open_sessions == 1)).await;
     app
 }
 
 #[tokio::test]
-async fn a_statement_on_a_lost_connection_fails_as_transient_and_the_next_one_works() {
+async fn a_statement_on_a_dead_connection_fails_as_transient_and_the_next_one_works() {
     let prove = async |adapter| {
         let local = local().await;
         let app = started(&local, adapter, &lakebase(&local)).await;
-        lose_packets(&local, 1).await;
-        // Used a moment ago, so it is trusted.
-        let outcome = tokio::time::timeout(AT_LAST, app.ask()).await;
+        lose_packets(&local).await;
+        // It was used a moment ago, so it is not checked.
+        let outcome = tokio::time::timeout(LIMIT, app.ask()).await;
         let failure = outcome.unwrap_or_else(|_| panic!("{app:?}: no end"));
         let Err(failure) = failure else {
             panic!("{app:?}: it was lost");
@@ -71,7 +65,7 @@ async fn a_statement_on_a_lost_connection_fails_as_transient_and_the_next_one_wo
     );
 }
 
-/// r2d2 asks each connection before use, so this is without a pool.
+/// Without a pool, because r2d2 checks each connection before use.
 async fn synchronous() {
     let local = local().await;
     let lakebase = lakebase(&local);
@@ -88,8 +82,8 @@ async fn synchronous() {
     let connection = open().await.expect("no panic");
     let (answer, connection) = ask(connection).await.expect("no panic");
     answer.expect("an answer");
-    lose_packets(&local, 1).await;
-    let outcome = tokio::time::timeout(AT_LAST, ask(connection)).await;
+    lose_packets(&local).await;
+    let outcome = tokio::time::timeout(LIMIT, ask(connection)).await;
     let (answer, _) = outcome.expect("an end").expect("no panic");
     let error = answer.expect_err("it was lost");
     assert!(lakebase_diesel::is_transient(&error), "{error}");
@@ -99,23 +93,23 @@ async fn synchronous() {
 }
 
 #[tokio::test]
-async fn keepalive_closes_an_idle_connection_that_was_lost() {
+async fn keepalive_closes_a_dead_idle_connection() {
     let local = local().await;
     let (client, connection) = lakebase(&local).connect().await.expect("a login");
     let driven = tokio::spawn(connection);
-    lose_packets(&local, 1).await;
-    let ended = tokio::time::timeout(AT_LAST, driven).await;
+    lose_packets(&local).await;
+    let ended = tokio::time::timeout(LIMIT, driven).await;
     let ended = ended.expect("found").expect("no panic");
     assert!(ended.is_err(), "the server did not end it");
     assert!(client.is_closed());
 }
 
 #[tokio::test]
-async fn diesel_replaces_idle_connections_that_do_not_answer() {
+async fn diesel_pools_replace_unresponsive_idle_connections() {
     let prove = async |adapter| {
         let (local, clock) = (local().await, TestClock::default());
         let app = started(&local, adapter, &lakebase_on(&local, &clock)).await;
-        lose_packets(&local, 1).await;
+        lose_packets(&local).await;
         clock.set_ahead_millis(CHECKED_AFTER);
         soon(app.ask()).await.expect("another connection");
     };
@@ -123,7 +117,7 @@ async fn diesel_replaces_idle_connections_that_do_not_answer() {
 }
 
 #[tokio::test]
-async fn seaorm_replaces_idle_connections_that_do_not_answer() {
+async fn seaorm_replaces_all_unresponsive_idle_connections_after_one_check() {
     in_time(async || {
         const IDLE: usize = 5;
         let (local, clock) = (local().await, TestClock::default());
@@ -134,14 +128,14 @@ async fn seaorm_replaces_idle_connections_that_do_not_answer() {
             answer.expect("an answer");
         }
         all_idle(&db).await;
-        lose_packets(&local, IDLE).await;
+        lose_packets(&local).await;
         clock.set_ahead_millis(CHECKED_AFTER);
         for nth in 0..=IDLE {
             let began = Instant::now();
             soon(db.execute_unprepared("SELECT 1"))
                 .await
                 .expect("another connection");
-            // The first waits for an answer; the others are as dead as that one.
+            // Only the first statement waits for a check.
             let took = began.elapsed();
             too_slow_unless(nth == 0 || took < ONE_CHECK / 2, || {
                 format!("{nth}: {took:?}")
@@ -152,11 +146,11 @@ async fn seaorm_replaces_idle_connections_that_do_not_answer() {
     .await;
 }
 
-/// The opposite: the server is there, acknowledges, and takes nothing for longer than TCP's user timeout.
+/// The server acknowledges packets but reads nothing for longer than TCP's user timeout.
 #[tokio::test]
-async fn an_upload_goes_on_after_the_server_did_not_read_for_half_a_minute() {
+async fn an_upload_continues_after_the_server_read_nothing_for_half_a_minute() {
     const ROWS: u64 = 3_000;
-    // Together more than all buffers on the way.
+    // All rows together are larger than all buffers between client and server.
     const LONG: usize = 8_000;
     let local = lakebase_tests::local_with_schema().await;
     let proxy = lakebase(&local).proxy().await.expect("a proxy");
@@ -180,7 +174,7 @@ async fn an_upload_goes_on_after_the_server_did_not_read_for_half_a_minute() {
         }
         sink.as_mut().finish().await
     });
-    // TCP's user timeout has to pass, and the kernel has no other clock.
+    // The user timeout of the kernel has to pass.
     tokio::time::sleep(Duration::from_secs(35)).await;
     assert!(!uploading.is_finished(), "it waits for the first row");
     holder.batch_execute("ROLLBACK").await.expect("released");
@@ -189,37 +183,30 @@ async fn an_upload_goes_on_after_the_server_did_not_read_for_half_a_minute() {
 }
 
 #[tokio::test]
-async fn an_address_that_drops_packets_costs_one_attempt_and_not_the_budget() {
+async fn an_address_that_drops_packets_takes_one_attempt_and_not_the_connect_timeout() {
     let local = local().await;
     local.set_unreachable(true).expect("unreachable");
-    // With the limit of an attempt, 15 s, the budget would be over.
+    // Shorter than the limit of a whole attempt, 15 s.
     let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "12")]);
     let connecting = {
         let lakebase = lakebase.clone();
         tokio::spawn(async move { lakebase.connect().await.map(drop) })
     };
-    // No event tells of an attempt that fails where no packet arrives.
-    soon(async {
-        while lakebase.last_failure().is_none() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    assert!(!connecting.is_finished(), "it goes on");
+    until(|| lakebase.last_failure().is_some()).await;
+    assert!(!connecting.is_finished(), "it continues");
     local.set_unreachable(false).expect("back");
     soon(connecting).await.expect("no panic").expect("a login");
 }
 
 #[tokio::test]
-async fn every_adapter_gives_up_on_an_unreachable_address_when_the_budget_is_over() {
+async fn every_adapter_fails_on_an_unreachable_address_after_the_connect_timeout() {
     let local = local().await;
     let lakebase = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
     lakebase.credential().await.expect("the API answers");
     local.set_unreachable(true).expect("unreachable");
-    for adapter in lakebase_tests::ADAPTERS {
-        let failure = soon(App::start(adapter, &lakebase))
-            .await
-            .expect_err("no answer");
+    for adapter in ADAPTERS {
+        let failure = soon(App::start(adapter, &lakebase)).await;
+        let failure = failure.expect_err("no answer");
         assert!(failure.is_transient, "{adapter:?}: {failure}");
         assert!(
             failure.text.contains("no login within 1 s"),
@@ -229,8 +216,8 @@ async fn every_adapter_gives_up_on_an_unreachable_address_when_the_budget_is_ove
 }
 
 #[tokio::test]
-async fn a_closed_port_is_named_with_a_hint_when_the_budget_is_over() {
-    let local = lakebase_tests::local().await;
+async fn the_error_of_a_closed_port_names_it_after_the_connect_timeout() {
+    let local = local().await;
     let changes = [("PGPORT", "1"), ("PGCONNECT_TIMEOUT", "1")];
     let lakebase = lakebase_with(&local, &changes);
     let ready = soon(lakebase.with_connect_timeout(PATIENCE).credential()).await;

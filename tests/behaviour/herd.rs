@@ -1,6 +1,5 @@
-//! A cold start of many callers signs in once and mints once.
+//! A cold start of many callers costs one authentication and one mint.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -16,24 +15,24 @@ const ALL_CALLS: [Call; 5] = [
     Call::Me,
 ];
 
-/// Only the endpoint is set: host and user have to be looked up.
+/// A user with only the endpoint set, so that host and user are looked up.
 fn bare(local: &LocalLakebase) -> Lakebase {
-    let service_principal = [
+    let changes = [
         ("DATABRICKS_CLIENT_ID", ""),
         ("DATABRICKS_CLIENT_SECRET", ""),
         ("DATABRICKS_TOKEN", local.user_token()),
+        ("PGHOST", ""),
+        ("PGUSER", ""),
     ];
-    let mut changes = vec![("PGHOST", ""), ("PGUSER", "")];
-    changes.extend(service_principal);
     lakebase_with(local, &changes)
 }
 
-/// The same for a service principal, whose name is its client id.
+/// A service principal with only the endpoint set. Its role is its client id.
 fn bare_service_principal(local: &LocalLakebase) -> Lakebase {
     lakebase_with(local, &[("PGHOST", ""), ("PGUSER", "")])
 }
 
-/// What a hundred tasks get that run at the same time.
+/// Returns the results of a hundred concurrent tasks.
 async fn a_hundred<T: Send + 'static, F>(lakebase: &Lakebase, run: impl Fn(Lakebase) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -58,31 +57,6 @@ fn calls(local: &LocalLakebase, wanted: &[Call]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_tasks_share_one_workspace_token_and_one_mint() {
-    let local = local().await;
-    let answers = a_hundred(&lakebase(&local), async |lakebase| {
-        lakebase.credential().await
-    })
-    .await;
-    let tokens = answers
-        .into_iter()
-        .map(|answer| answer.expect("a credential"));
-    let tokens: BTreeSet<_> = tokens.map(|token| token.expose().to_owned()).collect();
-    assert_eq!(tokens.len(), 1);
-    let counters = local.counters();
-    assert_eq!(
-        (counters.workspace_tokens, counters.minted),
-        (1, 1),
-        "{counters:?}"
-    );
-    assert_eq!(
-        (counters.token_calls, counters.credential_calls),
-        (1, 1),
-        "{counters:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_tasks_share_a_failed_mint() {
     let local = local().await;
     local.fail(
@@ -94,7 +68,7 @@ async fn a_hundred_tasks_share_a_failed_mint() {
     })
     .await;
     for answer in answers {
-        let error = answer.expect_err("refused");
+        let error = answer.expect_err("rejected");
         assert_eq!(error.error_code(), Some("PERMISSION_DENIED"), "{error}");
     }
     let counters = local.counters();
@@ -102,7 +76,7 @@ async fn a_hundred_tasks_share_a_failed_mint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_logins_look_everything_up_once() {
+async fn a_hundred_logins_make_each_request_to_the_workspace_once() {
     let local = local().await;
     let branch = local.branch();
     let of_branch = [
@@ -110,11 +84,11 @@ async fn a_hundred_logins_look_everything_up_once() {
         ("PGUSER", ""),
         ("LAKEBASE_ENDPOINT", &branch),
     ];
-    // Documents (OAuth and host), token, mint, endpoints, user.
+    // Requests by call: documents of OAuth and of the host, token, mint, endpoints, user.
     for (lakebase, expected) in [
         (lakebase(&local), [2, 1, 1, 0, 0]),
         (bare_service_principal(&local), [2, 1, 1, 1, 0]),
-        // The list of its endpoints has two pages.
+        // The list of the branch's endpoints has two pages.
         (lakebase_with(&local, &of_branch), [2, 1, 1, 3, 0]),
         (bare(&local), [0, 0, 1, 1, 1]),
     ] {
@@ -135,7 +109,7 @@ async fn a_hundred_logins_look_everything_up_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_logins_at_a_workspace_that_is_down_make_two_requests_a_second_in_all() {
+async fn a_hundred_logins_during_an_outage_make_two_requests_a_second_together() {
     let local = local().await;
     for call in ALL_CALLS {
         local.fail(call, Fault::status(503, "TEMPORARILY_UNAVAILABLE", "later"));
@@ -152,20 +126,20 @@ async fn a_hundred_logins_at_a_workspace_that_is_down_make_two_requests_a_second
             }
             let seconds = began.elapsed().as_secs_f64();
             let made = calls(local, &ALL_CALLS) - before;
-            // Cold, all look-ups begin at once; from then on they take turns.
+            // The first requests of all look-ups begin at once.
             let most = 2.0 * seconds + 3.0;
             assert!((made as f64) <= most, "{made} requests in {seconds:.1} s");
             assert!(made >= 4, "{made} requests in {seconds:.1} s");
         }
     });
-    // One after the other: the requests are counted at the workspace.
+    // One after the other, because both use the counters of the workspace.
     for herd in herds {
         herd.await;
     }
 }
 
 #[tokio::test]
-async fn logins_in_a_loop_repeat_a_rejected_look_up_twice_a_second() {
+async fn logins_in_a_loop_repeat_a_rejected_look_up_at_most_twice_a_second() {
     let local = local().await;
     for (call, lakebase) in [
         (Call::Endpoint, bare_service_principal(&local)),
@@ -187,7 +161,7 @@ async fn logins_in_a_loop_repeat_a_rejected_look_up_twice_a_second() {
 }
 
 #[tokio::test]
-async fn a_wait_that_the_workspace_asks_for_holds_for_all_callers() {
+async fn retry_after_applies_to_all_callers() {
     let local = local().await;
     local.fail(Call::Endpoint, Fault::rate_limited("60"));
     let lakebase = bare_service_principal(&local).with_connect_timeout(Duration::from_secs(2));

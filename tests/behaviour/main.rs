@@ -1,4 +1,4 @@
-//! The promises, one module each, named after it.
+//! The promises of the documentation, one module each.
 
 mod api_outage;
 mod appkit_users;
@@ -40,13 +40,14 @@ mod seaorm_schema_sync;
 mod shared_owner;
 mod shop;
 mod shop_in_a_browser;
+mod sql_migrations;
 mod stopped_process;
 mod suspend;
 mod sync_diesel;
 mod telemetry;
 mod telemetry_docs;
+mod time_skew;
 mod tls;
 mod transaction_retry;
 mod under_load;
 mod users;
-mod wrong_clock;

@@ -1,19 +1,21 @@
-//! Native passwords go the same way: no minting, same pools, same errors.
+//! Native passwords work with the same pools and errors, and without mints.
 
 use diesel_async::RunQueryDsl as _;
+use lakebase_core::config::TlsMode;
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{local, soon};
 
 const PASSWORD: &str = "p@ss word/%";
 
-async fn native(local: &LocalLakebase, password: &str) -> Lakebase {
+/// Returns a handle for the role `native`.
+pub(crate) fn native(local: &LocalLakebase, password: &str) -> Lakebase {
     let config = Config::builder()
         .host("localhost")
         .port(local.postgres_port())
         .user("native")
         .password(password)
-        .tls_mode(lakebase_core::config::TlsMode::Verify)
+        .tls_mode(TlsMode::Verify)
         .root_certificates(local.ca_file())
         .build()
         .expect("a configuration");
@@ -27,7 +29,7 @@ async fn both_orms_log_in_with_a_native_password_and_nothing_is_minted() {
         .create_native_role("native", PASSWORD)
         .await
         .expect("a role");
-    let lakebase = native(&local, PASSWORD).await;
+    let lakebase = native(&local, PASSWORD);
     let pool = lakebase_diesel::bb8::connect(&lakebase)
         .await
         .expect("a pool");
@@ -45,7 +47,7 @@ async fn both_orms_log_in_with_a_native_password_and_nothing_is_minted() {
 }
 
 #[tokio::test]
-async fn a_url_that_names_roots_means_tls() {
+async fn sslrootcert_in_a_url_turns_on_tls() {
     let local = local().await;
     local
         .create_native_role("native", "p")
@@ -56,7 +58,7 @@ async fn a_url_that_names_roots_means_tls() {
     for (url, works) in [(format!("{url}?sslrootcert={ca}"), true), (url, false)] {
         let lakebase = Lakebase::new(Config::from_url(&url).expect("a URL")).expect("a handle");
         match soon(lakebase.connect()).await.map(drop) {
-            Ok(()) => assert!(works, "plaintext was refused"),
+            Ok(()) => assert!(works, "plaintext was accepted"),
             Err(error) => assert!(!works && error.to_string().contains("sslmode"), "{error}"),
         }
     }
@@ -69,7 +71,7 @@ async fn a_wrong_password_fails_at_once_after_one_login() {
         .create_native_role("native", PASSWORD)
         .await
         .expect("a role");
-    let lakebase = native(&local, "wrong").await;
+    let lakebase = native(&local, "wrong");
     let error = soon(lakebase.connect()).await.map(drop).expect_err("wrong");
     assert!(error.is_login() && !error.is_transient(), "{error}");
     assert!(error.to_string().contains("PGPASSWORD"), "{error}");

@@ -1,9 +1,8 @@
-//! Many people use one application at once, and each gets the notes that the policies in Postgres allow.
+//! Users of one application get the notes that the policies in Postgres allow.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use futures_util::future::{join, join_all};
 use lakebase_core::users::UserPools;
 use lakebase_core::{Config, Lakebase, User};
@@ -11,20 +10,19 @@ use lakebase_examples::notes::{
     Headers, Notes, Users, add_people, front, routes, with_diesel, with_seaorm,
 };
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{local, soon};
+use lakebase_tests::{local, session, soon};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::shop::{Orm, http};
+use crate::shop::{Orm, http, listen};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const ANA: &str = "ana@example.com";
 const BO: &str = "bo@example.com";
 const CY: &str = "cy@example.com";
 
-/// The application, twice: as Databricks Apps run it, and behind the login page.
+/// The application, directly and behind its login page.
 pub(crate) struct App {
     local: LocalLakebase,
     lakebase: Lakebase,
@@ -103,14 +101,7 @@ impl Drop for App {
     }
 }
 
-async fn listen(app: Router) -> (String, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let serving = async move { axum::serve(listener, app).await.expect("served") };
-    (format!("http://{address}"), tokio::spawn(serving))
-}
-
-/// A person who has logged in on the login page.
+/// A user who has logged in on the login page.
 struct Person {
     url: String,
     cookie: String,
@@ -145,7 +136,7 @@ async fn send(request: RequestBuilder) -> (StatusCode, String) {
     (response.status(), response.text().await.expect("a text"))
 }
 
-/// Owner and text of each note, in order of the texts.
+/// Returns owner and text of each note, sorted.
 async fn texts(request: RequestBuilder) -> Vec<String> {
     let (status, text) = send(request).await;
     assert_eq!(status, 200, "{text}");
@@ -161,7 +152,7 @@ async fn texts(request: RequestBuilder) -> Vec<String> {
     texts
 }
 
-async fn two_people_at_once(orm: Orm) {
+async fn two_users(orm: Orm) {
     let app = App::start(orm).await;
     let (bo, cy) = join(app.log_in(BO), app.log_in(CY)).await;
     let add = async |person: &Person| {
@@ -185,13 +176,13 @@ async fn two_people_at_once(orm: Orm) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_people_at_once_have_their_own_notes_with_diesel() {
-    two_people_at_once(Orm::Diesel).await;
+async fn two_concurrent_users_have_their_own_notes_with_diesel() {
+    two_users(Orm::Diesel).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_people_at_once_have_their_own_notes_with_seaorm() {
-    two_people_at_once(Orm::SeaOrm).await;
+async fn two_concurrent_users_have_their_own_notes_with_seaorm() {
+    two_users(Orm::SeaOrm).await;
 }
 
 async fn admins_see_all_notes(orm: Orm) {
@@ -203,10 +194,9 @@ async fn admins_see_all_notes(orm: Orm) {
     assert_eq!(bo.notes().await, both[1..]);
     assert_eq!(ana.delete(of_bo).await, StatusCode::NOT_FOUND);
 
-    // The owner of the table, and a member who logs in as the role of the group.
+    // As the owner of the table, and as a member who logs in with the role of the group.
     let rows = async |lakebase: &Lakebase| -> i64 {
-        let (client, connection) = soon(lakebase.connect()).await.expect("a connection");
-        tokio::spawn(connection);
+        let client = session(lakebase).await;
         let row = client.query_one("SELECT count(*) FROM notes", &[]).await;
         row.expect("a row").get(0)
     };
@@ -217,12 +207,12 @@ async fn admins_see_all_notes(orm: Orm) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_of_the_group_see_all_notes_and_the_owner_of_the_table_none_with_diesel() {
+async fn group_members_read_all_notes_and_the_owner_of_the_table_none_with_diesel() {
     admins_see_all_notes(Orm::Diesel).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_of_the_group_see_all_notes_and_the_owner_of_the_table_none_with_seaorm() {
+async fn group_members_read_all_notes_and_the_owner_of_the_table_none_with_seaorm() {
     admins_see_all_notes(Orm::SeaOrm).await;
 }
 
@@ -235,7 +225,7 @@ async fn forged_headers(orm: Orm) {
         let request = request.header("x-forwarded-user", ANA);
         request.header("X-Forwarded-Access-Token", app.token(ANA))
     };
-    // The login page's front removes them.
+    // The front with the login page removes them.
     let seen = texts(forge(bo.request(Method::GET, "/api/notes"))).await;
     assert_eq!(seen, ["bo@example.com: his"]);
     let nobody = http().get(format!("{}/api/notes", app.front));
@@ -245,7 +235,7 @@ async fn forged_headers(orm: Orm) {
     let (status, text) = send(stranger.header("cookie", "person=eve@example.com")).await;
     assert_eq!(status, StatusCode::SEE_OTHER, "{text}");
 
-    // Without it, an e-mail is worth nothing without that person's token.
+    // Without the front, the e-mail needs the token of the same user.
     let forged = app.direct("/api/notes").header("x-forwarded-email", ANA);
     let forged = forged.header("x-forwarded-access-token", app.token(BO));
     let (status, text) = send(forged).await;
@@ -255,12 +245,12 @@ async fn forged_headers(orm: Orm) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forged_headers_give_no_notes_of_other_people_with_diesel() {
+async fn forged_headers_give_no_access_to_notes_of_others_with_diesel() {
     forged_headers(Orm::Diesel).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forged_headers_give_no_notes_of_other_people_with_seaorm() {
+async fn forged_headers_give_no_access_to_notes_of_others_with_seaorm() {
     forged_headers(Orm::SeaOrm).await;
 }
 

@@ -1,4 +1,4 @@
-//! Two people use the notes in two browsers at once. Skipped as the shop is where there is no browser.
+//! Two users have the notes open in two browsers. Skipped without a browser, like the tests of the shop.
 
 use futures_util::future::join;
 
@@ -19,7 +19,7 @@ async fn add(browser: &Browser, text: &str) {
     browser.find(&format!("//li[span = '{text}']")).await;
 }
 
-async fn two_people(orm: Orm) {
+async fn two_users(orm: Orm) {
     let (Some(ana), Some(bo)) = join(Browser::start(), Browser::start()).await else {
         return;
     };
@@ -49,11 +49,11 @@ async fn two_people(orm: Orm) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_people_in_two_browsers_have_their_own_notes_with_diesel() {
-    two_people(Orm::Diesel).await;
+async fn two_users_in_two_browsers_have_their_own_notes_with_diesel() {
+    two_users(Orm::Diesel).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_people_in_two_browsers_have_their_own_notes_with_seaorm() {
-    two_people(Orm::SeaOrm).await;
+async fn two_users_in_two_browsers_have_their_own_notes_with_seaorm() {
+    two_users(Orm::SeaOrm).await;
 }

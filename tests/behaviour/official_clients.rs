@@ -1,8 +1,6 @@
-//! The official clients run against a local Lakebase unchanged.
+//! The official clients work with a local Lakebase.
 //!
-//! They are looked for in `tests/clients/node_modules` and `tests/clients/venv`, where
-//! `tests/clients/install.sh` puts them. Where they, node or python are missing, the test says so
-//! and passes.
+//! `tests/clients/install.sh` installs them. Without them, Node or Python, the tests are skipped.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +17,7 @@ fn skipped(why: &str) {
     lakebase_tests::tell(&format!("SKIPPED official client: {why}"));
 }
 
-/// Runs a script with the variables set; false if it cannot be run here.
+/// Runs a script with the variables of a program. Returns false if the test is skipped.
 async fn run(local: &LocalLakebase, program: &Path, script: &str, needs: &Path) -> bool {
     if !needs.exists() {
         skipped(&format!(
@@ -66,7 +64,7 @@ async fn the_official_node_driver_connects_queries_and_rotates() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_python_clients_connect_query_and_rotate() {
-    // The bridge cannot be told a port, so it gets the usual one on an address of our own.
+    // The bridge has no setting for the port, so it needs port 5432 of another address.
     let [.., high, low] = std::process::id().to_be_bytes();
     let started = LocalLakebase::builder()
         .token_lifetime(Duration::from_secs(60))
@@ -90,9 +88,9 @@ async fn the_official_python_clients_connect_query_and_rotate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_python_sdk_makes_reads_and_deletes_branches() {
+async fn the_official_python_sdk_creates_reads_and_deletes_branches() {
     let local = local_with_tokens_of(Duration::from_secs(3600)).await;
-    // So that it polls.
+    // Long enough for a poll.
     local.set_operation_delay(Duration::from_millis(1500));
     let python = clients().join("venv/bin/python");
     let complete = clients().join("venv/complete");

@@ -1,14 +1,14 @@
-//! A transaction that the compute takes along is reported as one that may be repeated; a mistake is not.
+//! `is_transient` returns true for a transaction that ended with its session, and false for a wrong statement.
 
 use diesel::result::Error as DieselError;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use lakebase_local::{Cut, LocalLakebase};
-use lakebase_tests::{lakebase, local, soon};
+use lakebase_tests::{lakebase, lakebase_with, local, session, soon};
 use sea_orm::{ConnectionTrait as _, DbErr, TransactionTrait as _};
 
 const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
 
-/// Two of them wait for each other's row; Postgres ends one with 40P01.
+/// Two transactions that run these in opposite order wait for each other. Postgres ends one with 40P01.
 const DEADLOCK: [&str; 2] = [
     "UPDATE pairs SET v = v + 1 WHERE id = 1",
     "UPDATE pairs SET v = v + 1 WHERE id = 2",
@@ -27,11 +27,10 @@ async fn local_with_pairs() -> LocalLakebase {
 }
 
 #[tokio::test]
-async fn tokio_postgres_tells_a_lost_transaction_from_a_mistake() {
+async fn tokio_postgres_reports_a_lost_transaction_as_transient_and_a_wrong_statement_not() {
     let local = local_with_pairs().await;
     for cut in CUTS {
-        let (mut client, connection) = soon(lakebase(&local).connect()).await.expect("a login");
-        tokio::spawn(connection);
+        let mut client = session(&lakebase(&local)).await;
         let transaction = client.transaction().await.expect("begun");
         transaction
             .batch_execute("SELECT 1")
@@ -40,11 +39,10 @@ async fn tokio_postgres_tells_a_lost_transaction_from_a_mistake() {
         local.cut_sessions(cut).await.expect("cut");
         let error = soon(transaction.batch_execute("SELECT 1"))
             .await
-            .expect_err("gone");
+            .expect_err("ended");
         assert!(lakebase_core::is_transient(&error), "{cut:?}: {error:?}");
     }
-    let (client, connection) = soon(lakebase(&local).connect()).await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&lakebase(&local)).await;
     let error = client
         .batch_execute("SELECT * FROM nothing")
         .await
@@ -64,7 +62,7 @@ async fn run(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), Diesel
 }
 
 #[tokio::test]
-async fn diesel_tells_a_lost_transaction_from_a_mistake() {
+async fn diesel_reports_a_lost_transaction_as_transient_and_a_wrong_statement_not() {
     let local = local_with_pairs().await;
     for cut in CUTS {
         let mut connection = diesel_connection(&local).await;
@@ -76,7 +74,7 @@ async fn diesel_tells_a_lost_transaction_from_a_mistake() {
                 run(connection, "SELECT 1").await
             })
             .await;
-        let error = outcome.expect_err("gone");
+        let error = outcome.expect_err("ended");
         assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
     }
     let mut connection = diesel_connection(&local).await;
@@ -90,7 +88,7 @@ async fn diesel_tells_a_lost_transaction_from_a_mistake() {
 }
 
 #[test]
-fn synchronous_diesel_tells_a_lost_transaction_from_a_mistake() {
+fn synchronous_diesel_reports_a_lost_transaction_as_transient_and_a_wrong_statement_not() {
     use diesel::Connection as _;
 
     let run = |connection: &mut diesel::PgConnection, sql: &str| {
@@ -107,7 +105,7 @@ fn synchronous_diesel_tells_a_lost_transaction_from_a_mistake() {
             run(connection, "SELECT 1")?;
             Ok(())
         });
-        let error = outcome.expect_err("gone");
+        let error = outcome.expect_err("ended");
         assert!(lakebase_diesel::is_transient(&error), "{cut:?}: {error:?}");
     }
     let mut connection = connect();
@@ -118,7 +116,7 @@ fn synchronous_diesel_tells_a_lost_transaction_from_a_mistake() {
 }
 
 #[tokio::test]
-async fn diesel_tells_a_deadlock() {
+async fn diesel_reports_a_deadlock_as_transient() {
     let local = local_with_pairs().await;
     let (mut one, mut other) = (
         diesel_connection(&local).await,
@@ -133,12 +131,12 @@ async fn diesel_tells_a_deadlock() {
         .0
         .err()
         .or(outcomes.1.err())
-        .expect("one of them lost");
+        .expect("one of them failed");
     assert!(lakebase_diesel::is_transient(&error), "{error:?}");
 }
 
 #[tokio::test]
-async fn seaorm_tells_a_lost_transaction_and_a_deadlock_from_a_mistake() {
+async fn seaorm_reports_a_lost_transaction_and_a_deadlock_as_transient_and_a_wrong_statement_not() {
     let local = local_with_pairs().await;
     let db = soon(lakebase_seaorm::connect(&lakebase(&local)))
         .await
@@ -152,7 +150,7 @@ async fn seaorm_tells_a_lost_transaction_and_a_deadlock_from_a_mistake() {
             transaction.commit().await
         }
         .await;
-        let error = outcome.expect_err("gone");
+        let error = outcome.expect_err("ended");
         assert!(lakebase_seaorm::is_transient(&error), "{cut:?}: {error:?}");
     }
     let db = soon(lakebase_seaorm::connect(&lakebase(&local)))
@@ -178,7 +176,7 @@ async fn seaorm_tells_a_lost_transaction_and_a_deadlock_from_a_mistake() {
         .0
         .err()
         .or(outcomes.1.err())
-        .expect("one of them lost");
+        .expect("one of them failed");
     assert!(lakebase_seaorm::is_transient(&error), "{error:?}");
 }
 
@@ -192,7 +190,7 @@ async fn is_transient_reports_whether_a_retried_checkout_can_succeed() {
     local.set_api_down(true);
     local.revoke_tokens();
     local.cut_sessions(Cut::Close).await.expect("cut");
-    let hasty = lakebase_tests::lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
+    let hasty = lakebase_with(&local, &[("PGCONNECT_TIMEOUT", "1")]);
     let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&hasty);
     let error = soon(pool.get())
         .await
@@ -206,18 +204,17 @@ async fn is_transient_reports_whether_a_retried_checkout_can_succeed() {
     assert!(error.is_transient(), "{error:?}");
     local.set_api_down(false);
 
-    let unknown = lakebase_tests::lakebase_with(&local, &[("PGUSER", "nobody")]);
+    let unknown = lakebase_with(&local, &[("PGUSER", "nobody")]);
     let pool = lakebase_diesel::bb8::Builder::new().build_lazy(&unknown);
     let error = soon(pool.get()).await.map(drop).expect_err("no such role");
     assert!(!lakebase_diesel::is_transient(&error), "{error:?}");
 }
 
 #[tokio::test]
-async fn every_driver_gives_the_same_answer_for_the_same_sqlstate() {
+async fn every_driver_classifies_a_sqlstate_in_the_same_way() {
     let local = local().await;
     let lakebase = lakebase(&local);
-    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&lakebase).await;
     let mut diesel = diesel_connection(&local).await;
     let sea_orm = lakebase_seaorm::connect(&lakebase)
         .await
@@ -286,8 +283,7 @@ async fn every_driver_gives_the_same_answer_for_the_same_sqlstate() {
 async fn a_prepared_statement_whose_columns_change_fails_until_the_connection_is_replaced() {
     let local = local_with_pairs().await;
     let lakebase = lakebase(&local);
-    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&lakebase).await;
     let all = client
         .prepare("SELECT * FROM pairs")
         .await
@@ -301,11 +297,10 @@ async fn a_prepared_statement_whose_columns_change_fails_until_the_connection_is
         assert_eq!(code, Some("0A000"), "{error:?}");
         assert!(
             !lakebase_core::is_transient(&error),
-            "not by repetition alone"
+            "a retry on this connection fails"
         );
     }
-    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&lakebase).await;
     client
         .query("SELECT * FROM pairs", &[])
         .await

@@ -1,11 +1,11 @@
-//! Whatever the platform answers, there is one clear error; nothing panics, nothing loops.
+//! Every reply of the platform leads to a clear error without a panic or a loop.
 
 use lakebase_core::Error;
 use lakebase_local::{Call, Fault, LocalLakebase};
 use lakebase_tests::{lakebase, lakebase_with, local, soon};
 
-/// The error of a fresh handle, and how often the credential call was made for it.
-async fn refusal(local: &LocalLakebase, call: Call, fault: Fault) -> (Error, u64) {
+/// Returns the error of a new handle, and the number of its credential calls.
+async fn rejection(local: &LocalLakebase, call: Call, fault: Fault) -> (Error, u64) {
     local.fail(call, fault.clone());
     let before = local.counters().credential_calls;
     let error = soon(lakebase(local).credential())
@@ -17,7 +17,7 @@ async fn refusal(local: &LocalLakebase, call: Call, fault: Fault) -> (Error, u64
 }
 
 #[tokio::test]
-async fn replies_that_are_no_credential_are_explained() {
+async fn the_error_of_an_invalid_reply_names_what_is_wrong() {
     let local = local().await;
     let in_an_hour = "2999-01-01T00:00:00Z";
     let reply = |token: &str, expiry: &str| {
@@ -47,15 +47,20 @@ async fn replies_that_are_no_credential_are_explained() {
             "`expire_time` is not an RFC 3339 date",
         ),
         (
+            reply("\"t\"", "\"\""),
+            "`expire_time` is not an RFC 3339 date",
+        ),
+        (
             reply("\"t\"", "1789381800"),
             "`expire_time` is not a string",
         ),
+        (reply("\"t\"", "null"), "`expire_time` is not a string"),
         (
             reply("\"t\"", "\"2020-01-01T00:00:00Z\""),
             "`expire_time` has passed already",
         ),
     ] {
-        let (error, calls) = refusal(&local, Call::Credential, fault.clone()).await;
+        let (error, calls) = rejection(&local, Call::Credential, fault.clone()).await;
         let text = error.to_string();
         assert!(text.contains(expected), "{fault:?}: {text}");
         assert!(
@@ -71,7 +76,7 @@ async fn replies_that_are_no_credential_are_explained() {
 }
 
 #[tokio::test]
-async fn refusals_name_endpoint_identity_status_code_request_id_and_the_next_step() {
+async fn the_error_of_a_rejection_names_endpoint_identity_status_code_request_id_and_next_step() {
     let local = local().await;
     for (status, code, message, hint) in [
         (
@@ -94,7 +99,7 @@ async fn refusals_name_endpoint_identity_status_code_request_id_and_the_next_ste
         ),
     ] {
         let fault = Fault::status(status, code, message);
-        let (error, calls) = refusal(&local, Call::Credential, fault).await;
+        let (error, calls) = rejection(&local, Call::Credential, fault).await;
         let text = error.to_string();
         for part in [
             code,
@@ -116,7 +121,7 @@ async fn refusals_name_endpoint_identity_status_code_request_id_and_the_next_ste
 }
 
 #[tokio::test]
-async fn an_unknown_endpoint_is_a_404_of_the_real_kind() {
+async fn an_unknown_endpoint_is_a_404_with_its_name() {
     let local = local().await;
     let other = "projects/local/branches/production/endpoints/other";
     let lakebase = lakebase_with(&local, &[("LAKEBASE_ENDPOINT", other)]);
@@ -147,7 +152,7 @@ async fn a_wrong_client_secret_names_its_variable_and_the_identity() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_refused_without_a_second_try() {
+async fn a_wrong_access_token_is_rejected_after_one_call() {
     let local = local().await;
     let lakebase = lakebase_with(
         &local,
@@ -166,9 +171,9 @@ async fn a_wrong_token_is_refused_without_a_second_try() {
 }
 
 #[tokio::test]
-async fn a_login_page_behind_a_redirect_is_named() {
+async fn the_error_of_a_redirect_to_a_login_page_names_the_host_setting() {
     let local = local().await;
-    let (error, calls) = refusal(&local, Call::Credential, Fault::LoginPage).await;
+    let (error, calls) = rejection(&local, Call::Credential, Fault::LoginPage).await;
     let text = error.to_string();
     assert!(
         text.contains("/login.html") && text.contains("DATABRICKS_HOST"),
@@ -194,7 +199,7 @@ async fn a_transient_failure_is_retried_until_the_first_success() {
 }
 
 #[tokio::test]
-async fn a_stale_workspace_token_is_renewed_once() {
+async fn an_expired_workspace_token_is_renewed_once() {
     let local = local().await;
     let lakebase = lakebase(&local);
     lakebase.credential().await.expect("a credential");
@@ -203,6 +208,6 @@ async fn a_stale_workspace_token_is_renewed_once() {
     soon(lakebase.connect())
         .await
         .map(drop)
-        .expect("signed in again");
+        .expect("authenticated again");
     assert_eq!(local.counters().workspace_tokens, 2);
 }

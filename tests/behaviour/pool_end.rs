@@ -1,24 +1,19 @@
-//! When a pool and its handle are gone, so are their tasks: the one that renews, the one that feeds, those
-//! that drive connections. Counted on a runtime of their own.
+//! A pool and its handle leave no task on their runtime when they are dropped.
 
 use std::time::Duration;
 
-use diesel_async::RunQueryDsl as _;
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_core::Lakebase;
 use lakebase_local::{Cut, Wake};
-use lakebase_tests::{PATIENCE, lakebase, local};
+use lakebase_tests::{lakebase, local, session, until};
 use sea_orm::ConnectionTrait as _;
 use tokio::runtime::Runtime;
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    Runtime::new().expect("a runtime")
 }
 
-/// Runs `program` with a handle, and waits until nothing of it is left.
+/// Runs `program` with a handle, and waits until no task is left.
 fn leaves_nothing<F>(program: impl FnOnce(Lakebase) -> F)
 where
     F: Future<Output = ()>,
@@ -30,23 +25,22 @@ where
     assert_eq!(alive(), 0);
     clients.block_on(async {
         program(handle).await;
-        let gone = async {
-            while alive() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, gone).await;
-        assert!(waited.is_ok(), "{} tasks are left", alive());
+        until(|| alive() == 0).await;
     });
     servers.block_on(local.stop());
 }
 
-/// Something of it runs, or there would be nothing to prove.
+/// A program without tasks would prove nothing.
 fn assert_busy() {
     let alive = tokio::runtime::Handle::current()
         .metrics()
         .num_alive_tasks();
     assert!(alive > 0);
+}
+
+async fn select_one(connection: &mut AsyncPgConnection) {
+    let answer = diesel::sql_query("SELECT 1").execute(connection).await;
+    answer.expect("an answer");
 }
 
 #[test]
@@ -58,35 +52,30 @@ fn a_handle_that_is_dropped_leaves_no_task() {
 }
 
 #[test]
-fn a_connection_of_tokio_postgres_leaves_no_task() {
+fn a_closed_connection_of_tokio_postgres_leaves_no_task() {
     leaves_nothing(async |lakebase| {
-        let (client, connection) = lakebase.connect().await.expect("a login");
-        tokio::spawn(connection);
+        let client = session(&lakebase).await;
         client.batch_execute("SELECT 1").await.expect("an answer");
         assert_busy();
     });
 }
 
 #[test]
-fn a_diesel_pool_that_is_dropped_leaves_no_task() {
+fn a_bb8_pool_that_is_dropped_leaves_no_task() {
     leaves_nothing(async |lakebase| {
-        // bb8's own task looks for the end of its pool when it looks for idle connections.
+        // A task of bb8 ends when it looks for idle connections and finds the pool dropped.
         let pool = lakebase_diesel::bb8::Builder::new()
             .configure(|inner| inner.reaper_rate(Duration::from_millis(100)))
             .build(&lakebase)
             .await
             .expect("a pool");
-        {
-            let mut connection = pool.get().await.expect("a connection");
-            let answer = diesel::sql_query("SELECT 1").execute(&mut connection).await;
-            answer.expect("an answer");
-        }
+        select_one(&mut pool.get().await.expect("a connection")).await;
         assert_busy();
     });
 }
 
 #[test]
-fn a_diesel_pool_of_deadpool_that_is_dropped_leaves_no_task() {
+fn a_deadpool_pool_that_is_dropped_leaves_no_task() {
     leaves_nothing(async |lakebase| {
         // The task that closes idle connections ends at its next check.
         let pool = lakebase_diesel::deadpool::Builder::new()
@@ -94,17 +83,13 @@ fn a_diesel_pool_of_deadpool_that_is_dropped_leaves_no_task() {
             .build(&lakebase)
             .await
             .expect("a pool");
-        {
-            let mut connection = pool.get().await.expect("a connection");
-            let answer = diesel::sql_query("SELECT 1").execute(&mut connection).await;
-            answer.expect("an answer");
-        }
+        select_one(&mut pool.get().await.expect("a connection")).await;
         assert_busy();
     });
 }
 
 #[test]
-fn a_seaorm_connection_leaves_no_task_dropped_or_closed() {
+fn a_seaorm_connection_that_is_dropped_or_closed_leaves_no_task() {
     for is_closed in [false, true] {
         leaves_nothing(async |lakebase| {
             let db = lakebase_seaorm::connect(&lakebase)
@@ -119,9 +104,9 @@ fn a_seaorm_connection_leaves_no_task_dropped_or_closed() {
     }
 }
 
-/// bb8 counts the connections that it was opening, and never subtracts those whose runtime has ended.
+/// bb8 counts connections that it opens, and never subtracts those whose runtime has ended.
 #[test]
-fn a_bb8_pool_reports_that_its_runtime_ended_while_it_opened_a_connection() {
+fn a_bb8_pool_whose_runtime_ended_while_it_opened_a_connection_says_so() {
     let (servers, first, second) = (runtime(), runtime(), runtime());
     let local = servers.block_on(local());
     let changes = [("PGCONNECT_TIMEOUT", "2")];

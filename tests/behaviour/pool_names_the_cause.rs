@@ -1,12 +1,14 @@
 //! A pool reports at once why a login failed, when it is built and later.
 
+use std::pin::Pin;
 use std::time::Duration;
 
-use diesel_async::RunQueryDsl as _;
+use diesel_async::pooled_connection::PoolError;
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_local::{Call, Cut, Fault};
-use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, soon};
+use lakebase_tests::{forget_idle, lakebase, lakebase_with, local, soon, until};
 
-/// A pool may wait for an hour: what comes within the limits of a test comes at once.
+/// Logins may wait for an hour, so a failure within the limits of a test is immediate.
 const HOUR: (&str, &str) = ("PGCONNECT_TIMEOUT", "3600");
 
 #[tokio::test]
@@ -38,11 +40,11 @@ async fn a_diesel_pool_in_use_names_the_cause_at_once_and_recovers() {
     local.revoke_tokens();
     local.fail(
         Call::Credential,
-        Fault::status(403, "PERMISSION_DENIED", "rights were taken away"),
+        Fault::status(403, "PERMISSION_DENIED", "privileges were revoked"),
     );
     local.cut_sessions(Cut::Message).await.expect("cut");
     let getting = soon(async {
-        // The pool's own connection may be noticed as closed a moment later.
+        // The pool may notice the end of its connection a moment later.
         loop {
             match pool.get().await {
                 Ok(mut connection) => {
@@ -54,7 +56,7 @@ async fn a_diesel_pool_in_use_names_the_cause_at_once_and_recovers() {
     });
     let error = getting.await.to_string();
     assert!(
-        error.contains("PERMISSION_DENIED") && error.contains("rights were taken away"),
+        error.contains("PERMISSION_DENIED") && error.contains("privileges were revoked"),
         "{error}"
     );
     let typed = pool.last_failure().expect("typed as well");
@@ -82,11 +84,11 @@ async fn every_waiting_caller_gets_the_cause() {
 }
 
 #[tokio::test]
-async fn an_exhausted_pool_returns_a_timeout() {
+async fn the_error_of_an_exhausted_pool_is_a_timeout() {
     let local = local().await;
     let pool = lakebase_diesel::bb8::Builder::new()
         .max_size(1)
-        .connection_timeout(Duration::from_secs(5))
+        .connection_timeout(Duration::from_secs(3))
         .build(&lakebase(&local))
         .await
         .expect("a pool");
@@ -99,22 +101,7 @@ async fn an_exhausted_pool_returns_a_timeout() {
 }
 
 #[tokio::test]
-async fn the_stock_pool_type_takes_our_manager() {
-    use diesel_async::AsyncPgConnection;
-    use diesel_async::pooled_connection::bb8::Pool;
-
-    let local = local().await;
-    let manager = lakebase_diesel::manager(&lakebase(&local));
-    let pool: Pool<AsyncPgConnection> = Pool::builder().build(manager).await.expect("a pool");
-    let mut connection = pool.get().await.expect("a connection");
-    diesel::sql_query("SELECT 1")
-        .execute(&mut connection)
-        .await
-        .expect("an answer");
-}
-
-#[tokio::test]
-async fn seaorm_names_the_cause_at_once() {
+async fn seaorm_names_the_cause_at_start_and_in_use() {
     let local = local().await;
     let no_role = lakebase_with(&local, &[HOUR, ("PGUSER", "nobody-we-know")]);
     let db = soon(lakebase_seaorm::connect(&no_role)).await;
@@ -130,12 +117,12 @@ async fn seaorm_names_the_cause_at_once() {
     local.revoke_tokens();
     local.fail(
         Call::Credential,
-        Fault::status(403, "PERMISSION_DENIED", "rights were taken away"),
+        Fault::status(403, "PERMISSION_DENIED", "privileges were revoked"),
     );
     forget_idle(&db).await;
     let error = soon(db.ping()).await.expect_err("no new login");
     assert!(
-        error.to_string().contains("rights were taken away"),
+        error.to_string().contains("privileges were revoked"),
         "{error}"
     );
     let typed = lakebase_seaorm::cause(&error).expect("typed as well");
@@ -143,59 +130,45 @@ async fn seaorm_names_the_cause_at_once() {
 }
 
 #[tokio::test]
-async fn a_transient_failure_does_not_end_a_checkout_while_a_connection_may_be_returned() {
+async fn a_checkout_survives_a_failed_login_and_gets_a_returned_connection() {
     let local = local().await;
     let lakebase = lakebase(&local);
     drop(lakebase.connect().await.expect("a login"));
     let pool = lakebase_diesel::bb8::Builder::new()
         .connection_timeout(lakebase_tests::PATIENCE)
-        .build(&lakebase.with_connect_timeout(Duration::from_secs(5)))
+        .build(&lakebase.with_connect_timeout(Duration::from_secs(2)))
         .await
         .expect("a pool");
     let busy = pool.get().await.expect("the first");
     local.set_connection_limit(1);
     let waiting = pool.get();
     let releasing = async {
-        // The second login is refused until its budget is over, of which no event tells.
-        while !pool
-            .last_failure()
-            .is_some_and(|failure| failure.is_timeout())
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        // The second login fails after its connect timeout.
+        until(|| {
+            pool.last_failure()
+                .is_some_and(|failure| failure.is_timeout())
+        })
+        .await;
         drop(busy);
     };
     let (second, ()) = soon(async { tokio::join!(waiting, releasing) }).await;
-    second.map(drop).expect("the first, given back");
+    second.map(drop).expect("the returned connection");
 }
 
 #[tokio::test]
-async fn the_error_of_a_connection_customizer_is_named() {
+async fn the_error_of_a_connection_customizer_is_returned() {
     #[derive(Debug)]
     struct SetRole;
 
-    impl
-        bb8::CustomizeConnection<
-            diesel_async::AsyncPgConnection,
-            diesel_async::pooled_connection::PoolError,
-        > for SetRole
-    {
+    impl bb8::CustomizeConnection<AsyncPgConnection, PoolError> for SetRole {
         fn on_acquire<'a>(
             &'a self,
-            connection: &'a mut diesel_async::AsyncPgConnection,
-        ) -> std::pin::Pin<
-            Box<
-                dyn Future<Output = Result<(), diesel_async::pooled_connection::PoolError>>
-                    + Send
-                    + 'a,
-            >,
-        > {
+            connection: &'a mut AsyncPgConnection,
+        ) -> Pin<Box<dyn Future<Output = Result<(), PoolError>> + Send + 'a>> {
             Box::pin(async move {
-                let set = diesel::sql_query("SET ROLE nobody_we_know")
-                    .execute(connection)
-                    .await;
-                set.map(drop)
-                    .map_err(diesel_async::pooled_connection::PoolError::QueryError)
+                let set = diesel::sql_query("SET ROLE nobody_we_know");
+                let set = set.execute(connection).await;
+                set.map(drop).map_err(PoolError::QueryError)
             })
         }
     }

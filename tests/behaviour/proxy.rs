@@ -1,15 +1,14 @@
-//! The auth proxy: any driver logs in with a current token, and nobody else does.
+//! The auth proxy: drivers of this process log in with a current token, and other processes do not.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, TryStreamExt as _};
-use lakebase_core::Lakebase;
 use lakebase_core::proxy::{Builder, Clients, Proxy};
 use lakebase_local::{Cut, LocalLakebase};
 use lakebase_tests::{
-    TestClock, lakebase, lakebase_on, lakebase_with, local, local_with_schema, logins, soon,
-    statements_run,
+    TestClock, lakebase, lakebase_on, lakebase_with, local, local_with_schema, logins, no_session,
+    soon, statements_run, until,
 };
 use sqlx::postgres::{PgConnection, PgListener};
 use sqlx::{Connection as _, Executor as _};
@@ -19,12 +18,15 @@ async fn proxy_of(local: &LocalLakebase) -> Proxy {
     lakebase(local).proxy().await.expect("a proxy")
 }
 
-async fn client(proxy: &Proxy) -> Client {
-    let (client, connection) = tokio_postgres::connect(proxy.url(), NoTls)
-        .await
-        .expect("a login");
+async fn connect(url: &str) -> Client {
+    let connected = tokio_postgres::connect(url, NoTls).await;
+    let (client, connection) = connected.expect("a login");
     tokio::spawn(connection);
     client
+}
+
+async fn client(proxy: &Proxy) -> Client {
+    connect(proxy.url()).await
 }
 
 async fn ask(client: &Client, sql: &str) -> String {
@@ -40,22 +42,8 @@ fn folder(proxy: &Proxy) -> PathBuf {
     proxy.folder().expect("a folder").to_owned()
 }
 
-async fn gone(path: &Path) {
-    soon(async {
-        while path.exists() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
 async fn closed(client: &Client) {
-    soon(async {
-        while !client.is_closed() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(|| client.is_closed()).await;
 }
 
 fn psql(proxy: &Proxy) -> tokio::process::Command {
@@ -69,16 +57,13 @@ fn psql(proxy: &Proxy) -> tokio::process::Command {
 }
 
 #[tokio::test]
-async fn drivers_log_in_as_the_role_of_the_lakebase_whatever_the_url_says() {
+async fn drivers_log_in_with_the_configured_role_and_database_whatever_their_url_has() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let (_, rest) = proxy.url().split_once('@').expect("a user");
     let rest = rest.replace("databricks_postgres", "elsewhere");
     let other = format!("postgres://somebody:secret@{rest}");
-    let (client, connection) = tokio_postgres::connect(&other, NoTls)
-        .await
-        .expect("a login");
-    tokio::spawn(connection);
+    let client = connect(&other).await;
     assert_eq!(ask(&client, "SELECT session_user").await, local.client_id());
     let mut with_sqlx = PgConnection::connect(&other).await.expect("a login");
     let user: (String,) = sqlx::query_as("SELECT session_user::text")
@@ -90,7 +75,7 @@ async fn drivers_log_in_as_the_role_of_the_lakebase_whatever_the_url_says() {
 }
 
 #[tokio::test]
-async fn what_a_driver_asks_for_is_passed_on_and_the_schema_comes_first() {
+async fn options_of_the_driver_reach_the_server_and_the_schema_is_first_on_the_search_path() {
     let local = local().await;
     let lakebase = lakebase_with(
         &local,
@@ -103,8 +88,7 @@ async fn what_a_driver_asks_for_is_passed_on_and_the_schema_comes_first() {
     assert_eq!(ask(&plain, "SHOW application_name").await, "shop");
     let url = format!("{}&options=-c%20work_mem%3D5MB", proxy.url());
     let url = url.replace("application_name=shop", "application_name=batch");
-    let (own, connection) = tokio_postgres::connect(&url, NoTls).await.expect("a login");
-    tokio::spawn(connection);
+    let own = connect(&url).await;
     for (setting, expected) in [
         ("search_path", path),
         ("application_name", "batch"),
@@ -115,7 +99,7 @@ async fn what_a_driver_asks_for_is_passed_on_and_the_schema_comes_first() {
 }
 
 #[tokio::test]
-async fn another_process_and_another_user_are_turned_away() {
+async fn another_process_and_another_user_cannot_log_in() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let output = soon(psql(&proxy).output()).await.expect("psql runs");
@@ -140,7 +124,7 @@ async fn another_process_and_another_user_are_turned_away() {
 }
 
 #[tokio::test]
-async fn on_tcp_the_url_has_a_password_that_strangers_do_not_know() {
+async fn on_tcp_a_driver_needs_the_random_password_of_the_url() {
     let local = local().await;
     let address = (std::net::Ipv4Addr::LOCALHOST, 0).into();
     let proxy = Builder::new(&lakebase(&local)).listen_on(address);
@@ -153,7 +137,7 @@ async fn on_tcp_the_url_has_a_password_that_strangers_do_not_know() {
         let error = tokio_postgres::connect(&url, NoTls).await.map(drop);
         let error = error.expect_err("not let in");
         let code = error.as_db_error().map(|error| error.code().code());
-        // Without any, the driver gives up by itself.
+        // Without a password, the driver itself fails.
         assert!(
             code.is_none_or(|code| code == "28000"),
             "{wrong}: {error:?}"
@@ -165,7 +149,7 @@ async fn on_tcp_the_url_has_a_password_that_strangers_do_not_know() {
 }
 
 #[tokio::test]
-async fn a_password_of_ones_own_is_encoded_in_the_url_and_never_empty() {
+async fn a_configured_password_is_encoded_in_the_url_and_must_not_be_empty() {
     let local = local().await;
     let start = |password: &str| {
         let clients = Clients::Password(password.to_owned().into());
@@ -174,7 +158,7 @@ async fn a_password_of_ones_own_is_encoded_in_the_url_and_never_empty() {
             .listen_on((std::net::Ipv4Addr::LOCALHOST, 0).into())
             .start()
     };
-    let error = start("").await.expect_err("everybody would know it");
+    let error = start("").await.expect_err("an empty password");
     assert!(error.is_config(), "{error}");
     let proxy = start("p%41 w:@/?#").await.expect("a proxy");
     assert_eq!(ask(&client(&proxy).await, "SELECT 1").await, "1");
@@ -195,7 +179,7 @@ async fn cancels(local: &LocalLakebase, client: &Client) {
 }
 
 #[tokio::test]
-async fn a_statement_is_cancelled_and_its_session_goes_on() {
+async fn a_statement_can_be_cancelled_and_its_session_stays_open() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let (busy, idle) = (client(&proxy).await, client(&proxy).await);
@@ -216,17 +200,17 @@ async fn copies_notifications_pipelines_and_large_values_pass_through() {
             .await
             .expect("begun");
         let mut sink = Box::pin(sink);
-        for chunk in 0..200 {
+        for chunk in 0..20 {
             let lines: String = (0..500).map(|n| format!("{}\n", chunk * 500 + n)).collect();
             sink.send(bytes::Bytes::from(lines)).await.expect("taken");
         }
         match round {
-            // Given up in the middle.
+            // The driver aborts this copy.
             1 => drop(sink),
-            _ => assert_eq!(sink.as_mut().finish().await.expect("done"), 100_000),
+            _ => assert_eq!(sink.as_mut().finish().await.expect("done"), 10_000),
         }
         let sum = ask(&client, "SELECT sum(n) / count(*) FROM numbers").await;
-        assert!(sum.starts_with("49999"), "{sum}");
+        assert!(sum.starts_with("4999"), "{sum}");
     }
     let out = client
         .copy_out("COPY numbers TO STDOUT")
@@ -234,10 +218,7 @@ async fn copies_notifications_pipelines_and_large_values_pass_through() {
         .expect("begun");
     let bytes: Vec<bytes::Bytes> = out.try_collect().await.expect("all of it");
     let lines: usize = bytes.iter().map(|chunk| chunk.len()).sum();
-    assert_eq!(
-        lines,
-        2 * (10 + 90 * 2 + 900 * 3 + 9_000 * 4 + 90_000 * 5 + 100_000)
-    );
+    assert_eq!(lines, 2 * (10 + 90 * 2 + 900 * 3 + 9_000 * 4 + 10_000));
 
     let pipelined = (0..500).map(|n| {
         let client = &client;
@@ -248,11 +229,11 @@ async fn copies_notifications_pipelines_and_large_values_pass_through() {
     });
     futures_util::future::join_all(pipelined).await;
 
-    let large = client.query_one("SELECT repeat('x', 100000000)", &[]).await;
+    let large = client.query_one("SELECT repeat('x', 20000000)", &[]).await;
     let large: String = large.expect("a row").get(0);
-    assert_eq!(large.len(), 100_000_000);
+    assert_eq!(large.len(), 20_000_000);
     let back = client.query_one("SELECT length($1::text)", &[&large]).await;
-    assert_eq!(back.expect("a row").get::<_, i32>(0), 100_000_000);
+    assert_eq!(back.expect("a row").get::<_, i32>(0), 20_000_000);
 
     let mut listener = PgListener::connect(proxy.url()).await.expect("a login");
     listener.listen("news").await.expect("listening");
@@ -265,7 +246,7 @@ async fn copies_notifications_pipelines_and_large_values_pass_through() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_renewed_and_a_failed_login_reaches_the_driver_with_its_code() {
+async fn a_rejected_token_is_replaced_and_a_failed_login_reaches_the_driver_with_its_sqlstate() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     client(&proxy).await;
@@ -298,10 +279,11 @@ async fn a_rejected_token_is_renewed_and_a_failed_login_reaches_the_driver_with_
 }
 
 #[tokio::test]
-async fn a_connection_limit_is_waited_out_and_then_told_in_a_code_that_is_not_repeated() {
+async fn at_the_connection_limit_the_login_is_retried_and_then_fails_with_a_code_that_sqlx_does_not_retry()
+ {
     let local = local().await;
     local.set_connection_limit(0);
-    // The last pause, which is 1.5 s at most, must not leave too little.
+    // Longer than the last pause, which is at most 1.5 s.
     let lakebase = lakebase(&local).with_connect_timeout(Duration::from_secs(2));
     let proxy = lakebase.proxy().await.expect("a proxy");
     let began = Instant::now();
@@ -311,11 +293,14 @@ async fn a_connection_limit_is_waited_out_and_then_told_in_a_code_that_is_not_re
     let code = error.as_database_error().and_then(|error| error.code());
     assert_eq!(code.as_deref(), Some("08004"), "{error:?}");
     assert!(error.to_string().contains("53300"), "{error}");
-    assert!(began.elapsed() >= Duration::from_millis(500), "waited out");
+    assert!(
+        began.elapsed() >= Duration::from_millis(500),
+        "it was retried"
+    );
 }
 
 #[tokio::test]
-async fn a_server_that_goes_closes_the_drivers_side_with_its_last_words() {
+async fn the_end_of_a_session_reaches_the_driver_with_its_message() {
     for cut in [Cut::Message, Cut::Close, Cut::Reset] {
         let local = local().await;
         let proxy = proxy_of(&local).await;
@@ -339,30 +324,30 @@ async fn a_server_that_goes_closes_the_drivers_side_with_its_last_words() {
 }
 
 #[tokio::test]
-async fn a_driver_that_goes_ends_its_session_and_gives_up_its_login() {
+async fn a_driver_that_disconnects_ends_its_session_or_its_login() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let first = client(&proxy).await;
     assert_eq!(ask(&first, "SELECT 1").await, "1");
     drop(first);
-    soon(local.wait_until(|_| local.counters().open_sessions == 0)).await;
+    no_session(&local).await;
 
     local.set_connection_limit(0);
     let waiting = tokio_postgres::connect(proxy.url(), NoTls);
-    let given_up = tokio::time::timeout(Duration::from_millis(300), waiting).await;
-    assert!(given_up.is_err(), "it waits");
+    let dropped = tokio::time::timeout(Duration::from_millis(300), waiting).await;
+    assert!(dropped.is_err(), "it waits");
     local.set_connection_limit(10);
     let logins = local.counters().logins;
     client(&proxy).await;
     assert_eq!(
         local.counters().logins,
         logins + 1,
-        "nobody logs in for the other"
+        "none for the dropped one"
     );
 }
 
 #[tokio::test]
-async fn it_ends_with_its_last_handle_and_connection_and_leaves_nothing() {
+async fn a_proxy_ends_with_its_last_handle_and_connection_and_leaves_nothing() {
     let local = local().await;
     let lakebase = lakebase(&local);
     lakebase.credential().await.expect("the refresh task runs");
@@ -382,17 +367,11 @@ async fn it_ends_with_its_last_handle_and_connection_and_leaves_nothing() {
     drop(client);
     soon(ended).await;
     let _ = driven.await;
-    gone(&socket).await;
-    soon(async {
-        while metrics.num_alive_tasks() > before {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(|| !socket.exists() && metrics.num_alive_tasks() <= before).await;
 }
 
 #[test]
-fn it_ends_with_its_runtime() {
+fn a_proxy_ends_with_its_runtime() {
     let servers = tokio::runtime::Runtime::new().expect("a runtime");
     let local = servers.block_on(local());
     let lakebase = lakebase(&local);
@@ -405,23 +384,17 @@ fn it_ends_with_its_runtime() {
     let socket = folder(&proxy);
     assert!(socket.exists());
     drop(first);
-    assert!(!socket.exists(), "no driver waits for it");
+    assert!(!socket.exists() && client.is_closed());
     servers.block_on(async {
-        assert!(client.is_closed());
-        // The next caller starts another one.
-        assert_eq!(
-            ask(
-                &super::proxy::client(&lakebase.proxy().await.expect("a proxy")).await,
-                "SELECT 1"
-            )
-            .await,
-            "1"
-        );
+        // The next call starts another proxy.
+        let proxy = lakebase.proxy().await.expect("a proxy");
+        let client = connect(proxy.url()).await;
+        assert_eq!(ask(&client, "SELECT 1").await, "1");
     });
 }
 
 #[tokio::test]
-async fn the_folder_of_a_killed_process_is_removed_at_the_next_start_and_no_other() {
+async fn a_new_proxy_removes_only_the_folders_of_killed_processes() {
     let local = local().await;
     let living = proxy_of(&local).await;
     let temporary = std::env::temp_dir();
@@ -435,7 +408,7 @@ async fn the_folder_of_a_killed_process_is_removed_at_the_next_start_and_no_othe
             .create(folder)
             .expect("a folder");
         std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)).expect("set");
-        // From here on, the proxies of other tests remove a dead one, too.
+        // From here on, proxies of other tests can remove it, too.
         let socket = folder.join(".s.PGSQL.5432");
         drop(std::os::unix::net::UnixListener::bind(socket).expect("a socket"));
     }
@@ -451,7 +424,7 @@ async fn the_folder_of_a_killed_process_is_removed_at_the_next_start_and_no_othe
 }
 
 #[tokio::test]
-async fn a_shutdown_lets_transactions_finish_within_its_grace() {
+async fn a_shutdown_waits_for_open_transactions_within_its_grace_period() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let (idle, busy, stuck) = (
@@ -477,7 +450,7 @@ async fn a_shutdown_lets_transactions_finish_within_its_grace() {
 }
 
 #[tokio::test]
-async fn a_more_urgent_shutdown_cuts_a_patient_one_short() {
+async fn a_later_shutdown_can_shorten_the_grace_period() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let (idle, stuck) = (client(&proxy).await, client(&proxy).await);
@@ -486,7 +459,7 @@ async fn a_more_urgent_shutdown_cuts_a_patient_one_short() {
         let proxy = proxy.clone();
         async move { proxy.shutdown(Duration::from_secs(3600)).await }
     });
-    // By then it is under way.
+    // The first shutdown has begun.
     closed(&idle).await;
     assert_eq!(ask(&stuck, "SELECT 1").await, "1");
     soon(proxy.shutdown(Duration::ZERO)).await;
@@ -495,7 +468,7 @@ async fn a_more_urgent_shutdown_cuts_a_patient_one_short() {
 }
 
 #[tokio::test]
-async fn of_shutdowns_at_once_the_most_urgent_counts() {
+async fn of_concurrent_shutdowns_the_shortest_grace_period_counts() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let stuck = client(&proxy).await;
@@ -507,24 +480,24 @@ async fn of_shutdowns_at_once_the_most_urgent_counts() {
 }
 
 #[tokio::test]
-async fn a_check_costs_no_round_trip_while_the_server_was_heard_lately() {
+async fn a_check_needs_no_round_trip_if_the_server_sent_something_recently() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let mut connection = PgConnection::connect(proxy.url()).await.expect("a login");
     connection.execute("SELECT 1").await.expect("an answer");
-    // Whatever is sent to the server now is lost.
+    // From now on, no packet reaches the server.
     local.cut_sessions(Cut::Vanish).await.expect("cut");
     for _ in 0..100 {
         connection.ping().await.expect("an answer of the proxy");
     }
-    // In a transaction, the server is the one to ask.
+    // With this setting, every check asks the server.
     let proxy = Builder::new(&lakebase(&local)).check_after(Duration::ZERO);
     let proxy = proxy.start().await.expect("a proxy");
     let mut connection = PgConnection::connect(proxy.url()).await.expect("a login");
     connection.ping().await.expect("an answer of the server");
     local.cut_sessions(Cut::Vanish).await.expect("cut");
     let began = Instant::now();
-    soon(connection.ping()).await.expect_err("nobody answers");
+    soon(connection.ping()).await.expect_err("no response");
     assert!(
         began.elapsed() >= Duration::from_secs(1),
         "{:?}",
@@ -533,7 +506,7 @@ async fn a_check_costs_no_round_trip_while_the_server_was_heard_lately() {
 }
 
 #[tokio::test]
-async fn after_the_machine_was_suspended_a_check_goes_to_the_server() {
+async fn after_a_suspend_of_the_machine_a_check_asks_the_server() {
     let local = local().await;
     let clock = TestClock::default();
     let proxy = lakebase_on(&local, &clock).proxy().await.expect("a proxy");
@@ -541,30 +514,24 @@ async fn after_the_machine_was_suspended_a_check_goes_to_the_server() {
     connection.execute("SELECT 1").await.expect("an answer");
     local.cut_sessions(Cut::Vanish).await.expect("cut");
     connection.ping().await.expect("an answer of the proxy");
-    // The monotonic clock stands still meanwhile.
+    // The monotonic clock does not run during a suspend.
     clock.set_ahead_millis(60 * 60 * 1000);
-    soon(connection.ping()).await.expect_err("nobody answers");
+    soon(connection.ping()).await.expect_err("no response");
 }
 
 #[tokio::test]
-async fn another_database_of_the_same_lakebase_shares_its_tokens() {
+async fn handles_for_two_databases_share_one_token() {
     let local = local().await;
     local
         .sql("CREATE DATABASE analytics")
         .await
         .expect("a database");
-    let lakebase: Lakebase = lakebase(&local);
+    let lakebase = lakebase(&local);
     let other = lakebase.with_database("analytics").expect("a name");
     let proxy = other.proxy().await.expect("a proxy");
-    let sql = "SELECT current_database()";
-    let outcome = tokio_postgres::connect(proxy.url(), NoTls).await;
-    match outcome {
-        Ok((client, connection)) => {
-            tokio::spawn(connection);
-            assert_eq!(ask(&client, sql).await, "analytics");
-        }
-        Err(error) => panic!("{error:?}"),
-    }
+    let client_of_other = client(&proxy).await;
+    let database = ask(&client_of_other, "SELECT current_database()").await;
+    assert_eq!(database, "analytics");
     client(&lakebase.proxy().await.expect("a proxy")).await;
     assert_eq!(local.counters().minted, 1);
     let databases: Vec<_> = logins(&local.events())

@@ -1,5 +1,4 @@
-//! A workspace that says "too many requests" is left alone for as long as it asked, however many wait, and
-//! those whom it turned away together do not come back together.
+//! After "too many requests", no caller sends a request until `Retry-After` has passed, and handles retry at different times.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,10 +10,10 @@ use lakebase_tests::{
 };
 
 const TASKS: usize = 20;
-/// With each adapter at the same time.
+/// Concurrent starts with each adapter.
 const STARTS: usize = 5;
 
-/// When the credential API was called, and what it answered.
+/// Returns time and status of each credential call.
 fn calls(events: &[Event]) -> Vec<(SystemTime, u16)> {
     let call = |event: &Event| match event.kind {
         EventKind::Api {
@@ -26,7 +25,7 @@ fn calls(events: &[Event]) -> Vec<(SystemTime, u16)> {
     events.iter().filter_map(call).collect()
 }
 
-/// Many start at once and are turned away twice. When the calls came; `waits` is how long they wait altogether.
+/// Starts many applications, of which the first two calls are rate limited for `waits` in all. Returns the times of the calls.
 async fn called_at(
     adapter: Adapter,
     local: &LocalLakebase,
@@ -53,7 +52,7 @@ async fn called_at(
 }
 
 #[tokio::test]
-async fn a_retry_after_in_seconds_is_kept() {
+async fn retry_after_in_seconds_is_honoured() {
     every_adapter_in_time(async |adapter| {
         let calls = called_at(adapter, &local().await, "2", Duration::from_secs(4)).await?;
         for pair in calls.windows(2) {
@@ -66,16 +65,16 @@ async fn a_retry_after_in_seconds_is_kept() {
 }
 
 #[tokio::test]
-async fn a_retry_after_with_a_date_is_kept() {
+async fn retry_after_with_a_date_is_honoured() {
     every_adapter_in_time(async |adapter| {
         let local = local().await;
         let wait = Duration::from_secs(8);
         let until = SystemTime::now() + wait;
         let calls = called_at(adapter, &local, &http_date(until), wait).await?;
-        // Whole seconds: up to one less than it says.
+        // The date has whole seconds, so it is up to one second earlier.
         let earliest = until - Duration::from_secs(1);
         too_slow_unless(calls[0] < earliest, || {
-            format!("{adapter:?} asked after the date")
+            format!("{adapter:?} called after the date")
         })?;
         assert!(calls[1] >= earliest, "{adapter:?}: {calls:?}");
         Ok(())
@@ -91,22 +90,22 @@ fn http_date(at: SystemTime) -> String {
 }
 
 #[tokio::test]
-async fn a_long_wait_is_returned_to_the_caller_in_the_error() {
+async fn a_long_retry_after_is_returned_in_the_error() {
     for (retry_after, seconds) in [("90", 90), ("Wed, 01 Jan 2999 00:00:00 GMT", 300)] {
         let local = local().await;
         local.fail(Call::Credential, Fault::rate_limited(retry_after));
         let lakebase = lakebase(&local);
         for task in 0..TASKS {
-            let error = soon(lakebase.credential()).await.expect_err("turned away");
+            let error = soon(lakebase.credential()).await.expect_err("rate limited");
             assert!(error.is_transient(), "{error}");
             let wait = error.retry_after().expect("a wait").as_secs();
             match task {
                 0 => assert!(wait.abs_diff(seconds) <= 1, "{error:?}"),
-                // A handle without a credential waits for a minute at most, and what is left of it.
+                // The rest of the wait of a handle without a credential, which is a minute at most.
                 _ => assert!((50..=66).contains(&wait), "{error:?}"),
             }
         }
-        assert_eq!(local.counters().credential_calls, 1, "and it is kept");
+        assert_eq!(local.counters().credential_calls, 1, "no call before that");
     }
 }
 

@@ -1,14 +1,14 @@
-//! A failed login is judged by what the platform says: a refused token is replaced once, a passing trouble
-//! waited out with the token at hand, and what belongs to the application is left to it.
+//! The error of a failed login decides: a rejected token is replaced once, and after a transient failure the login is
+//! retried with the same token. Errors of statements are the application's.
 
 use lakebase_local::{LocalLakebase, LoginFault};
 use lakebase_tests::{
-    Adapter, App, lakebase, lakebase_with, local, local_with_schema, soon, through_every_adapter,
+    App, lakebase, lakebase_with, local, local_with_schema, session, soon, through_every_adapter,
 };
 use sea_orm::ConnectionTrait as _;
 
-/// Seen in the field, or guessed: the platform documents none of it.
-const REFUSALS: &[(&str, &str)] = &[
+/// Observed or assumed: the platform does not document them.
+const REJECTIONS: &[(&str, &str)] = &[
     (
         "28P01",
         "password authentication failed for user \"someone\"",
@@ -31,8 +31,10 @@ const REFUSALS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Trouble that no other token helps against.
-const PASSING: &[(&str, &str)] = &[
+const SEVERITIES: [&str; 2] = ["FATAL", "ERROR"];
+
+/// Failures with any token.
+const TRANSIENT: &[(&str, &str)] = &[
     ("57P03", "the database system is starting up"),
     (
         "57P01",
@@ -43,13 +45,7 @@ const PASSING: &[(&str, &str)] = &[
     ("08006", "could not reach the compute"),
 ];
 
-async fn started(adapter: Adapter) -> (LocalLakebase, App) {
-    let local = local().await;
-    let app = App::start(adapter, &lakebase(&local)).await;
-    (local, app.expect("started"))
-}
-
-/// Logs in with `fault` in the way, which costs that many mints and stays invisible.
+/// Logs in although `fault` fails the first attempt, with this number of mints.
 async fn logs_in_after(app: &App, local: &LocalLakebase, fault: LoginFault, mints: u64) {
     let before = local.counters().minted;
     local.fail_logins(1, fault.clone());
@@ -61,46 +57,39 @@ async fn logs_in_after(app: &App, local: &LocalLakebase, fault: LoginFault, mint
 }
 
 #[tokio::test]
-async fn every_known_rejection_is_answered_with_a_new_token() {
+async fn every_known_rejection_leads_to_a_new_token() {
     through_every_adapter(async |adapter| {
-        for severity in ["FATAL", "ERROR"] {
-            // A handle each: more rejections in a row than these would be slowed down.
-            let (local, app) = started(adapter).await;
-            for &(sqlstate, message) in REFUSALS {
-                let refusal = LoginFault::Refuse {
-                    sqlstate: sqlstate.to_owned(),
-                    severity: severity.to_owned(),
-                    message: message.to_owned(),
-                };
-                logs_in_after(&app, &local, refusal, 1).await;
-            }
+        let local = local().await;
+        let app = App::start(adapter, &lakebase(&local)).await;
+        let app = app.expect("started");
+        for (&(sqlstate, message), severity) in REJECTIONS.iter().zip(SEVERITIES.iter().cycle()) {
+            let rejection = LoginFault::Refuse {
+                sqlstate: sqlstate.to_owned(),
+                severity: (*severity).to_owned(),
+                message: message.to_owned(),
+            };
+            logs_in_after(&app, &local, rejection, 1).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_transient_failure_is_retried_with_the_same_token() {
+async fn a_transient_failure_or_a_closed_connection_is_retried_with_the_same_token() {
     through_every_adapter(async |adapter| {
-        let (local, app) = started(adapter).await;
-        for &(sqlstate, message) in PASSING {
+        let local = local().await;
+        let app = App::start(adapter, &lakebase(&local)).await;
+        let app = app.expect("started");
+        for &(sqlstate, message) in TRANSIENT {
             logs_in_after(&app, &local, LoginFault::refuse(sqlstate, message), 0).await;
         }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_login_whose_connection_is_closed_is_retried() {
-    through_every_adapter(async |adapter| {
-        let (local, app) = started(adapter).await;
         logs_in_after(&app, &local, LoginFault::Close, 0).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements_that_meet_a_revoked_token_together_share_one_mint() {
+async fn concurrent_statements_after_a_revocation_share_one_mint() {
     let local = local().await;
     let db = lakebase_seaorm::connect(&lakebase(&local))
         .await
@@ -116,12 +105,12 @@ async fn statements_that_meet_a_revoked_token_together_share_one_mint() {
     }
     let after = local.counters();
     assert_eq!(after.minted - before.minted, 1, "{after:?}");
-    // The pool's ten connections, the probe, and what was refused before.
+    // The ten connections of the pool, and at most two that were lost.
     assert!(after.logins - before.logins <= 12, "{after:?}");
 }
 
 #[tokio::test]
-async fn seaorm_never_repeats_a_statement_that_fails_like_a_login() {
+async fn a_statement_whose_error_looks_like_a_failed_login_is_not_repeated() {
     let local = local_with_schema().await;
     let db = lakebase_seaorm::connect(&lakebase(&local))
         .await
@@ -129,7 +118,7 @@ async fn seaorm_never_repeats_a_statement_that_fails_like_a_login() {
     db.execute_unprepared("CREATE SEQUENCE calls")
         .await
         .expect("a sequence");
-    // An application's own login function may well raise `invalid_password`.
+    // Login functions of applications raise `invalid_password`.
     let failing = "DO $$ BEGIN PERFORM nextval('calls'); \
                    RAISE invalid_password USING MESSAGE = 'password authentication failed'; END $$";
     let error = db.execute_unprepared(failing).await.expect_err("it raises");
@@ -157,8 +146,7 @@ async fn members_of_a_group_log_in_as_the_group() {
         .await
         .expect("a group role");
     let lakebase = lakebase_with(&local, &[("PGUSER", "analysts")]);
-    let (client, connection) = lakebase.connect().await.expect("a member");
-    tokio::spawn(connection);
+    let client = session(&lakebase).await;
     let row = client
         .query_one("SELECT current_user::text", &[])
         .await

@@ -1,30 +1,32 @@
-//! A rehearsal on a copy shows what migrations will do to the database: errors that only its data causes, locks, rewrites
-//! and the new schema. The database itself stays as it is.
+//! A rehearsal on a copy shows the effect of migrations on the database: errors that only its data causes, locks, rewrites
+//! and the new schema. The database itself does not change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use diesel_migrations::FileBasedMigrations;
 use lakebase_core::Lakebase;
 use lakebase_core::adapter::migration::{LockMode, MigrationError, Rehearsal};
 use lakebase_core::admin::schema::Snapshot;
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{SCHEMA, lakebase, lakebase_with, local_with_schema, soon};
+use lakebase_tests::{
+    SCHEMA, has_table, lakebase, lakebase_with, local_with_schema, session, soon,
+};
 use sea_orm_migration::prelude::*;
-use tempfile::TempDir;
+
+use crate::shop::{Orm, with_both_orms};
+use crate::sql_migrations::{MIGRATIONS, Migration, Sql, folder, read};
 
 const ONE: &str = "2026-01-01-000001_one";
 const TWO: &str = "2026-01-01-000002_two";
 const THREE: &str = "2026-01-01-000003_three";
 
-/// At the end of a migration that fails in Rust, with SeaORM.
-const GIVE_UP: &str = "-- give up";
+const SHELVES: Migration = Migration::new(ONE, "CREATE TABLE shelves (id int)");
+const ROOMS: Migration = Migration::new(TWO, "CREATE TABLE rooms (id int)");
+/// Fails on the data.
+const DUPLICATES: Migration = Migration::new(TWO, "CREATE UNIQUE INDEX ON books (title)");
 
-/// Name, SQL, and whether it runs in a transaction.
-pub(crate) type Migration = (&'static str, &'static str, bool);
-
-/// With data: 1000 books, two of them with the same title.
+/// A database with 1000 books, two of them with the same title.
 async fn library() -> LocalLakebase {
     let local = local_with_schema().await;
     let sql = format!(
@@ -42,26 +44,13 @@ async fn copy_of(local: &LocalLakebase) -> Lakebase {
     lakebase(local).with_database(&copy).expect("a name")
 }
 
-pub(crate) fn folder(migrations: &[Migration]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    for (name, sql, in_transaction) in migrations {
-        let path = folder.path().join(name);
-        std::fs::create_dir(&path).expect("a folder");
-        std::fs::write(path.join("up.sql"), sql).expect("written");
-        std::fs::write(path.join("down.sql"), "").expect("written");
-        let metadata = format!("run_in_transaction = {in_transaction}");
-        std::fs::write(path.join("metadata.toml"), metadata).expect("written");
-    }
-    folder
-}
-
 async fn with_diesel(
     lakebase: &Lakebase,
     copy: &Lakebase,
     migrations: &[Migration],
 ) -> Result<Rehearsal, MigrationError> {
     let folder = folder(migrations);
-    let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+    let source = read(&folder);
     let rehearsing = lakebase_diesel::migrations::Migrations::new(lakebase);
     soon(rehearsing.rehearse_on(copy, source)).await
 }
@@ -75,44 +64,7 @@ async fn with_seaorm(
     soon(MIGRATIONS.scope(migrations.to_vec(), rehearsing.rehearse_on::<Sql>(copy))).await
 }
 
-tokio::task_local! {
-    pub(crate) static MIGRATIONS: Vec<Migration>;
-}
-
-pub(crate) struct Sql;
-
-impl MigratorTrait for Sql {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        let boxed = |one| Box::new(RunsSql(one)) as Box<dyn MigrationTrait>;
-        MIGRATIONS.get().into_iter().map(boxed).collect()
-    }
-}
-
-struct RunsSql(Migration);
-
-impl MigrationName for RunsSql {
-    fn name(&self) -> &str {
-        self.0.0
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for RunsSql {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let connection = manager.get_connection();
-        connection.execute_unprepared(self.0.1).await?;
-        match self.0.1.ends_with(GIVE_UP) {
-            true => Err(DbErr::Custom("gave up".to_owned())),
-            false => Ok(()),
-        }
-    }
-
-    fn use_transaction(&self) -> Option<bool> {
-        Some(self.0.2)
-    }
-}
-
-/// By diesel and by SeaORM, each on a copy of its own.
+/// Rehearses with diesel and with SeaORM, each on its own copy.
 async fn rehearse(migrations: &[Migration]) -> [Rehearsal; 2] {
     let local = library().await;
     let production = lakebase(&local);
@@ -137,11 +89,11 @@ fn changes(report: &Rehearsal) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_index_that_only_productions_data_breaks_is_found() {
+async fn a_rehearsal_finds_an_index_that_fails_on_the_data() {
     let reports = rehearse(&[
-        (ONE, "CREATE TABLE shelves (id int)", true),
-        (TWO, "SELECT 1;\nCREATE UNIQUE INDEX ON books (title)", true),
-        (THREE, "CREATE TABLE rooms (id int)", true),
+        SHELVES,
+        Migration::new(TWO, "SELECT 1;\nCREATE UNIQUE INDEX ON books (title)"),
+        Migration::new(THREE, "CREATE TABLE rooms (id int)"),
     ])
     .await;
     for (report, statement) in reports.into_iter().zip([Some(2), None]) {
@@ -186,22 +138,13 @@ async fn an_index_that_only_productions_data_breaks_is_found() {
 }
 
 #[tokio::test]
-async fn a_lock_that_would_block_others_for_seconds_is_reported_with_its_duration() {
+async fn a_lock_that_blocks_others_is_reported_with_its_duration() {
     let reports = rehearse(&[
-        (
-            ONE,
-            "ALTER TABLE books ADD pages int; SELECT pg_sleep(1.5)",
-            true,
-        ),
-        (
-            TWO,
-            "SELECT pg_sleep(0.3); CREATE INDEX ON books (title)",
-            true,
-        ),
-        (
+        Migration::new(ONE, "ALTER TABLE books ADD pages int; SELECT pg_sleep(1.5)"),
+        Migration::new(TWO, "SELECT pg_sleep(0.3); CREATE INDEX ON books (title)"),
+        Migration::new(
             THREE,
             "SELECT pg_sleep(1); ALTER TABLE readers ADD book int REFERENCES books",
-            true,
         ),
     ])
     .await;
@@ -224,7 +167,7 @@ async fn a_lock_that_would_block_others_for_seconds_is_reported_with_its_duratio
             "a column without a default is no rewrite: {report}"
         );
 
-        // Their locks are as short as a statement: no poll need have seen them.
+        // Locks of single statements are reported even if they are too short for a poll.
         let modes = |number: usize| -> Vec<_> {
             let locks = report.migrations[number].locks.iter();
             let mut modes: Vec<_> = locks
@@ -270,7 +213,7 @@ async fn a_lock_that_would_block_others_for_seconds_is_reported_with_its_duratio
 #[tokio::test]
 async fn a_table_that_is_rewritten_is_reported_with_its_rows_and_size() {
     let sql = "DROP VIEW titles; ALTER TABLE books ALTER id TYPE bigint";
-    for report in rehearse(&[(ONE, sql, true)]).await {
+    for report in rehearse(&[Migration::new(ONE, sql)]).await {
         let migration = &report.migrations[0];
         let [rewrite] = &migration.rewrites[..] else {
             panic!("{report}");
@@ -315,18 +258,14 @@ async fn a_table_that_is_rewritten_is_reported_with_its_rows_and_size() {
 }
 
 #[tokio::test]
-async fn migrations_that_block_nobody_are_reported_as_such() {
+async fn migrations_that_block_nobody_have_no_blocking_locks() {
     let reports = rehearse(&[
-        (
+        Migration::new(
             ONE,
             "CREATE TABLE shelves (id int PRIMARY KEY); INSERT INTO books VALUES (0, 'x')",
-            true,
         ),
-        (
-            TWO,
-            "CREATE INDEX CONCURRENTLY by_title ON books (title)",
-            false,
-        ),
+        Migration::new(TWO, "CREATE INDEX CONCURRENTLY by_title ON books (title)")
+            .in_transaction(false),
     ])
     .await;
     for report in reports {
@@ -354,9 +293,9 @@ async fn migrations_that_block_nobody_are_reported_as_such() {
 }
 
 #[tokio::test]
-async fn a_lock_without_a_transaction_counts_until_its_statement_ends() {
+async fn without_a_transaction_a_lock_is_held_until_its_statement_ends() {
     let sql = "BEGIN; LOCK TABLE books; SELECT pg_sleep(0.5); COMMIT; SELECT pg_sleep(1.5)";
-    for report in rehearse(&[(ONE, sql, false)]).await {
+    for report in rehearse(&[Migration::new(ONE, sql).in_transaction(false)]).await {
         let [lock] = &report.migrations[0].locks[..] else {
             panic!("{report}");
         };
@@ -367,14 +306,14 @@ async fn a_lock_without_a_transaction_counts_until_its_statement_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_has_run_already_is_not_rehearsed_and_without_async_it_works_as_well() {
-    let migrations = [(ONE, "CREATE TABLE shelves (id int)", true)];
+async fn migrations_that_have_run_are_not_rehearsed() {
+    let migrations = [SHELVES];
     let local = library().await;
     let (production, copy) = (lakebase(&local), copy_of(&local).await);
     let first = with_diesel(&production, &copy, &migrations).await;
     assert_eq!(first.expect("a rehearsal").migrations.len(), 1);
     let folder = folder(&migrations);
-    let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+    let source = read(&folder);
     let rehearsing = lakebase_diesel::migrations::Migrations::new(&production).blocking();
     let again = tokio::task::block_in_place(|| rehearsing.rehearse_on(&copy, source));
     let nothing = "rehearsal: nothing pending\n\nno change to the schema\n";
@@ -392,11 +331,10 @@ async fn a_migration_that_fails_outside_of_sql_is_part_of_the_report() {
     let local = library().await;
     let (production, copy) = (lakebase(&local), copy_of(&local).await);
     for in_transaction in [true, false] {
-        let migrations = [(
-            ONE,
-            "ALTER TABLE books ADD x int -- give up",
-            in_transaction,
-        )];
+        let migrations = [
+            Migration::new(ONE, "ALTER TABLE books ADD x int -- give up")
+                .in_transaction(in_transaction),
+        ];
         let report = with_seaorm(&production, &copy, &migrations).await;
         let report = report.expect("a rehearsal");
         let failed = report.failed().expect("it gave up");
@@ -408,8 +346,8 @@ async fn a_migration_that_fails_outside_of_sql_is_part_of_the_report() {
 }
 
 #[tokio::test]
-async fn without_a_copy_there_is_no_rehearsal() {
-    let migrations = &[(ONE, "CREATE TABLE shelves (id int)", true)];
+async fn the_database_itself_or_a_missing_database_is_no_copy() {
+    let migrations = &[SHELVES];
     let local = library().await;
     let production = lakebase(&local);
     let missing = production.with_database("missing").expect("a name");
@@ -425,35 +363,24 @@ async fn without_a_copy_there_is_no_rehearsal() {
             assert_eq!(error.is_config(), is_same, "{error}");
         }
     }
-    let exists = format!("SELECT 1 / (to_regclass('{SCHEMA}.shelves') IS NULL)::int");
-    local.sql(&exists).await.expect("nothing was created");
+    assert!(!has_table(&local, "shelves").await);
 }
 
-/// The branches of the project, and whether the table of a migration is in production. The books are as they were.
-async fn left_behind(local: &LocalLakebase) -> (Vec<String>, bool) {
-    let production = lakebase(local);
-    let (client, connection) = soon(production.connect()).await.expect("a login");
-    tokio::spawn(connection);
+/// Asserts that no branch is left and that the data is unchanged. Returns whether the table of a migration exists.
+async fn has_shelves(local: &LocalLakebase) -> bool {
+    let client = session(&lakebase(local)).await;
     let sql = format!("SELECT count(*), count(DISTINCT title) FROM {SCHEMA}.books");
     let row = client.query_one(&sql, &[]).await.expect("books");
     assert_eq!((row.get(0), row.get(1)), (1000_i64, 999_i64));
-    let branches = production.branches().expect("a project").list().await;
-    let branches = branches.expect("branches").into_iter();
-    let found = Snapshot::of(&production).await.expect("readable");
-    let is_there = found
-        .objects()
-        .any(|(object, _)| object.relation == "shelves");
-    (branches.map(|one| one.id().to_owned()).collect(), is_there)
+    assert_eq!(local.branches(), [local.branch()]);
+    has_table(local, "shelves").await
 }
 
 #[tokio::test]
-async fn a_rehearsal_on_a_temporary_branch_runs_on_its_data_and_leaves_nothing() {
+async fn a_rehearsal_on_a_temporary_branch_leaves_nothing_behind() {
     let local = library().await;
-    let folder = folder(&[
-        (ONE, "CREATE TABLE shelves (id int)", true),
-        (TWO, "CREATE UNIQUE INDEX ON books (title)", true),
-    ]);
-    let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+    let folder = folder(&[SHELVES, DUPLICATES]);
+    let source = read(&folder);
     let production = lakebase(&local);
     let migrations = lakebase_diesel::migrations::Migrations::new(&production);
     let report = soon(migrations.rehearse(source)).await.expect("a report");
@@ -463,43 +390,38 @@ async fn a_rehearsal_on_a_temporary_branch_runs_on_its_data_and_leaves_nothing()
         Some("23505"),
         "{report}"
     );
-    assert_eq!(
-        left_behind(&local).await,
-        (vec!["production".to_owned()], false)
-    );
+    assert!(!has_shelves(&local).await);
     let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
-    let pending = vec![(ONE, "CREATE TABLE shelves (id int)", true)];
+    let pending = vec![SHELVES];
     let rehearsing = MIGRATIONS.scope(pending, migrations.rehearse::<Sql>());
     let report = soon(rehearsing).await.expect("a report");
     assert!(report.is_ok(), "{report}");
-    assert_eq!(
-        left_behind(&local).await,
-        (vec!["production".to_owned()], false)
-    );
+    assert!(!has_shelves(&local).await);
 }
 
 #[tokio::test]
-async fn what_failed_in_rehearsal_or_was_not_accepted_is_not_run_on_the_database_itself() {
-    let shelves = (ONE, "CREATE TABLE shelves (id int)", true);
-    let duplicates = (TWO, "CREATE UNIQUE INDEX ON books (title)", true);
-    for (pending, accept, ran) in [
-        (vec![shelves, duplicates], true, false),
-        (vec![shelves], false, false),
-        (vec![shelves], true, true),
-    ] {
-        for with_diesel in [true, false] {
-            let local = library().await;
-            let production = lakebase(&local);
-            let outcome = if with_diesel {
-                let folder = folder(&pending);
-                let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
-                let migrations = lakebase_diesel::migrations::Migrations::new(&production);
-                let run = migrations.run_after_rehearsal(|| source.clone(), |_| accept);
-                soon(run).await
-            } else {
-                let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
-                let run = migrations.run_after_rehearsal::<Sql>(|_| accept);
-                soon(MIGRATIONS.scope(pending.clone(), run)).await
+async fn migrations_run_only_after_an_accepted_rehearsal_without_errors() {
+    with_both_orms(async |orm| {
+        let local = library().await;
+        let production = lakebase(&local);
+        for (pending, accept, ran) in [
+            (vec![SHELVES, DUPLICATES], true, false),
+            (vec![SHELVES], false, false),
+            (vec![SHELVES], true, true),
+        ] {
+            let outcome = match orm {
+                Orm::Diesel => {
+                    let folder = folder(&pending);
+                    let source = read(&folder);
+                    let migrations = lakebase_diesel::migrations::Migrations::new(&production);
+                    let run = migrations.run_after_rehearsal(|| source.clone(), |_| accept);
+                    soon(Box::pin(run)).await
+                }
+                Orm::SeaOrm => {
+                    let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
+                    let run = migrations.run_after_rehearsal::<Sql>(|_| accept);
+                    soon(Box::pin(MIGRATIONS.scope(pending, run))).await
+                }
             };
             match outcome {
                 Ok(names) => assert!(ran && names == [ONE], "{names:?}"),
@@ -516,27 +438,22 @@ async fn what_failed_in_rehearsal_or_was_not_accepted_is_not_run_on_the_database
                     }
                 }
             }
-            assert_eq!(
-                left_behind(&local).await,
-                (vec!["production".to_owned()], ran)
-            );
+            assert_eq!(has_shelves(&local).await, ran);
         }
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_session_that_ends_before_its_migration_begins_fails_the_rehearsal() {
+async fn a_session_that_ends_before_its_migration_fails_the_rehearsal() {
     use lakebase_diesel::migrations::{Migrations, Progress};
 
-    let pending = [
-        (ONE, "CREATE TABLE shelves (id int)", true),
-        (TWO, "CREATE TABLE rooms (id int)", true),
-    ];
+    let pending = [SHELVES, ROOMS];
     for (number, lost) in [ONE, TWO].into_iter().enumerate() {
         let local = Arc::new(library().await);
         let (production, copy) = (lakebase(&local), copy_of(&local).await);
         let folder = folder(&pending);
-        let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+        let source = read(&folder);
         let runtime = tokio::runtime::Handle::current();
         let rehearsing = Migrations::new(&production).on_progress(move |progress| {
             if matches!(progress, Progress::Running { migration, .. } if migration == lost) {
@@ -556,8 +473,8 @@ async fn a_session_that_ends_before_its_migration_begins_fails_the_rehearsal() {
 }
 
 #[tokio::test]
-async fn another_address_of_the_database_is_no_copy() {
-    let migrations = &[(ONE, "CREATE TABLE shelves (id int)", true)];
+async fn the_database_at_another_address_is_no_copy() {
+    let migrations = &[SHELVES];
     let local = library().await;
     let production = lakebase(&local);
     for change in [("PGHOSTADDR", "127.0.0.1"), ("PGHOST", "LOCALHOST")] {
@@ -573,11 +490,11 @@ async fn another_address_of_the_database_is_no_copy() {
             );
         }
     }
-    assert!(!left_behind(&local).await.1);
+    assert!(!has_shelves(&local).await);
 }
 
 #[tokio::test]
-async fn functions_of_the_application_do_not_run_with_the_privileges_of_the_rehearsal() {
+async fn a_rehearsal_calls_no_functions_of_the_application() {
     let local = library().await;
     let hostile = format!(
         "CREATE FUNCTION {SCHEMA}.format(text, name, name) RETURNS text LANGUAGE plpgsql AS \
@@ -585,48 +502,33 @@ async fn functions_of_the_application_do_not_run_with_the_privileges_of_the_rehe
     );
     local.sql(&hostile).await.expect("made");
     let copy = copy_of(&local).await;
-    let pending = &[(ONE, "CREATE TABLE shelves (id int)", true)];
+    let pending = &[SHELVES];
     let report = with_diesel(&lakebase(&local), &copy, pending).await;
     assert!(report.expect("a report").is_ok());
 }
 
 static HAS_GROWN: AtomicBool = AtomicBool::new(false);
 
-/// Has a second migration later.
+/// Gets a second migration after the rehearsal.
 struct Grows;
 
 impl MigratorTrait for Grows {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        let mut all: Vec<Box<dyn MigrationTrait>> = vec![Box::new(RunsSql((
-            ONE,
-            "CREATE TABLE shelves (id int)",
-            true,
-        )))];
+        let mut all: Vec<Box<dyn MigrationTrait>> = vec![Box::new(SHELVES)];
         if HAS_GROWN.load(Ordering::SeqCst) {
-            all.push(Box::new(RunsSql((
-                TWO,
-                "CREATE TABLE rooms (id int)",
-                true,
-            ))));
+            all.push(Box::new(ROOMS));
         }
         all
     }
 }
 
 #[tokio::test]
-async fn a_migration_that_was_not_rehearsed_is_not_run_after_a_rehearsal() {
+async fn a_migration_that_was_not_rehearsed_is_not_run() {
     let local = library().await;
     let production = lakebase(&local);
-    let shelves = (ONE, "CREATE TABLE shelves (id int)", true);
-    let folders = [
-        folder(&[shelves]),
-        folder(&[shelves, (TWO, "CREATE TABLE rooms (id int)", true)]),
-    ];
+    let folders = [folder(&[SHELVES]), folder(&[SHELVES, ROOMS])];
     let calls = AtomicUsize::new(0);
-    let source = || {
-        let folder = &folders[calls.fetch_add(1, Ordering::SeqCst)];
-        FileBasedMigrations::from_path(folder.path()).expect("readable")
-    };
+    let source = || read(&folders[calls.fetch_add(1, Ordering::SeqCst)]);
     let migrations = lakebase_diesel::migrations::Migrations::new(&production);
     let with_diesel = soon(migrations.run_after_rehearsal(source, |_| true)).await;
     let migrations = lakebase_seaorm::migrations::Migrations::new(&production);
@@ -640,11 +542,11 @@ async fn a_migration_that_was_not_rehearsed_is_not_run_after_a_rehearsal() {
         assert_eq!(error.migration(), Some(TWO));
         assert!(error.chain().contains("was not rehearsed"), "{error:?}");
     }
-    assert!(!left_behind(&local).await.1);
+    assert!(!has_shelves(&local).await);
 }
 
 #[tokio::test]
-async fn the_branch_of_a_rehearsal_has_to_be_the_one_of_the_database() {
+async fn a_rehearsal_needs_the_host_of_its_branch_and_a_valid_expiry() {
     let local = library().await;
     let elsewhere = lakebase_with(&local, &[("PGHOST", "127.0.0.1")]);
     let migrations = lakebase_seaorm::migrations::Migrations::new(&elsewhere);

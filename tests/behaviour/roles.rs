@@ -1,36 +1,18 @@
-//! Roles and rights, as the platform has them.
+//! Roles and privileges, with the platform's rules.
 
 use lakebase_core::admin::{Access, IdentityKind, Object, ObjectKind, Plan, Privilege};
 use lakebase_core::{Config, Error, Lakebase};
 use lakebase_local::{LocalLakebase, SignIn};
-use lakebase_tests::{lakebase_with, local, soon};
+use lakebase_tests::{lakebase, local, service_principal, session, soon};
 use tokio_postgres::Client;
 
-/// The person who made the project.
+/// The user who created the project.
 pub(crate) fn owner(local: &LocalLakebase) -> Lakebase {
     let config = Config::from_vars(local.env_for(SignIn::Pat)).expect("a configuration");
     Lakebase::new(config).expect("a handle")
 }
 
-/// Another service principal, who has no role yet.
-pub(crate) fn newcomer(local: &LocalLakebase) -> (String, Lakebase) {
-    let (id, secret) = local.add_service_principal();
-    let changes = [
-        ("DATABRICKS_CLIENT_ID", id.as_str()),
-        ("DATABRICKS_CLIENT_SECRET", &secret),
-        ("PGUSER", &id),
-    ];
-    let lakebase = lakebase_with(local, &changes);
-    (id, lakebase)
-}
-
-pub(crate) async fn connect(lakebase: &Lakebase) -> Client {
-    let (client, connection) = soon(lakebase.connect()).await.expect("a login");
-    tokio::spawn(connection);
-    client
-}
-
-/// The owner's schema with a table that counts by itself, and a function.
+/// A schema of the owner with a table that has a sequence, and a function.
 async fn deploy(client: &Client) {
     client
         .batch_execute(
@@ -56,10 +38,10 @@ async fn sqlstate(client: &Client, sql: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_role_made_by_the_plan_logs_in_with_tokens_and_a_plain_one_does_not() {
+async fn a_role_from_a_plan_logs_in_with_tokens_and_a_role_from_create_role_does_not() {
     let local = local().await;
     let owner = owner(&local);
-    let (id, newcomer) = newcomer(&local);
+    let (id, newcomer) = service_principal(&local, &[]);
     let error = soon(newcomer.connect())
         .await
         .map(drop)
@@ -71,9 +53,9 @@ async fn a_role_made_by_the_plan_logs_in_with_tokens_and_a_plain_one_does_not() 
 
     let plan = plan(&owner).create_role(&id, IdentityKind::ServicePrincipal);
     soon(plan.apply(&owner)).await.expect("applied");
-    connect(&newcomer).await;
+    session(&newcomer).await;
 
-    let (plain, principal) = self::newcomer(&local);
+    let (plain, principal) = service_principal(&local, &[]);
     local
         .sql(&format!("CREATE ROLE \"{plain}\" LOGIN"))
         .await
@@ -81,7 +63,7 @@ async fn a_role_made_by_the_plan_logs_in_with_tokens_and_a_plain_one_does_not() 
     let error = soon(principal.connect())
         .await
         .map(drop)
-        .expect_err("refused");
+        .expect_err("rejected");
     assert!(
         error.is_login() && error.to_string().contains("plain CREATE ROLE"),
         "{error}"
@@ -89,7 +71,7 @@ async fn a_role_made_by_the_plan_logs_in_with_tokens_and_a_plain_one_does_not() 
 }
 
 #[tokio::test]
-async fn people_and_groups_get_roles_too() {
+async fn users_and_groups_log_in_with_roles_from_a_plan() {
     let local = local().await;
     let owner = owner(&local);
     let token = local.add_user("o'neill@example.com");
@@ -113,18 +95,18 @@ async fn people_and_groups_get_roles_too() {
             }))
             .build()
             .expect("a configuration");
-        let client = connect(&Lakebase::new(config).expect("a handle")).await;
+        let client = session(&Lakebase::new(config).expect("a handle")).await;
         let row = client.query_one("SELECT session_user::text", &[]).await;
         assert_eq!(row.expect("a row").get::<_, String>(0), role);
     }
 }
 
 #[tokio::test]
-async fn applying_it_again_changes_nothing_and_many_may_at_once() {
+async fn a_plan_can_be_applied_again_and_by_many_at_once() {
     let local = local().await;
     let owner = owner(&local);
-    deploy(&connect(&owner).await).await;
-    let (id, newcomer) = newcomer(&local);
+    deploy(&session(&owner).await).await;
+    let (id, newcomer) = service_principal(&local, &[]);
     let plan = plan(&owner)
         .create_role(&id, IdentityKind::ServicePrincipal)
         .create_schema("app", None)
@@ -137,23 +119,23 @@ async fn applying_it_again_changes_nothing_and_many_may_at_once() {
         outcome.expect("applied");
     }
     plan.apply(&owner).await.expect("applied again");
-    // The printed script is what was applied, and may be run as often.
+    // The printed script does the same.
     let script = plan.to_string();
-    connect(&owner)
+    session(&owner)
         .await
         .batch_execute(&script)
         .await
         .expect("the script");
-    connect(&newcomer).await;
+    session(&newcomer).await;
 }
 
 #[tokio::test]
-async fn write_access_covers_existing_and_future_objects_and_nothing_else() {
+async fn write_access_covers_existing_and_future_objects_but_no_ddl() {
     let local = local().await;
     let owner = owner(&local);
-    let boss = connect(&owner).await;
+    let boss = session(&owner).await;
     deploy(&boss).await;
-    let (id, newcomer) = newcomer(&local);
+    let (id, newcomer) = service_principal(&local, &[]);
     plan(&owner)
         .create_role(&id, IdentityKind::ServicePrincipal)
         .allow(Access::Write, "app", None, &id)
@@ -164,7 +146,7 @@ async fn write_access_covers_existing_and_future_objects_and_nothing_else() {
         .await
         .expect("a table");
 
-    let app = connect(&newcomer).await;
+    let app = session(&newcomer).await;
     app.batch_execute(
         "INSERT INTO app.orders (item) VALUES ('a'); UPDATE app.orders SET item = 'b'; \
          INSERT INTO app.later (note) VALUES ('a'); DELETE FROM app.later; \
@@ -183,12 +165,12 @@ async fn write_access_covers_existing_and_future_objects_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn read_access_is_read_only_and_a_developer_may_have_everything() {
+async fn read_access_is_read_only_and_all_access_includes_ddl() {
     let local = local().await;
     let owner = owner(&local);
-    deploy(&connect(&owner).await).await;
-    let (reader_id, reader) = newcomer(&local);
-    let (developer_id, developer) = newcomer(&local);
+    deploy(&session(&owner).await).await;
+    let (reader_id, reader) = service_principal(&local, &[]);
+    let (developer_id, developer) = service_principal(&local, &[]);
     plan(&owner)
         .create_role(&reader_id, IdentityKind::ServicePrincipal)
         .create_role(&developer_id, IdentityKind::ServicePrincipal)
@@ -197,14 +179,14 @@ async fn read_access_is_read_only_and_a_developer_may_have_everything() {
         .apply(&owner)
         .await
         .expect("applied");
-    let reader = connect(&reader).await;
+    let reader = session(&reader).await;
     reader
         .batch_execute("SELECT * FROM app.orders")
         .await
         .expect("rows");
     let insert = "INSERT INTO app.orders (item) VALUES ('a')";
     assert_eq!(sqlstate(&reader, insert).await, "42501");
-    let developer = connect(&developer).await;
+    let developer = session(&developer).await;
     let everything = format!("{insert}; TRUNCATE app.orders; CREATE TABLE app.own (x INT)");
     developer
         .batch_execute(&everything)
@@ -213,15 +195,15 @@ async fn read_access_is_read_only_and_a_developer_may_have_everything() {
 }
 
 #[tokio::test]
-async fn single_objects_and_memberships_can_be_granted() {
+async fn privileges_on_single_objects_and_memberships_can_be_granted() {
     let local = local().await;
     let owner = owner(&local);
-    let boss = connect(&owner).await;
+    let boss = session(&owner).await;
     deploy(&boss).await;
     boss.batch_execute("CREATE ROLE app_owner NOLOGIN")
         .await
         .expect("a role");
-    let (id, newcomer) = newcomer(&local);
+    let (id, newcomer) = service_principal(&local, &[]);
     plan(&owner)
         .create_role(&id, IdentityKind::ServicePrincipal)
         .allow_to_deploy(&id)
@@ -256,7 +238,7 @@ async fn single_objects_and_memberships_can_be_granted() {
         .apply(&owner)
         .await
         .expect("applied");
-    let app = connect(&newcomer).await;
+    let app = session(&newcomer).await;
     app.batch_execute(
         "INSERT INTO app.orders (item) VALUES ('a'); SELECT app.twice(1); SET ROLE app_owner; \
          SELECT app.twice(1); RESET ROLE; CREATE SCHEMA mine",
@@ -266,20 +248,20 @@ async fn single_objects_and_memberships_can_be_granted() {
     assert_eq!(sqlstate(&app, "SELECT * FROM app.orders").await, "42501");
 }
 
-/// What the error of a plan says.
-async fn refusal(plan: Plan, lakebase: &Lakebase) -> Error {
-    let error = soon(plan.apply(lakebase)).await.expect_err("refused");
+/// Returns the error of a plan.
+async fn rejection(plan: Plan, lakebase: &Lakebase) -> Error {
+    let error = soon(plan.apply(lakebase)).await.expect_err("rejected");
     assert!(!error.is_transient(), "{error}");
     error
 }
 
 #[tokio::test]
-async fn a_rejected_statement_is_named_with_the_next_step() {
+async fn the_error_of_a_rejected_plan_names_the_statement_and_the_next_step() {
     let local = local().await;
     let owner = owner(&local);
-    let app = lakebase_with(&local, &[]);
-    deploy(&connect(&owner).await).await;
-    let (id, _) = newcomer(&local);
+    let app = lakebase(&local);
+    deploy(&session(&owner).await).await;
+    let (id, _) = service_principal(&local, &[]);
     let principal = IdentityKind::ServicePrincipal;
     let cases = [
         (
@@ -341,7 +323,7 @@ async fn a_rejected_statement_is_named_with_the_next_step() {
     ];
     for (plan, who, code, advice) in cases {
         let statement = plan.to_string();
-        let error = refusal(plan, who).await;
+        let error = rejection(plan, who).await;
         assert_eq!(error.sqlstate(), Some(code), "{statement}: {error}");
         assert!(error.to_string().contains(advice), "{statement}: {error}");
         assert!(error.to_string().contains("nothing was changed"), "{error}");
@@ -349,13 +331,13 @@ async fn a_rejected_statement_is_named_with_the_next_step() {
 }
 
 #[tokio::test]
-async fn a_refused_plan_leaves_nothing_behind() {
+async fn a_rejected_plan_changes_nothing() {
     let local = local().await;
     let owner = owner(&local);
-    let boss = connect(&owner).await;
+    let boss = session(&owner).await;
     deploy(&boss).await;
-    let (id, newcomer) = newcomer(&local);
-    let error = refusal(
+    let (id, newcomer) = service_principal(&local, &[]);
+    let error = rejection(
         plan(&owner)
             .create_role(&id, IdentityKind::ServicePrincipal)
             .create_schema("half", None)
@@ -372,51 +354,51 @@ async fn a_refused_plan_leaves_nothing_behind() {
     assert!(error.to_string().contains("Create the role"), "{error}");
 }
 
-/// Postgres only warns if the one who grants has the right, but may not pass it on.
+/// Postgres only warns if the grantor has the privilege without the grant option.
 #[tokio::test]
 async fn a_grant_that_grants_nothing_is_an_error() {
     let local = local().await;
     let owner = owner(&local);
-    deploy(&connect(&owner).await).await;
-    let app = lakebase_with(&local, &[]);
+    deploy(&session(&owner).await).await;
+    let app = lakebase(&local);
     plan(&owner)
         .allow(Access::Read, "app", None, local.client_id())
         .apply(&owner)
         .await
         .expect("applied");
-    let (id, _) = newcomer(&local);
+    let (id, _) = service_principal(&local, &[]);
     plan(&owner)
         .create_role(&id, IdentityKind::ServicePrincipal)
         .apply(&owner)
         .await
         .expect("a role");
     let usage = plan(&app).grant(&[Privilege::Usage], &Object::Schema("app".into()), &id);
-    let error = refusal(usage, &app).await;
+    let error = rejection(usage, &app).await;
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
     assert!(error.to_string().contains("GRANT OPTION"), "{error}");
 }
 
 #[tokio::test]
-async fn a_plan_for_another_database_is_not_run_here() {
+async fn a_plan_for_another_database_is_rejected() {
     let local = local().await;
     let owner = owner(&local);
     let elsewhere = Plan::new("elsewhere").create_schema("app", None);
-    let error = refusal(elsewhere, &owner).await;
+    let error = rejection(elsewhere, &owner).await;
     assert!(
         error.is_config() && error.to_string().contains("elsewhere"),
         "{error}"
     );
 }
 
-/// Those objects belong to no role of ours, so Postgres warns about them.
+/// They have another owner, so Postgres warns about them.
 #[tokio::test]
-async fn objects_of_extensions_do_not_need_grants() {
+async fn objects_of_extensions_need_no_grants() {
     let local = local().await;
     let owner = owner(&local);
-    let boss = connect(&owner).await;
+    let boss = session(&owner).await;
     deploy(&boss).await;
-    let (id, newcomer) = newcomer(&local);
-    // Of a trusted extension: made by the owner, but not the owner's.
+    let (id, newcomer) = service_principal(&local, &[]);
+    // The owner creates the extension but does not own its objects.
     let available = boss.batch_execute("CREATE EXTENSION citext SCHEMA app");
     if available.await.is_err() {
         local
@@ -433,29 +415,29 @@ async fn objects_of_extensions_do_not_need_grants() {
         .apply(&owner)
         .await
         .expect("applied");
-    let app = connect(&newcomer).await;
+    let app = session(&newcomer).await;
     app.batch_execute("SELECT app.twice(1)")
         .await
         .expect("granted");
-    // A function of another owner is.
+    // A function of another owner that no extension owns needs one.
     local
         .sql("CREATE FUNCTION app.foreign() RETURNS INT LANGUAGE sql AS 'SELECT 1'")
         .await
         .expect("a function");
     let again = plan(&owner).allow(Access::Read, "app", None, &id);
-    let error = refusal(again, &owner).await;
+    let error = rejection(again, &owner).await;
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
 }
 
 #[tokio::test]
-async fn the_extension_is_created_in_a_schema_on_the_default_path() {
+async fn the_extension_is_created_in_a_schema_on_the_default_search_path() {
     let local = local().await;
-    let (id, _) = newcomer(&local);
+    let (id, _) = service_principal(&local, &[]);
     let changes = [("LAKEBASE_SCHEMA", "app")];
     let mut vars = local.env_for(SignIn::Pat);
     vars.extend(changes.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let owner = Lakebase::new(Config::from_vars(vars).expect("a configuration")).expect("a handle");
-    deploy(&connect(&owner).await).await;
+    deploy(&session(&owner).await).await;
     let plan = plan(&owner).create_role(&id, IdentityKind::ServicePrincipal);
     plan.apply(&owner).await.expect("applied");
     assert!(
@@ -465,15 +447,15 @@ async fn the_extension_is_created_in_a_schema_on_the_default_path() {
 }
 
 #[tokio::test]
-async fn a_plan_also_works_in_other_databases() {
+async fn a_plan_works_in_other_databases() {
     let local = local().await;
     let scratch = local.scratch_database().await.expect("a database");
-    let boss = connect(&owner(&local)).await;
+    let boss = session(&owner(&local)).await;
     boss.batch_execute("CREATE DATABASE second")
         .await
         .expect("a database");
     for database in [scratch.as_str(), "second"] {
-        let (id, secret) = local.add_service_principal();
+        let (id, principal) = service_principal(&local, &[("PGDATABASE", database)]);
         let config = Config::builder()
             .database(database)
             .vars(local.env_for(SignIn::Pat))
@@ -485,14 +467,8 @@ async fn a_plan_also_works_in_other_databases() {
             .apply(&owner)
             .await
             .unwrap_or_else(|error| panic!("{database}: {error}"));
-        let changes = [
-            ("DATABRICKS_CLIENT_ID", id.as_str()),
-            ("DATABRICKS_CLIENT_SECRET", &secret),
-            ("PGUSER", &id),
-            ("PGDATABASE", database),
-        ];
-        let client = connect(&lakebase_with(&local, &changes)).await;
-        client
+        session(&principal)
+            .await
             .batch_execute("CREATE SCHEMA mine")
             .await
             .expect("a schema");
@@ -500,11 +476,11 @@ async fn a_plan_also_works_in_other_databases() {
 }
 
 #[tokio::test]
-async fn a_role_that_has_a_privilege_on_the_database_need_not_be_granted_it_again() {
+async fn access_needs_no_grant_of_connect_that_the_role_already_has() {
     let local = local().await;
     let owner = owner(&local);
-    let (id, newcomer) = newcomer(&local);
-    let (deployer_id, deployer) = self::newcomer(&local);
+    let (id, newcomer) = service_principal(&local, &[]);
+    let (deployer_id, deployer) = service_principal(&local, &[]);
     plan(&owner)
         .create_role(&id, IdentityKind::ServicePrincipal)
         .create_role(&deployer_id, IdentityKind::ServicePrincipal)
@@ -512,45 +488,40 @@ async fn a_role_that_has_a_privilege_on_the_database_need_not_be_granted_it_agai
         .apply(&owner)
         .await
         .expect("applied");
-    deploy(&connect(&deployer).await).await;
-    // It owns the schema, and not the database.
+    deploy(&session(&deployer).await).await;
+    // The deployer owns the schema but not the database.
     let access = plan(&deployer).allow(Access::Write, "app", None, &id);
     soon(access.apply(&deployer)).await.expect("applied");
     let insert = "INSERT INTO app.orders (item) VALUES ('a')";
-    connect(&newcomer)
+    session(&newcomer)
         .await
         .batch_execute(insert)
         .await
         .expect("a row");
 
-    // Where it is really missing, the error says so.
+    // If the role lacks it, the error says so.
     let sql = "DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$";
     local.sql(sql).await.expect("revoked");
-    let error = refusal(access, &deployer).await;
+    let error = rejection(access, &deployer).await;
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
     assert!(error.to_string().contains("GRANT CONNECT"), "{error}");
 }
 
 #[tokio::test]
-async fn a_rejected_login_to_a_database_made_by_hand_names_the_extension() {
+async fn a_rejected_login_to_a_database_without_the_extension_names_it() {
     let local = local().await;
-    let boss = connect(&owner(&local)).await;
+    let boss = session(&owner(&local)).await;
     boss.batch_execute("CREATE DATABASE second")
         .await
         .expect("a database");
-    let (plain, secret) = local.add_service_principal();
+    let (plain, principal) = service_principal(&local, &[]);
     local
         .sql(&format!("CREATE ROLE \"{plain}\" LOGIN"))
         .await
         .expect("a role");
     let login = async |database: &str| {
-        let changes = [
-            ("DATABRICKS_CLIENT_ID", plain.as_str()),
-            ("DATABRICKS_CLIENT_SECRET", &secret),
-            ("PGUSER", &plain),
-            ("PGDATABASE", database),
-        ];
-        let outcome = soon(lakebase_with(&local, &changes).connect()).await;
+        let principal = principal.with_database(database).expect("a name");
+        let outcome = soon(principal.connect()).await;
         outcome.map(drop).expect_err("rejected").to_string()
     };
     let text = login("second").await;

@@ -7,12 +7,12 @@ use lakebase_core::Lakebase;
 use lakebase_local::{Event, LocalLakebase};
 use lakebase_tests::{
     BETWEEN_LOGINS, TooSlow, forget_idle, in_time, lakebase, local_with_tokens_of, logged_in,
-    logins, minted, no_expired_token_was_used, soon, too_slow_unless,
+    logins, minted, no_expired_token_was_used, session, soon, too_slow_unless,
 };
 use sea_orm::ConnectionTrait as _;
 
 const LIFETIME: Duration = Duration::from_secs(5);
-/// Renewal starts at 80 % of the lifetime at the latest; the rest is for the mint to arrive.
+/// Renewal starts at 80 % of the lifetime at the latest. The rest is for the mint.
 const NEW_TOKEN_AFTER: f64 = 0.88;
 const ROTATIONS: usize = 3;
 
@@ -20,7 +20,7 @@ fn has_rotated(events: &[Event]) -> bool {
     minted(events).len() > ROTATIONS
 }
 
-/// Opens new connections through `open` until the tokens have rotated often enough.
+/// Logs in with `open` until enough tokens have been minted.
 async fn keep_logging_in(
     local: &LocalLakebase,
     lakebase: &Lakebase,
@@ -38,7 +38,7 @@ async fn keep_logging_in(
     every_login_used_the_current_token(local)
 }
 
-/// The gateway's log is the witness.
+/// Compares the log of the gateway with the minted tokens.
 fn every_login_used_the_current_token(local: &LocalLakebase) -> Result<(), TooSlow> {
     no_expired_token_was_used(local)?;
     let events = local.events();
@@ -61,8 +61,7 @@ fn every_login_used_the_current_token(local: &LocalLakebase) -> Result<(), TooSl
     Ok(())
 }
 
-/// Renewals happen in the background: a call answers from memory, without ever yielding, unless the renewal is
-/// late itself.
+/// A call returns the cached credential at its first poll, unless the renewal itself is late.
 fn assert_no_caller_waits(local: &LocalLakebase, lakebase: &Lakebase) -> Result<(), TooSlow> {
     use futures_util::FutureExt as _;
 
@@ -106,7 +105,6 @@ async fn every_seaorm_login_uses_the_current_token_across_rotations() {
             .await
             .expect("a connection");
         keep_logging_in(&local, &lakebase, async || {
-            // Closing what is idle makes the next statement log in.
             forget_idle(&db).await;
             logged_in(&local, db.execute_unprepared("SELECT 1").await).map(drop)
         })
@@ -138,8 +136,7 @@ async fn every_tokio_postgres_login_uses_the_current_token_across_rotations() {
 async fn an_open_connection_outlives_its_token() {
     let local = local_with_tokens_of(Duration::from_secs(1)).await;
     let lakebase = lakebase(&local);
-    let (client, connection) = lakebase.connect().await.expect("a connection");
-    tokio::spawn(connection);
+    let client = session(&lakebase).await;
     soon(local.wait_until(|events| minted(events).len() >= 3)).await;
     client
         .simple_query("SELECT 1")

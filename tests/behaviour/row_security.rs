@@ -1,20 +1,20 @@
-//! Row-level security in plans, and the roles that it does not restrict.
+//! Row-level security in plans, and roles that bypass it.
 
 use lakebase_core::admin::{
     Access, BypassReason, IdentityKind, Plan, RowSecurityBypass, row_security_bypasses,
 };
 use lakebase_core::{Error, Lakebase};
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{local, soon};
+use lakebase_tests::{local, service_principal, session, soon};
 use tokio_postgres::Client;
 
-use crate::roles::{connect, newcomer, owner, plan};
+use crate::roles::{owner, plan};
 
-/// A table of the project's owner with a row of each of two service principals.
+/// A table of the project's owner, in which each of two service principals has a row.
 async fn notes(local: &LocalLakebase) -> (Client, [(String, Lakebase); 2]) {
     let owner = owner(local);
-    let boss = connect(&owner).await;
-    let principals = [newcomer(local), newcomer(local)];
+    let boss = session(&owner).await;
+    let principals = [service_principal(local, &[]), service_principal(local, &[])];
     boss.batch_execute(
         "CREATE ROLE admins; CREATE SCHEMA app; \
          CREATE TABLE app.notes (owner text NOT NULL DEFAULT current_user, note text)",
@@ -30,7 +30,7 @@ async fn notes(local: &LocalLakebase) -> (Client, [(String, Lakebase); 2]) {
     grants.apply(&owner).await.expect("applied");
     for (_, principal) in &principals {
         let insert = "INSERT INTO app.notes (note) VALUES ('mine')";
-        let client = connect(principal).await;
+        let client = session(principal).await;
         client.batch_execute(insert).await.expect("a row");
     }
     (boss, principals)
@@ -49,7 +49,7 @@ async fn bypasses(client: &Client, role: &str) -> Vec<RowSecurityBypass> {
 }
 
 #[tokio::test]
-async fn a_role_sees_and_writes_its_own_rows_and_a_group_sees_all() {
+async fn a_role_reads_and_writes_its_own_rows_and_a_group_reads_all() {
     let local = local().await;
     let (boss, [(id, principal), (other, _)]) = notes(&local).await;
     plan(&owner(&local))
@@ -58,7 +58,7 @@ async fn a_role_sees_and_writes_its_own_rows_and_a_group_sees_all() {
         .apply(&owner(&local))
         .await
         .expect("applied");
-    let app = connect(&principal).await;
+    let app = session(&principal).await;
     assert_eq!(count(&app).await, 1);
     app.batch_execute("UPDATE app.notes SET note = 'changed'")
         .await
@@ -86,7 +86,7 @@ async fn a_plan_with_policies_that_is_applied_again_changes_nothing_and_waits_fo
                  FROM pg_policy p JOIN pg_class c ON c.oid = polrelid";
     let before: Vec<String> = boss.query_one(state, &[]).await.expect("policies").get(0);
     assert_eq!(before.len(), 2);
-    let reader = connect(&principal).await;
+    let reader = session(&principal).await;
     let query = "BEGIN; SELECT * FROM app.notes";
     reader.batch_execute(query).await.expect("a query");
     soon(plan.apply(&owner)).await.expect("applied again");
@@ -97,10 +97,10 @@ async fn a_plan_with_policies_that_is_applied_again_changes_nothing_and_waits_fo
 }
 
 #[tokio::test]
-async fn names_of_tables_columns_and_groups_are_quoted() {
+async fn names_of_tables_columns_and_groups_are_quoted_in_plans() {
     let local = local().await;
     let owner = owner(&local);
-    let boss = connect(&owner).await;
+    let boss = session(&owner).await;
     let odd = r#"$$ "x"; '%s\"#;
     let quoted = odd.replace('"', "\"\"");
     let sql = format!(
@@ -123,7 +123,7 @@ async fn names_of_tables_columns_and_groups_are_quoted() {
 }
 
 #[tokio::test]
-async fn roles_that_no_policy_restricts_are_found_with_the_reason() {
+async fn roles_that_bypass_row_security_are_found_with_the_reason() {
     let local = local().await;
     let (boss, [(id, _), (other, _)]) = notes(&local).await;
     plan(&owner(&local))
@@ -145,7 +145,7 @@ async fn roles_that_no_policy_restricts_are_found_with_the_reason() {
     let owner_role = local.user();
     assert_eq!(found(owner_role).await, [(None, BypassReason::Owner, text)]);
 
-    // Through roles that it can act as; what is stronger comes first.
+    // Through roles that it can set. The strongest reason comes first.
     let sql = format!(
         "CREATE ROLE app_owner; GRANT app_owner TO \"{id}\"; CREATE ROLE between NOINHERIT; \
          GRANT databricks_superuser TO between; GRANT between TO \"{other}\"; \
@@ -184,7 +184,7 @@ async fn roles_that_no_policy_restricts_are_found_with_the_reason() {
 }
 
 #[tokio::test]
-async fn forced_policies_restrict_the_owner_of_the_table() {
+async fn forced_row_security_restricts_the_owner_of_the_table() {
     let local = local().await;
     let (boss, _) = notes(&local).await;
     let owner = owner(&local);

@@ -1,24 +1,24 @@
-//! A local Lakebase may borrow a Postgres that runs already, and leaves it as it was.
+//! A local Lakebase on a Postgres server that already runs leaves that server as it was.
 
-use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{lakebase, local, soon};
+use lakebase_tests::{lakebase, local, session, soon};
 
-/// What is on the server besides what it came with.
+use crate::native_password::native;
+
+/// Returns the databases and roles of a server.
 async fn inventory(server: &LocalLakebase) -> Vec<String> {
-    let (client, connection) = lakebase(server).connect().await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&lakebase(server)).await;
     let sql = "SELECT datname::text FROM pg_database UNION ALL SELECT rolname::text FROM pg_roles ORDER BY 1";
     let rows = client.query(sql, &[]).await.expect("an answer");
     rows.iter().map(|row| row.get(0)).collect()
 }
 
 #[tokio::test]
-async fn a_running_server_is_borrowed_and_left_as_it_was() {
+async fn a_running_server_is_left_as_it_was() {
     let server = local().await;
     let socket = std::fs::read_link(server.dir().join(".s.PGSQL.5432")).expect("a link");
     let folder = socket.parent().expect("a folder");
-    // As most servers do: everybody but the superuser is asked for a password.
+    // As on most servers, all roles except the superuser need a password.
     let hba = "local all lakebase_admin trust\nlocal all all scram-sha-256\n";
     let before = inventory(&server).await;
     let old = std::fs::read_to_string(folder.join("data/pg_hba.conf")).expect("readable");
@@ -43,9 +43,7 @@ async fn a_running_server_is_borrowed_and_left_as_it_was() {
         .create_native_role("native", "p@ss")
         .await
         .expect("a role");
-    let (client, connection) = soon(lakebase(&borrower).connect())
-        .await
-        .expect("a login by token");
+    let (client, connection) = soon(lakebase(&borrower).connect()).await.expect("a login");
     let session = tokio::spawn(connection);
     let row = client
         .query_one("SELECT current_user::text", &[])
@@ -55,16 +53,7 @@ async fn a_running_server_is_borrowed_and_left_as_it_was() {
     drop(client);
     session.await.expect("no panic").expect("a clean end");
     for (password, works) in [("p@ss", true), ("wrong", false)] {
-        let config = Config::builder()
-            .host("localhost")
-            .port(borrower.postgres_port())
-            .user("native")
-            .password(password)
-            .tls_mode(lakebase_core::config::TlsMode::Verify)
-            .root_certificates(borrower.ca_file())
-            .build()
-            .expect("a configuration");
-        let native = Lakebase::new(config).expect("a handle");
+        let native = native(&borrower, password);
         assert_eq!(soon(native.connect()).await.is_ok(), works, "{password}");
     }
     borrower.scratch_database().await.expect("a copy");

@@ -1,4 +1,4 @@
-//! A schema of one's own, on every connection.
+//! The configured schema is first on the search path of every connection.
 
 use std::fs::Permissions;
 use std::net::TcpListener;
@@ -11,9 +11,9 @@ use lakebase_core::config::TlsMode;
 use lakebase_core::{Config, Lakebase};
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
-    ADAPTERS, Adapter, App, lakebase, lakebase_with, local, soon, through_every_adapter,
+    ADAPTERS, Adapter, App, NATIVE_LOGIN, NATIVE_PASSWORD, lakebase_with, local, native, session,
+    soon, through_every_adapter,
 };
-
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -30,27 +30,21 @@ async fn with_schema() -> LocalLakebase {
         )
         .await
         .expect("a schema");
-    local
-        .create_native_role("native", "a-password")
-        .await
-        .expect("a role");
+    native(&local, &[]).await;
     local
 }
 
 fn pooled(local: &LocalLakebase, schema: &str) -> Lakebase {
     let changes = [
-        ("LAKEBASE_ENDPOINT", ""),
-        ("PGUSER", "native"),
-        ("PGPASSWORD", "a-password"),
         ("PGHOST", local.pooled_host()),
         ("PGHOSTADDR", "127.0.0.1"),
         ("LAKEBASE_SCHEMA", schema),
     ];
-    lakebase_with(local, &changes)
+    lakebase_with(local, &[NATIVE_LOGIN, &changes].concat())
 }
 
 #[tokio::test]
-async fn the_schema_comes_first_on_the_search_path_of_every_connection() {
+async fn the_schema_is_first_on_the_search_path_of_every_connection() {
     let local = with_schema().await;
     through_every_adapter(|adapter| {
         let lakebase = lakebase_with(&local, &[("LAKEBASE_SCHEMA", "Shop One")]);
@@ -69,10 +63,9 @@ async fn the_schema_comes_first_on_the_search_path_of_every_connection() {
 const NO_SETTING: &str = "DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM pg_db_role_setting \
     WHERE setrole = 'native'::regrole), 'settings'; END $$";
 
-/// Not through SeaORM: its driver cannot connect to an address under another name, and nothing resolves
-/// the name of the local pooler.
+/// Without SeaORM, whose driver cannot connect to an address with another name. No name server has the local pooler.
 #[tokio::test]
-async fn a_login_to_a_pooled_host_changes_nothing_and_names_the_statement_that_the_role_needs() {
+async fn the_error_of_a_pooled_host_names_the_statement_that_sets_the_search_path() {
     let local = with_schema().await;
     let error = soon(pooled(&local, "Shop One").connect()).await;
     let error = error.map(drop).expect_err("no path");
@@ -86,10 +79,9 @@ async fn a_login_to_a_pooled_host_changes_nothing_and_names_the_statement_that_t
         "{text}"
     );
 
-    // The role itself may run it, past the pooler.
+    // The role itself can run the statement on the direct host.
     let direct = pooled(&local, "").direct();
-    let (client, connection) = direct.connect().await.expect("a login");
-    tokio::spawn(connection);
+    let client = session(&direct).await;
     client.batch_execute(statement).await.expect("allowed");
     for adapter in ADAPTERS
         .into_iter()
@@ -104,7 +96,7 @@ async fn a_login_to_a_pooled_host_changes_nothing_and_names_the_statement_that_t
 }
 
 #[tokio::test]
-async fn a_plan_gives_the_role_the_path_that_a_pooled_host_needs() {
+async fn a_plan_sets_the_search_path_that_a_pooled_host_needs() {
     let local = with_schema().await;
     let direct = pooled(&local, "").direct();
     let plan = Plan::new(direct.database()).set_search_path("Shop One", "native");
@@ -115,7 +107,7 @@ async fn a_plan_gives_the_role_the_path_that_a_pooled_host_needs() {
 }
 
 #[tokio::test]
-async fn a_role_with_another_search_path_keeps_it_and_the_login_warns() {
+async fn on_a_pooled_host_a_role_with_another_search_path_is_an_error() {
     let local = with_schema().await;
     local
         .sql("ALTER ROLE native SET search_path = other, public")
@@ -130,7 +122,7 @@ async fn a_role_with_another_search_path_keeps_it_and_the_login_warns() {
     for word in ["schema", "\"native\"", "other, public", "separate role"] {
         assert!(error.to_string().contains(word), "{word}: {error}");
     }
-    // The same path, set by the role itself, does no harm.
+    // A path that begins with the schema is accepted.
     local
         .sql("ALTER ROLE native SET search_path = \"Shop One\"")
         .await
@@ -142,17 +134,16 @@ async fn a_role_with_another_search_path_keeps_it_and_the_login_warns() {
 }
 
 #[tokio::test]
-async fn without_one_a_pooled_host_is_left_alone() {
+async fn without_a_schema_a_login_to_a_pooled_host_changes_no_setting() {
     let local = with_schema().await;
     let lakebase = pooled(&local, "");
     App::start(Adapter::TokioPostgres, &lakebase)
         .await
         .expect("an application");
     local.sql(NO_SETTING).await.expect("no setting");
-    drop(self::lakebase(&local));
 }
 
-/// The real thing, in transaction mode, in front of the gateway.
+/// PgBouncer in transaction mode in front of the gateway.
 struct PgBouncer {
     _process: Child,
     _folder: TempDir,
@@ -177,7 +168,7 @@ impl PgBouncer {
             path
         };
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
-        let users = write("users", "\"native\" \"a-password\"\n".to_owned());
+        let users = write("users", format!("\"native\" \"{NATIVE_PASSWORD}\"\n"));
         let settings = write(
             "settings",
             format!(
@@ -224,7 +215,7 @@ impl PgBouncer {
             .hostaddr([127, 0, 0, 1].into())
             .port(self.port)
             .user("native")
-            .password("a-password")
+            .password(NATIVE_PASSWORD)
             .tls_mode(TlsMode::Disable)
             .dangerously_allow_plaintext();
         if let Some(schema) = schema {
@@ -235,12 +226,12 @@ impl PgBouncer {
 }
 
 #[tokio::test]
-async fn behind_a_real_pgbouncer_an_older_session_with_another_path_is_reported() {
+async fn behind_pgbouncer_an_older_session_with_another_search_path_is_an_error() {
     let local = with_schema().await;
     let Some(bouncer) = PgBouncer::start(&local).await else {
         return;
     };
-    // Sessions that the pooler keeps, begun without the path.
+    // The pooler keeps sessions that began with another path.
     let before = bouncer.lakebase(None);
     let clients = [(); 3].map(|()| App::start(Adapter::TokioPostgres, &before));
     let clients = soon(futures_util::future::try_join_all(clients))

@@ -118,7 +118,7 @@ async fn snapshot(local: &LocalLakebase) -> Snapshot {
     Snapshot::of(&lakebase(local)).await.expect("readable")
 }
 
-/// Without the name of lakebase-local's superuser.
+/// Replaces the name of lakebase-local's superuser.
 fn shown(difference: &Difference, superuser: &str) -> String {
     difference.to_string().replace(superuser, "US")
 }
@@ -141,7 +141,7 @@ fn swapped(line: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_kind_of_object_is_compared() {
+async fn the_difference_of_two_schemas_has_every_kind_of_object() {
     let local = local().await;
     let empty = snapshot(&local).await;
     local.sql(CREATE).await.expect("created");
@@ -197,7 +197,7 @@ async fn every_kind_of_object_is_compared() {
 }
 
 #[tokio::test]
-async fn a_difference_can_leave_out_schemas_and_tables_and_is_text_and_json() {
+async fn schemas_and_tables_can_be_left_out_of_a_difference_in_text_and_json() {
     let local = local().await;
     let empty = snapshot(&local).await;
     let sql = "CREATE SCHEMA app; CREATE TABLE app.books (\"a\nb\" int); CREATE TABLE app.history (id int); \

@@ -1,24 +1,29 @@
-//! SeaORM migrations: run once however many replicas start together, reverted and run again, in a schema of
-//! choice, with errors that name the migration.
+//! SeaORM migrations: one replica runs them, in the chosen schema, with errors that name the migration.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lakebase_local::{EventKind, LocalLakebase};
+use lakebase_core::adapter::migration::MIGRATION_LOCK;
+use lakebase_local::LocalLakebase;
 use lakebase_seaorm::migrations::{Migrations, up};
 use lakebase_tests::{
-    LEFT_BEHIND, SCHEMA, lakebase, lakebase_with, local, local_with_schema, logins,
-    native_superuser, soon,
+    SCHEMA, has_table, lakebase, lakebase_with, local, local_with_schema, logins, native,
+    native_superuser, no_session, service_principal, session, soon, statements_run,
 };
 use sea_orm::{ConnectionTrait as _, Statement};
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::Alias;
 use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
+use crate::sql_migrations::{
+    MIGRATIONS, Migration, Sql, assert_all_in_schema, leave_settings_behind,
+};
+
 const BOOKS: &str = "m20260101_000000_create_books";
 const AUTHORS: &str = "m20260102_000000_create_authors";
 const BROKEN: &str = "m20260103_000000_broken";
+const CREATE_BOOKS: Migration = Migration::new(BOOKS, "CREATE TABLE books (id int)");
 
 /// Creates a table, and drops it again.
 struct Create {
@@ -73,47 +78,11 @@ impl MigratorTrait for Library {
     }
 }
 
-/// The same with one that does not work.
-struct WithBroken;
-
-impl MigratorTrait for WithBroken {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![books(), Box::new(Broken)]
-    }
-}
-
-struct Broken;
-
-impl MigrationName for Broken {
-    fn name(&self) -> &str {
-        BROKEN
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for Broken {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let sql = "ALTER TABLE shelf ADD x int";
-        manager.get_connection().execute_unprepared(sql).await?;
-        Ok(())
-    }
-}
-
-/// In the service principal's own schema, if `table` names no other.
-async fn exists(local: &LocalLakebase, table: &str) -> bool {
-    let table = match table.contains('.') {
-        true => table.to_owned(),
-        false => format!("{SCHEMA}.{table}"),
-    };
-    let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
-    local.sql(&sql).await.is_ok()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_replicas_that_start_together_run_each_migration_once() {
     let local = local_with_schema().await;
     let replicas = (0..16).map(|_| {
-        // Each replica is a process of its own: its own handle.
+        // A handle for each replica, as in a process.
         let migrations = Migrations::new(&lakebase(&local));
         tokio::spawn(async move { migrations.up::<Library>(None).await })
     });
@@ -125,7 +94,7 @@ async fn sixteen_replicas_that_start_together_run_each_migration_once() {
 }
 
 #[tokio::test]
-async fn the_short_form_runs_under_the_lock_as_well() {
+async fn the_function_up_takes_the_lock() {
     let local = local_with_schema().await;
     let replicas = (0..4).map(|_| {
         let lakebase = lakebase(&local);
@@ -144,7 +113,7 @@ async fn the_short_form_runs_under_the_lock_as_well() {
 }
 
 #[tokio::test]
-async fn a_migrators_own_up_takes_the_connection() {
+async fn the_up_of_a_migrator_runs_on_our_connection() {
     let local = local_with_schema().await;
     let db = lakebase_seaorm::connect(&lakebase(&local)).await;
     let db = db.expect("connected");
@@ -154,7 +123,7 @@ async fn a_migrators_own_up_takes_the_connection() {
 }
 
 #[tokio::test]
-async fn steps_go_up_and_down_and_the_status_follows() {
+async fn migrations_are_applied_and_reverted_in_steps_and_the_status_shows_it() {
     let local = local_with_schema().await;
     let migrations = Migrations::new(&lakebase(&local));
     let status = async || {
@@ -167,7 +136,7 @@ async fn steps_go_up_and_down_and_the_status_follows() {
     let (applied, pending) = (MigrationStatus::Applied, MigrationStatus::Pending);
     assert_eq!(status().await, [pending, pending]);
     let history = "seaql_migrations";
-    assert!(!exists(&local, history).await, "looking changes nothing");
+    assert!(!has_table(&local, history).await, "nothing is created");
 
     let ran = migrations.up::<Library>(Some(1)).await.expect("migrated");
     assert_eq!(ran, [BOOKS]);
@@ -178,7 +147,7 @@ async fn steps_go_up_and_down_and_the_status_follows() {
     );
     let reverted = migrations.down::<Library>(Some(1)).await.expect("reverted");
     assert_eq!(reverted, [AUTHORS]);
-    assert!(exists(&local, "books").await && !exists(&local, "authors").await);
+    assert!(has_table(&local, "books").await && !has_table(&local, "authors").await);
 
     migrations.refresh::<Library>().await.expect("refreshed");
     assert_eq!(status().await, [applied, applied]);
@@ -186,11 +155,11 @@ async fn steps_go_up_and_down_and_the_status_follows() {
     assert_eq!(reverted, [AUTHORS, BOOKS]);
     migrations.up::<Library>(None).await.expect("migrated");
     migrations.reset::<Library>().await.expect("reset");
-    assert!(!exists(&local, "books").await && !exists(&local, history).await);
+    assert!(!has_table(&local, "books").await && !has_table(&local, history).await);
 }
 
 #[tokio::test]
-async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
+async fn the_chosen_schema_holds_tables_and_history_and_fresh_drops_nothing_else() {
     let local = local_with_schema().await;
     let elsewhere = Migrations::new(&lakebase(&local));
     elsewhere.up::<Library>(None).await.expect("migrated");
@@ -199,7 +168,7 @@ async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
     let error = migrations.up::<Library>(None).await.expect_err("missing");
     assert!(error.to_string().contains("create_schema"), "{error}");
     let migrations = migrations.create_schema(true);
-    // Though the same was run elsewhere on the search path.
+    // Another schema on the search path has the same history.
     let status = migrations.status::<Library>().await.expect("a list");
     assert!(
         status
@@ -209,7 +178,7 @@ async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
     assert_eq!(migrations.up::<Library>(None).await.expect("ran").len(), 2);
     let table = |name: &str| format!("\"My \"\"App\"\"\".{name}");
     for name in ["books", "authors", "seaql_migrations"] {
-        assert!(exists(&local, &table(name)).await, "{name}");
+        assert!(has_table(&local, &table(name)).await, "{name}");
     }
 
     let own = format!("CREATE TABLE {} (id int)", table("by_hand"));
@@ -218,43 +187,43 @@ async fn a_schema_of_choice_holds_tables_and_history_and_fresh_stays_in_it() {
     db.execute_unprepared(&own).await.expect("made");
     migrations.fresh::<Library>().await.expect("fresh");
     assert!(
-        !exists(&local, &table("by_hand")).await,
+        !has_table(&local, &table("by_hand")).await,
         "all of it is gone"
     );
-    assert!(exists(&local, &table("books")).await);
-    assert!(exists(&local, "mine.books").await, "and nothing else");
+    assert!(has_table(&local, &table("books")).await);
+    assert!(has_table(&local, "mine.books").await, "and nothing else");
 }
 
 #[tokio::test]
-async fn a_schema_that_may_not_be_used_is_not_silently_another() {
+async fn without_privileges_on_the_chosen_schema_no_other_is_used() {
     let local = local_with_schema().await;
     local.sql("CREATE SCHEMA locked").await.expect("a schema");
     let migrations = Migrations::new(&lakebase(&local)).schema("locked");
-    let error = migrations.up::<Library>(None).await.expect_err("no right");
+    let error = migrations
+        .up::<Library>(None)
+        .await
+        .expect_err("no privilege");
     assert!(error.to_string().contains("GRANT USAGE"), "{error}");
-    assert!(!exists(&local, "mine.books").await);
+    assert!(!has_table(&local, "mine.books").await);
 
-    // A role that may log in and nothing else.
-    let (id, secret) = local.add_service_principal();
+    // A role without CREATE on the database.
+    let (id, reader) = service_principal(&local, &[]);
     local.create_role(&id).await.expect("a role");
-    let reader = [
-        ("DATABRICKS_CLIENT_ID", id.as_str()),
-        ("DATABRICKS_CLIENT_SECRET", &secret),
-        ("PGUSER", &id),
-    ];
-    let migrations = Migrations::new(&lakebase_with(&local, &reader)).schema("missing");
+    let migrations = Migrations::new(&reader).schema("missing");
     let error = migrations.create_schema(true).up::<Library>(None).await;
-    let error = error.expect_err("no right to create a schema");
+    let error = error.expect_err("no privilege to create a schema");
     assert_eq!(error.sqlstate(), Some("42501"), "{error}");
     assert!(!error.is_transient());
     assert!(error.to_string().contains("--deploy"), "{error}");
 }
 
 #[tokio::test]
-async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
+async fn an_error_names_migration_and_sqlstate_and_earlier_migrations_stay() {
     let local = local_with_schema().await;
     let migrations = Migrations::new(&lakebase(&local));
-    let error = migrations.up::<WithBroken>(None).await;
+    let broken = Migration::new(BROKEN, "ALTER TABLE shelf ADD x int");
+    let up = migrations.up::<Sql>(None);
+    let error = MIGRATIONS.scope(vec![CREATE_BOOKS, broken], up).await;
     let error = error.expect_err("no shelf");
     assert_eq!(error.migration(), Some(BROKEN));
     assert_eq!(error.sqlstate(), Some("42P01"));
@@ -262,7 +231,7 @@ async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
     for part in [BROKEN, "42P01", "\"shelf\" does not exist"] {
         assert!(error.chain().contains(part), "{part:?}: {error:?}");
     }
-    assert!(exists(&local, "books").await);
+    assert!(has_table(&local, "books").await);
     let text = DbErr::from(error).to_string();
     assert!(text.contains(BROKEN), "{text}");
     // The lock is free.
@@ -271,44 +240,18 @@ async fn an_error_names_migration_and_sqlstate_and_leaves_what_was_done() {
         .expect("migrated");
 }
 
-/// A table, and slowly an index on it that is built while others write.
-struct Concurrent;
-
-impl MigratorTrait for Concurrent {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![books(), Box::new(Index)]
-    }
-}
-
-struct Index;
-
-impl MigrationName for Index {
-    fn name(&self) -> &str {
-        AUTHORS
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for Index {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let connection = manager.get_connection();
-        connection.execute_unprepared("SELECT pg_sleep(1)").await?;
-        let sql = "CREATE INDEX CONCURRENTLY by_id ON books (id)";
-        connection.execute_unprepared(sql).await?;
-        Ok(())
-    }
-
-    fn use_transaction(&self) -> Option<bool> {
-        Some(false)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently() {
+async fn waiting_replicas_do_not_block_a_concurrent_index_build() {
     let local = local_with_schema().await;
+    let pending = vec![
+        Migration::new(BOOKS, "CREATE TABLE books (id int); SELECT pg_sleep(1)"),
+        Migration::new(AUTHORS, "CREATE INDEX CONCURRENTLY by_id ON books (id)")
+            .in_transaction(false),
+    ];
     let replicas = (0..4).map(|_| {
         let migrations = Migrations::new(&lakebase(&local));
-        tokio::spawn(async move { migrations.up::<Concurrent>(None).await })
+        let up = async move { migrations.up::<Sql>(None).await };
+        tokio::spawn(MIGRATIONS.scope(pending.clone(), up))
     });
     for run in soon(join_all(replicas)).await {
         run.expect("no panic").expect("migrated");
@@ -318,16 +261,13 @@ async fn replicas_that_wait_do_not_hold_up_an_index_that_is_built_concurrently()
     local.sql(is_valid).await.expect("it is whole");
 }
 
-/// Until a statement of a migration runs.
+/// Waits until a statement of a migration runs.
 async fn migrates(local: &LocalLakebase) {
-    let sql = "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity \
-         WHERE state = 'active' AND query LIKE '%/* migrates */%' AND pid <> pg_backend_pid()) \
-         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
-    soon(local.sql(sql)).await.expect("it is there");
+    statements_run(local, "%/* migrates */%", 1).await;
 }
 
 #[tokio::test]
-async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
+async fn a_replica_that_is_killed_during_a_migration_frees_the_lock() {
     let local = local_with_schema().await;
     let mut replica = std::process::Command::new(env!("CARGO_BIN_EXE_shelves"))
         .env_clear()
@@ -344,7 +284,7 @@ async fn a_replica_that_is_killed_in_the_middle_frees_the_lock() {
 }
 
 #[tokio::test]
-async fn one_that_is_given_up_is_waited_for_as_long_as_its_statement_runs() {
+async fn the_next_run_waits_for_a_statement_of_a_dropped_run() {
     let local = local_with_schema().await;
     let first = Migrations::new(&lakebase(&local));
     let migrating = tokio::spawn(async move { first.up::<Slow>(None).await });
@@ -391,67 +331,37 @@ impl MigrationTrait for Sleeps {
 }
 
 #[tokio::test]
-async fn a_lost_lock_is_an_error_and_no_panic() {
+async fn a_lost_lock_ends_the_run() {
     let local = local_with_schema().await;
     let first = Migrations::new(&lakebase(&local));
-    let migrating = tokio::spawn(async move { first.up::<Forever>(None).await });
+    let pending = vec![Migration::new(
+        BOOKS,
+        "SELECT pg_sleep(1000) /* migrates */",
+    )];
+    let up = async move { first.up::<Sql>(None).await };
+    let migrating = tokio::spawn(MIGRATIONS.scope(pending, up));
     migrates(&local).await;
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
-    local.sql(cut).await.expect("cut");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'";
+    local.sql(end).await.expect("ended");
     let error = soon(migrating).await.expect("no panic");
     let error = error.expect_err("the lock is lost");
     assert!(
         error.to_string().contains("lost the advisory lock"),
         "{error}"
     );
-    assert!(error.is_transient(), "the next run has a lock of its own");
-}
-
-struct Forever;
-
-impl MigratorTrait for Forever {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(SleepsForever)]
-    }
-}
-
-struct SleepsForever;
-
-impl MigrationName for SleepsForever {
-    fn name(&self) -> &str {
-        BOOKS
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for SleepsForever {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let sql = "SELECT pg_sleep(1000) /* migrates */";
-        manager.get_connection().execute_unprepared(sql).await?;
-        Ok(())
-    }
+    assert!(error.is_transient(), "the next run takes the lock again");
 }
 
 #[tokio::test]
-async fn behind_a_pooler_they_go_past_it() {
+async fn migrations_use_the_direct_host_of_a_pooled_one() {
     let local = local_with_schema().await;
-    local
-        .create_native_role("native", "a-password")
-        .await
-        .expect("a role");
+    let changes = [("PGHOST", local.pooled_host()), ("PGHOSTADDR", "127.0.0.1")];
+    let pooled = native(&local, &changes).await;
     // The first schema on its search path.
     local
         .sql("CREATE SCHEMA native AUTHORIZATION native")
         .await
         .expect("a schema");
-    let certificate = [
-        ("LAKEBASE_ENDPOINT", ""),
-        ("PGUSER", "native"),
-        ("PGPASSWORD", "a-password"),
-        ("PGHOST", local.pooled_host()),
-        ("PGHOSTADDR", "127.0.0.1"),
-    ];
-    let pooled = lakebase_with(&local, &certificate);
     let ran = Migrations::new(&pooled).up::<Library>(None).await;
     assert_eq!(ran.expect("migrated").len(), 2);
     let hosts: Vec<_> = logins(&local.events())
@@ -459,11 +369,10 @@ async fn behind_a_pooler_they_go_past_it() {
         .filter_map(|(_, login)| login.host)
         .collect();
     assert!(!hosts.is_empty() && hosts.iter().all(|host| !host.contains("-pooler")));
-    let ended = |event: &lakebase_local::Event| matches!(event.kind, EventKind::Ended { .. });
-    soon(local.wait_until(|events| events.iter().any(ended))).await;
+    no_session(&local).await;
 }
 
-/// Runs the program of a migration crate: exit status, output, errors.
+/// Runs the program of a migration crate. Returns success, output and errors.
 async fn migration_crate(vars: &[(String, String)], arguments: &[&str]) -> (bool, String, String) {
     let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shelves"));
     program.args(arguments).env_clear();
@@ -475,12 +384,12 @@ async fn migration_crate(vars: &[(String, String)], arguments: &[&str]) -> (bool
 }
 
 #[tokio::test]
-async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_database() {
+async fn a_migration_crate_drops_nothing_if_database_url_names_another_database() {
     let local = local_with_schema().await;
     let mut vars = local.env();
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
     assert!(is_good, "{out} {err}");
-    // What `sea-orm-cli migrate -u` hands on, or what was left behind in a file.
+    // From `sea-orm-cli migrate -u`, or from an old `.env`.
     let port = local.postgres_port();
     let socket = format!("postgres://me:sekrit@%2Ftmp:{port}/databricks_postgres");
     vars.push(("PGHOST".to_owned(), "localhost".to_owned()));
@@ -495,8 +404,8 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
         assert!(!is_good && err.contains("DATABASE_URL"), "{command}: {err}");
         assert!(!err.contains("sekrit"), "{err}");
     }
-    assert!(exists(&local, "mine.shelves").await);
-    // What changes nothing that was there goes on, and says so.
+    assert!(has_table(&local, "mine.shelves").await);
+    // A command that drops nothing runs with a warning.
     let (is_good, out, err) = migration_crate(&vars, &["up"]).await;
     assert!(is_good && err.contains("DATABASE_URL"), "{out} {err}");
 
@@ -511,7 +420,7 @@ async fn a_migration_crate_drops_nothing_if_the_database_url_names_another_datab
 }
 
 #[tokio::test]
-async fn a_migration_crate_names_the_file_that_its_database_url_is_from() {
+async fn a_migration_crate_names_the_file_that_sets_database_url() {
     let local = local().await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join(".env");
@@ -519,10 +428,9 @@ async fn a_migration_crate_names_the_file_that_its_database_url_is_from() {
     std::fs::write(&file, line).expect("written");
     for command in ["down", "fresh", "reset"] {
         let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shelves"));
-        program.arg(command).env_clear().envs(local.env());
-        program
-            .env("LAKEBASE_SCHEMA", "app")
-            .current_dir(folder.path());
+        program.arg(command).current_dir(folder.path());
+        program.env_clear().envs(local.env());
+        program.env("LAKEBASE_SCHEMA", "app");
         let output = soon(program.output()).await.expect("it runs");
         let err = String::from_utf8(output.stderr).expect("text");
         assert!(!output.status.success(), "{err}");
@@ -539,7 +447,7 @@ async fn a_migration_crate_names_the_file_that_its_database_url_is_from() {
 }
 
 #[tokio::test]
-async fn the_migrator_of_a_migration_crate_may_be_a_value() {
+async fn the_migrator_of_a_migration_crate_can_be_a_value() {
     let local = local_with_schema().await;
     let mut vars = local.env();
     vars.push(("SHELVES_CHOSEN".to_owned(), "1".to_owned()));
@@ -568,14 +476,17 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
         assert!(is_good, "{arguments:?}: {out} {err}");
         assert_eq!(&out, expected, "{arguments:?}");
     }
-    assert!(exists(&local, "app.shelves").await);
-    assert!(!exists(&local, "mine.shelves").await);
+    assert!(has_table(&local, "app.shelves").await);
+    assert!(!has_table(&local, "mine.shelves").await);
 
     let mut in_schema = vars.clone();
     in_schema.push(("LAKEBASE_SCHEMA".to_owned(), "made".to_owned()));
     let (is_good, out, err) = migration_crate(&in_schema, &["up"]).await;
     assert!(is_good, "{out} {err}");
-    assert!(exists(&local, "made.shelves").await, "the schema was made");
+    assert!(
+        has_table(&local, "made.shelves").await,
+        "the schema was made"
+    );
 
     let sql = format!(
         "CREATE ROLE app_owner; GRANT app_owner TO \"{}\"; CREATE SCHEMA shared AUTHORIZATION app_owner",
@@ -603,103 +514,48 @@ async fn a_migration_crate_needs_one_changed_line_and_no_database_url() {
     assert!(!is_good && err.contains("LAKEBASE_ENDPOINT"), "{err}");
 }
 
-/// Any SQL, as the task says.
-struct Sql;
-
-tokio::task_local! {
-    static SQL: (String, bool);
-}
-
-impl MigratorTrait for Sql {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        let (sql, in_transaction) = SQL.get();
-        // Longer than a timeout that is left behind.
-        let pause = 0.2 * f64::from(u8::from(sql.contains("timeout")));
-        let insert = format!(
-            "INSERT INTO books VALUES (1) ON CONFLICT DO NOTHING; SELECT pg_sleep({pause})"
-        );
-        vec![
-            Box::new(RunsSql(BOOKS, sql, in_transaction)),
-            Box::new(Create {
-                name: AUTHORS,
-                table: "books",
-            }),
-            Box::new(RunsSql(BROKEN, insert, true)),
-        ]
-    }
-}
-
-struct RunsSql(&'static str, String, bool);
-
-impl MigrationName for RunsSql {
-    fn name(&self) -> &str {
-        self.0
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for RunsSql {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let connection = manager.get_connection();
-        connection.execute_unprepared(&self.1).await.map(drop)
-    }
-
-    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        self.up(manager).await
-    }
-
-    fn use_transaction(&self) -> Option<bool> {
-        Some(self.2)
-    }
-}
-
-/// In a schema of its own: what a migration leaves in its session, and two that follow it.
 #[tokio::test]
-async fn what_a_migration_leaves_in_its_session_ends_with_it() {
+async fn settings_that_a_migration_leaves_in_its_session_are_reset() {
     let local = local().await;
     let superuser = native_superuser(&local).await;
-    for (number, left_behind) in LEFT_BEHIND.iter().enumerate() {
-        for in_transaction in [true, false] {
-            let schema = format!("Läden {number} {in_transaction}");
-            let migrations = Migrations::new(&superuser)
-                .schema(&schema)
-                .create_schema(true);
-            let sql = ((*left_behind).to_owned(), in_transaction);
-            let outcome = SQL.scope(sql.clone(), migrations.up::<Sql>(None)).await;
-            let ran = outcome.unwrap_or_else(|error| panic!("{sql:?}: {error}"));
-            assert_eq!(ran.len(), 3, "{sql:?}");
-            let right = format!(
-                "SELECT 1 / ((SELECT count(*) FROM \"{schema}\".books) = 1 \
-                 AND (SELECT count(*) FROM \"{schema}\".seaql_migrations) = 3)::int"
-            );
-            let found = local.sql(&right).await;
-            found.unwrap_or_else(|error| panic!("{sql:?}: {error}"));
-            assert!(!exists(&local, "public.books").await, "{sql:?}");
-            assert!(!exists(&local, "public.seaql_migrations").await, "{sql:?}");
-            let reverting = SQL.scope(sql.clone(), migrations.down::<Sql>(None));
-            let reverted = reverting.await;
-            let reverted = reverted.unwrap_or_else(|error| panic!("{sql:?}: {error}"));
-            assert_eq!(reverted, [BROKEN, AUTHORS, BOOKS], "{sql:?}");
-        }
+    for in_transaction in [true, false] {
+        let pending = leave_settings_behind(in_transaction);
+        let count = pending.len();
+        let schema = format!("Läden {in_transaction}");
+        let migrations = Migrations::new(&superuser)
+            .schema(&schema)
+            .create_schema(true);
+        let running = MIGRATIONS.scope(pending.clone(), migrations.up::<Sql>(None));
+        assert_eq!(running.await.expect("migrated").len(), count);
+        assert_all_in_schema(&local, &schema, "seaql_migrations").await;
+        let reverting = MIGRATIONS.scope(pending, migrations.down::<Sql>(None));
+        assert_eq!(reverting.await.expect("reverted").len(), count);
     }
 }
 
 #[tokio::test]
-async fn the_sessions_of_the_application_stay_as_they_are() {
+async fn migrations_change_no_session_of_the_application() {
     let local = local().await;
-    local
-        .sql("CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO PUBLIC")
-        .await
-        .expect("a schema");
+    let schemas = ["app", "app_true", "app_false"];
+    for schema in schemas {
+        let create = format!("CREATE SCHEMA {schema}; GRANT ALL ON SCHEMA {schema} TO PUBLIC");
+        local.sql(&create).await.expect("a schema");
+    }
     let mut options = lakebase_seaorm::options();
     options.max_connections(1).set_schema_search_path("app");
     let db = lakebase_seaorm::connect_with(&lakebase(&local), options).await;
     let db = db.expect("connected");
     for in_transaction in [true, false] {
-        let sql = "SET search_path TO nowhere; SET application_name = 'migration'".to_owned();
-        let migrations = Migrations::new(&lakebase(&local)).schema("app");
-        let running = SQL.scope((sql, in_transaction), migrations.up::<Sql>(None));
+        let sql = "SET search_path TO nowhere; SET application_name = 'migration'";
+        let pending = vec![
+            Migration::new(AUTHORS, sql).in_transaction(in_transaction),
+            CREATE_BOOKS,
+        ];
+        let schema = format!("app_{in_transaction}");
+        let migrations = Migrations::new(&lakebase(&local)).schema(&schema);
+        let running = MIGRATIONS.scope(pending, migrations.up::<Sql>(None));
         soon(running).await.expect("migrated");
+        assert!(has_table(&local, &format!("{schema}.books")).await);
         let ask = "SELECT current_setting('search_path') || current_setting('application_name')";
         let ask = Statement::from_string(db.get_database_backend(), ask);
         let row = db
@@ -713,11 +569,10 @@ async fn the_sessions_of_the_application_stay_as_they_are() {
             "{settings}"
         );
     }
-    assert!(exists(&local, "app.books").await && exists(&local, "app.seaql_migrations").await);
 }
 
 #[tokio::test]
-async fn a_role_whose_idle_sessions_are_ended_keeps_the_lock() {
+async fn idle_session_timeout_does_not_end_the_session_that_holds_the_lock() {
     let local = local().await;
     let sql = format!(
         "ALTER ROLE \"{}\" SET idle_session_timeout = '1s'",
@@ -727,14 +582,14 @@ async fn a_role_whose_idle_sessions_are_ended_keeps_the_lock() {
     let migrations = Migrations::new(&lakebase(&local))
         .schema("app")
         .create_schema(true);
-    let sql = ("SELECT pg_sleep(3)".to_owned(), true);
-    let ran = SQL.scope(sql, migrations.up::<Sql>(None)).await;
-    assert_eq!(ran.expect("migrated").len(), 3);
+    let pending = vec![Migration::new(BOOKS, "SELECT pg_sleep(3)")];
+    let ran = MIGRATIONS.scope(pending, migrations.up::<Sql>(None)).await;
+    assert_eq!(ran.expect("migrated"), [BOOKS]);
 }
 
-/// As seen by something between us and the server that ends connections which send nothing.
+/// Load balancers close connections that send nothing.
 #[tokio::test]
-async fn the_session_that_holds_the_lock_sends_something_now_and_then() {
+async fn the_session_that_holds_the_lock_sends_queries_regularly() {
     let local = local().await;
     let migrations = Migrations::new(&lakebase(&local))
         .schema("app")
@@ -743,28 +598,24 @@ async fn the_session_that_holds_the_lock_sends_something_now_and_then() {
          JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' \
          AND state_change > transaction_timestamp() + interval '1 s') \
          LOOP PERFORM pg_sleep(0.05); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$";
-    let sql = (until_it_does.to_owned(), true);
-    let running = SQL.scope(sql, migrations.up::<Sql>(None));
-    assert_eq!(soon(running).await.expect("migrated").len(), 3);
+    let pending = vec![Migration::new(BOOKS, until_it_does)];
+    let running = MIGRATIONS.scope(pending, migrations.up::<Sql>(None));
+    assert_eq!(soon(running).await.expect("migrated"), [BOOKS]);
 }
 
 #[tokio::test]
-async fn waiting_for_the_lock_ends_and_says_who_has_it() {
+async fn waiting_for_the_lock_times_out_with_a_query_that_shows_its_holder() {
     let local = local().await;
     let other = native_superuser(&local).await;
-    let (holder, connection) = other.connect().await.expect("a login");
-    tokio::spawn(connection);
-    let lock = format!(
-        "SELECT pg_advisory_lock({})",
-        lakebase_core::adapter::migration::MIGRATION_LOCK
-    );
+    let holder = session(&other).await;
+    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
     holder.batch_execute(&lock).await.expect("held");
     let migrations = Migrations::new(&lakebase(&local))
         .schema("app")
         .create_schema(true);
     let waiting = migrations.clone().lock_timeout(Duration::from_millis(400));
     let error = soon(waiting.up::<Library>(None)).await;
-    let error = error.expect_err("somebody else has it");
+    let error = error.expect_err("another session holds it");
     assert!(error.is_transient(), "{error}");
     for part in ["migration lock", "lock_timeout", "pg_locks"] {
         assert!(error.to_string().contains(part), "{part:?}: {error}");
@@ -775,7 +626,7 @@ async fn waiting_for_the_lock_ends_and_says_who_has_it() {
 }
 
 #[tokio::test]
-async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
+async fn the_error_of_a_missing_schema_names_the_statement_that_creates_it() {
     let local = local().await;
     let configured = lakebase_with(&local, &[("LAKEBASE_SCHEMA", "app")]);
     let migrations = Migrations::new(&configured);
@@ -797,36 +648,37 @@ async fn a_missing_schema_is_named_with_the_statement_that_creates_it() {
 }
 
 #[tokio::test]
-async fn each_session_that_migrates_holds_the_lock_that_outlives_its_replica() {
+async fn each_session_that_migrates_holds_the_lock_for_running_statements() {
     let local = local_with_schema().await;
     let check = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() \
                  AND locktype = 'advisory' AND mode = 'ShareLock' AND granted) \
                  THEN RAISE EXCEPTION 'nothing holds up the next replica'; END IF; END $$";
     for in_transaction in [true, false] {
-        let sql = (check.to_owned(), in_transaction);
+        let pending = vec![Migration::new(BOOKS, check).in_transaction(in_transaction)];
         let schema = format!("app_{in_transaction}");
         let migrations = Migrations::new(&lakebase(&local))
             .schema(&schema)
             .create_schema(true);
-        let outcome = SQL.scope(sql, migrations.up::<Sql>(None)).await;
+        let outcome = MIGRATIONS.scope(pending, migrations.up::<Sql>(None)).await;
         outcome.expect("migrated");
     }
 }
 
 #[tokio::test]
-async fn a_transaction_that_a_migration_without_one_leaves_open_is_committed() {
+async fn a_transaction_that_a_migration_leaves_open_is_committed() {
     let local = local_with_schema().await;
     let migrations = Migrations::new(&lakebase(&local));
-    let sql = ("BEGIN; CREATE TABLE left_open (id int)".to_owned(), false);
-    let outcome = SQL.scope(sql, migrations.up::<Sql>(None)).await;
+    let begin = Migration::new(BOOKS, "BEGIN; CREATE TABLE left_open (id int)");
+    let pending = vec![begin.in_transaction(false)];
+    let outcome = MIGRATIONS.scope(pending, migrations.up::<Sql>(None)).await;
     outcome.expect("migrated");
-    assert!(exists(&local, "left_open").await);
+    assert!(has_table(&local, "left_open").await);
 }
 
 #[tokio::test]
-async fn a_fresh_start_drops_nothing_of_another_schema() {
+async fn fresh_drops_no_partition_of_the_same_name_in_another_schema() {
     let local = local_with_schema().await;
-    // Tables of the same name: an application that has moved left them there.
+    // Left by an application that has moved.
     let owner = format!("\"{}\"", local.client_id());
     let sql = format!(
         "CREATE TABLE public.events_2024 (id int); ALTER TABLE public.events_2024 OWNER TO {owner}; \
@@ -836,13 +688,13 @@ async fn a_fresh_start_drops_nothing_of_another_schema() {
     local.sql(&sql).await.expect("tables");
     let migrations = Migrations::new(&lakebase(&local)).schema(SCHEMA);
     migrations.fresh::<Library>().await.expect("migrated");
-    assert!(exists(&local, "books").await);
-    assert!(!exists(&local, "events").await);
-    assert!(exists(&local, "public.events_2024").await);
+    assert!(has_table(&local, "books").await);
+    assert!(!has_table(&local, "events").await);
+    assert!(has_table(&local, "public.events_2024").await);
 }
 
 #[tokio::test]
-async fn a_history_that_is_a_view_counts() {
+async fn a_view_can_be_the_history() {
     let local = local_with_schema().await;
     let lakebase = lakebase(&local);
     up::<Library>(&lakebase).await.expect("migrated");

@@ -1,4 +1,4 @@
-//! What SeaORM programs do works as it did.
+//! Programs of SeaORM work as before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,13 +48,13 @@ async fn with_books(db: &DatabaseConnection) {
     }
 }
 
-/// As an application has them.
+/// A function that takes SeaORM's own type.
 async fn count(db: &DatabaseConnection) -> Result<u64, DbErr> {
     book::Entity::find().count(db).await
 }
 
 #[tokio::test]
-async fn entities_raw_statements_streams_and_functions_that_take_a_database_connection_work() {
+async fn entities_raw_statements_and_streams_work() {
     let local = local_with_schema().await;
     let db = connect(&lakebase(&local)).await.expect("a connection");
     with_books(&db).await;
@@ -136,7 +136,7 @@ async fn transactions_commit_and_roll_back() {
 }
 
 #[tokio::test]
-async fn seaorms_own_connect_options_keep_working() {
+async fn connect_options_of_seaorm_apply() {
     let local = local().await;
     local.sql("CREATE SCHEMA app").await.expect("a schema");
     let seen = Arc::new(AtomicUsize::new(0));
@@ -220,7 +220,7 @@ async fn a_lazy_connection_logs_in_with_its_first_statement() {
 }
 
 #[tokio::test]
-async fn a_pool_taken_out_of_the_connection_goes_on_with_current_tokens() {
+async fn the_pool_inside_a_connection_logs_in_with_current_tokens_after_its_drop() {
     in_time(async || {
         let local = local_with_tokens_of(Duration::from_secs(2)).await;
         let db = logged_in(&local, connect(&lakebase(&local)).await)?;
@@ -233,30 +233,4 @@ async fn a_pool_taken_out_of_the_connection_goes_on_with_current_tokens() {
         no_expired_token_was_used(&local)
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_dropped_or_closed_connection_leaves_no_task_behind() {
-    for close in [false, true] {
-        let local = local().await;
-        let metrics = tokio::runtime::Handle::current().metrics();
-        let lakebase = lakebase(&local);
-        lakebase.credential().await.expect("the refresh task runs");
-        let before = metrics.num_alive_tasks();
-        let db = connect(&lakebase).await.expect("a connection");
-        db.ping().await.expect("an answer");
-        let clone = db.clone();
-        drop(db);
-        if close {
-            clone.clone().close().await.expect("closed");
-        } else {
-            drop(clone);
-        }
-        soon(async {
-            while metrics.num_alive_tasks() > before {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    }
 }

@@ -1,4 +1,4 @@
-//! SeaORM's entity-first way: the tables follow the entities.
+//! Schema sync of SeaORM, which creates tables from entities.
 
 use lakebase_tests::{forget_idle, lakebase_with, local, soon};
 use sea_orm::ActiveValue::Set;
@@ -42,7 +42,7 @@ mod book {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// The same table in the next version of the program.
+/// The table in the next version of the program.
 mod longer_book {
     use sea_orm::entity::prelude::*;
 
@@ -65,11 +65,11 @@ mod longer_book {
 async fn sync(db: &DatabaseConnection) {
     let schema = db.get_schema_builder().register(shelf::Entity);
     let synced = schema.register(book::Entity).sync(db).await;
-    synced.expect("in step");
+    synced.expect("synchronised");
 }
 
 #[tokio::test]
-async fn tables_are_made_from_entities_and_follow_them_in_the_schema_of_the_configuration() {
+async fn schema_sync_creates_and_changes_tables_in_the_configured_schema() {
     let local = local().await;
     let owner = local.client_id();
     let create = format!("CREATE SCHEMA library AUTHORIZATION \"{owner}\"");
@@ -93,11 +93,11 @@ async fn tables_are_made_from_entities_and_follow_them_in_the_schema_of_the_conf
     };
     book.insert(&db).await.expect("a book");
 
-    // A later version, on a connection that has just logged in with a renewed token.
+    // The next version, on a connection that logs in after a revocation.
     local.revoke_tokens();
     forget_idle(&db).await;
     let later = db.get_schema_builder().register(longer_book::Entity);
-    soon(later.sync(&db)).await.expect("in step");
+    soon(later.sync(&db)).await.expect("synchronised");
     let found = longer_book::Entity::find()
         .filter(longer_book::Column::Pages.is_null())
         .all(&db)

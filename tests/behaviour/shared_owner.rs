@@ -1,55 +1,45 @@
-//! A shared owner: several service principals migrate the same tables.
+//! Several service principals migrate the same tables, which belong to a shared owner.
 
-use diesel_migrations::FileBasedMigrations;
 use lakebase_core::Lakebase;
 use lakebase_core::adapter::migration::MigrationError;
 use lakebase_core::admin::{Access, IdentityKind};
 use lakebase_local::LocalLakebase;
-use lakebase_tests::{local, soon};
+use lakebase_tests::{local, service_principal, session, soon};
 
-use crate::rehearsal::{MIGRATIONS, Migration, Sql, folder};
-use crate::roles::{connect, newcomer, owner, plan};
+use crate::roles::{owner, plan};
+use crate::shop::{Orm, with_both_orms};
+use crate::sql_migrations::{MIGRATIONS, Migration, Sql, folder, read};
 
 const OWNER: &str = "app_owner";
 
-const CREATE: Migration = (
+const CREATE: Migration = Migration::new(
     "2026-01-01-000001_create",
     "CREATE TABLE books (id serial PRIMARY KEY); CREATE VIEW titles AS SELECT id FROM books; \
      CREATE SEQUENCE numbers; CREATE TYPE kind AS ENUM ('a'); CREATE DOMAIN isbn AS text; CREATE TYPE pair AS (a int); \
      CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-    true,
 );
-const ALTER: Migration = (
+const ALTER: Migration = Migration::new(
     "2026-01-01-000002_alter",
     "ALTER TABLE books ADD title text; CREATE INDEX ON books (title); RESET ROLE",
-    true,
 );
-const AUTHORS: Migration = (
+const AUTHORS: Migration = Migration::new(
     "2026-01-01-000003_authors",
     "CREATE TABLE authors (id serial PRIMARY KEY)",
-    false,
-);
-const DROP: Migration = ("2026-01-01-000004_drop", "DROP TABLE authors", true);
+)
+.in_transaction(false);
+const DROP: Migration = Migration::new("2026-01-01-000004_drop", "DROP TABLE authors");
 
-#[derive(Clone, Copy, Debug)]
-enum Adapter {
-    Diesel,
-    SeaOrm,
-}
-
-const ADAPTERS: [Adapter; 2] = [Adapter::Diesel, Adapter::SeaOrm];
-
-/// In the schema `app`, which is created if it is missing. The futures are boxed, as they are too large for the stack of a test.
+/// Migrates in the schema `app`. Boxed, because the futures are too large for the stack of a test.
 async fn migrate(
-    adapter: Adapter,
+    orm: Orm,
     lakebase: &Lakebase,
     migrations: &[Migration],
     owner: Option<&str>,
 ) -> Result<usize, MigrationError> {
-    match adapter {
-        Adapter::Diesel => {
+    match orm {
+        Orm::Diesel => {
             let folder = folder(migrations);
-            let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+            let source = read(&folder);
             let run = lakebase_diesel::migrations::Migrations::new(lakebase);
             let run = run.schema("app").create_schema(true);
             let run = match owner {
@@ -61,7 +51,7 @@ async fn migrate(
             assert_eq!(ran, pending);
             Ok(ran.len())
         }
-        Adapter::SeaOrm => {
+        Orm::SeaOrm => {
             let run = lakebase_seaorm::migrations::Migrations::new(lakebase);
             let run = run.schema("app").create_schema(true);
             let run = match owner {
@@ -79,24 +69,19 @@ async fn migrate(
     }
 }
 
-/// As the shared owner, on a copy.
-async fn rehearse(
-    adapter: Adapter,
-    local: &LocalLakebase,
-    lakebase: &Lakebase,
-    migrations: &[Migration],
-) {
+/// Rehearses as the shared owner on a copy.
+async fn rehearse(orm: Orm, local: &LocalLakebase, lakebase: &Lakebase, migrations: &[Migration]) {
     let copy = local.scratch_database().await.expect("a copy");
     let copy = lakebase.with_database(&copy).expect("a name");
-    let report = match adapter {
-        Adapter::Diesel => {
+    let report = match orm {
+        Orm::Diesel => {
             let folder = folder(migrations);
-            let source = FileBasedMigrations::from_path(folder.path()).expect("readable");
+            let source = read(&folder);
             let run = lakebase_diesel::migrations::Migrations::new(lakebase);
             let run = run.schema("app").owner(OWNER);
             soon(Box::pin(run.rehearse_on(&copy, source))).await
         }
-        Adapter::SeaOrm => {
+        Orm::SeaOrm => {
             let run = lakebase_seaorm::migrations::Migrations::new(lakebase);
             let run = run.schema("app").owner(OWNER);
             let work = run.rehearse_on::<Sql>(&copy);
@@ -104,13 +89,13 @@ async fn rehearse(
         }
     };
     let report = report.expect("a rehearsal");
-    assert!(report.is_ok(), "{adapter:?}: {report}");
+    assert!(report.is_ok(), "{orm:?}: {report}");
 }
 
-/// Two service principals that may deploy.
+/// Two service principals that can create schemas.
 async fn principals(local: &LocalLakebase) -> [(String, Lakebase); 2] {
     let owner = owner(local);
-    let principals = [newcomer(local), newcomer(local)];
+    let principals = [service_principal(local, &[]), service_principal(local, &[])];
     let mut roles = plan(&owner);
     for (id, _) in &principals {
         roles = roles
@@ -121,7 +106,7 @@ async fn principals(local: &LocalLakebase) -> [(String, Lakebase); 2] {
     principals
 }
 
-/// The owners of the schema and of all that is in it, and how many objects there are.
+/// Returns the owners of the schema and of its objects, and the number of objects.
 async fn owners(lakebase: &Lakebase) -> (Vec<String>, i64) {
     let sql = "SELECT array_agg(DISTINCT pg_get_userbyid(owner)::text), count(*) FROM ( \
         SELECT nspowner, oid FROM pg_namespace \
@@ -129,72 +114,67 @@ async fn owners(lakebase: &Lakebase) -> (Vec<String>, i64) {
         UNION ALL SELECT proowner, pronamespace FROM pg_proc \
         UNION ALL SELECT typowner, typnamespace FROM pg_type) AS o (owner, namespace) \
         WHERE namespace = 'app'::regnamespace";
-    let row = connect(lakebase).await.query_one(sql, &[]).await;
+    let row = session(lakebase).await.query_one(sql, &[]).await;
     let row = row.expect("owners");
     (row.get(0), row.get(1))
 }
 
 #[tokio::test]
 async fn a_service_principal_migrates_tables_that_another_one_created() {
-    for adapter in ADAPTERS {
+    with_both_orms(async |orm| {
         let local = local().await;
         let [(first_id, first), (second_id, second)] = principals(&local).await;
         let owner = owner(&local);
-        let (reader_id, reader) = newcomer(&local);
+        let (reader_id, reader) = service_principal(&local, &[]);
         let role = plan(&owner).create_role(&reader_id, IdentityKind::ServicePrincipal);
         role.apply(&owner).await.expect("applied");
 
-        // The first one deploys by itself, and the second one is locked out.
-        let ran = migrate(adapter, &first, &[CREATE], None).await;
-        assert_eq!(ran.expect("migrated"), 1, "{adapter:?}");
+        // The first one migrates without a shared owner, so the second one has no privileges.
+        let ran = migrate(orm, &first, &[CREATE], None).await;
+        assert_eq!(ran.expect("migrated"), 1, "{orm:?}");
         let read = plan(&first).allow(Access::Read, "app", None, &reader_id);
         read.apply(&first).await.expect("applied");
         let migrations = [CREATE, ALTER, AUTHORS];
-        let error = migrate(adapter, &second, &migrations, Some(OWNER)).await;
+        let error = migrate(orm, &second, &migrations, Some(OWNER)).await;
         let error = error.expect_err("no such owner");
         let command = format!("lakebase grant '{second_id}' --shared-owner '{OWNER}'");
-        assert!(error.chain().contains(&command), "{adapter:?}: {error:?}");
+        assert!(error.chain().contains(&command), "{orm:?}: {error:?}");
 
         let membership = plan(&owner)
             .shared_owner(OWNER, &first_id)
             .shared_owner(OWNER, &second_id);
         membership.apply(&owner).await.expect("applied");
-        let error = migrate(adapter, &second, &migrations, Some(OWNER)).await;
+        let error = migrate(orm, &second, &migrations, Some(OWNER)).await;
         let error = error.expect_err("not its schema");
         let command = format!("lakebase --schema 'app' grant ROLE --shared-owner '{OWNER}'");
-        assert!(error.chain().contains(&command), "{adapter:?}: {error:?}");
+        assert!(error.chain().contains(&command), "{orm:?}: {error:?}");
         let transfer = plan(&first).transfer_schema("app", OWNER);
         for _ in 0..2 {
             membership.apply(&owner).await.expect("applied");
             transfer.apply(&first).await.expect("applied");
         }
         membership.apply(&first).await.expect("nothing to do");
-        assert_eq!(owners(&second).await.0, [OWNER], "{adapter:?}");
+        assert_eq!(owners(&second).await.0, [OWNER], "{orm:?}");
 
-        rehearse(adapter, &local, &second, &migrations).await;
-        let ran = migrate(adapter, &second, &migrations, Some(OWNER)).await;
-        assert_eq!(ran.expect("migrated"), 2, "{adapter:?}");
+        rehearse(orm, &local, &second, &migrations).await;
+        let ran = migrate(orm, &second, &migrations, Some(OWNER)).await;
+        assert_eq!(ran.expect("migrated"), 2, "{orm:?}");
         let (names, objects) = owners(&second).await;
-        assert_eq!(names, [OWNER], "{adapter:?}: {objects} objects");
-        // Privileges on future objects apply to those of the shared owner.
+        assert_eq!(names, [OWNER], "{orm:?}: {objects} objects");
+        // Privileges on future objects apply to objects of the shared owner.
         let sql = "SELECT id, title FROM app.books; SELECT * FROM app.authors; SELECT app.one()";
-        let reader = connect(&reader).await;
+        let reader = session(&reader).await;
         reader.batch_execute(sql).await.expect("readable");
 
-        let ran = migrate(
-            adapter,
-            &first,
-            &[CREATE, ALTER, AUTHORS, DROP],
-            Some(OWNER),
-        )
-        .await;
-        assert_eq!(ran.expect("migrated"), 1, "{adapter:?}");
-    }
+        let ran = migrate(orm, &first, &[CREATE, ALTER, AUTHORS, DROP], Some(OWNER)).await;
+        assert_eq!(ran.expect("migrated"), 1, "{orm:?}");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn migrations_as_a_shared_owner_create_its_schema_and_history() {
-    for adapter in ADAPTERS {
+    with_both_orms(async |orm| {
         let local = local().await;
         let [(first_id, first), (second_id, second)] = principals(&local).await;
         plan(&owner(&local))
@@ -202,33 +182,34 @@ async fn migrations_as_a_shared_owner_create_its_schema_and_history() {
             .apply(&owner(&local))
             .await
             .expect("applied");
-        let ran = migrate(adapter, &first, &[CREATE, ALTER], Some(OWNER)).await;
-        assert_eq!(ran.expect("migrated"), 2, "{adapter:?}");
-        assert_eq!(owners(&first).await.0, [OWNER], "{adapter:?}");
+        let ran = migrate(orm, &first, &[CREATE, ALTER], Some(OWNER)).await;
+        assert_eq!(ran.expect("migrated"), 2, "{orm:?}");
+        assert_eq!(owners(&first).await.0, [OWNER], "{orm:?}");
 
-        let error = migrate(adapter, &second, &[CREATE, ALTER], Some(OWNER)).await;
+        let error = migrate(orm, &second, &[CREATE, ALTER], Some(OWNER)).await;
         let error = error.expect_err("no member");
         assert_eq!(error.sqlstate(), Some("42501"), "{error:?}");
         let command = format!("lakebase grant '{second_id}' --shared-owner '{OWNER}'");
-        assert!(error.chain().contains(&command), "{adapter:?}: {error:?}");
-    }
+        assert!(error.chain().contains(&command), "{orm:?}: {error:?}");
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_transfer_leaves_objects_of_other_roles_and_other_schemas_as_they_are() {
+async fn a_transfer_changes_no_objects_of_other_roles_or_other_schemas() {
     let local = local().await;
     let [(first_id, first), (second_id, second)] = principals(&local).await;
     let sql = format!(
         "CREATE SCHEMA app; CREATE SCHEMA other; CREATE TABLE app.mine (); CREATE TABLE other.mine (); \
          GRANT CREATE, USAGE ON SCHEMA app TO \"{second_id}\""
     );
-    connect(&first)
+    session(&first)
         .await
         .batch_execute(&sql)
         .await
         .expect("deployed");
     let sql = "CREATE TABLE app.foreign_table ()";
-    connect(&second)
+    session(&second)
         .await
         .batch_execute(sql)
         .await

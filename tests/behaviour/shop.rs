@@ -1,4 +1,4 @@
-//! An application is swapped by its connection manager alone, and serves on through what Lakebase does.
+//! An application changes only its connection manager, and serves requests while tokens rotate and the compute is suspended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use lakebase_core::Lakebase;
 use lakebase_examples::shop::{with_diesel, with_seaorm};
 use lakebase_local::{Cut, Event, EventKind, LocalLakebase, Wake};
 use lakebase_tests::{
-    TooSlow, in_time, lakebase, local, local_with_tokens_of, logins, soon, too_slow_unless,
+    TooSlow, in_time, lakebase, local, local_with_tokens_of, logins, no_session, session, soon,
+    too_slow_unless,
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -28,46 +29,46 @@ pub(crate) enum Orm {
     SeaOrm,
 }
 
-/// Side by side.
-async fn with_both_orms<F>(prove: impl Fn(Orm) -> F)
+/// Runs a test with both ORMs at the same time.
+pub(crate) async fn with_both_orms<F>(prove: impl Fn(Orm) -> F)
 where
     F: Future<Output = ()>,
 {
     futures_util::future::join_all([Orm::Diesel, Orm::SeaOrm].map(prove)).await;
 }
 
-/// The shop, open on a port of its own until dropped.
+/// The shop on a free port, until it is dropped.
 pub(crate) struct Shop {
     pub(crate) url: String,
     http: reqwest::Client,
     serving: JoinHandle<()>,
 }
 
-/// Other than what the pools have by themselves.
+/// Settings that differ from the defaults of the pools.
 #[derive(Clone, Copy, Default)]
 struct Settings {
-    /// Of a connection.
+    /// The maximum lifetime of a connection.
     lifetime: Option<Duration>,
-    /// How long a request waits for a connection.
-    patience: Option<Duration>,
+    /// The time that a request waits for a connection.
+    timeout: Option<Duration>,
 }
 
 impl Shop {
-    /// As `shop_diesel` and `shop_seaorm` do it.
+    /// Like `shop_diesel` and `shop_seaorm`.
     pub(crate) async fn open(orm: Orm, lakebase: &Lakebase) -> Self {
         Self::open_with(orm, lakebase, Settings::default()).await
     }
 
     async fn open_with(orm: Orm, lakebase: &Lakebase, settings: Settings) -> Self {
-        let Settings { lifetime, patience } = settings;
+        let Settings { lifetime, timeout } = settings;
         match orm {
             Orm::Diesel => {
                 let mut builder = Pool::builder();
                 if let Some(lifetime) = lifetime {
                     builder = builder.max_lifetime(lifetime).reaper_rate(lifetime / 4);
                 }
-                if let Some(patience) = patience {
-                    builder = builder.connection_timeout(patience);
+                if let Some(timeout) = timeout {
+                    builder = builder.connection_timeout(timeout);
                 }
                 let manager = lakebase_diesel::manager(lakebase);
                 Self::open_diesel(builder.build(manager).await.expect("a pool")).await
@@ -77,8 +78,8 @@ impl Shop {
                 if let Some(lifetime) = lifetime {
                     options.max_lifetime(lifetime);
                 }
-                if let Some(patience) = patience {
-                    options.acquire_timeout(patience);
+                if let Some(timeout) = timeout {
+                    options.acquire_timeout(timeout);
                 }
                 let db = lakebase_seaorm::connect_with(lakebase, options).await;
                 Self::open_seaorm(db.expect("a connection")).await
@@ -86,7 +87,7 @@ impl Shop {
         }
     }
 
-    /// As `shop_diesel_before` and `shop_seaorm_before` do it.
+    /// Like `shop_diesel_before` and `shop_seaorm_before`.
     async fn open_before(orm: Orm, url: &str) -> Self {
         match orm {
             Orm::Diesel => {
@@ -111,20 +112,16 @@ impl Shop {
     }
 
     async fn serve(routes: Router) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, routes).await.expect("served");
-        });
+        let (url, serving) = listen(routes).await;
         Self {
-            url: format!("http://{address}"),
+            url,
             http: http(),
             serving,
         }
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String) {
-        said(self.http.get(format!("{}{path}", self.url))).await
+        fetch(self.http.get(format!("{}{path}", self.url))).await
     }
 
     async fn get_json(&self, path: &str) -> Value {
@@ -135,14 +132,14 @@ impl Shop {
 
     async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
         let request = self.http.post(format!("{}{path}", self.url)).json(body);
-        let (status, text) = said(request).await;
+        let (status, text) = fetch(request).await;
         let answer = serde_json::from_str(&text);
         (status, answer.unwrap_or_else(|_| panic!("{text:?}")))
     }
 
     async fn submit(&self, name: &str, item: &str, price: &str) -> (StatusCode, String) {
         let form = [("name", name), ("item", item), ("price", price)];
-        said(self.http.post(format!("{}/", self.url)).form(&form)).await
+        fetch(self.http.post(format!("{}/", self.url)).form(&form)).await
     }
 
     async fn sign_up(&self, name: &str) -> i64 {
@@ -158,13 +155,21 @@ impl Drop for Shop {
     }
 }
 
-async fn said(request: reqwest::RequestBuilder) -> (StatusCode, String) {
+async fn fetch(request: reqwest::RequestBuilder) -> (StatusCode, String) {
     let response = soon(request.send()).await.expect("an answer");
     let status = response.status();
     (status, response.text().await.expect("a text"))
 }
 
-/// Redirects are inspected, not followed. reqwest wants TLS even where there is none.
+/// Serves an application on a free port, and returns its URL.
+pub(crate) async fn listen(app: Router) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serving = async move { axum::serve(listener, app).await.expect("served") };
+    (format!("http://{address}"), tokio::spawn(serving))
+}
+
+/// A client that does not follow redirects. reqwest needs a TLS configuration even for HTTP.
 pub(crate) fn http() -> reqwest::Client {
     let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
         rustls::crypto::ring::default_provider(),
@@ -181,20 +186,20 @@ pub(crate) fn http() -> reqwest::Client {
         .expect("a client")
 }
 
-/// As for an app's service principal somewhere real.
+/// On the platform, the service principal of an app has no privileges in `public`.
 async fn close_public(local: &LocalLakebase) {
     let everybody = format!("PUBLIC, \"{}\"", local.client_id());
     let sql = format!("REVOKE ALL ON SCHEMA public FROM {everybody}");
     local.sql(&sql).await.expect("revoked");
 }
 
-/// The Postgres inside, without Lakebase around it.
+/// The URL of the Postgres server without the gateway.
 fn plain_postgres(local: &LocalLakebase) -> String {
     let host = local.dir().display().to_string().replace('/', "%2F");
     format!("postgresql://lakebase_admin@{host}/postgres")
 }
 
-/// What a visitor does, and what it has to lead to.
+/// Valid requests.
 async fn visit(shop: &Shop) {
     let (status, page) = shop.get("/").await;
     assert_eq!(status, 200);
@@ -231,7 +236,7 @@ async fn visit(shop: &Shop) {
     assert_eq!((status.as_u16(), &answer["field"]), (409, &json!("name")));
 }
 
-/// What a visitor gets wrong, and what is said then.
+/// Invalid requests.
 async fn make_mistakes(shop: &Shop) {
     let user = shop.sign_up("Eve").await;
     let before = shop.get_json("/api/orders").await;
@@ -266,8 +271,8 @@ async fn make_mistakes(shop: &Shop) {
         ),
     ];
     for (path, body, status, field) in table {
-        let (said, answer) = shop.post(path, &body).await;
-        assert_eq!(said, status, "{body}: {answer}");
+        let (returned, answer) = shop.post(path, &body).await;
+        assert_eq!(returned, status, "{body}: {answer}");
         assert!(answer.to_string().contains(field), "{body}: {answer}");
     }
     for (name, item, price, field) in [
@@ -288,7 +293,7 @@ async fn make_mistakes(shop: &Shop) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_swapped_shop_serves_without_privileges_on_public() {
+async fn the_shop_after_the_swap_works_without_privileges_on_public() {
     with_both_orms(async |orm| {
         let local = local().await;
         close_public(&local).await;
@@ -300,7 +305,7 @@ async fn the_swapped_shop_serves_without_privileges_on_public() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shop_before_the_swap_serves_the_same() {
+async fn the_shop_before_the_swap_works_in_the_same_way() {
     with_both_orms(async |orm| {
         let local = local().await;
         let shop = Shop::open_before(orm, &plain_postgres(&local)).await;
@@ -311,7 +316,7 @@ async fn the_shop_before_the_swap_serves_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_of_both_orms_open_one_shop_together() {
+async fn replicas_of_both_orms_start_at_the_same_time() {
     let local = local().await;
     close_public(&local).await;
     let lakebase = lakebase(&local);
@@ -340,15 +345,15 @@ async fn a_shop_without_a_connection_answers_503_and_recovers() {
     with_both_orms(async |orm| {
         let local = local().await;
         let settings = Settings {
-            patience: Some(Duration::from_secs(4)),
+            timeout: Some(Duration::from_secs(4)),
             ..Settings::default()
         };
         let shop = Shop::open_with(orm, &lakebase(&local), settings).await;
         let user = shop.sign_up("Ann").await;
         let suspended = local.suspend(Cut::Close, NEVER, Wake::SlowAccept);
         suspended.await.expect("suspended");
-        soon(local.wait_until(|events| open_sessions(events) == 0)).await;
-        // A round trip of our own: by then this side has heard of it, too.
+        no_session(&local).await;
+        // A round trip later, the shop has noticed the end, too.
         local.sql("SELECT 1").await.expect("an answer");
 
         let order = json!({ "user_id": user, "item": "tea", "cents": 1 });
@@ -360,8 +365,8 @@ async fn a_shop_without_a_connection_answers_503_and_recovers() {
 
         let woken = local.suspend(Cut::Close, Duration::ZERO, Wake::SlowAccept);
         woken.await.expect("suspended");
-        // Waiting logins do not connect again at once; another client does.
-        drop(soon(lakebase(&local).connect()).await.expect("awake"));
+        // Waiting logins pause; another client resumes the compute.
+        session(&lakebase(&local)).await;
         soon(async {
             while shop.post("/api/orders", &order).await.0 != 201 {
                 tokio::task::yield_now().await;
@@ -373,32 +378,23 @@ async fn a_shop_without_a_connection_answers_503_and_recovers() {
     .await;
 }
 
-fn open_sessions(events: &[Event]) -> i32 {
-    let change = |event: &Event| match event.kind {
-        EventKind::LoggedIn(_) => 1,
-        EventKind::Ended { .. } => -1,
-        _ => 0,
-    };
-    events.iter().map(change).sum()
-}
-
 const CUSTOMERS: usize = 8;
-/// Between two requests of a customer, because customers pause: without it they would take the whole machine.
-const BREATH: Duration = Duration::from_millis(3);
+/// Between two requests of a customer. Without it, the customers would slow down all other tests.
+const PAUSE: Duration = Duration::from_millis(3);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
-/// Connections are replaced often, so that every token has logins to serve.
+/// Short, so that every token is used for logins.
 const CONNECTION_LIFETIME: Duration = Duration::from_millis(500);
 const WAKE_DELAY: Duration = Duration::from_secs(1);
-/// Until the end of its sessions on the gateway's side has reached the shop. Far less than the compute takes to
-/// wake, so that a request that waited for it and failed is found out.
-const NEWS_TRAVELS: Duration = Duration::from_millis(400);
-/// From the moment the compute is awake.
+/// The time until the shop notices the end of its sessions. Far shorter than the compute takes to resume: a request that
+/// waited for the compute must not fail.
+const NOTICED: Duration = Duration::from_millis(400);
+/// After the compute is active again.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// A request and what became of it.
+/// A request and its response.
 #[derive(Debug)]
 struct Attempt {
-    /// Of the order, if it was one.
+    /// The item of an order.
     item: Option<String>,
     began: SystemTime,
     ended: SystemTime,
@@ -406,7 +402,7 @@ struct Attempt {
     text: String,
 }
 
-/// What the customers and the test tell each other.
+/// Shared by the customers and the test.
 #[derive(Default)]
 struct Signals {
     served: watch::Sender<usize>,
@@ -422,7 +418,7 @@ impl Signals {
     }
 }
 
-/// Orders and looks, until told to stop.
+/// Orders and reads orders until the end.
 async fn be_a_customer(shop: Arc<Shop>, number: usize, signals: Arc<Signals>) -> Vec<Attempt> {
     let user = shop.sign_up(&format!("customer {number}")).await;
     let url = format!("{}/api/orders", shop.url);
@@ -438,7 +434,7 @@ async fn be_a_customer(shop: Arc<Shop>, number: usize, signals: Arc<Signals>) ->
             (None, shop.http.get(&url)),
         ] {
             let began = SystemTime::now();
-            let (status, text) = said(request).await;
+            let (status, text) = fetch(request).await;
             if status.is_success() {
                 signals.served.send_modify(|served| *served += 1);
             }
@@ -449,7 +445,7 @@ async fn be_a_customer(shop: Arc<Shop>, number: usize, signals: Arc<Signals>) ->
                 status,
                 text,
             });
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
     attempts
@@ -468,25 +464,25 @@ fn wakes(events: &[Event]) -> usize {
     events.iter().filter(is_wake).count()
 }
 
-/// From the suspend of the compute until the last session has ended, and when it was awake again.
+/// From the suspend of the compute to the end of its last session, and to the time when it was active again.
 struct Outage {
     from: SystemTime,
     until: SystemTime,
-    awake: SystemTime,
+    active: SystemTime,
 }
 
 fn outages(events: &[Event]) -> Vec<Outage> {
     let starts = (0..events.len()).filter(|&at| events[at].kind == EventKind::Suspended);
     let outages = starts.map(|at| {
-        let asleep = events[at..].split(|event| event.kind == EventKind::Awake);
-        let asleep = asleep.into_iter().next().expect("a piece");
-        let ended = asleep
+        let suspended = events[at..].split(|event| event.kind == EventKind::Awake);
+        let suspended = suspended.into_iter().next().expect("a piece");
+        let ended = suspended
             .iter()
             .rfind(|event| matches!(event.kind, EventKind::Ended { .. }));
         Outage {
             from: events[at].at,
             until: ended.expect("sessions that were cut").at,
-            awake: events[at + asleep.len()].at,
+            active: events[at + suspended.len()].at,
         }
     });
     outages.collect()
@@ -519,7 +515,7 @@ async fn shop_under_load(orm: Orm) -> Result<(), TooSlow> {
         suspended.expect("suspended");
         soon(local.wait_until(|events| wakes(events) > before)).await;
     }
-    // And through rotations with nothing else going on.
+    // Tokens also rotate without a suspend.
     soon(local.wait_until(|events| tokens_used(events) > suspends.len() + 2)).await;
     signals.served_once_more_to_each().await;
     signals.stop.store(true, Ordering::Relaxed);
@@ -534,12 +530,12 @@ async fn shop_under_load(orm: Orm) -> Result<(), TooSlow> {
             continue;
         }
         assert!(attempt.status.is_server_error(), "{orm:?}: {attempt:?}");
-        let outage = outages.iter().find(|outage| {
-            attempt.ended >= outage.from && attempt.began <= outage.until + NEWS_TRAVELS
-        });
+        let outage = outages
+            .iter()
+            .find(|outage| attempt.ended >= outage.from && attempt.began <= outage.until + NOTICED);
         let text = &attempt.text;
         let outage = outage.unwrap_or_else(|| panic!("{orm:?}: failed: {attempt:?} {text}"));
-        let is_in_time = attempt.ended <= outage.until + NEWS_TRAVELS;
+        let is_in_time = attempt.ended <= outage.until + NOTICED;
         too_slow_unless(is_in_time, || {
             format!("{orm:?}: failed late: {attempt:?} {text}")
         })?;
@@ -548,7 +544,7 @@ async fn shop_under_load(orm: Orm) -> Result<(), TooSlow> {
         let served = attempts.iter().any(|attempt| {
             attempt.status.is_success()
                 && attempt.began > outage.until
-                && attempt.ended <= outage.awake + AT_ONCE
+                && attempt.ended <= outage.active + AT_ONCE
         });
         too_slow_unless(served, || {
             format!("{orm:?}: served late after the compute woke")
@@ -557,10 +553,9 @@ async fn shop_under_load(orm: Orm) -> Result<(), TooSlow> {
     Ok(())
 }
 
-/// Once if it was answered 201; else at most once, since an answer may have been lost.
+/// An order with the response 201 is stored once, any other at most once, because a response can be lost.
 async fn assert_orders_are_stored(lakebase: &Lakebase, attempts: &[Attempt]) {
-    let (client, connection) = lakebase.connect().await.expect("a connection");
-    tokio::spawn(connection);
+    let client = session(lakebase).await;
     let sql = "SELECT item, count(*) FROM shop.orders GROUP BY item";
     let rows = client.query(sql, &[]).await.expect("rows");
     let mut stored: HashMap<String, i64> =
@@ -596,7 +591,7 @@ fn lines(program: &str) -> Vec<&str> {
     program.lines().filter(is_code).collect()
 }
 
-/// Takes these lines out, each where it comes next.
+/// Removes these lines, in their order.
 fn without<'a>(mut program: Vec<&'a str>, lines: &[&str]) -> Vec<&'a str> {
     let mut from = 0;
     for line in lines {
@@ -608,7 +603,7 @@ fn without<'a>(mut program: Vec<&'a str>, lines: &[&str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_swap_is_how_it_connects_and_nothing_else() {
+fn the_swap_changes_only_the_lines_that_connect() {
     let programs = [
         (
             include_str!("../../examples/src/bin/shop_diesel_before.rs"),
@@ -660,7 +655,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_shop_itself_does_not_know_of_lakebase() {
+fn the_rest_of_the_shop_does_not_mention_lakebase() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/src/shop");
     let sources = sources(&folder);
     assert!(sources.len() > 10, "{sources:?}");

@@ -1,6 +1,6 @@
-//! A browser shows the page, and its form does what it says.
+//! The shop in a browser.
 //!
-//! Takes `chromium` and `chromedriver` from PATH. Where they are missing, the tests say so and pass; with
+//! Needs `chromium` and `chromedriver` in the `PATH`. Without them, the tests are skipped; with
 //! `LAKEBASE_TESTS_REQUIRE_BROWSER=1` they fail.
 
 use std::path::PathBuf;
@@ -16,25 +16,25 @@ use tokio::process::{Child, Command};
 
 use crate::shop::{Orm, Shop, http};
 
-/// The key under which WebDriver hands out elements.
+/// The key of an element in WebDriver's JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-/// How long a search waits for what is not there yet: a little less than [`soon`].
+/// The time that a search waits for an element, a little shorter than [`soon`].
 const SEARCH_MILLIS: u64 = 50_000;
 
-/// A browser without a window, and its driver. Nothing of either is left when it is dropped.
+/// A headless browser and its driver. Both end when it is dropped.
 pub(crate) struct Browser {
     session: String,
     driver: Driver,
 }
 
-/// In a process group of its own with all that it starts.
+/// In its own process group, with the processes that it starts.
 struct Driver {
     child: Child,
-    /// For whatever the programs want to keep.
+    /// The home folder of both programs.
     home: TempDir,
 }
 
-/// The two programs, or none where tests may do without.
+/// Returns the browser and its driver, or `None` to skip the test.
 fn programs() -> Option<(PathBuf, PathBuf)> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let find = |name: &str| {
@@ -53,7 +53,7 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
 }
 
 impl Browser {
-    /// `None` where there is none.
+    /// Returns `None` to skip the test.
     pub(crate) async fn start() -> Option<Self> {
         let (browser, driver) = programs()?;
         let home = tempfile::tempdir().expect("a folder");
@@ -110,7 +110,7 @@ impl Browser {
         self.command("url", json!({ "url": url })).await;
     }
 
-    /// Waits until it is there.
+    /// Waits for an element, and returns its id.
     pub(crate) async fn find(&self, xpath: &str) -> String {
         let element = self.command("element", json!({ "using": "xpath", "value": xpath }));
         let element = element.await;
@@ -119,7 +119,7 @@ impl Browser {
             .to_owned()
     }
 
-    /// Into the field that has this label.
+    /// Fills in the field with this label.
     pub(crate) async fn fill_in(&self, label: &str, text: &str) {
         let xpath = format!("//input[@id = //label[. = '{label}']/@for]");
         let field = self.find(&xpath).await;
@@ -151,14 +151,14 @@ impl Browser {
 }
 
 impl Driver {
-    /// It chooses a free one and says so.
+    /// Reads the port from the driver's output.
     async fn port(&mut self) -> u16 {
         let stdout = self.child.stdout.take().expect("an output");
         let mut lines = BufReader::new(stdout).lines();
         while let Some(line) = lines.next_line().await.expect("a line") {
             let port = line.strip_prefix("ChromeDriver was started successfully on port ");
             if let Some(port) = port {
-                // Whatever else it says must not block it.
+                // A full pipe would block the driver.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
                 return port.trim_end_matches('.').parse().expect("a port");
             }
@@ -185,7 +185,7 @@ impl Drop for Driver {
     }
 }
 
-/// What WebDriver answers, without its envelope.
+/// Returns the value of WebDriver's response.
 async fn ask(request: reqwest::RequestBuilder) -> Value {
     let response = soon(request.send()).await.expect("an answer");
     let status = response.status();
@@ -210,7 +210,7 @@ async fn order_in_a_browser(orm: Orm) {
     let complaint = "//p[label = 'Price']/*[@role = 'alert' and contains(., 'price')]";
     browser.find(complaint).await;
 
-    // What was filled in is still there.
+    // The other fields keep their values.
     browser.fill_in("Price", "12.5").await;
     browser.press("Order").await;
     browser

@@ -1,5 +1,4 @@
-//! A process that is stopped for longer than its token lives (SIGSTOP; a frozen container, a closed laptop)
-//! uses no dead token when it goes on.
+//! A process that was stopped until its token expired (SIGSTOP, a frozen container, a closed laptop) does not use that token.
 
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -7,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use lakebase_local::LocalLakebase;
 use lakebase_tests::{
     Adapter, TooSlow, UNDER_WAY, every_adapter_in_time, local_with_tokens_of, logged_in, minted,
-    no_expired_token_was_used, soon, vars,
+    no_expired_token_was_used, soon,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,7 +26,7 @@ impl Puppet {
         let mut child = Command::new(env!("CARGO_BIN_EXE_puppet"))
             .arg(adapter.name())
             .env_clear()
-            .envs(vars(local, &[]))
+            .envs(local.env())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -44,7 +43,7 @@ impl Puppet {
         Ok(puppet)
     }
 
-    /// An error if it is another one.
+    /// Returns the answer as an error if it is another one.
     async fn answers(&mut self, expected: &str) -> Result<(), String> {
         let line = soon(self.answers.next_line()).await.expect("readable");
         let line = line.expect("an answer");
@@ -62,7 +61,7 @@ impl Puppet {
 }
 
 #[tokio::test]
-async fn after_sigcont_no_login_uses_the_expired_token() {
+async fn a_process_that_continues_does_not_use_its_expired_token() {
     every_adapter_in_time(async |adapter| {
         let local = local_with_tokens_of(LIFETIME).await;
         let mut puppet = Puppet::start(adapter, &local).await?;
@@ -70,11 +69,11 @@ async fn after_sigcont_no_login_uses_the_expired_token() {
             puppet.order().await;
             logged_in(&local, puppet.answers("ok").await)?;
             puppet.signal(Signal::SIGSTOP);
-            // It finds the order at the moment it wakes, before any timer of its own.
+            // The process reads this order when it continues, before any timer fires.
             puppet.order().await;
-            let dies_at = minted(&local.events()).last().expect("a token").expires_at;
-            let left = dies_at.duration_since(SystemTime::now());
-            // The token's end has to pass, and the time within which a slow login could be told from this.
+            let expires_at = minted(&local.events()).last().expect("a token").expires_at;
+            let left = expires_at.duration_since(SystemTime::now());
+            // The token has to expire, and longer ago than a slow login could explain.
             let margin = UNDER_WAY + Duration::from_millis(100);
             tokio::time::sleep(left.unwrap_or_default() + margin).await;
             puppet.signal(Signal::SIGCONT);

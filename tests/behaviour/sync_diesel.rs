@@ -12,13 +12,13 @@ use lakebase_diesel::r2d2::{connect, connect_with, establish};
 use lakebase_local::{Cut, LocalLakebase, Wake};
 use lakebase_tests::{
     PATIENCE, in_own_process, in_time_blocking, lakebase, lakebase_with, local_with_tokens_of,
-    logged_in, minted, no_expired_token_was_used, proxy_threads,
+    logged_in, minted, no_expired_token_was_used, proxy_threads, until,
 };
 use tokio::runtime::Runtime;
 
 const LIFETIME: Duration = Duration::from_secs(3);
 
-/// A platform on a runtime of its own: the test has none.
+/// A local Lakebase on its own runtime, because the tests have none.
 fn platform() -> (Runtime, LocalLakebase) {
     let runtime = Runtime::new().expect("a runtime");
     let local = runtime.block_on(local_with_tokens_of(LIFETIME));
@@ -31,7 +31,7 @@ fn ask(connection: &mut PgConnection) {
 }
 
 #[test]
-fn the_pool_is_diesels_own_type_and_needs_no_runtime() {
+fn the_pool_is_the_type_of_diesel_and_needs_no_runtime() {
     let (_runtime, local) = platform();
     let builder = Pool::builder().max_size(2);
     let pool: Pool<ConnectionManager<PgConnection>> =
@@ -68,7 +68,7 @@ fn a_pool_that_cannot_log_in_returns_the_typed_cause() {
 }
 
 #[test]
-fn tokens_are_renewed_without_a_runtime_and_every_login_uses_the_current_one() {
+fn without_a_runtime_tokens_are_renewed_and_every_login_uses_the_current_one() {
     in_time_blocking(|| {
         let (_runtime, local) = platform();
         let lakebase = lakebase(&local);
@@ -123,7 +123,7 @@ fn a_certificate_that_is_not_trusted_is_an_error_before_any_login() {
     );
 }
 
-/// Everything that diesel reports about connections, in this process.
+/// All instrumentation events of diesel in this process.
 static REPORTED: Mutex<String> = Mutex::new(String::new());
 
 fn report() -> Option<Box<dyn Instrumentation>> {
@@ -135,8 +135,8 @@ fn report() -> Option<Box<dyn Instrumentation>> {
     }))
 }
 
-/// The files that a secret might be left in.
-fn files_of_ours() -> Vec<String> {
+/// Returns small files in folders for temporary files.
+fn temporary_files() -> Vec<String> {
     ["/dev/shm", "/tmp"]
         .iter()
         .filter_map(|folder| std::fs::read_dir(folder).ok())
@@ -162,7 +162,7 @@ fn the_token_is_not_visible_to_instrumentation_or_children_or_on_disk() {
     let error = establish(&lakebase(&local))
         .map(drop)
         .expect_err("rejected");
-    let mut shown = while_it_logs_in(&runtime, &local);
+    let mut shown = visible_during_a_login(&runtime, &local);
     let reported = REPORTED.lock().expect("not poisoned").clone();
     assert!(reported.contains("StartEstablishConnection"), "{reported}");
     shown.insert(format!("{reported} {pool:?} {error:?} {}", error.chain()));
@@ -174,31 +174,30 @@ fn the_token_is_not_visible_to_instrumentation_or_children_or_on_disk() {
     }
 }
 
-/// What the environment of a child, `ps` and the disk show during a login, which a resuming compute makes
-/// long enough to look.
-fn while_it_logs_in(runtime: &Runtime, local: &LocalLakebase) -> BTreeSet<String> {
+/// Returns the environment of a child, our arguments and temporary files during a login, which waits for a resuming compute.
+fn visible_during_a_login(runtime: &Runtime, local: &LocalLakebase) -> BTreeSet<String> {
     let wake = Duration::from_secs(1);
     let suspending = local.suspend(Cut::Message, wake, Wake::SlowAccept);
     runtime.block_on(suspending).expect("suspended");
     let lakebase = lakebase(local);
     let logging_in = std::thread::spawn(move || establish(&lakebase).map(drop));
-    let (mut shown, mut looks) = (BTreeSet::new(), 0);
+    let (mut shown, mut polls) = (BTreeSet::new(), 0);
     while !logging_in.is_finished() {
-        looks += 1;
+        polls += 1;
         let child = std::process::Command::new("env").output();
         shown.insert(String::from_utf8_lossy(&child.expect("it runs").stdout).into_owned());
         shown.extend(std::fs::read_to_string("/proc/self/cmdline"));
-        shown.extend(files_of_ours());
+        shown.extend(temporary_files());
     }
     logging_in.join().expect("no panic").expect("a login");
-    assert!(looks > 5, "too few polls: {looks}");
+    assert!(polls > 5, "too few polls: {polls}");
     shown
 }
 
 #[test]
-fn a_pool_may_be_dropped_by_async_code_and_ends_its_thread() {
+fn a_pool_that_async_code_drops_ends_its_thread() {
     in_own_process(
-        "sync_diesel::a_pool_may_be_dropped_by_async_code_and_ends_its_thread",
+        "sync_diesel::a_pool_that_async_code_drops_ends_its_thread",
         dropped_by_async_code,
     );
 }
@@ -214,9 +213,5 @@ fn dropped_by_async_code() {
     ask(&mut pool.get().expect("a connection"));
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async move { drop((pool, alone)) });
-    let began = Instant::now();
-    while proxy_threads() > before {
-        assert!(began.elapsed() < PATIENCE, "it stays");
-        std::thread::yield_now();
-    }
+    runtime.block_on(until(|| proxy_threads() <= before));
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The sources of the libraries, without the blanks in which rustfmt may differ.
+/// Returns the sources of the libraries with single spaces, so that their formatting does not matter.
 fn sources() -> Vec<String> {
     let mut sources = Vec::new();
     for library in ["lakebase-core", "lakebase-diesel", "lakebase-seaorm"] {
@@ -31,7 +31,7 @@ fn collect(folder: &Path, sources: &mut Vec<String>) {
     }
 }
 
-/// The string literal with which `text` begins.
+/// Returns the string literal at the start of `text`.
 fn literal(text: &str) -> Option<&str> {
     text.trim_start().strip_prefix('"')?.split('"').next()
 }
@@ -61,7 +61,7 @@ fn spans(source: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The target is derived from the name, so that the page needs no column for it.
+/// The target follows from the name, so the page has no column for it.
 fn assert_target(name: &str, after: &str) {
     let (_, target) = after.split_once("target: ").expect("a target");
     let word = name.split('.').nth(1).expect("two words");
@@ -71,7 +71,7 @@ fn assert_target(name: &str, after: &str) {
     }
 }
 
-/// Names that are given to a meter.
+/// Returns the names of instruments.
 fn instruments(source: &str) -> impl Iterator<Item = String> {
     let calls = ["counter(", "gauge(", "level(", "histogram("];
     let after = calls
@@ -109,7 +109,7 @@ fn every_instrument_is_documented_with_its_prometheus_name() {
     }
 }
 
-/// As OpenTelemetry's specification of its compatibility with Prometheus has it.
+/// Returns the name according to OpenTelemetry's specification of Prometheus compatibility.
 fn prometheus_name(instrument: &Instrument) -> String {
     let unit = match instrument.unit {
         "s" => "_seconds",
@@ -124,14 +124,14 @@ fn prometheus_name(instrument: &Instrument) -> String {
 }
 
 #[test]
-fn the_documented_set_up_is_that_of_the_example() {
+fn the_documented_set_up_is_part_of_the_example() {
     let read = |file| {
         let path = Path::new(ROOT)
             .join("examples/src/bin/telemetry")
             .join(file);
         fs::read_to_string(path).expect("text")
     };
-    // Without blanks and commas, which rustfmt adds.
+    // Without spaces and commas, which rustfmt adds.
     let bare = |text: &str| text.replace(|c: char| c.is_whitespace() || c == ',', "");
     let example = bare(&(read("export.rs") + &read("pools.rs")));
     let blocks = documented::PAGE.split("```rust,ignore\n").skip(1);
@@ -145,7 +145,7 @@ fn the_documented_set_up_is_that_of_the_example() {
 }
 
 #[test]
-fn the_dashboard_queries_documented_metrics_and_shows_all_of_ours() {
+fn the_dashboard_queries_only_documented_metrics_and_shows_all_of_these_crates() {
     let text = include_str!("../../docs/grafana/lakebase.json");
     let dashboard: Value = serde_json::from_str(text).expect("JSON");
     let instruments = documented::instruments();

@@ -1,4 +1,4 @@
-//! A transaction that is run again when that helps and harms nothing.
+//! `transaction_with_retry` repeats a transaction only if that can succeed and does not apply it twice.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -6,18 +6,17 @@ use diesel::result::Error;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use lakebase_diesel::Retry;
 use lakebase_local::{Cut, LocalLakebase};
-use lakebase_tests::{lakebase, local_with_schema, soon};
+use lakebase_tests::{lakebase, local_with_schema, no_session, session, soon};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr, Statement};
 
 async fn platform() -> LocalLakebase {
     let local = local_with_schema().await;
-    let (client, connection) = lakebase(&local).connect().await.expect("a login");
-    let driven = tokio::spawn(connection);
     let table = "CREATE TABLE accounts (id int PRIMARY KEY, cents int NOT NULL); \
                  INSERT INTO accounts VALUES (1, 1000)";
+    let client = session(&lakebase(&local)).await;
     client.batch_execute(table).await.expect("a table");
     drop(client);
-    driven.await.expect("no panic").expect("closed");
+    no_session(&local).await;
     local
 }
 
@@ -36,7 +35,7 @@ async fn cents(db: &DatabaseConnection) -> i32 {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_in_the_middle_is_no_error_with_seaorm() {
+async fn a_transaction_whose_session_ends_is_repeated_with_seaorm() {
     for cut in [Cut::Message, Cut::Close, Cut::Reset] {
         let local = platform().await;
         let db = seaorm(&local).await;
@@ -56,7 +55,7 @@ async fn a_session_that_ends_in_the_middle_is_no_error_with_seaorm() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_in_the_middle_is_no_error_with_diesel() {
+async fn a_transaction_whose_session_ends_is_repeated_with_diesel() {
     for cut in [Cut::Message, Cut::Close, Cut::Reset] {
         let local = platform().await;
         let pool = lakebase_diesel::bb8::connect(&lakebase(&local)).await;
@@ -81,13 +80,13 @@ async fn a_session_that_ends_in_the_middle_is_no_error_with_diesel() {
 }
 
 #[tokio::test]
-async fn conflicting_transactions_all_commit() {
+async fn all_conflicting_transactions_commit_in_the_end() {
     const TOGETHER: i32 = 6;
     let local = platform().await;
     let db = seaorm(&local).await;
     let booking = (0..TOGETHER).map(|_| {
         let db = db.clone();
-        // On a task: the future can be sent.
+        // On a task, which needs a future that is `Send`.
         tokio::spawn(async move {
             let retry = Retry::new().attempts(50);
             lakebase_seaorm::transaction_with_retry(&db, retry, async |transaction| {
@@ -108,21 +107,20 @@ async fn conflicting_transactions_all_commit() {
     assert_eq!(cents(&db).await, 1000 - 100 * TOGETHER);
 }
 
-/// A trigger that runs with the `COMMIT` ends the session: what became of the transaction is not known.
-async fn commit_without_an_answer(local: &LocalLakebase) {
-    let (client, connection) = lakebase(local).connect().await.expect("a login");
-    tokio::spawn(connection);
-    let trigger = "CREATE FUNCTION hang_up() RETURNS trigger LANGUAGE plpgsql AS \
+/// A trigger ends the session during the `COMMIT`, so that its outcome is unknown.
+async fn end_sessions_during_commits(local: &LocalLakebase) {
+    let client = session(&lakebase(local)).await;
+    let trigger = "CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS \
          $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60); RETURN NULL; END $$; \
-         CREATE CONSTRAINT TRIGGER hang_up AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED \
-         FOR EACH ROW WHEN (NEW.cents < 1000) EXECUTE FUNCTION hang_up()";
+         CREATE CONSTRAINT TRIGGER end_session AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW WHEN (NEW.cents < 1000) EXECUTE FUNCTION end_session()";
     client.batch_execute(trigger).await.expect("a trigger");
 }
 
 #[tokio::test]
-async fn a_commit_that_was_not_answered_is_repeated_for_idempotent_transactions_only() {
+async fn a_commit_with_an_unknown_outcome_is_repeated_only_if_the_transaction_is_idempotent() {
     let local = platform().await;
-    commit_without_an_answer(&local).await;
+    end_sessions_during_commits(&local).await;
     let db = seaorm(&local).await;
     let pool = lakebase_diesel::bb8::connect(&lakebase(&local)).await;
     let pool = pool.expect("a pool");
@@ -135,7 +133,7 @@ async fn a_commit_that_was_not_answered_is_repeated_for_idempotent_transactions_
             runs.fetch_add(1, Ordering::SeqCst);
             transaction.execute_unprepared(BOOK).await.map(drop)
         });
-        soon(booked).await.expect_err("no answer");
+        soon(booked).await.expect_err("an unknown outcome");
         assert_eq!(runs.swap(0, Ordering::SeqCst), expected);
         let connect = async || {
             let taken = pool.get_owned().await;
@@ -146,13 +144,13 @@ async fn a_commit_that_was_not_answered_is_repeated_for_idempotent_transactions_
             diesel::sql_query(BOOK).execute(connection).await
         };
         let booked = lakebase_diesel::transaction_with_retry(retry, connect, work);
-        soon(booked).await.expect_err("no answer");
+        soon(booked).await.expect_err("an unknown outcome");
         assert_eq!(runs.into_inner(), expected);
     }
 }
 
 #[tokio::test]
-async fn mistakes_and_failed_connections_are_errors_at_once() {
+async fn wrong_statements_and_failed_logins_are_not_repeated() {
     #[derive(Debug)]
     struct Own(DbErr);
     impl std::fmt::Display for Own {

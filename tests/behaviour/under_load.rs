@@ -1,4 +1,4 @@
-//! What happens to an application at work, whatever of SeaORM's or sqlx's types it holds.
+//! A busy application that holds any of SeaORM's or sqlx's types.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, poll_immediate};
-use lakebase_local::{Cut, EventKind, LocalLakebase, Wake};
-use lakebase_tests::{PATIENCE, lakebase, local, local_with_tokens_of, soon};
+use lakebase_local::{Cut, Event, EventKind, LocalLakebase, Wake};
+use lakebase_tests::{
+    PATIENCE, in_time, lakebase, local, local_with_tokens_of, soon, too_slow_unless, until,
+};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, RuntimeErr, Statement};
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-/// A service function as applications have them.
+/// A function of an application.
 async fn echo(db: &impl ConnectionTrait, n: i64) -> Result<i64, DbErr> {
     let sql = "SELECT $1::int8";
     let sql = Statement::from_sql_and_values(db.get_database_backend(), sql, [n.into()]);
@@ -30,7 +32,7 @@ async fn echo_by_sqlx(pool: &PgPool, n: i64) -> Result<i64, DbErr> {
         .map_err(|error| DbErr::Query(RuntimeErr::SqlxError(error.into())))
 }
 
-/// What tasks of an application did.
+/// The results of all tasks.
 #[derive(Default)]
 struct Work {
     is_over: AtomicBool,
@@ -53,8 +55,8 @@ impl Work {
         std::mem::take(&mut *self.failed.lock().expect("not poisoned"))
     }
 
-    /// Until so many more are answered.
-    async fn goes_on(&self) {
+    /// Waits for 200 more answers.
+    async fn continues(&self) {
         let mut answered = self.answered.subscribe();
         let enough = *answered.borrow() + 200;
         let enough = answered.wait_for(|&answered| answered >= enough);
@@ -62,7 +64,7 @@ impl Work {
     }
 }
 
-/// Tasks that hold a reference, a clone, the pool inside, and what a framework keeps by type.
+/// Starts tasks that hold a clone, the pool inside, or a value that a framework stores by type.
 fn start(db: &DatabaseConnection, work: &Arc<Work>) -> Vec<tokio::task::JoinHandle<()>> {
     const EACH: i64 = 2;
     let context: Arc<dyn std::any::Any + Send + Sync> = Arc::new(db.clone());
@@ -101,23 +103,23 @@ async fn connected(local: &LocalLakebase) -> DatabaseConnection {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoked_tokens_and_ended_sessions_fail_nothing_but_the_statements_in_flight() {
+async fn after_a_revocation_and_a_restart_only_statements_in_flight_fail() {
     let local = local().await;
     let db = connected(&local).await;
     let work = Arc::new(Work::default());
     let tasks = start(&db, &work);
-    work.goes_on().await;
+    work.continues().await;
     assert!(work.failures().is_empty());
     local.revoke_tokens();
     local.cut_sessions(Cut::Message).await.expect("cut");
-    work.goes_on().await;
+    work.continues().await;
     let failed = work.failures();
     // One statement for each connection at most.
     assert!(failed.len() <= 4, "{failed:?}");
     for error in &failed {
         assert!(lakebase_seaorm::is_transient(error), "{error:?}");
     }
-    work.goes_on().await;
+    work.continues().await;
     assert!(work.failures().is_empty());
     work.is_over.store(true, Ordering::SeqCst);
     for task in tasks {
@@ -127,40 +129,45 @@ async fn revoked_tokens_and_ended_sessions_fail_nothing_but_the_statements_in_fl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compute_that_is_suspended_again_and_again_fails_nothing_but_the_statements_in_flight() {
-    let local = local_with_tokens_of(Duration::from_secs(3)).await;
-    let db = connected(&local).await;
-    let work = Arc::new(Work::default());
-    let tasks = start(&db, &work);
-    for wake in [Wake::SlowAccept, Wake::StartingUp, Wake::Close] {
-        work.goes_on().await;
-        work.failures();
-        let began = Instant::now();
-        let suspending = local.suspend(Cut::Message, Duration::from_secs(2), wake);
-        suspending.await.expect("suspended");
-        work.goes_on().await;
-        assert!(began.elapsed() >= Duration::from_secs(1), "it was away");
-        let failed = work.failures();
-        assert!(failed.len() <= 4, "{wake:?}: {failed:?}");
-    }
-    work.is_over.store(true, Ordering::SeqCst);
-    for task in tasks {
-        task.await.expect("no panic");
-    }
-    let events = local.events();
-    let dead = events.iter().filter(|event| {
-        matches!(&event.kind, EventKind::Refused { sqlstate, .. } if sqlstate.starts_with("28"))
-    });
-    assert_eq!(dead.count(), 0, "no dead token was tried");
+async fn during_repeated_suspends_only_statements_in_flight_fail() {
+    in_time(async || {
+        let local = local_with_tokens_of(Duration::from_secs(3)).await;
+        let db = connected(&local).await;
+        let work = Arc::new(Work::default());
+        let tasks = start(&db, &work);
+        for wake in [Wake::SlowAccept, Wake::StartingUp, Wake::Close] {
+            work.continues().await;
+            work.failures();
+            let began = Instant::now();
+            let suspending = local.suspend(Cut::Message, Duration::from_secs(2), wake);
+            suspending.await.expect("suspended");
+            work.continues().await;
+            assert!(
+                began.elapsed() >= Duration::from_secs(1),
+                "the compute was suspended"
+            );
+            let failed = work.failures();
+            assert!(failed.len() <= 4, "{wake:?}: {failed:?}");
+        }
+        work.is_over.store(true, Ordering::SeqCst);
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        let events = local.events();
+        let is_rejection = |event: &&Event| matches!(&event.kind, EventKind::Refused { sqlstate, .. } if sqlstate.starts_with("28"));
+        let rejected = events.iter().filter(is_rejection).count();
+        too_slow_unless(rejected == 0, || format!("{rejected} expired tokens"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_thousand_statements_dropped_at_random_lose_no_connection_and_no_answer() {
+async fn statements_dropped_at_random_times_lose_no_connection_and_no_answer() {
     const TASKS: i64 = 16;
     const EACH: i64 = 250;
     let local = local().await;
     let db = connected(&local).await;
-    // What a statement takes in such company, on a machine as busy as this one.
+    // The usual time of a statement on this machine at this load.
     let mut usual = Duration::ZERO;
     for _ in 0..3 {
         let began = Instant::now();
@@ -171,14 +178,14 @@ async fn four_thousand_statements_dropped_at_random_lose_no_connection_and_no_an
     let tasks = (0..TASKS).map(|task| {
         let (db, answered, dropped) = (&db, &answered, &dropped);
         async move {
-            // Any numbers will do, as long as they are the same each time.
+            // The same random numbers in each run.
             let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(task as u64 + 1);
             for n in 0..EACH {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
                 let asked = task * EACH + n;
-                // Half of them have all the time they need.
+                // Half of the statements have enough time.
                 let patience = match random % 2 {
                     0 => PATIENCE,
                     _ => usual.mul_f64((random % 1000) as f64 / 500.0),
@@ -198,7 +205,7 @@ async fn four_thousand_statements_dropped_at_random_lose_no_connection_and_no_an
     join_all(tasks).await;
     let (answered, dropped) = (answered.into_inner(), dropped.into_inner());
     assert!(answered > 100 && dropped > 100, "{answered} and {dropped}");
-    // All places are there, and each connection answers what it is asked.
+    // The pool still has all connections, and each returns its own answers.
     let all = join_all((0..4).map(|_| db.get_postgres_connection_pool().acquire()));
     let all = soon(all).await;
     for (n, connection) in all.into_iter().enumerate() {
@@ -210,11 +217,12 @@ async fn four_thousand_statements_dropped_at_random_lose_no_connection_and_no_an
             .expect("an answer");
         assert_eq!(row.0, n as i64);
     }
-    assert!(local.counters().open_sessions <= 4);
+    // The end of a replaced session is logged a moment later.
+    until(|| local.counters().open_sessions <= 4).await;
 }
 
 #[tokio::test]
-async fn a_future_that_is_never_polled_again_blocks_no_other_statement() {
+async fn a_future_that_is_not_polled_blocks_no_other_statement() {
     let local = local().await;
     let db = connected(&local).await;
     let mut parked = pin!(echo(&db, 1));

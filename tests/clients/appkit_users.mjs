@@ -1,5 +1,5 @@
 // AppKit's pools of users without its server. Each line of the input is {"requests": [headers, ...], "times"}: each
-// request runs so many queries, all at the same time. A line "ANSWER ..." of the output has the rows of each query.
+// request runs this number of queries, all at the same time. A line "ANSWER ..." of the output has the rows of each query.
 import { createInterface } from "node:readline";
 import { createApp, lakebase } from "@databricks/appkit";
 import { WorkspaceClient } from "@databricks/sdk-experimental";
@@ -25,7 +25,7 @@ async function answer({ requests, times }) {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-    // asUser itself may throw.
+    // asUser itself can throw.
     const answered = await answer(JSON.parse(line)).catch((error) => ({ error: String(error) }));
     console.log(`ANSWER ${JSON.stringify(answered)}`);
 }

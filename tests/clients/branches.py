@@ -35,7 +35,7 @@ assert branch.status.expire_time is not None and branch.uid.startswith("br-"), b
 assert api.get_branch(name=branch.name) == branch
 assert [found.name for found in api.list_branches(parent=project, page_size=1)] == [branch.name, production]
 
-# Its own endpoint, with a credential of its own.
+# Its endpoint, with its own credential.
 (primary,) = api.list_endpoints(parent=branch.name)
 credential = api.generate_database_credential(endpoint=primary.name)
 me = w.current_user.me().user_name

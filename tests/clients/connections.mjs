@@ -1,4 +1,4 @@
-// pg behind the auth proxy: new connections for the seconds that the argument gives.
+// pg behind the auth proxy: new connections for the given seconds.
 import pg from "pg";
 
 const end = performance.now() + Number(process.argv[2]) * 1000;

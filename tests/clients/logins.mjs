@@ -1,4 +1,4 @@
-// The official Node driver, unchanged: new connections for the seconds that the argument gives, and how long each took.
+// The official Node driver, unchanged: new connections for the given seconds. Prints the milliseconds of each.
 import { createLakebasePool } from "@databricks/lakebase";
 
 const pool = createLakebasePool({ max: 1 });
@@ -6,7 +6,7 @@ async function login() {
     const began = performance.now();
     const client = await pool.connect();
     const took = performance.now() - began;
-    // Closed, so that the next one is new.
+    // Close it, so that the next one is new.
     client.release(true);
     return took;
 }

@@ -1,4 +1,4 @@
-"""databricks-ai-bridge, unchanged: new connections for the seconds that the argument gives, and how long each took."""
+"""databricks-ai-bridge, unchanged: new connections for the given seconds. Prints the milliseconds of each."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import time
 from databricks.sdk import WorkspaceClient
 from databricks_ai_bridge.lakebase import LakebasePool
 
-# Its cache holds a token for two seconds, which is how often these change.
+# Tokens change every two seconds.
 pool = LakebasePool(
     workspace_client=WorkspaceClient(), autoscaling_endpoint=os.environ["LAKEBASE_ENDPOINT"],
     token_cache_duration_seconds=2, min_size=0, max_size=1,
@@ -18,7 +18,7 @@ def login():
     began = time.perf_counter()
     with pool.connection() as connection:
         took = time.perf_counter() - began
-        # The pool makes a new one for the next caller.
+        # The pool opens a new one for the next caller.
         connection.close()
     return took * 1000
 

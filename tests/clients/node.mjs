@@ -7,7 +7,7 @@ for (let round = 0; round < 3; round++) {
     const { rows } = await pool.query("SELECT current_user AS me, pg_backend_pid() AS pid");
     if (rows[0].me !== process.env.PGUSER) throw new Error(`logged in as ${rows[0].me}`);
     seen.add(rows[0].pid);
-    // The driver renews two minutes before expiry, so tokens this short are minted per connection.
+    // The driver renews two minutes before expiry, so with such short tokens every connection mints.
     await pool.query("SELECT pg_terminate_backend(pg_backend_pid())").catch(() => {});
 }
 if (seen.size !== 3) throw new Error(`expected three connections, saw ${seen.size}`);

@@ -1,4 +1,4 @@
-"""psycopg behind the auth proxy: new connections and transactions for the seconds that the argument gives."""
+"""psycopg behind the auth proxy: new connections and transactions for the given seconds."""
 
 import os
 import sys

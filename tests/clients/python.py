@@ -14,7 +14,7 @@ assert me == os.environ["PGUSER"], me
 described = client.postgres.get_endpoint(name=endpoint)
 assert described.status.hosts.host == os.environ["PGHOST"]
 parent = endpoint.rsplit("/endpoints/", 1)[0]
-# Two of them, on two pages.
+# Two endpoints, on two pages.
 found = [found.name for found in client.postgres.list_endpoints(parent=parent)]
 assert found == [f"{parent}/endpoints/replica", endpoint], found
 
@@ -27,7 +27,7 @@ with psycopg.connect(
 print("databricks-sdk: ok")
 
 for target in ({"autoscaling_endpoint": endpoint}, {"branch": parent}):
-    # A cache of no duration: every new connection mints.
+    # Without a cache, every new connection mints.
     pool = LakebasePool(
         workspace_client=client, token_cache_duration_seconds=0, min_size=1, max_size=2,
         **target,

@@ -1,4 +1,4 @@
-"""A SQLAlchemy pool behind the auth proxy, for the seconds that the argument gives."""
+"""A SQLAlchemy pool behind the auth proxy, for the given seconds."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import NullPool, Pool
 
 url = "postgresql+psycopg://"
-# SQLAlchemy does not decode a socket's folder in the host of a URL. There the variables count.
+# SQLAlchemy does not decode the folder of a socket in the host of a URL, so the variables have it.
 if not os.environ["PGHOST"].startswith("/"):
     url += os.environ["DATABASE_URL"].split("://", 1)[1]
 pool = create_engine(url, pool_size=2, max_overflow=0, pool_pre_ping=True, pool_recycle=1)
@@ -29,7 +29,7 @@ while time.monotonic() < end:
         row = first.execute(text("SELECT session_user, :n"), {"n": "x"}).one()
         assert tuple(row) == (os.environ["EXPECTED_USER"], "x"), row
         pid = second.execute(text("SELECT pg_backend_pid()")).scalar_one()
-    # An idle connection ends. The pool finds that out before its next use.
+    # An idle connection ends, which the pool notices before its next use.
     with without_pool.begin() as other:
         ended = other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
         assert ended.scalar_one()

@@ -1,4 +1,4 @@
-//! An application, seen from outside: the same promises are proved with whatever it connects through.
+//! One application on top of each adapter, so that each adapter is tested in the same way.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,11 +12,10 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Mutex;
 
-use crate::{TooSlow, forget_idle, in_time};
+use crate::{TooSlow, forget_idle, in_time, open, until};
 
-/// What an application connects through.
+/// What an application connects with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Adapter {
     TokioPostgres,
     DieselBb8,
@@ -28,7 +27,7 @@ pub enum Adapter {
     Psql,
 }
 
-/// All of them.
+/// All adapters.
 pub const ADAPTERS: [Adapter; 8] = [
     Adapter::TokioPostgres,
     Adapter::DieselBb8,
@@ -41,7 +40,7 @@ pub const ADAPTERS: [Adapter; 8] = [
 ];
 
 impl Adapter {
-    /// As `puppet` takes it.
+    /// The name in messages, and the argument of `puppet`.
     pub fn name(self) -> &'static str {
         match self {
             Self::TokioPostgres => "tokio-postgres",
@@ -56,17 +55,17 @@ impl Adapter {
     }
 }
 
-/// Proves a promise with each adapter, side by side.
+/// Runs a test with all adapters at the same time.
 pub async fn through_every_adapter<F>(prove: impl Fn(Adapter) -> F)
 where
     F: Future<Output = ()>,
 {
-    // Boxed: unoptimised, all of them are too much for a stack.
+    // Boxed, because the unoptimised futures together overflow a stack.
     let proofs = ADAPTERS.map(|adapter| Box::pin(prove(adapter)));
     futures_util::future::join_all(proofs).await;
 }
 
-/// The same for a promise that depends on the machine's pace, see [`in_time`].
+/// Runs a test that depends on the machine's speed with all adapters, see [`in_time`].
 pub async fn every_adapter_in_time<F>(prove: impl Fn(Adapter) -> F)
 where
     F: Future<Output = Result<(), TooSlow>>,
@@ -76,54 +75,50 @@ where
 }
 
 /// A running application. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct App(Kind);
+#[derive(Clone)]
+pub struct App {
+    adapter: Adapter,
+    kind: Kind,
+}
 
 #[derive(Clone)]
 enum Kind {
-    /// Holds one connection and opens another when that is closed, as programs without a pool do.
+    /// A program without a pool: it holds one connection, and opens another when that is closed.
     TokioPostgres(Lakebase, Arc<Mutex<Option<tokio_postgres::Client>>>),
     DieselBb8(lakebase_diesel::bb8::Pool),
     DieselDeadpool(lakebase_diesel::deadpool::Pool),
     DieselR2d2(Sync),
     SeaOrm(DatabaseConnection),
-    /// With what keeps its proxy alive.
+    /// The proxy ends with its last handle.
     Sqlx(DatabaseConnection, #[allow(dead_code)] Proxy),
     SeaOrm1(sea_orm_1::DatabaseConnection, #[allow(dead_code)] Proxy),
-    /// Each statement on a connection of its own.
+    /// A process and a connection for each statement.
     Psql(Proxy),
 }
 
-impl fmt::Debug for Kind {
+impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TokioPostgres(..) => "tokio-postgres",
-            Self::DieselBb8(_) => "diesel with bb8",
-            Self::DieselDeadpool(_) => "diesel with deadpool",
-            Self::DieselR2d2(_) => "diesel with r2d2",
-            Self::SeaOrm(_) => "SeaORM",
-            Self::Sqlx(..) => "sqlx",
-            Self::SeaOrm1(..) => "SeaORM 1.1",
-            Self::Psql(_) => "psql",
-        })
+        f.write_str(self.adapter.name())
     }
 }
 
-/// What an application hears when something does not work.
+/// The error that an application gets.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// All of the text.
+    /// The error with its causes.
     pub text: String,
-    /// The helper of its crate says that repeating may help.
+    /// What the adapter's `is_transient` returns.
     pub is_transient: bool,
 }
 
 impl Failure {
+    fn new(error: &impl fmt::Display, is_transient: bool) -> Self {
+        let text = error.to_string();
+        Self { text, is_transient }
+    }
+
     fn of(error: &Error) -> Self {
-        Self {
-            text: error.chain(),
-            is_transient: error.is_transient(),
-        }
+        Self::new(&error.chain(), error.is_transient())
     }
 }
 
@@ -135,20 +130,12 @@ impl fmt::Display for Failure {
 }
 
 impl App {
-    /// Starts one with the defaults.
-    ///
-    /// # Errors
-    ///
-    /// What the adapter says.
+    /// Starts an application with a pool of ten connections.
     pub async fn start(adapter: Adapter, lakebase: &Lakebase) -> Result<Self, Failure> {
         Self::start_with(adapter, lakebase, 10).await
     }
 
-    /// Starts one with a pool of that size.
-    ///
-    /// # Errors
-    ///
-    /// What the adapter says.
+    /// Starts an application with a pool of this size.
     pub async fn start_with(
         adapter: Adapter,
         lakebase: &Lakebase,
@@ -176,8 +163,7 @@ impl App {
                     Kind::SeaOrm(lakebase_seaorm::connect_with(lakebase, options).await?)
                 }
                 Adapter::Sqlx => {
-                    // Its pool gives up later than the login, which has the cause.
-                    let waits = lakebase.connect_timeout() + Duration::from_secs(1);
+                    let waits = longer_than_a_login(lakebase);
                     let proxy = lakebase.proxy().await?;
                     let pool = PgPoolOptions::new()
                         .max_connections(connections)
@@ -196,7 +182,7 @@ impl App {
                     let mut options = sea_orm_1::ConnectOptions::new(proxy.url());
                     options
                         .max_connections(connections)
-                        .acquire_timeout(lakebase.connect_timeout() + Duration::from_secs(1));
+                        .acquire_timeout(longer_than_a_login(lakebase));
                     let db = sea_orm_1::Database::connect(options).await;
                     let db = db.map_err(|error| {
                         let cause = cause_of_seaorm_1(&error);
@@ -217,19 +203,15 @@ impl App {
                 }
             })
         };
-        started
-            .await
-            .map(Self)
-            .map_err(|error: Error| Failure::of(&error))
+        match started.await {
+            Ok(kind) => Ok(Self { adapter, kind }),
+            Err(error) => Err(Failure::of(&error)),
+        }
     }
 
-    /// One statement on a connection of the pool.
-    ///
-    /// # Errors
-    ///
-    /// What kept it from being answered.
+    /// Runs a statement on a connection of the pool.
     pub async fn run(&self, sql: &str) -> Result<(), Failure> {
-        match &self.0 {
+        match &self.kind {
             Kind::TokioPostgres(lakebase, held) => {
                 let mut held = held.lock().await;
                 let client = match held.take().filter(|client| !client.is_closed()) {
@@ -240,24 +222,24 @@ impl App {
                     text: format!("{error}: {:?}", error.as_db_error()),
                     is_transient: lakebase_core::is_transient(&error),
                 });
-                // What lost a statement is not used again.
+                // A connection that lost a statement is not used again.
                 if !outcome.as_ref().is_err_and(|failure| failure.is_transient) {
                     *held = Some(client);
                 }
                 outcome
             }
             Kind::DieselBb8(pool) => {
-                let mut connection = pool.get().await.map_err(|error| Failure {
-                    text: error.to_string(),
-                    is_transient: lakebase_diesel::is_transient(&error),
-                })?;
+                let mut connection = pool
+                    .get()
+                    .await
+                    .map_err(|error| Failure::new(&error, lakebase_diesel::is_transient(&error)))?;
                 run_diesel(&mut connection, sql).await
             }
             Kind::DieselDeadpool(pool) => {
-                let mut connection = pool.get().await.map_err(|error| Failure {
-                    text: error.to_string(),
-                    is_transient: lakebase_diesel::is_transient(&error),
-                })?;
+                let mut connection = pool
+                    .get()
+                    .await
+                    .map_err(|error| Failure::new(&error, lakebase_diesel::is_transient(&error)))?;
                 run_diesel(&mut connection, sql).await
             }
             Kind::DieselR2d2(app) => app.run(sql).await,
@@ -265,46 +247,32 @@ impl App {
                 use sea_orm_1::ConnectionTrait as _;
 
                 let outcome = db.execute_unprepared(sql).await;
-                outcome.map(drop).map_err(|error| Failure {
-                    text: error.to_string(),
-                    is_transient: is_transient_seaorm_1(&error),
-                })
+                let outcome = outcome.map(drop);
+                outcome.map_err(|error| Failure::new(&error, is_transient_seaorm_1(&error)))
             }
             Kind::Psql(proxy) => run_psql(proxy, sql).await,
-            Kind::SeaOrm(db) | Kind::Sqlx(db, _) => db
-                .execute_unprepared(sql)
-                .await
-                .map(drop)
-                .map_err(|error| Failure {
-                    text: error.to_string(),
-                    is_transient: lakebase_seaorm::is_transient(&error),
-                }),
+            Kind::SeaOrm(db) | Kind::Sqlx(db, _) => {
+                let outcome = db.execute_unprepared(sql).await.map(drop);
+                outcome.map_err(|error| Failure::new(&error, lakebase_seaorm::is_transient(&error)))
+            }
         }
     }
 
-    /// The cheapest statement.
-    ///
-    /// # Errors
-    ///
-    /// As [`run`](Self::run).
+    /// Runs the cheapest statement.
     pub async fn ask(&self) -> Result<(), Failure> {
         self.run("SELECT 1").await
     }
 
-    /// The same on a connection that has just logged in.
-    ///
-    /// # Errors
-    ///
-    /// As [`run`](Self::run).
+    /// Runs the cheapest statement on a new connection.
     pub async fn log_in(&self) -> Result<(), Failure> {
-        match &self.0 {
+        match &self.kind {
             Kind::TokioPostgres(_, held) => *held.lock().await = None,
             Kind::DieselBb8(pool) => {
-                // No idle connection serves a dedicated one.
+                // A dedicated connection is always new.
                 let fresh = pool.dedicated_connection().await;
-                let mut fresh = fresh.map_err(|error| Failure {
-                    text: error.to_string(),
-                    is_transient: lakebase_diesel::is_transient(&bb8::RunError::User(error)),
+                let mut fresh = fresh.map_err(|error| {
+                    let error = bb8::RunError::User(error);
+                    Failure::new(&error, lakebase_diesel::is_transient(&error))
                 })?;
                 return run_diesel(&mut fresh, "SELECT 1").await;
             }
@@ -313,9 +281,7 @@ impl App {
             Kind::SeaOrm(db) | Kind::Sqlx(db, _) => forget_idle(db).await,
             Kind::SeaOrm1(db, _) => {
                 let pool = db.get_postgres_connection_pool();
-                while pool.num_idle() < pool.size() as usize {
-                    tokio::task::yield_now().await;
-                }
+                until(|| pool.num_idle() >= pool.size() as usize).await;
                 while let Some(idle) = pool.try_acquire() {
                     drop(idle.detach());
                 }
@@ -326,7 +292,12 @@ impl App {
     }
 }
 
-/// Not on a thread of the runtime, which synchronous drivers would block.
+/// The timeout of a pool that must not end a login, whose error has the cause.
+fn longer_than_a_login(lakebase: &Lakebase) -> Duration {
+    lakebase.connect_timeout() + Duration::from_secs(1)
+}
+
+/// Runs synchronous drivers on threads that they may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
@@ -334,7 +305,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// With synchronous diesel.
+/// The application with synchronous diesel.
 #[derive(Clone)]
 struct Sync {
     lakebase: Lakebase,
@@ -348,7 +319,7 @@ impl Sync {
             let builder = r2d2::Pool::builder()
                 .max_size(connections)
                 .min_idle(Some(0))
-                .connection_timeout(lakebase.connect_timeout() + Duration::from_secs(1));
+                .connection_timeout(longer_than_a_login(&lakebase));
             let pool = r2d2::connect_with(&lakebase, builder)?;
             Ok(Self { lakebase, pool })
         })
@@ -358,9 +329,9 @@ impl Sync {
     async fn run(&self, sql: &str) -> Result<(), Failure> {
         let (pool, sql) = (self.pool.clone(), sql.to_owned());
         blocking(move || {
-            let mut connection = pool.get().map_err(|error| Failure {
-                text: error.to_string(),
-                is_transient: lakebase_core::adapter::says_transient(&error.to_string()),
+            let mut connection = pool.get().map_err(|error| {
+                let text = error.to_string();
+                Failure::new(&text, lakebase_core::adapter::says_transient(&text))
             })?;
             run_sync(&mut connection, &sql)
         })
@@ -369,7 +340,7 @@ impl Sync {
 
     async fn log_in(&self) -> Result<(), Failure> {
         let lakebase = self.lakebase.clone();
-        // r2d2 gives no connection away, so outside of the pool.
+        // r2d2 cannot be emptied, so the connection is not one of the pool.
         blocking(move || {
             let fresh = r2d2::establish(&lakebase);
             run_sync(&mut fresh.map_err(|error| Failure::of(&error))?, "SELECT 1")
@@ -380,16 +351,13 @@ impl Sync {
 
 fn run_sync(connection: &mut diesel::PgConnection, sql: &str) -> Result<(), Failure> {
     let outcome = diesel::RunQueryDsl::execute(diesel::sql_query(sql), connection);
-    outcome.map(drop).map_err(|error| Failure {
-        text: error.to_string(),
-        is_transient: lakebase_diesel::is_transient(&error),
-    })
+    let outcome = outcome.map(drop);
+    outcome.map_err(|error| Failure::new(&error, lakebase_diesel::is_transient(&error)))
 }
 
-/// Some tests run this without any environment.
+/// Fixed, because some tests run programs without an environment.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Each time a process and a login of its own.
 async fn run_psql(proxy: &Proxy, sql: &str) -> Result<(), Failure> {
     let output = tokio::process::Command::new("psql")
         .args([proxy.url(), "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql])
@@ -399,10 +367,7 @@ async fn run_psql(proxy: &Proxy, sql: &str) -> Result<(), Failure> {
         .kill_on_drop(true)
         .output()
         .await;
-    let output = output.map_err(|error| Failure {
-        text: error.to_string(),
-        is_transient: false,
-    })?;
+    let output = output.map_err(|error| Failure::new(&error, false))?;
     if output.status.success() {
         return Ok(());
     }
@@ -452,14 +417,6 @@ fn driver_error_of_seaorm_1(error: &sea_orm_1::DbErr) -> Option<&sea_orm_1::sqlx
 
 async fn run_diesel(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), Failure> {
     let outcome = diesel::sql_query(sql).execute(connection).await;
-    outcome.map(drop).map_err(|error| Failure {
-        text: error.to_string(),
-        is_transient: lakebase_diesel::is_transient(&error),
-    })
-}
-
-async fn open(lakebase: &Lakebase) -> Result<tokio_postgres::Client, Error> {
-    let (client, connection) = lakebase.connect().await?;
-    tokio::spawn(connection);
-    Ok(client)
+    let outcome = outcome.map(drop);
+    outcome.map_err(|error| Failure::new(&error, lakebase_diesel::is_transient(&error)))
 }

@@ -1,4 +1,4 @@
-//! A clock that tests move.
+//! A clock that tests set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lakebase_core::adapter::{Clock, SystemClock};
 
-/// The machine's clocks, with the wall clock set apart.
+/// The machine's clocks with an offset of the wall clock.
 #[derive(Clone, Debug, Default)]
 pub struct TestClock(Arc<AtomicI64>);
 
 impl TestClock {
-    /// Sets the wall clock ahead of the machine's, or behind it.
+    /// Sets the wall clock ahead of the machine's; a negative number sets it back.
     pub fn set_ahead_millis(&self, ahead: i64) {
         self.0.store(ahead, Ordering::Relaxed);
     }

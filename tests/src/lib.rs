@@ -1,4 +1,4 @@
-//! What the behaviour tests share: a started local Lakebase and handles on it.
+//! What the tests across the crates share: local Lakebases, handles for them, and waits.
 
 mod app;
 mod clock;
@@ -18,44 +18,17 @@ pub use pace::{
 
 use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase};
 use lakebase_local::{Event, EventKind, LocalLakebase, Login};
+use tokio_postgres::Client;
 
-/// Far more than anything here takes; a test that waits this long hangs.
+/// Far longer than any wait: a test that waits this long hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A local Lakebase whose tokens live for an hour.
-///
-/// # Panics
-///
-/// If it cannot start.
+/// Starts a local Lakebase whose tokens are valid for an hour.
 pub async fn local() -> LocalLakebase {
     started(LocalLakebase::builder()).await
 }
 
-/// The schema of [`local_with_schema`].
-pub const SCHEMA: &str = "mine";
-
-/// The same where the service principal has a schema of its own, which its sessions find first: it may
-/// create nothing in `public`.
-///
-/// # Panics
-///
-/// If it cannot start.
-pub async fn local_with_schema() -> LocalLakebase {
-    let local = local().await;
-    let principal = local.client_id();
-    let sql = format!(
-        "CREATE SCHEMA {SCHEMA} AUTHORIZATION \"{principal}\"; \
-         ALTER ROLE \"{principal}\" SET search_path = {SCHEMA}, public"
-    );
-    local.sql(&sql).await.expect("a schema");
-    local
-}
-
-/// A local Lakebase with short-lived tokens.
-///
-/// # Panics
-///
-/// If it cannot start.
+/// Starts a local Lakebase with short-lived tokens.
 pub async fn local_with_tokens_of(lifetime: Duration) -> LocalLakebase {
     started(LocalLakebase::builder().token_lifetime(lifetime)).await
 }
@@ -67,70 +40,125 @@ async fn started(builder: lakebase_local::Builder) -> LocalLakebase {
     }
 }
 
-/// A handle with exactly the variables that a program would get.
-///
-/// # Panics
-///
-/// If the variables do not make a configuration.
+/// The schema of [`local_with_schema`].
+pub const SCHEMA: &str = "mine";
+
+/// Starts a local Lakebase with a schema for the service principal, which has no privileges in `public`. Its sessions use
+/// that schema by default.
+pub async fn local_with_schema() -> LocalLakebase {
+    let local = local().await;
+    let principal = local.client_id();
+    let sql = format!(
+        "CREATE SCHEMA {SCHEMA} AUTHORIZATION \"{principal}\"; \
+         ALTER ROLE \"{principal}\" SET search_path = {SCHEMA}, public"
+    );
+    local.sql(&sql).await.expect("a schema");
+    local
+}
+
+/// Returns whether a table exists, in [`SCHEMA`] unless the name has a schema.
+pub async fn has_table(local: &LocalLakebase, table: &str) -> bool {
+    let table = match table.contains('.') {
+        true => table.to_owned(),
+        false => format!("{SCHEMA}.{table}"),
+    };
+    let sql = format!("SELECT 1 / (to_regclass('{table}') IS NOT NULL)::int");
+    local.sql(&sql).await.is_ok()
+}
+
+/// Returns a handle with the variables that a program gets.
 pub fn lakebase(local: &LocalLakebase) -> Lakebase {
     lakebase_with(local, &[])
 }
 
-/// The same with some variables changed; an empty value unsets one.
-///
-/// # Panics
-///
-/// If the variables do not make a configuration.
+/// Returns a handle with some variables changed. An empty value unsets one.
 pub fn lakebase_with(local: &LocalLakebase, changes: &[(&str, &str)]) -> Lakebase {
     let config = Config::from_vars(vars(local, changes)).expect("a configuration");
     Lakebase::new(config).expect("a handle")
 }
 
-/// The same as [`lakebase`] on a clock that can be moved.
-///
-/// # Panics
-///
-/// If the variables do not make a configuration.
+/// Returns the variables of a program with some changed.
+pub fn vars(local: &LocalLakebase, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+    let changes = changes.iter().copied();
+    let changes = changes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    local.env().into_iter().chain(changes).collect()
+}
+
+/// Returns a handle with a clock that can be set.
 pub fn lakebase_on(local: &LocalLakebase, clock: &TestClock) -> Lakebase {
     let config = Config::builder().vars(local.env()).clock(clock.clone());
     Lakebase::new(config.build().expect("a configuration")).expect("a handle")
 }
 
 #[derive(Debug)]
-struct MadeUp;
+struct StaticToken;
 
-impl CredentialProvider for MadeUp {
+impl CredentialProvider for StaticToken {
     async fn credential(&self) -> Result<Credential, Error> {
         let hour = Duration::from_secs(3600);
         Ok(Credential::new("a token", SystemTime::now() + hour))
     }
 }
 
-/// A handle without a workspace, which makes its tokens up.
-///
-/// # Panics
-///
-/// If that is no configuration.
+/// Returns a handle without a workspace.
 pub fn lakebase_without_workspace() -> Lakebase {
     let config = Config::builder()
         .host("db.example.com")
         .user("app")
-        .credential_provider(MadeUp);
+        .credential_provider(StaticToken);
     Lakebase::new(config.build().expect("a configuration")).expect("a handle")
 }
 
-/// The variables of a local Lakebase with some changed.
-pub fn vars(local: &LocalLakebase, changes: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut vars = local.env();
-    vars.extend(
-        changes
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), value.to_owned())),
-    );
-    vars
+/// The password of [`native`].
+pub const NATIVE_PASSWORD: &str = "a-native-password";
+
+/// The variables of [`native`].
+pub const NATIVE_LOGIN: &[(&str, &str)] = &[
+    ("LAKEBASE_ENDPOINT", ""),
+    ("PGUSER", "native"),
+    ("PGPASSWORD", NATIVE_PASSWORD),
+];
+
+/// Creates the role `native`, which logs in with a password, and returns a handle for it.
+pub async fn native(local: &LocalLakebase, changes: &[(&str, &str)]) -> Lakebase {
+    let role = local.create_native_role("native", NATIVE_PASSWORD).await;
+    role.expect("a role");
+    lakebase_with(local, &[NATIVE_LOGIN, changes].concat())
 }
 
-/// What a migration may leave in its session, other than what it is for.
+/// Returns a handle for a superuser. Also creates the role `bystander`, which has no privileges.
+pub async fn native_superuser(local: &LocalLakebase) -> Lakebase {
+    let superuser = native(local, &[]).await;
+    let sql = "ALTER ROLE native SUPERUSER; CREATE ROLE bystander";
+    local.sql(sql).await.expect("roles");
+    superuser
+}
+
+/// Adds a service principal without a role. Returns its client id and a handle for it.
+pub fn service_principal(local: &LocalLakebase, changes: &[(&str, &str)]) -> (String, Lakebase) {
+    let (id, secret) = local.add_service_principal();
+    let login = [
+        ("DATABRICKS_CLIENT_ID", id.as_str()),
+        ("DATABRICKS_CLIENT_SECRET", &secret),
+        ("PGUSER", &id),
+    ];
+    let lakebase = lakebase_with(local, &[&login[..], changes].concat());
+    (id, lakebase)
+}
+
+/// Logs in and drives the connection on a task.
+pub async fn open(lakebase: &Lakebase) -> Result<Client, Error> {
+    let (client, connection) = lakebase.connect().await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Logs in; a failure is a panic.
+pub async fn session(lakebase: &Lakebase) -> Client {
+    soon(open(lakebase)).await.expect("a login")
+}
+
+/// Statements that a migration can leave in effect in its session.
 pub const LEFT_BEHIND: &[&str] = &[
     "SET search_path TO public",
     "SELECT pg_catalog.set_config('search_path', '', false)",
@@ -146,29 +174,7 @@ pub const LEFT_BEHIND: &[&str] = &[
     "RESET ALL",
 ];
 
-/// A role that may do everything, set aside by one that may do nothing.
-///
-/// # Panics
-///
-/// If the roles cannot be made.
-pub async fn native_superuser(local: &LocalLakebase) -> Lakebase {
-    let made = local.create_native_role("everything", "a-password").await;
-    made.expect("a role");
-    let sql = "ALTER ROLE everything SUPERUSER; CREATE ROLE bystander";
-    local.sql(sql).await.expect("roles");
-    let changes = [
-        ("LAKEBASE_ENDPOINT", ""),
-        ("PGUSER", "everything"),
-        ("PGPASSWORD", "a-password"),
-    ];
-    lakebase_with(local, &changes)
-}
-
-/// Gives up on a future that hangs.
-///
-/// # Panics
-///
-/// If it does.
+/// Panics if a future takes longer than [`PATIENCE`].
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -176,16 +182,32 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Writes to the terminal, where the output of a passing test through `eprintln` does not go.
-pub fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+/// Polls a condition, for changes that are no event of the local Lakebase.
+pub async fn until(mut is_met: impl FnMut() -> bool) {
+    soon(async {
+        while !is_met() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
 }
 
-/// Waits until every connection of SeaORM's pool is idle: it goes back a moment after its statement.
-///
-/// # Panics
-///
-/// If one stays busy.
+/// Waits until no session is open.
+pub async fn no_session(local: &LocalLakebase) {
+    soon(local.wait_until(|_| local.counters().open_sessions == 0)).await;
+}
+
+/// Waits until so many statements with a text like `pattern` run.
+pub async fn statements_run(local: &LocalLakebase, pattern: &str, count: usize) {
+    let sql = format!(
+        "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+         AND query LIKE '{pattern}' AND pid <> pg_backend_pid()) < {count} \
+         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
+    );
+    soon(local.sql(&sql)).await.expect("they run");
+}
+
+/// Waits until every connection of SeaORM's pool is idle: sqlx returns it a moment after its statement.
 pub async fn all_idle(db: &sea_orm::DatabaseConnection) {
     let pool = db.get_postgres_connection_pool();
     soon(async {
@@ -196,11 +218,7 @@ pub async fn all_idle(db: &sea_orm::DatabaseConnection) {
     .await;
 }
 
-/// Takes every idle connection out of SeaORM's pool, so that the next statement has to log in.
-///
-/// # Panics
-///
-/// If one stays busy.
+/// Takes every idle connection out of SeaORM's pool, so that the next statement logs in.
 pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
     all_idle(db).await;
     while let Some(idle) = db.get_postgres_connection_pool().try_acquire() {
@@ -208,25 +226,12 @@ pub async fn forget_idle(db: &sea_orm::DatabaseConnection) {
     }
 }
 
-/// Waits until Postgres runs `count` statements whose text is like `pattern`.
-///
-/// # Panics
-///
-/// If they do not run.
-pub async fn statements_run(local: &LocalLakebase, pattern: &str, count: usize) {
-    let sql = format!(
-        "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
-         AND query LIKE '{pattern}' AND pid <> pg_backend_pid()) < {count} \
-         LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
-    );
-    soon(local.sql(&sql)).await.expect("they run");
+/// Writes to the terminal. The test harness hides the output of `eprintln` if the test passes.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Counts the threads of this process that serve proxies of synchronous pools.
-///
-/// # Panics
-///
-/// If the system does not tell.
+/// Counts the threads of this process that run proxies of synchronous pools.
 pub fn proxy_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
     let names =
@@ -234,17 +239,13 @@ pub fn proxy_threads() -> usize {
     names.filter(|name| name.trim() == "lakebase").count()
 }
 
-/// Runs a test in a process of its own, where [`proxy_threads`] counts no other test's. `name` is the path of the test.
-///
-/// # Panics
-///
-/// If it fails there.
+/// Runs a test in its own process, where [`proxy_threads`] counts no threads of other tests. `name` is the path of the test.
 pub fn in_own_process(name: &str, test: impl FnOnce()) {
     const IS_ALONE: &str = "LAKEBASE_TESTS_ALONE";
     if std::env::var_os(IS_ALONE).is_some() {
         return test();
     }
-    let program = std::env::current_exe().expect("our own program");
+    let program = std::env::current_exe().expect("this program");
     let output = std::process::Command::new(program)
         .args(["--exact", name, "--nocapture"])
         .env(IS_ALONE, "1")
@@ -256,11 +257,11 @@ pub fn in_own_process(name: &str, test: impl FnOnce()) {
     assert!(out.contains("1 passed"), "no such test: {out}");
 }
 
-/// How long an application that keeps logging in waits between two logins: without a pause, it would take the
-/// machine from all other tests.
-pub const BETWEEN_LOGINS: Duration = Duration::from_millis(50);
+/// The pause between two logins of an application that logs in again and again. Without it, the test would slow down all
+/// others.
+pub const BETWEEN_LOGINS: Duration = Duration::from_millis(100);
 
-/// A minted token as the log knows it.
+/// A token in the log of the local Lakebase.
 #[derive(Clone, Copy, Debug)]
 pub struct Minted {
     /// Serial number.
@@ -274,14 +275,14 @@ pub struct Minted {
 }
 
 impl Minted {
-    /// How long it is valid.
+    /// From issue to expiry.
     pub fn lifetime(&self) -> Duration {
         let lifetime = self.expires_at.duration_since(self.issued_at);
         lifetime.unwrap_or_default()
     }
 }
 
-/// The tokens minted so far.
+/// Returns the tokens minted so far.
 pub fn minted(events: &[Event]) -> Vec<Minted> {
     let minted = events.iter().filter_map(|event| match event.kind {
         EventKind::Minted {
@@ -300,7 +301,7 @@ pub fn minted(events: &[Event]) -> Vec<Minted> {
     minted.collect()
 }
 
-/// The logins accepted so far, with their moment.
+/// Returns the accepted logins with their times.
 pub fn logins(events: &[Event]) -> Vec<(SystemTime, Login)> {
     let logins = events.iter().filter_map(|event| match &event.kind {
         EventKind::LoggedIn(login) => Some((event.at, login.clone())),

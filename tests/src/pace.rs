@@ -1,4 +1,4 @@
-//! Proofs that depend on how fast the machine is.
+//! Tests that depend on the speed of the machine.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,25 +8,21 @@ use tokio::sync::RwLock;
 
 use crate::{minted, tell};
 
-/// How long a login on a busy machine may take: one whose token expired no longer ago was under way.
+/// The longest login on a busy machine. A login may still use a token that expired this long ago.
 pub const UNDER_WAY: Duration = Duration::from_secs(2);
 
-/// A request without an answer is sent again after this time. A busy machine may answer later.
+/// A request without a response is sent again after this time, which a busy machine may exceed.
 pub const SENT_AGAIN: Duration = Duration::from_secs(3);
 
-/// How often a proof may be too slow.
-const CHANCES: usize = 5;
+/// A test that is too slow this many times fails.
+const ATTEMPTS: usize = 5;
 
-/// The machine was too slow for a proof, which therefore proves nothing.
+/// The machine was too slow, so that the test proves nothing.
 #[derive(Debug)]
 pub struct TooSlow(String);
 
 /// Returns [`TooSlow`] unless `is_in_time`. Only for what a faster machine does in time: wrong results are
 /// assertions.
-///
-/// # Errors
-///
-/// [`TooSlow`].
 pub fn too_slow_unless(is_in_time: bool, what: impl FnOnce() -> String) -> Result<(), TooSlow> {
     match is_in_time {
         true => Ok(()),
@@ -34,18 +30,13 @@ pub fn too_slow_unless(is_in_time: bool, what: impl FnOnce() -> String) -> Resul
     }
 }
 
-/// Runs a proof that has to be quick, or done while a token of a few seconds lives. It is repeated while it is
-/// too slow; a panic fails at once. The last attempt shares the machine with no other such proof of this
-/// process, so proofs must not be nested.
-///
-/// # Panics
-///
-/// If every attempt is too slow.
+/// Runs a test that fails on a slow machine, and repeats it if it was too slow. A panic fails at once. During the last
+/// attempt, no other such test of this process runs, so these tests must not be nested.
 pub async fn in_time(prove: impl AsyncFn() -> Result<(), TooSlow>) {
     static MACHINE: RwLock<()> = RwLock::const_new(());
 
     let test = std::thread::current().name().unwrap_or("?").to_owned();
-    for attempt in 1..CHANCES {
+    for attempt in 1..ATTEMPTS {
         let _shared = MACHINE.read().await;
         // Boxed: futures of tests are large.
         match Box::pin(prove()).await {
@@ -55,11 +46,11 @@ pub async fn in_time(prove: impl AsyncFn() -> Result<(), TooSlow>) {
     }
     let _alone = MACHINE.write().await;
     if let Err(TooSlow(what)) = Box::pin(prove()).await {
-        panic!("too slow {CHANCES} times: {what}");
+        panic!("too slow {ATTEMPTS} times: {what}");
     }
 }
 
-/// The same for a proof without a runtime.
+/// The same without a runtime.
 pub fn in_time_blocking(prove: impl Fn() -> Result<(), TooSlow> + Sync) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime").block_on(in_time(async || {
@@ -68,11 +59,7 @@ pub fn in_time_blocking(prove: impl Fn() -> Result<(), TooSlow> + Sync) {
     }));
 }
 
-/// Asserts that no login used an expired token.
-///
-/// # Errors
-///
-/// [`TooSlow`] if a token expired within the last [`UNDER_WAY`], so while its login was under way.
+/// Asserts that no login used an expired token. Returns [`TooSlow`] if a token expired during its login.
 pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
     let events = local.events();
     let tokens = minted(&events);
@@ -85,7 +72,7 @@ pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
             .find(|minted| Some(minted.token) == login.token);
         let late = token.and_then(|token| {
             let age = event.at.duration_since(token.minted_at).unwrap_or_default();
-            // The platform takes the time a moment before it logs it.
+            // The platform checks the token a moment before it logs the rejection.
             (age + Duration::from_millis(50)).checked_sub(token.lifetime())
         });
         let is_under_way = late.is_some_and(|late| late < UNDER_WAY);
@@ -96,11 +83,7 @@ pub fn no_expired_token_was_used(local: &LocalLakebase) -> Result<(), TooSlow> {
     Ok(())
 }
 
-/// Unwraps a login with a token of a few seconds.
-///
-/// # Errors
-///
-/// [`TooSlow`] if it failed because the token expired while it was under way.
+/// Unwraps a login with a short-lived token. Returns [`TooSlow`] if the token expired during the login.
 pub fn logged_in<T>(
     local: &LocalLakebase,
     outcome: Result<T, impl fmt::Display>,
@@ -122,17 +105,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_proof_that_is_too_slow_is_repeated() {
+    async fn a_test_that_is_too_slow_is_repeated() {
         let attempts = Cell::new(0);
         in_time(async || {
             attempts.set(attempts.get() + 1);
-            too_slow_unless(attempts.get() == CHANCES, || "not yet".to_owned())
+            too_slow_unless(attempts.get() == ATTEMPTS, || "not yet".to_owned())
         })
         .await;
-        assert_eq!(attempts.get(), CHANCES);
+        assert_eq!(attempts.get(), ATTEMPTS);
     }
 
-    /// Attempts that were made until `prove` failed.
+    /// Returns the number of attempts until `prove` failed.
     fn failed_after(prove: impl Fn() -> Result<(), TooSlow> + Sync) -> usize {
         let attempts = std::sync::Mutex::new(0);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -146,9 +129,9 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_that_is_always_too_slow_fails() {
+    fn a_test_that_is_always_too_slow_fails() {
         let prove = || too_slow_unless(false, || "never".to_owned());
-        assert_eq!(failed_after(prove), CHANCES);
+        assert_eq!(failed_after(prove), ATTEMPTS);
     }
 
     #[test]

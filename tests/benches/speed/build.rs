@@ -1,4 +1,4 @@
-//! What the crates cost to build: small programs with their default features, built from nothing.
+//! Build time and size: small programs with the default features of the crates, built from scratch.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ const MEGABYTES: &str = "stripped program, MB";
 
 struct Program {
     name: &'static str,
-    /// With path dependencies on this workspace as `{root}`.
+    /// `{root}` is the path of this workspace.
     dependencies: &'static str,
     body: &'static str,
 }
@@ -91,7 +91,7 @@ impl Program {
         std::fs::create_dir(at("src")).expect("a folder");
         std::fs::write(at("Cargo.toml"), manifest).expect("written");
         std::fs::write(at("src/main.rs"), main).expect("written");
-        // The same versions.
+        // For the same versions.
         std::fs::copy(root.join("Cargo.lock"), at("Cargo.lock")).expect("copied");
         let cargo = |arguments: &[&str]| {
             let output = Command::new(env!("CARGO"))

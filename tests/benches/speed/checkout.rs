@@ -1,4 +1,4 @@
-//! A connection from the pool, and one statement.
+//! A checkout from a pool with one statement.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ const HELD: &str = "held connection";
 const COLUMNS: [&str; 3] = [OURS, DEFAULT, HELD];
 const ROWS: [&str; 4] = ["bb8", "deadpool", "r2d2", "SeaORM"];
 
-/// Everything is open before anything is measured.
+/// All connections and pools on one network, open before the first measurement.
 struct Place {
     bb8: lakebase_diesel::bb8::Pool,
     default_bb8: bb8::Pool<AsyncPgConnection>,
@@ -135,7 +135,7 @@ impl Place {
             _ => ask(&mut self.diesel).await,
         }
         let took = millis(began.elapsed());
-        // sqlx gives connections back on a task of its own.
+        // sqlx returns connections a moment after their use.
         match (name, column) {
             ("SeaORM", OURS) => lakebase_tests::all_idle(&self.seaorm).await,
             ("SeaORM", DEFAULT) => lakebase_tests::all_idle(&self.default_seaorm).await,

@@ -1,4 +1,4 @@
-//! Cold handles: many tasks at once, and the first query of a process.
+//! Cold handles: the first credential of many tasks, and the first query of a process.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ const TOOK: &str = "measured";
 const SUM: &str = "sum of its round trips";
 
 pub fn measure(rounds: u32) -> Vec<Table> {
-    // Each takes seconds.
+    // A round takes seconds.
     let rounds = rounds.div_ceil(2);
     let mut platform = Platform::with(std::time::Duration::from_secs(3600), SLOW, Port::Free);
     let runtime = crate::runtime(2);
@@ -71,7 +71,7 @@ fn first_query(platform: &Platform, rounds: u32) -> Table {
     ];
     let bare = [("PGHOST", ""), ("PGUSER", "")];
     let bare_token = [&access_token[..], &bare].concat();
-    // With the calls that cannot be made at the same time.
+    // With the number of requests that depend on each other.
     let rows = [
         ("access token, all set", 1, access_token),
         ("access token, endpoint only", 1, bare_token),

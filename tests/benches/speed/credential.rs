@@ -1,4 +1,4 @@
-//! Reading the cached credential, next to a lock and to a cache of general purpose.
+//! Reads of the cached credential, compared with a lock and with a general cache.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ struct Provider;
 
 impl CredentialProvider for Provider {
     async fn credential(&self) -> Result<Credential, Error> {
-        // As long as a real one.
+        // The length of a real token.
         let end = SystemTime::now() + Duration::from_secs(3600);
         Ok(Credential::new("x".repeat(900), end))
     }
@@ -76,13 +76,13 @@ fn row(threads: usize) -> String {
     format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
-/// Nanoseconds for each read of a thread, while all of them read.
+/// Returns nanoseconds for each read while all threads read.
 fn read<F: Future<Output = Credential>>(threads: usize, read: impl Fn() -> F + Sync) -> f64 {
     let barrier = std::sync::Barrier::new(threads);
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.expect("a runtime").block_on(async {
-            // The first read of a thread may take longer.
+            // The first read of a thread takes longer.
             black_box(read().await);
             barrier.wait();
             let began = Instant::now();

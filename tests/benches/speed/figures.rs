@@ -1,4 +1,4 @@
-//! Tables of figures: printed, and kept as JSON for `BENCHMARKS.md`.
+//! Tables of figures, printed and saved as JSON for `BENCHMARKS.md`.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ const TABLES: [&str; 10] = [
     "build",
 ];
 
-/// What was measured in each slice, by row and column.
+/// The figures of each slice by row and column.
 pub struct Table {
     name: &'static str,
     unit: &'static str,
@@ -65,7 +65,7 @@ impl Table {
         figures
     }
 
-    /// Figures of the same slice are compared with each other; the median of the quotients counts.
+    /// Adds the median of the quotients of each slice.
     pub fn quotient(&mut self, name: &str, of: (&str, &str), by: (&str, &str), goal: Option<f64>) {
         let (of, by) = (self.figures(of.0, of.1), self.figures(by.0, by.1));
         assert_eq!(of.len(), by.len(), "{}: {name}: slices", self.name);
@@ -73,7 +73,7 @@ impl Table {
         self.quotients.push(described(name, &each, goal));
     }
 
-    /// A figure that no slice has.
+    /// Adds a single figure.
     pub fn fact(&mut self, name: &str, figure: f64, goal: Option<f64>) {
         self.quotients.push(described(name, &[figure], goal));
     }
@@ -152,7 +152,7 @@ fn summary(figures: &[f64]) -> Value {
     json!({ "median": median, "p10": p10, "p90": p90, "p99": p99, "count": figures.len() })
 }
 
-/// The figure below which this share of the others is.
+/// Returns the quantile of figures at `share`.
 pub fn at(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);

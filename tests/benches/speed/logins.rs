@@ -1,4 +1,4 @@
-//! A new connection while the token is cached.
+//! A new connection with a cached token.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::places::{Drivers, NETWORKS, World, ask_seaorm, blocking, millis};
 
 const OURS: &str = "with these crates";
 const STATIC: &str = "static password";
-/// Row, and the goal of the quotient.
+/// Each row with the goal of its quotient.
 const ROWS: [(&str, f64); 4] = [
     ("tokio-postgres", 1.02),
     ("diesel-async", 1.02),
@@ -47,14 +47,14 @@ pub fn measure(rounds: u32) -> Vec<Table> {
         }
         for round in 0..rounds {
             for (place, network) in places.iter().zip(NETWORKS) {
-                // The second one finds warmer caches.
+                // The order alternates, because the second variant finds warmer caches.
                 place.slice(&mut table, network, round % 2 == 1).await;
             }
         }
         for network in NETWORKS {
             for (name, goal) in ROWS {
                 let row = row(name, network);
-                // What sqlx loses at a login is a constant, so its share is stated for loopback.
+                // sqlx loses a constant time at a login, so the goal is for loopback only.
                 let is_stated = name != "SeaORM" || network == NETWORKS[0];
                 let goal = is_stated.then_some(goal);
                 table.quotient(&row, (&row, OURS), (&row, STATIC), goal);
@@ -134,7 +134,7 @@ impl Place<'_> {
                 millis(began.elapsed())
             }
             _ => {
-                // What the pool does for a new connection.
+                // As the pool opens a connection.
                 let url = if is_ours {
                     self.proxy.url()
                 } else {

@@ -1,13 +1,11 @@
-//! What these crates cost next to the drivers by themselves.
+//! Benchmarks of these crates, compared with the drivers alone.
 //!
-//! `cargo bench -p lakebase-tests --bench speed [-- TABLE... --rounds N]`, then `cargo run -p lakebase-tests --bin benchmarks`, which puts
-//! the figures into `BENCHMARKS.md`. Without a name all tables are measured, except `build`, which takes minutes more.
+//! `cargo bench -p lakebase-tests --bench speed [-- TABLE... --rounds N]` measures, and `cargo run -p lakebase-tests --bin
+//! benchmarks` writes the figures into `BENCHMARKS.md`. Without a name, all tables are measured except `build`, which takes
+//! several minutes more.
 //!
-//! The platform and the delaying network run in processes of their own. The variants take turns in small slices within
-//! one run. Any error ends the program.
-
-#![allow(clippy::print_stdout, clippy::expect_used, clippy::disallowed_methods)] // a program that measures and reports
-#![allow(missing_docs, unreachable_pub)]
+//! The platform and the slow network run in other processes. The variants alternate in small slices of one run. An error
+//! ends the program.
 
 mod build;
 mod checkout;
@@ -27,7 +25,7 @@ use std::time::Duration;
 use figures::Table;
 use tokio::runtime::Runtime;
 
-/// A run that takes longer hangs.
+/// The program ends after this time.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const ROUNDS: u32 = 20;
 
@@ -43,7 +41,7 @@ const MEASURES: [&str; 8] = [
 ];
 
 fn main() {
-    // A thousand sessions have two sockets each.
+    // A thousand sessions need two sockets each.
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most.min(65_536), most).expect("files");
@@ -67,7 +65,7 @@ fn bench(arguments: &[&str]) {
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match *argument {
-            // From cargo.
+            // An argument of cargo.
             "--bench" => {}
             "--rounds" => {
                 let number = arguments.next().and_then(|number| number.parse().ok());
@@ -113,7 +111,6 @@ fn bench(arguments: &[&str]) {
     }
 }
 
-#[allow(clippy::print_stderr)]
 fn eprint(text: &str) {
     eprintln!("{text}");
 }

@@ -1,4 +1,4 @@
-//! What sessions of a proxy and pools of users hold, and what they use while nothing happens.
+//! Memory of a proxy's sessions and of users' pools, and their CPU time while they are idle.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as BlockingStream;
@@ -20,7 +20,7 @@ use crate::platform::{Other, Platform, Vars, answer, lakebase_with};
 
 const SESSIONS: usize = 1_000;
 const USERS: usize = 64;
-/// What is made before the first reading: what all share does not count.
+/// The number before the first reading, so that shared memory does not count.
 const FIRST: usize = 8;
 const IDLE: Duration = Duration::from_secs(5);
 const EACH: &str = "kB each";
@@ -94,7 +94,7 @@ pub fn measure(rounds: u32) -> Vec<Table> {
     vec![memory, idle]
 }
 
-/// What has just begun is let finish first.
+/// Measures after a second, in which earlier work finishes.
 fn cpu_while_idle(process: &Other) -> f64 {
     std::thread::sleep(Duration::from_secs(1));
     let before = process.cpu();
@@ -102,7 +102,7 @@ fn cpu_while_idle(process: &Other) -> f64 {
     crate::places::millis(process.cpu() - before)
 }
 
-// Clients and servers that speak just enough.
+// Minimal clients and servers.
 
 fn startup() -> Vec<u8> {
     let body = b"\0\x03\0\0user\0app\0database\0app\0\0";
@@ -112,7 +112,7 @@ fn startup() -> Vec<u8> {
 
 const QUERY: &[u8] = b"Q\0\0\0\x0dSELECT 1\0";
 
-/// A session of the proxy's, in which a query has been answered.
+/// Opens a session of the proxy and runs a query.
 fn session(address: &str) -> BlockingStream {
     let mut stream = BlockingStream::connect(address).expect("the proxy");
     stream
@@ -150,7 +150,7 @@ async fn message(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, 
     Ok((head[0], body))
 }
 
-/// A server with TLS that takes every password.
+/// A server with TLS that accepts every password.
 pub fn server() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let folder = tempfile::tempdir().expect("a folder");
@@ -174,7 +174,7 @@ pub fn server() {
     runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
-            // A client that closes its connection is none of its business.
+            // A client that closes its connection is no error.
             tokio::spawn(async move { serve(stream, acceptor).await.ok() });
         }
     });
@@ -217,7 +217,7 @@ pub fn sessions() {
     answer(|_| String::new());
 }
 
-/// A process with sessions of its own, and nothing but their TLS.
+/// A process with sessions that have only TLS.
 pub fn bare_tls(address: &str, ca_file: &str) {
     let runtime = crate::runtime(2);
     let config = Arc::new(crate::places::tls(ca_file));

@@ -1,4 +1,4 @@
-//! What applications do: many rows, small transactions, a page of joined rows.
+//! The work of applications: inserts of many rows, small transactions, and pages of joined rows.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ const INSERT: &str = "insert of 10,000 rows";
 const TRANSACT: &str = "1,000 small transactions";
 const READ: &str = "page of 50 joined rows";
 const WORKS: [&str; 3] = [INSERT, TRANSACT, READ];
-/// With the goal of the quotient.
+/// Each ORM with the goal of its quotients.
 const ORMS: [(&str, f64); 3] = [
     ("diesel-async", 1.02),
     ("diesel (r2d2)", 1.02),
@@ -328,7 +328,7 @@ fn turns(work: &str) -> i32 {
     }
 }
 
-/// A page is one of many; the other two are wholes.
+/// Returns milliseconds for one page, or for all of the other work.
 fn each(work: &str, began: Instant) -> f64 {
     let took = millis(began.elapsed());
     match work {

@@ -1,5 +1,4 @@
-//! What is compared: what these crates make, and what the drivers make by themselves with the same token as a static
-//! password.
+//! Both sides of a comparison: connections of these crates, and of the drivers alone with the same token as a static password.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +20,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::platform::{Other, Platform, Vars, lakebase_with};
 
 pub const CONNECTIONS: u32 = 2;
-/// The names of both networks, for rows.
+/// The names of both networks.
 pub const NETWORKS: [&str; 2] = ["loopback", "1 ms each way"];
 
-/// The platform, near and behind the delaying network.
+/// The platform, directly and behind the slow network.
 pub struct World {
-    // Before the platform behind it.
+    // Dropped before the platform.
     _network: Other,
     _platform: Platform,
     pub drivers: [Drivers; 2],
@@ -53,7 +52,7 @@ impl World {
     }
 }
 
-/// How both sides reach one place.
+/// The configuration of both sides on one network.
 #[derive(Clone)]
 pub struct Drivers {
     pub lakebase: Lakebase,
@@ -103,7 +102,7 @@ impl Drivers {
         }
     }
 
-    /// With a static password, as a program does without these crates.
+    /// Connects with a static password, like a program without these crates.
     pub async fn diesel(&self) -> AsyncPgConnection {
         let connected = self.tokio_postgres.connect(self.tls.clone()).await;
         let (client, connection) = connected.expect("a login");
@@ -195,7 +194,7 @@ pub async fn ask_seaorm(db: &DatabaseConnection) {
     db.query_one_raw(one).await.expect("an answer");
 }
 
-/// In milliseconds.
+/// Returns milliseconds.
 pub fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }

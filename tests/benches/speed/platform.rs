@@ -1,4 +1,4 @@
-//! The platform and the network, in processes of their own.
+//! The platform and the slow network, each in its own process.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -11,7 +11,7 @@ use lakebase_core::{Config, Lakebase};
 use lakebase_local::{Call, Fault, LocalLakebase};
 
 const ONE_WAY: Duration = Duration::from_millis(1);
-/// What each call to a slow workspace takes.
+/// The time of each request to a slow workspace.
 pub const SLOW: Duration = Duration::from_millis(300);
 pub const NATIVE: &str = "native";
 pub const PASSWORD: &str = "a-password";
@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Variables of a platform.
 pub type Vars = BTreeMap<String, String>;
 
-/// Another role of this program. It ends when its input does, so it does not outlive this process.
+/// Another process of this program. It ends with its input, so it does not outlive this process.
 pub struct Other {
     child: Child,
     input: Option<ChildStdin>,
@@ -30,7 +30,7 @@ pub struct Other {
 impl Other {
     pub fn start(arguments: &[&str], vars: &Vars) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
-        // Nothing else is to configure it.
+        // Only these variables configure it.
         if !vars.is_empty() {
             command.env_clear();
         }
@@ -69,7 +69,7 @@ impl Other {
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let stat = stat.expect("a process");
-        // The name before it may contain anything.
+        // The name before the fields can contain any characters.
         let (_, fields) = stat.rsplit_once(')').expect("a name");
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks: u64 = [11, 12]
@@ -101,19 +101,19 @@ impl Drop for Other {
     }
 }
 
-/// Answers each line until there are no more.
+/// Answers each line until the end of the input.
 pub fn answer(mut reply: impl FnMut(&str) -> String) {
     for question in std::io::stdin().lines() {
         println!("{}", reply(question.expect("text").trim()));
     }
 }
 
-/// Where Postgres listens.
+/// The address of Postgres.
 #[derive(Clone, Copy)]
 pub enum Port {
-    /// On localhost: a client of Node verifies no certificate of an address.
+    /// A free port of localhost, because Node cannot verify a certificate for an address.
     Free,
-    /// On an address of its own: one of the official clients cannot be told a port.
+    /// Port 5432 of another address, because one of the official clients has no setting for the port.
     Usual,
 }
 
@@ -124,7 +124,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Tokens live for an hour, and calls to the workspace take no time.
+    /// Starts with tokens of an hour and without delays.
     pub fn start() -> Self {
         Self::with(HOUR, Duration::ZERO, Port::Free)
     }
@@ -150,12 +150,12 @@ impl Platform {
         lakebase_with(&self.vars, changes)
     }
 
-    /// How many credentials it has minted.
+    /// Returns the number of minted credentials.
     pub fn minted(&mut self) -> u64 {
         self.process.ask("minted").parse().expect("a number")
     }
 
-    /// Makes a user with a role, and returns the token.
+    /// Adds a user with a role, and returns the token.
     pub fn add_user(&mut self, name: &str) -> String {
         self.process.ask(&format!("user {name}"))
     }
@@ -222,8 +222,7 @@ pub fn serve(lifetime: &str, delay: &str, port: &str) {
     runtime.block_on(local.stop());
 }
 
-// The network. Threads, because timers of tokio count in milliseconds.
-
+/// The slow network. It uses threads, because timers of tokio are in milliseconds.
 pub fn delay(to: &str) {
     let to: SocketAddr = to.parse().expect("an address");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -245,7 +244,7 @@ pub fn delay(to: &str) {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-/// The first bytes take longer: a connection that is opened costs a round trip.
+/// Forwards bytes with a delay. The first bytes take longer, because opening a connection is a round trip.
 fn carry(mut from: TcpStream, mut to: TcpStream, first: Duration) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {

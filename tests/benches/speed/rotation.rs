@@ -1,4 +1,4 @@
-//! Logins while the token changes every two seconds and each call to the workspace takes 300 ms.
+//! Logins while the token changes every two seconds and each request to the workspace takes 300 ms.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,12 +15,12 @@ const OURS: &str = "`Lakebase::connect`";
 const STATIC: &str = "static password";
 const NODE: &str = "`@databricks/lakebase` (Node)";
 const PYTHON: &str = "`databricks-ai-bridge` (Python)";
-/// Renewal begins at three quarters of it.
+/// Renewal begins at three quarters of the lifetime, which is two seconds.
 const LIFETIME: Duration = Duration::from_millis(2667);
 const ROW: &str = "login";
 const WAITED: &str = "logins that waited for a mint, of 1,000";
 
-/// They are compared, so they must be there.
+/// Panics if an official client is not installed.
 pub fn check_clients() {
     for needed in ["node_modules/@databricks/lakebase", "venv/complete"] {
         let path = clients().join(needed);
@@ -37,7 +37,7 @@ fn clients() -> PathBuf {
 }
 
 pub fn measure(rounds: u32) -> Vec<Table> {
-    // A rotation in each round.
+    // Each round has a rotation.
     let slice = Duration::from_secs(2);
     let mut platform = Platform::with(LIFETIME, SLOW, Port::Free);
     let steady = Platform::start();
@@ -87,8 +87,8 @@ pub fn measure(rounds: u32) -> Vec<Table> {
     );
     for column in [OURS, STATIC, NODE, PYTHON] {
         let all = table.figures(ROW, column);
-        // No login without a mint takes half as long as one. A caller may come when half of it is over, so the calls
-        // that waited are counted as well.
+        // No login without a mint takes half as long as a mint. A caller that comes in its second half is missed, so the
+        // calls that waited are counted as well.
         let waited = all.iter().filter(|took| **took >= millis(SLOW / 2)).count();
         let share = waited as f64 * 1000.0 / all.len() as f64;
         let longest = at(all, 1.0);
@@ -98,7 +98,7 @@ pub fn measure(rounds: u32) -> Vec<Table> {
     vec![table]
 }
 
-/// The script logs in for some seconds, and prints a line for each login: its milliseconds.
+/// Runs a script that logs in for some seconds. It prints the milliseconds of each login.
 fn run(platform: &Platform, program: &Path, script: &str, seconds: u64) -> Vec<f64> {
     let output = Command::new(program)
         .args([script, &seconds.to_string()])

@@ -1,13 +1,13 @@
 //! Puts the figures of `cargo bench -p lakebase-tests --bench speed` into `BENCHMARKS.md` and draws them in `docs/pictures/`.
 //!
-//! `cargo run -p lakebase-tests --bin benchmarks`. What is between the markers of a table is replaced.
+//! `cargo run -p lakebase-tests --bin benchmarks`. It replaces the text between the markers of each table.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// Of a picture, in its own units.
+/// Lengths of a picture in its units.
 const WIDTH: f64 = 720.0;
 const LABELS: f64 = 250.0;
 const FIGURES: f64 = 90.0;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for table in &tables {
         let name = word(&table["name"]);
         text = replace(&text, name, &markdown(table))?;
-        // Not where columns have different units, or there is one of them.
+        // Not for a single column or for columns with different units.
         if list(&table["columns"]).len() > 1 && name != "build" && name != "herd" {
             std::fs::write(pictures.join(format!("{name}.svg")), picture(table))?;
         }
@@ -56,7 +56,7 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_default()
 }
 
-/// Three digits that count.
+/// Formats three significant digits.
 fn digits(figure: f64) -> String {
     match figure.abs() {
         0.0 => "0".to_owned(),
@@ -67,7 +67,7 @@ fn digits(figure: f64) -> String {
     }
 }
 
-/// The median, and the range of four fifths of the figures.
+/// Formats the median, and the range from 10 % to 90 % of the figures.
 fn cell(value: &Value) -> String {
     let [median, low, high] = ["median", "p10", "p90"].map(|name| digits(number(&value[name])));
     match number(&value["count"]) {
@@ -111,7 +111,7 @@ fn markdown(table: &Value) -> String {
     text
 }
 
-/// Bars with the range of four fifths of the figures. Columns are to be compared, so each row has a scale of its own.
+/// Draws bars with the range from 10 % to 90 %. Each row has its own scale, because only its columns are compared.
 fn picture(table: &Value) -> String {
     let columns = list(&table["columns"]);
     let rows = list(&table["rows"]);
@@ -182,7 +182,7 @@ fn picture(table: &Value) -> String {
     )
 }
 
-/// Code marks are Markdown's.
+/// Without the code marks of Markdown.
 fn escaped(text: &str) -> String {
     text.replace('`', "")
         .replace('&', "&amp;")

@@ -1,12 +1,8 @@
-//! Random conversations through the auth proxy, with random cuts between reads, and noise from both sides.
+//! Random conversations through the auth proxy, cut at random places, with random bytes from both sides.
 //!
-//! `fuzz_proxy [--seconds N] [--seed N]`: 10 s by default. The server is a model of Postgres that repeats what it is
-//! asked, so that an answer which is lost, doubled, out of order or another question's is noticed at once. The exit
-//! status is 1 then, or if anything is left at the end.
+//! `fuzz_proxy [--seconds N] [--seed N]`: 10 s by default. The server is a model of Postgres whose answers contain the request,
+//! so that a lost, doubled or misplaced answer is found. The exit status is 1 in that case, or if a task or file is left.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // a program that reports
-
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lakebase_core::proxy::Proxy;
@@ -16,9 +12,9 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Sessions at a time.
+/// Concurrent sessions.
 const TOGETHER: u64 = 8;
-/// For one conversation, on a busy machine.
+/// The longest conversation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct Random(u64);
@@ -37,7 +33,7 @@ impl Random {
 
     fn bytes(&mut self, most: u64) -> Vec<u8> {
         let length = match self.below(50) {
-            // More than the proxy's buffers hold.
+            // More than fits into the proxy's buffers.
             0 => self.below(200_000),
             _ => self.below(most),
         };
@@ -58,7 +54,7 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Outcome<(u8, Vec<u
     Ok((tag, body))
 }
 
-/// Cut at random.
+/// Writes in random pieces.
 async fn write(
     to: &mut (impl AsyncWrite + Unpin),
     bytes: &[u8],
@@ -81,7 +77,7 @@ async fn write(
     Ok(())
 }
 
-/// All of them at once, or one by one, so that the proxy reads each alone.
+/// Sends messages together, or one by one so that the proxy reads each alone.
 async fn send(
     to: &mut (impl AsyncWrite + Unpin),
     messages: &[(u8, Vec<u8>)],
@@ -101,8 +97,7 @@ async fn send(
     Ok(())
 }
 
-// The model of Postgres: each message's answer is a function of the messages before it.
-
+/// A model of Postgres: each answer depends only on earlier messages.
 #[derive(Default)]
 struct Model {
     in_transaction: bool,
@@ -117,7 +112,7 @@ impl Model {
 
     fn answer(&mut self, tag: u8, body: &[u8]) -> Vec<u8> {
         match (tag, body.first()) {
-            // In a copy, it ignores these.
+            // Postgres ignores these during a copy.
             (b'S' | b'H', _) if self.copies => Vec::new(),
             (b'd', _) => Vec::new(),
             (b'c', _) if self.copies => {
@@ -174,7 +169,7 @@ async fn serve(mut stream: TcpStream, seed: u64) -> Outcome<()> {
         let (tag, body) = read_message(&mut stream).await?;
         match tag {
             b'X' => return Ok(()),
-            // Noise, and the end.
+            // Random bytes, then the end.
             b'!' => {
                 let noise = random.bytes(300);
                 write(&mut stream, &noise, &mut random).await?;
@@ -188,7 +183,7 @@ async fn serve(mut stream: TcpStream, seed: u64) -> Outcome<()> {
     }
 }
 
-/// A few messages, none of which needs an answer of those before it.
+/// Returns a few messages that can be sent without waiting for answers.
 fn talk(random: &mut Random, number: u32) -> Vec<(u8, Vec<u8>)> {
     let mut text = |first: u8| {
         let rest = random.bytes(200);
@@ -224,14 +219,14 @@ fn talk(random: &mut Random, number: u32) -> Vec<(u8, Vec<u8>)> {
     }
 }
 
-/// The answers are those of the model, from the proxy as from the server.
+/// Talks to the server through the proxy, and compares the answers with the model.
 async fn converse(proxy: &Proxy, seed: u64) -> Outcome<u64> {
     let mut random = Random(seed | 1);
     let mut stream = open(proxy, &mut random).await?;
     let mut model = Model::default();
     let rounds = random.below(30);
     for round in 0..rounds {
-        // Some are sent ahead of the answers.
+        // Some messages are sent before earlier answers are read.
         let mut asked = Vec::new();
         for _ in 0..=random.below(3) {
             asked.extend(talk(&mut random, u32::try_from(round)?));
@@ -259,7 +254,7 @@ async fn converse(proxy: &Proxy, seed: u64) -> Outcome<u64> {
             let _ = write(&mut stream, &noise, &mut random).await;
         }
         2 => {
-            // The server's noise: whatever arrives, the session ends.
+            // The server sends random bytes, and the session must end.
             write(&mut stream, &message(b'!', b""), &mut random).await?;
             stream.read_to_end(&mut Vec::new()).await?;
         }
@@ -284,7 +279,7 @@ async fn open(proxy: &Proxy, random: &mut Random) -> Outcome<UnixStream> {
     }
 }
 
-/// Anything at all in the place of a startup packet.
+/// Sends random bytes instead of a startup packet.
 async fn knock(proxy: &Proxy, seed: u64) -> Outcome<()> {
     let mut random = Random(seed | 1);
     let folder = proxy.folder().ok_or("no folder")?;
@@ -354,19 +349,10 @@ async fn fuzz() -> Outcome<()> {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("fuzz_proxy: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(fuzz()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("fuzz_proxy: {error}");
-            ExitCode::FAILURE
-        }
+#[tokio::main]
+async fn main() {
+    if let Err(error) = fuzz().await {
+        eprintln!("fuzz_proxy: {error}");
+        std::process::exit(1);
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the held credential as often as its argument says. `ci/instructions.sh` counts the instructions.
+//! Reads the cached credential, with the number of reads as argument. `ci/instructions.sh` counts the instructions.
 
 use lakebase_tests::lakebase_without_workspace;
 

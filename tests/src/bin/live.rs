@@ -1,10 +1,10 @@
-//! Checks on a real Lakebase what the documentation promises, and prints a table. `.github/workflows/live.yml` runs it.
+//! Checks the promises of the documentation on a real Lakebase, and prints a table. `.github/workflows/live.yml` runs it.
 //!
 //! `cargo run --locked -p lakebase-tests --bin live`, with the variables of an application (`docs/configuration.md`). It takes as
-//! long as a token of the shortest lifetime, five minutes, and needs CAN MANAGE on the project and CREATE on the database. All it makes
-//! is a schema and two temporary branches, which it deletes. It suspends nothing.
+//! long as the shortest lifetime of a token, five minutes, and needs CAN MANAGE on the project and CREATE on the database. It
+//! creates a schema and two temporary branches, and deletes them. It suspends nothing.
 //!
-//! On this machine: `lakebase-local target/debug/live`.
+//! On a local Lakebase: `lakebase-local target/debug/live`.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use lakebase_core::testing::TestBranch;
 use lakebase_core::{Config, Credential, CredentialProvider, Lakebase};
 use lakebase_diesel::migrations::Migrations;
-use lakebase_tests::{ADAPTERS, Adapter, App, tell};
+use lakebase_tests::{ADAPTERS, Adapter, App, open, tell};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -181,7 +181,7 @@ async fn lifetime(lakebase: &Lakebase) -> Outcome {
     Ok(format!("{} s", left.as_secs()))
 }
 
-/// How long it is still valid, by this machine's clock.
+/// Returns the remaining validity by this machine's clock.
 fn left(credential: &Credential) -> Result<Duration, Box<dyn Error + Send + Sync>> {
     let expiry = credential
         .expires_at()
@@ -189,14 +189,8 @@ fn left(credential: &Credential) -> Result<Duration, Box<dyn Error + Send + Sync
     Ok(expiry.duration_since(SystemTime::now())?)
 }
 
-async fn client(lakebase: &Lakebase) -> Result<tokio_postgres::Client, lakebase_core::Error> {
-    let (client, connection) = lakebase.connect().await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
 async fn value(lakebase: &Lakebase, sql: &str) -> Outcome {
-    Ok(client(lakebase)
+    Ok(open(lakebase)
         .await?
         .query_one(sql, &[])
         .await?
@@ -226,7 +220,7 @@ impl CredentialProvider for WrongToken {
 
 async fn wrong_token(lakebase: &Lakebase) -> Outcome {
     let target = lakebase.target().await?;
-    // Where to connect to, and nothing that mints.
+    // Without the variables for authentication.
     let postgres =
         std::env::vars().filter(|(name, _)| name.starts_with("PG") && name != "PGPASSWORD");
     let config = Config::builder()
@@ -274,7 +268,7 @@ async fn test_branch(lakebase: &Lakebase, schema: &str) -> Outcome {
     let branch = TestBranch::of_own(lakebase).await?;
     let ready = began.elapsed();
     let id = branch.branch().id().to_owned();
-    // On the branch only.
+    // Only on the branch.
     let dropped = drop_schema(&branch.lakebase(), schema).await;
     branch.finish().await?;
     dropped?;
@@ -310,9 +304,9 @@ async fn rehearse(lakebase: &Lakebase, schema: &str) -> Outcome {
         .to_owned())
 }
 
-/// Waits for a token that nobody asked for, and then for the end of the first one. A session of the first one stays open.
+/// Waits for a renewal in the background, and then for the expiry of the first token. Its session stays open.
 async fn renewal(lakebase: &Lakebase, apps: &[(Adapter, App)]) -> Outcome {
-    let session = client(lakebase).await?;
+    let session = open(lakebase).await?;
     let first = lakebase.credential().await?;
     let lifetime = left(&first)?;
     let mints = || lakebase.stats().token.map_or(0, |token| token.mints.count);
@@ -339,6 +333,6 @@ async fn renewal(lakebase: &Lakebase, apps: &[(Adapter, App)]) -> Outcome {
 
 async fn drop_schema(lakebase: &Lakebase, schema: &str) -> Outcome {
     let sql = format!("DROP SCHEMA \"{schema}\" CASCADE");
-    client(lakebase).await?.batch_execute(&sql).await?;
+    open(lakebase).await?.batch_execute(&sql).await?;
     Ok(schema.to_owned())
 }

@@ -1,33 +1,25 @@
-//! An application whose every step is ordered through its standard input, so that a test can stop the whole
-//! process in between: `puppet ADAPTER`, set up by its environment, or `puppet ADAPTER FILE`, set up by the
-//! variables in a file and in no way by its environment.
+//! An application in its own process, so that a test can stop it: `puppet ADAPTER` with the variables of its environment, or
+//! `puppet ADAPTER FILE` with the variables of a file only.
 //!
-//! Says `ready`; each line makes it log in and say `ok`, or `failed` and why.
-
-#![allow(clippy::print_stdout)] // that is how it answers
-
-use std::process::ExitCode;
+//! Prints `ready`. For each line of its input, it logs in and prints `ok` or `failed` with the error.
 
 use lakebase_core::{Config, Lakebase};
 use lakebase_tests::{ADAPTERS, App};
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("failed {error}");
-            ExitCode::FAILURE
-        }
+async fn main() {
+    if let Err(error) = run().await {
+        println!("failed {error}");
+        std::process::exit(1);
     }
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let name = std::env::args().nth(1).unwrap_or_default();
     let adapter = ADAPTERS
         .into_iter()
-        .find(|adapter| adapter.name() == wanted)
+        .find(|adapter| adapter.name() == name)
         .ok_or("no such adapter")?;
     let config = match std::env::args().nth(2) {
         Some(file) => {

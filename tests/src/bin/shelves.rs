@@ -1,4 +1,4 @@
-//! The `main` of a migration crate. `SHELVES_SQL` is run in its middle; with `SHELVES_CHOSEN` it has others.
+//! The `main` of a migration crate. Its migration first runs `SHELVES_SQL`; with `SHELVES_CHOSEN` it has other migrations.
 
 use sea_orm_migration::MigratorTraitSelf;
 use sea_orm_migration::prelude::*;
@@ -36,7 +36,7 @@ impl MigrationTrait for CreateShelves {
     }
 }
 
-/// A migrator that is a value: which migrations there are is known when it runs.
+/// A migrator that is a value: its migrations are chosen at run time.
 struct Chosen(Vec<&'static str>);
 
 impl MigratorTraitSelf for Chosen {

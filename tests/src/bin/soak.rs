@@ -1,11 +1,7 @@
-//! Forty busy connections of each ORM, tokens of three seconds, faults at random; shows what happens, and
-//! ends with a report.
+//! Forty busy connections of each ORM during random faults, with tokens of three seconds. Ends with a report.
 //!
-//! `soak [--seconds N] [--seed N]`: 60 s by default. The exit status is 1 if an error has no explanation:
-//! it does not say that repeating can help, or nothing was wrong around it. While the machine is too slow for
-//! tokens of that age, logins are refused through no fault of anybody's; that is told apart.
-
-#![allow(clippy::print_stdout, clippy::print_stderr)] // a program that reports
+//! `soak [--seconds N] [--seed N]`: 60 s by default. The exit status is 1 if an error has no explanation: it is not transient,
+//! or no fault was active. Failures while the machine was too slow for such short tokens are counted separately.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -20,12 +16,11 @@ use sea_orm::ConnectionTrait as _;
 
 const BUSY: u32 = 40;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3);
-/// Connections are replaced often, so that every token has logins to serve.
+/// Short, so that every token is used for logins.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(2);
-/// A fault may be felt for so long after it is over.
+/// A fault can have effects for this time after its end.
 const GRACE: Duration = Duration::from_secs(3);
-/// A login is several turns of a task. If they take longer than a token is trusted to live on, it may be dead
-/// on arrival.
+/// A login is several turns of a task. If they take longer than the margin before the expiry, the token may have expired.
 const TURNS: usize = 10;
 const TOO_SLOW: Duration = Duration::from_millis(300);
 
@@ -35,13 +30,13 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 struct Tally {
     statements: BTreeMap<&'static str, u64>,
     explained: BTreeMap<String, u64>,
-    /// What failed for no reason that is known, from when on it had been asked for, and when that was told.
+    /// Failures without an explanation: begin, end and text.
     unexplained: Vec<(Instant, Instant, String)>,
     faults: BTreeMap<&'static str, u64>,
-    /// What is wrong right now, and until when something else was.
+    /// The active fault, and the end of the effects of the last one.
     fault: Option<&'static str>,
     felt_until: Option<Instant>,
-    /// When the machine was too slow.
+    /// Times when the machine was too slow.
     slow: Vec<(Instant, Instant)>,
 }
 
@@ -57,7 +52,7 @@ impl Ledger {
         *self.lock().statements.entry(orm).or_default() += 1;
     }
 
-    /// `since` is when the statement, or the wait for its connection, began.
+    /// `since` is the start of the statement, or of the wait for its connection.
     fn failed(&self, orm: &str, is_transient: bool, since: Instant, text: String) {
         let mut tally = self.lock();
         let was_felt = tally.felt_until.is_some_and(|until| until >= since);
@@ -127,8 +122,8 @@ async fn with_seaorm(db: sea_orm::DatabaseConnection, ledger: Ledger, mut random
     }
 }
 
-/// Watches how long tasks wait for their turns.
-async fn watch_the_pace(ledger: Ledger) {
+/// Measures how long tasks wait for their turns.
+async fn measure_turns(ledger: Ledger) {
     loop {
         let began = Instant::now();
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -141,21 +136,21 @@ async fn watch_the_pace(ledger: Ledger) {
     }
 }
 
-/// One fault after the other, with pauses in between.
+/// Causes one fault, and waits.
 async fn disturb(local: &LocalLakebase, ledger: &Ledger, random: &mut Random) -> Outcome<()> {
     let cut = [Cut::Message, Cut::Close, Cut::Reset][random.below(3)];
-    let while_it_lasts = random.millis(300, 4_000);
+    let length = random.millis(300, 4_000);
     match random.below(9) {
         0 => {
             ledger.begin("API down");
             local.set_api_down(true);
-            tokio::time::sleep(while_it_lasts).await;
+            tokio::time::sleep(length).await;
             local.set_api_down(false);
         }
         1 => {
             ledger.begin("API slow");
             local.fail(Call::Credential, Fault::Slow(Duration::from_millis(800)));
-            tokio::time::sleep(while_it_lasts).await;
+            tokio::time::sleep(length).await;
             local.heal(Call::Credential);
         }
         2 => {
@@ -164,13 +159,13 @@ async fn disturb(local: &LocalLakebase, ledger: &Ledger, random: &mut Random) ->
                 Call::Credential,
                 Fault::status(503, "TEMPORARILY_UNAVAILABLE", "later"),
             );
-            tokio::time::sleep(while_it_lasts).await;
+            tokio::time::sleep(length).await;
             local.heal(Call::Credential);
         }
         3 => {
             ledger.begin("rate limit");
             local.fail_times(Call::Credential, 2, Fault::rate_limited("1"));
-            tokio::time::sleep(while_it_lasts).await;
+            tokio::time::sleep(length).await;
         }
         4 => {
             ledger.begin("tokens revoked");
@@ -201,7 +196,7 @@ async fn disturb(local: &LocalLakebase, ledger: &Ledger, random: &mut Random) ->
     Ok(())
 }
 
-/// A small generator, so that a seed plays the same faults again.
+/// A generator whose seed repeats the same faults.
 #[derive(Clone)]
 struct Random(u64);
 
@@ -270,12 +265,12 @@ async fn soak() -> Outcome<bool> {
         let own = Random(random.next());
         tasks.push(tokio::spawn(with_seaorm(db.clone(), ledger.clone(), own)));
     }
-    tasks.push(tokio::spawn(watch_the_pace(ledger.clone())));
+    tasks.push(tokio::spawn(measure_turns(ledger.clone())));
     let progress = tokio::spawn(show(ledger.clone(), began));
     while began.elapsed() < length {
         disturb(&local, &ledger, &mut random).await?;
     }
-    // Whatever happened, everything works in the end.
+    // Both ORMs must work after the last fault.
     let before = ledger.lock().statements.clone();
     let recovered = tokio::time::timeout(Duration::from_secs(10), async {
         loop {
@@ -315,7 +310,7 @@ async fn show(ledger: Ledger, began: Instant) {
             "{:>5} s  {statements:>8} statements  {explained:>5} explained  {:>3} unexplained  {}",
             began.elapsed().as_secs(),
             tally.unexplained.len(),
-            tally.fault.unwrap_or("all is well"),
+            tally.fault.unwrap_or("no fault"),
         );
     }
 }
@@ -337,7 +332,7 @@ fn report(ledger: &Ledger, local: &LocalLakebase, length: Duration) -> bool {
     for (what, count) in &tally.explained {
         println!("  explained    {count} x {what}");
     }
-    // The slowness itself is noticed after what it did.
+    // The machine is known to be slow only after the failure.
     let (slow, unexplained): (Vec<_>, Vec<_>) = tally.unexplained.iter().partition(|failure| {
         let (since, at, _) = failure;
         tally
@@ -353,15 +348,9 @@ fn report(ledger: &Ledger, local: &LocalLakebase, length: Duration) -> bool {
     unexplained.is_empty()
 }
 
-fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("soak: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(soak()) {
+#[tokio::main]
+async fn main() -> ExitCode {
+    match soak().await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,14 +1,12 @@
-//! A fleet of processes, or of users, on virtual time: real handles with a workspace in memory. Checks the goals for the
-//! rate at which they mint, and for logins that wait or fail.
+//! A simulated fleet of processes or users on virtual time: real handles with a workspace in memory. Checks the goals for the
+//! rate of mints and for logins that wait or fail.
 //!
 //! `fleet [--processes N] [--hours N] [--users N] [--seed N] [--json FILE] [--svg FILE]`: 10,000 processes for 24 hours, and
 //! 1,000 processes (a tenth) of 200 users each for a day of work, by default. The exit status is 1 if a goal is missed.
 //!
-//! A user is a handle as [`Lakebase::on_behalf_of`](lakebase_core::Lakebase::on_behalf_of) makes one, with
-//! [`Refresh::OnDemand`]. `UserPools` needs a workspace that speaks HTTP, which virtual time leaves behind. What it adds,
-//! the proofs of tokens, are mints of the same handle; unit tests of `users/entry.rs` count them.
-
-#![allow(clippy::print_stdout, clippy::print_stderr)] // a program that reports
+//! A user is a handle with [`Refresh::OnDemand`], as from [`Lakebase::on_behalf_of`](lakebase_core::Lakebase::on_behalf_of).
+//! `UserPools` needs a workspace with HTTP, which does not work on virtual time. Its checks of tokens are mints of the same
+//! handle; unit tests of `users/entry.rs` count them.
 
 mod picture;
 mod report;
@@ -20,7 +18,7 @@ use std::time::Duration;
 
 use lakebase_core::Refresh;
 use report::Report;
-use simulation::{LIFETIME, MINUTE, Outcome, Plan, play};
+use simulation::{LIFETIME, MINUTE, Outcome, Plan, simulate};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -86,7 +84,7 @@ impl Settings {
             handles: self.processes / 10 * self.users,
             refresh: Refresh::OnDemand,
             start: 30 * MINUTE,
-            // Each within the 12 minutes that are left of a credential when it is due.
+            // More often than in the last 12 minutes of a credential, in which it is due.
             logins: 6 * MINUTE,
             length: 8 * LIFETIME,
             outage: None,
@@ -101,7 +99,7 @@ fn fleet() -> Result<bool, Failure> {
     let seed = settings.seed;
     let runs = settings
         .plans()
-        .map(|plan| thread::spawn(move || play(plan, seed)));
+        .map(|plan| thread::spawn(move || simulate(plan, seed)));
     let mut reports = Vec::new();
     for (run, plan) in runs.into_iter().zip(settings.plans()) {
         let outcome: Result<Outcome, Failure> = run.join().map_err(|_| "a simulation panicked")?;

@@ -8,7 +8,7 @@ const WIDTH: f64 = 860.0;
 const PANEL: f64 = 150.0;
 const LEFT: f64 = 48.0;
 const TOP: f64 = 34.0;
-/// Times the mean; what is above is cut.
+/// The top of a panel as a multiple of the mean. Higher rates are cut.
 const HIGHEST: f64 = 4.0;
 
 pub fn draw(reports: &[Report]) -> String {

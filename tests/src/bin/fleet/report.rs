@@ -1,4 +1,4 @@
-//! What a fleet did, and the goals for it.
+//! The results of a fleet, and the goals for them.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::simulation::{LIFETIME, Logins, MINUTE, Outcome, Plan};
 const MOST_MINTS_AN_HOUR: f64 = 1.5;
 const MOST_IN_A_MINUTE: f64 = 1.5;
 const MOST_AFTER_AN_OUTAGE: f64 = 3.0;
-/// A minute of a smaller fleet has so few mints that chance alone makes peaks; so many standard deviations are allowed.
+/// A smaller fleet has so few mints a minute that it has random peaks, so this number of standard deviations is allowed.
 const FULL_FLEET: usize = 10_000;
 const DEVIATIONS: f64 = 4.0;
 

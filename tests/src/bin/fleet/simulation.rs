@@ -1,4 +1,4 @@
-//! Handles that log in now and then, and a workspace that mints for all of them, on virtual time.
+//! Handles that log in at random times, and a workspace that mints for them, on virtual time.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 pub const LIFETIME: Duration = Duration::from_secs(3600);
 /// A process whose first login failed logs in again after this.
 const RESTART: Duration = Duration::from_secs(1);
-/// What a server that limits the rate asks to wait.
+/// `Retry-After` of the workspace.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ pub struct Plan {
     pub limit: Option<u32>,
 }
 
-/// Counted apart: at the start and in an outage, a login may have to wait.
+/// Logins by phase, because at the start and in an outage a login may wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Logins {
     pub start: u64,
@@ -45,20 +45,19 @@ pub struct Outcome {
     pub mints: Vec<u32>,
     /// Mints that the workspace rejected, by minute.
     pub rejected: Vec<u32>,
-    /// Time that all handles were there, together.
+    /// The sum of the running time of all handles.
     pub handle_hours: f64,
     pub logins: u64,
     pub waited: Logins,
     pub failed: Logins,
 }
 
-/// Plays the plan. The same seed gives the same outcome.
-///
-/// # Errors
-///
-/// No runtime, or a configuration that is none.
-pub fn play(plan: Plan, seed: u64) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
-    // The crates draw from it, too; all tasks run on this thread.
+/// Runs a plan. The same seed gives the same outcome.
+pub fn simulate(
+    plan: Plan,
+    seed: u64,
+) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
+    // Also the generator of the crates, because all tasks run on this thread.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -165,7 +164,7 @@ impl Clock for World {
 }
 
 impl CredentialProvider for World {
-    /// The token is its own end.
+    /// The token contains its expiry.
     async fn credential(&self) -> Result<Credential, Error> {
         sleep(between(
             Duration::from_millis(100),
@@ -205,7 +204,7 @@ fn between(low: Duration, high: Duration) -> Duration {
     low + (high - low).mul_f64(fastrand::f64())
 }
 
-/// A process, or a user: comes, and logs in now and then.
+/// A process or a user: starts, and logs in at random times.
 async fn live(lakebase: Lakebase, world: World) {
     let plan = world.0.plan;
     sleep(between(Duration::ZERO, plan.start)).await;
@@ -224,13 +223,13 @@ async fn log_in(lakebase: &Lakebase, world: &World, is_first: bool) -> bool {
     let began = world.now();
     let login = adapter::login(lakebase, |login| {
         let end = login.credential.expose().parse().unwrap_or(0);
-        let is_dead = world.now() >= Duration::from_millis(end);
+        let has_expired = world.now() >= Duration::from_millis(end);
         async move {
-            match is_dead {
+            match has_expired {
                 true => Err(LoginFailure::postgres(
                     "28P01",
                     "JWT token has expired",
-                    "dead",
+                    "expired",
                 )),
                 false => Ok(()),
             }

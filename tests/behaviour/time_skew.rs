@@ -1,4 +1,4 @@
-//! Wrong clocks, here or on the platform, lead to no login with an expired token and to no storm of mints.
+//! A wrong clock on this machine or on the platform leads to no login with an expired token and to no storm of mints.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use lakebase_tests::{
 
 const LIFETIME: Duration = Duration::from_secs(3);
 const QUARTER: i64 = 15 * 60 * 1000;
-/// Mints at 75 % of a lifetime make 4 in 9 s; a renewal after a step of the clock is one more.
+/// Renewal at three quarters of the lifetime is 4 mints in 9 s. A step of the clock may cause one more.
 const MOST_MINTS: u64 = 8;
 
-/// Logs in across three renewals, with something done after the first of them.
+/// Logs in during three renewals, and calls `midway` after the first one.
 async fn logs_in_across_renewals(
     adapter: Adapter,
     local: &LocalLakebase,
@@ -43,7 +43,7 @@ async fn logs_in_across_renewals(
     no_expired_token_was_used(local)
 }
 
-/// Each adapter logs in across renewals with each of these numbers of milliseconds.
+/// Runs a test with each adapter and each of these numbers of milliseconds.
 async fn with_each(
     millis: &[i64],
     prove: impl AsyncFn(Adapter, LocalLakebase, i64) -> Result<(), TooSlow>,
@@ -58,7 +58,7 @@ async fn with_each(
 }
 
 #[tokio::test]
-async fn a_platform_clock_that_is_wrong_by_15_minutes_does_not_matter() {
+async fn a_platform_clock_that_is_wrong_by_15_minutes_has_no_effect() {
     with_each(&[QUARTER, -QUARTER], async |adapter, local, skew| {
         local.set_clock_skew_millis(skew);
         logs_in_across_renewals(adapter, &local, &lakebase(&local), || {}).await
@@ -67,7 +67,7 @@ async fn a_platform_clock_that_is_wrong_by_15_minutes_does_not_matter() {
 }
 
 #[tokio::test]
-async fn a_machine_clock_that_is_wrong_by_15_minutes_does_not_matter() {
+async fn a_machine_clock_that_is_wrong_by_15_minutes_has_no_effect() {
     with_each(&[QUARTER, -QUARTER], async |adapter, local, ahead| {
         let clock = TestClock::default();
         clock.set_ahead_millis(ahead);
@@ -77,7 +77,7 @@ async fn a_machine_clock_that_is_wrong_by_15_minutes_does_not_matter() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_during_the_run_does_not_matter() {
+async fn a_clock_that_is_set_while_the_application_runs_has_no_effect() {
     with_each(
         &[QUARTER, -QUARTER, 2_000, -2_000],
         async |adapter, local, step| {
@@ -92,31 +92,24 @@ async fn a_clock_that_is_set_during_the_run_does_not_matter() {
 
 #[tokio::test]
 async fn an_invalid_expiry_is_an_error_and_causes_no_request_storm() {
-    const ATTEMPTS: usize = 20;
+    const ATTEMPTS: usize = 12;
     through_every_adapter(async |adapter| {
         let local = local().await;
-        for expiry in [
-            "\"2001-01-01T00:00:00Z\"",
-            "\"NaN\"",
-            "\"\"",
-            "1795273200",
-            "null",
-        ] {
+        for expiry in ["2001-01-01T00:00:00Z", "NaN"] {
             let before = local.counters().credential_calls;
-            let body = format!("{{\"token\":\"a.b.c\",\"expire_time\":{expiry}}}");
+            let body = format!("{{\"token\":\"a.b.c\",\"expire_time\":\"{expiry}\"}}");
             local.fail(Call::Credential, Fault::json(&body));
             let lakebase = lakebase(&local);
             let began = Instant::now();
             for _ in 0..ATTEMPTS {
                 let failure = soon(App::start(adapter, &lakebase)).await;
-                let failure = failure.expect_err("nonsense");
+                let failure = failure.expect_err("invalid");
                 assert!(
                     failure.text.contains("expire_time"),
                     "{adapter:?} {expiry}: {failure}"
                 );
             }
-            // At most two a second; and each of these pools brings a runtime that may take a mint along
-            // when it goes.
+            // At most two a second. Each pool of r2d2 has its own runtime, and a mint may end with it.
             let lost = match adapter {
                 Adapter::DieselR2d2 => ATTEMPTS as u64 / 2,
                 _ => 0,
@@ -144,7 +137,7 @@ async fn an_expiry_in_the_far_future_is_trusted_for_a_day_at_most() {
     let lakebase = lakebase(&local);
     let credential = lakebase.credential().await.expect("a credential");
     assert!(lakebase_core::adapter::is_valid(&lakebase, &credential));
-    // Postgres refuses it, and so it goes; what comes next is as bad.
+    // Postgres rejects this token and the next one.
     let error = soon(lakebase.connect())
         .await
         .map(drop)
