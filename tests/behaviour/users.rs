@@ -413,9 +413,9 @@ async fn an_idle_pool_is_closed_and_opened_again_for_the_next_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_concurrent_users_get_their_own_rows_within_the_connection_limit() {
-    const USERS: usize = 100;
-    const REQUESTS: usize = 10;
-    const CONNECTIONS: u32 = 30;
+    const USERS: usize = 200;
+    const REQUESTS: usize = 20;
+    const CONNECTIONS: u32 = 60;
     let local = notes().await;
     let users = join_all((0..USERS).map(|n| {
         let local = &local;

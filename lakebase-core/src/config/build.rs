@@ -1,6 +1,5 @@
 //! Validates the collected settings, without using the network.
 
-use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -89,8 +88,13 @@ impl ConfigBuilder {
                 (Field::Database, DEFAULT_DATABASE.to_owned()),
             ]),
             host_kind: self.host_kind.unwrap_or_default(),
-            hostaddr: raw.parsed(Field::Hostaddr, |text| text.parse("an IP address"))?,
-            port: raw.parsed(Field::Port, port)?.unwrap_or(DEFAULT_PORT),
+            hostaddr: match self.typed.hostaddr {
+                None => raw.parsed(Field::Hostaddr, |text| text.parse("an IP address"))?,
+                given => given,
+            },
+            port: raw
+                .parsed(Field::Port, |text| port(text, self.typed.port))?
+                .unwrap_or(DEFAULT_PORT),
             database: raw
                 .owned(Field::Database)
                 .unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
@@ -102,7 +106,9 @@ impl ConfigBuilder {
             token_ttl: self.token_ttl,
             claims: self.claims,
             connect_timeout: raw
-                .parsed(Field::ConnectTimeout, seconds)?
+                .parsed(Field::ConnectTimeout, |text| {
+                    seconds(text, self.typed.connect_timeout)
+                })?
                 .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
             refresh: self.refresh,
             clock: Arc::new(Watch::new(
@@ -129,7 +135,6 @@ impl ConfigBuilder {
                     .with_hint("The workspace names the host of that kind: leave one of them out"),
             );
         }
-        let has_address = explicit.get(Field::Hostaddr).is_some();
         let mut raw = explicit;
         if let Some(text) = &self.url {
             raw = raw.over(url::read(&text.value, &text.from)?, looks_up);
@@ -150,7 +155,7 @@ impl ConfigBuilder {
         if looks_up {
             // The environment names another host of the same compute.
             raw.remove(&[Field::Host]);
-            if !has_address {
+            if self.typed.hostaddr.is_none() {
                 raw.remove(&[Field::Hostaddr]);
             }
         }
@@ -166,10 +171,11 @@ impl ConfigBuilder {
         let on_loopback = host.is_some_and(is_loopback);
         let given = raw.get(Field::Sslmode);
         let has_roots = raw.get(Field::Sslrootcert).is_some();
-        let mode = match given {
-            Some(text) => tls_mode(text)?,
-            None if !uses_token && on_loopback && !has_roots => TlsMode::Prefer,
-            None => TlsMode::Verify,
+        let mode = match (self.typed.tls_mode, given) {
+            (Some(mode), _) => mode,
+            (None, Some(text)) => tls_mode(text)?,
+            (None, None) if !uses_token && on_loopback && !has_roots => TlsMode::Prefer,
+            (None, None) => TlsMode::Verify,
         };
         match (mode, given) {
             (TlsMode::Disable, _) if self.dangerous_plaintext => Ok(Plaintext::Always),
@@ -303,9 +309,13 @@ fn host_name(host: &Setting, uses_token: bool) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-fn port(text: &Setting) -> Result<u16, Error> {
-    let port: NonZeroU16 = text.parse("a port number from 1 to 65535")?;
-    Ok(port.get())
+fn port(text: &Setting, given: Option<u16>) -> Result<u16, Error> {
+    const EXPECTED: &str = "a port number from 1 to 65535";
+    let port = given.map_or_else(|| text.parse(EXPECTED), Ok)?;
+    match port {
+        0 => Err(text.wrong(EXPECTED)),
+        port => Ok(port),
+    }
 }
 
 fn tls_mode(text: &Setting) -> Result<TlsMode, Error> {
@@ -325,10 +335,13 @@ fn roots(path: &Setting) -> Result<Option<Roots>, Error> {
     }
 }
 
-fn seconds(text: &Setting) -> Result<Duration, Error> {
+fn seconds(text: &Setting, given: Option<Duration>) -> Result<Duration, Error> {
     const EXPECTED: &str = "a positive number of seconds, at most a day";
-    Duration::try_from_secs_f64(text.parse(EXPECTED)?)
-        .ok()
+    let limit = match given {
+        Some(limit) => Some(limit),
+        None => Duration::try_from_secs_f64(text.parse(EXPECTED)?).ok(),
+    };
+    limit
         .filter(|limit| !limit.is_zero() && *limit <= LONGEST_CONNECT_TIMEOUT)
         .ok_or_else(|| text.wrong(EXPECTED))
 }

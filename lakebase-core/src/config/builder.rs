@@ -26,6 +26,7 @@ use crate::sign_in::access::Explicit;
 #[must_use]
 pub struct ConfigBuilder {
     pub(super) explicit: Raw,
+    pub(super) typed: Typed,
     pub(super) sign_in: Explicit,
     pub(super) url: Option<Setting>,
     pub(super) vars: Option<Vars>,
@@ -36,6 +37,15 @@ pub struct ConfigBuilder {
     pub(super) claims: Vec<Claim>,
     pub(super) host_kind: Option<HostKind>,
     pub(super) clock: Option<Arc<dyn Clock>>,
+}
+
+/// Settings with a type. [`Raw`] has their texts for reports.
+#[derive(Clone, Default)]
+pub(super) struct Typed {
+    pub(super) hostaddr: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) tls_mode: Option<TlsMode>,
+    pub(super) connect_timeout: Option<Duration>,
 }
 
 macro_rules! setters {
@@ -146,12 +156,14 @@ impl ConfigBuilder {
     }
 
     /// IP address to connect to. TLS still verifies the host name.
-    pub fn hostaddr(self, address: IpAddr) -> Self {
+    pub fn hostaddr(mut self, address: IpAddr) -> Self {
+        self.typed.hostaddr = Some(address);
         self.with(Field::Hostaddr, address.to_string(), "hostaddr")
     }
 
     /// Port. Default: 5432.
-    pub fn port(self, port: u16) -> Self {
+    pub fn port(mut self, port: u16) -> Self {
+        self.typed.port = Some(port);
         self.with(Field::Port, port.to_string(), "port")
     }
 
@@ -189,7 +201,8 @@ impl ConfigBuilder {
     }
 
     /// TLS of connections to Postgres. Default: see [`TlsMode::Verify`].
-    pub fn tls_mode(self, mode: TlsMode) -> Self {
+    pub fn tls_mode(mut self, mode: TlsMode) -> Self {
+        self.typed.tls_mode = Some(mode);
         let word = match mode {
             TlsMode::Verify => "verify-full",
             TlsMode::Prefer => "prefer",
@@ -212,7 +225,8 @@ impl ConfigBuilder {
     }
 
     /// Time limit of one connection with all attempts and renewals, at most a day. Default: 30 s.
-    pub fn connect_timeout(self, limit: Duration) -> Self {
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.typed.connect_timeout = Some(limit);
         let seconds = limit.as_secs_f64().to_string();
         self.with(Field::ConnectTimeout, seconds, "connect_timeout")
     }

@@ -3,12 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -34,15 +34,21 @@ pub(super) trait Wire: Stream {
     /// Sets whether unacknowledged data ends the connection. It is off during large uploads: Linux also counts the time in
     /// which a busy server reads nothing.
     fn set_user_timeout(&self, is_on: bool) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Err(error) =
-            SockRef::from(self.tcp()).set_tcp_user_timeout(is_on.then_some(USER_TIMEOUT))
-        {
+        if let Err(error) = user_timeout(self.tcp(), is_on.then_some(USER_TIMEOUT)) {
             tracing::debug!(name: "lakebase.proxy.no_user_timeout", target: "lakebase::proxy", %error, "cannot set TCP_USER_TIMEOUT");
         }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let _ = is_on;
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn user_timeout(tcp: &TcpStream, timeout: Option<Duration>) -> io::Result<()> {
+    socket2::SockRef::from(tcp).set_tcp_user_timeout(timeout)
+}
+
+/// Other systems have no such option.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn user_timeout(_: &TcpStream, _: Option<Duration>) -> io::Result<()> {
+    Ok(())
 }
 
 impl Wire for TcpStream {
