@@ -211,6 +211,7 @@ async fn run(mut command: Command, mut signals: Signals) -> io::Result<ExitCode>
 }
 
 /// The signals to forward. While it exists, none of them ends this process. Signals before the command's start are kept.
+/// A SIGHUP that this process ignores stays ignored, also by the command.
 pub(crate) struct Signals {
     #[cfg(unix)]
     received: Vec<(Signal, signal::Signal)>,
@@ -230,6 +231,7 @@ impl Signals {
                 Signal::SIGWINCH,
             ]
             .into_iter()
+            .filter(|known| *known != Signal::SIGHUP || !ignores_sighup())
             .map(|known| {
                 let kind = signal::SignalKind::from_raw(known as i32);
                 Ok((known, signal::signal(kind)?))
@@ -294,6 +296,15 @@ impl Signals {
             });
         futures_util::future::select_all(received).await.0
     }
+}
+
+/// Returns whether `nohup` started this process. Only Linux reports it.
+#[cfg(unix)]
+fn ignores_sighup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 << (Signal::SIGHUP as i32 - 1) != 0)
 }
 
 /// The exit code of shells.

@@ -251,6 +251,33 @@ async fn every_signal_that_a_program_may_handle_reaches_the_command() {
     assert_eq!(soon(child.wait()).await.expect("an end").code(), Some(5));
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_command_under_nohup_survives_the_end_of_the_terminal() {
+    let local = local().await;
+    let home = home();
+    // As nohup does.
+    let script = "trap '' HUP; exec \"$0\" exec sh -c 'echo up; read _; exit 5'";
+    let program = env!("CARGO_BIN_EXE_lakebase");
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", script, program])
+        .env("HOME", home.path())
+        .envs(local.env())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
+    assert_eq!(
+        soon(lines.next_line()).await.expect("text").as_deref(),
+        Some("up")
+    );
+    kill(pid_of(&child), Signal::SIGHUP).expect("a signal");
+    // The end of its input ends the command; waiting closes it.
+    assert_eq!(soon(child.wait()).await.expect("an end").code(), Some(5));
+}
+
 #[tokio::test]
 async fn a_signal_before_the_command_runs_ends_exec_and_leaves_nothing_behind() {
     let local = local().await;
