@@ -12,10 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-#[cfg(feature = "admin")]
-use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
-use reqwest::{Proxy, Request, RequestBuilder, redirect};
+use reqwest::{Method, Proxy, Request, RequestBuilder, redirect};
 use tokio::time::{Instant, timeout};
 use url::Url;
 
@@ -35,7 +33,6 @@ use crate::tls::Roots;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// A change is sent once, so it gets the time limit of the official clients.
-#[cfg(feature = "admin")]
 const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// A request without a reply is repeated at this interval, and the first reply to any of them counts. A slow workspace
 /// still answers the first request; a connection that a proxy has dropped never gets a reply.
@@ -91,19 +88,16 @@ impl Http {
         Ok(self.client.get_or_init(|| client))
     }
 
+    pub(crate) async fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
+        Ok(self.client().await?.request(method, url))
+    }
+
     pub(crate) async fn get(&self, url: Url) -> Result<RequestBuilder, Error> {
-        Ok(self.client().await?.get(url))
+        self.request(Method::GET, url).await
     }
 
     pub(crate) async fn post(&self, url: Url) -> Result<RequestBuilder, Error> {
-        Ok(self.client().await?.post(url))
-    }
-
-    /// A request for [`send_once`](Self::send_once).
-    #[cfg(feature = "admin")]
-    pub(crate) async fn change(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
-        let request = self.client().await?.request(method, url);
-        Ok(request.timeout(CHANGE_LIMIT))
+        self.request(Method::POST, url).await
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -129,13 +123,13 @@ impl Http {
         self.deliver(request, secrets, true).await
     }
 
-    /// Like [`send`](Self::send), but sends the request once.
-    #[cfg(feature = "admin")]
+    /// Like [`send`](Self::send), but sends the request once, with a longer time limit.
     pub(crate) async fn send_once(
         &self,
         request: RequestBuilder,
         secrets: &[&str],
     ) -> Result<Reply, Error> {
+        let request = request.timeout(CHANGE_LIMIT);
         self.deliver(request, secrets, false).await
     }
 

@@ -90,6 +90,15 @@ async fn a_provider_that_panics_is_an_error_and_not_a_hang() {
     lakebase.credential().await.expect("a credential");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_provider_may_return_the_longest_retry_after() {
+    let provider = Provider::new(&TestClock::new());
+    let down = Error::provider("the sidecar is down", true);
+    provider.play(Script::Fail(down.with_retry_after(Some(Duration::MAX))));
+    let error = lakebase(&provider).credential().await.expect_err("down");
+    assert!(error.to_string().contains("the sidecar is down"), "{error}");
+}
+
 #[test]
 fn a_runtime_that_ends_during_a_mint_does_not_block_callers_on_another() {
     let provider = Provider::gated(&TestClock::new());

@@ -27,7 +27,7 @@ const MINT_LIMIT: Duration = Duration::from_secs(40);
 const MAX_NAP: Duration = Duration::from_secs(15);
 /// For this long, a fresh credential is returned without a lock, after one reading of the wall clock.
 const MEMO: Duration = Duration::from_secs(1);
-/// Threads beyond this number share one.
+/// More threads than this share memos.
 const MEMOS: usize = 8;
 /// The shortest time between two replacements of a credential that replaced a rejected one and was never accepted: then the
 /// credential is not the cause.
@@ -35,8 +35,7 @@ const REJECTION_FLOOR: Duration = Duration::from_secs(60);
 /// While a fresh branch rejects every login, credentials older than this are replaced.
 const UNREADY_FLOOR: Duration = Duration::from_secs(2);
 
-/// Cheap to clone; clones share one state. Needs a runtime from the first `get` on.
-#[derive(Clone)]
+/// Needs a runtime from the first `get` on.
 pub(crate) struct CredentialCache {
     shared: Arc<Shared>,
 }

@@ -44,6 +44,10 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Return [`Error::provider`], and state there whether a retry can succeed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The crate drops the future after 40 s, and when the last handle is dropped.
     fn credential(&self) -> impl Future<Output = Result<Credential, Error>> + Send;
 }
 

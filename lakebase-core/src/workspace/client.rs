@@ -3,10 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(feature = "admin")]
-use reqwest::Method;
-use reqwest::RequestBuilder;
 use reqwest::header::{HeaderValue, USER_AGENT};
+use reqwest::{Method, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
@@ -18,14 +16,6 @@ use crate::settings::resolved::Settings;
 use crate::sign_in::token_cache::{Held, TokenCache};
 use crate::sign_in::{SignIn, Site};
 use crate::telemetry::Outage;
-
-/// Kind of a request, which decides whether it may be sent twice.
-enum Call {
-    Read,
-    Mint,
-    #[cfg(feature = "admin")]
-    Change(Method),
-}
 
 pub(crate) struct Client {
     site: Arc<Site>,
@@ -102,12 +92,12 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Reply, Error> {
-        self.call(&Call::Read, path, None).await
+        self.call(&Method::GET, path, None, true).await
     }
 
     /// A request that may be sent twice.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Reply, Error> {
-        self.call(&Call::Mint, path, Some(body)).await
+        self.call(&Method::POST, path, Some(body), true).await
     }
 
     /// A request that is never sent twice. After a transient error, it may have arrived.
@@ -118,21 +108,26 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Reply, Error> {
-        let call = Call::Change(method.clone());
-        self.call(&call, path, body).await
+        self.call(method, path, body, false).await
     }
 
     /// Sends an authenticated request. A rejected token is replaced once.
-    async fn call(&self, call: &Call, path: &str, body: Option<&Value>) -> Result<Reply, Error> {
+    async fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        is_repeatable: bool,
+    ) -> Result<Reply, Error> {
         let mut rejected: Option<Held> = None;
         loop {
             // Looks up the host as well if it is not configured.
             let held = self.tokens.get(rejected.as_ref()).await?;
-            let (request, secrets) = self.signed(call, path, body, &held).await?;
-            let reply = match call {
-                Call::Read | Call::Mint => self.site.http.send(request, &secrets).await?,
-                #[cfg(feature = "admin")]
-                Call::Change(_) => self.site.http.send_once(request, &secrets).await?,
+            let (request, secrets) = self.signed(method, path, body, &held).await?;
+            let http = &self.site.http;
+            let reply = match is_repeatable {
+                true => http.send(request, &secrets).await?,
+                false => http.send_once(request, &secrets).await?,
             };
             return match reply.status {
                 200..=299 => Ok(reply),
@@ -154,19 +149,14 @@ impl Client {
     /// The request with the headers of the authentication, and the secrets that errors must not contain.
     async fn signed<'h>(
         &self,
-        call: &Call,
+        method: &Method,
         path: &str,
         body: Option<&Value>,
         held: &'h Held,
     ) -> Result<(RequestBuilder, Vec<&'h str>), Error> {
         let (http, url) = (&self.site.http, self.site.url(path)?);
         let agent = self.agent.with_auth(self.sign_in.name());
-        let request = match call {
-            Call::Read => http.get(url).await?,
-            Call::Mint => http.post(url).await?,
-            #[cfg(feature = "admin")]
-            Call::Change(method) => http.change(method.clone(), url).await?,
-        };
+        let request = http.request(method.clone(), url).await?;
         let mut request = match body {
             Some(body) => request.json(body),
             None => request,

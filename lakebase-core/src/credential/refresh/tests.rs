@@ -311,7 +311,6 @@ fn clients_with_the_same_retry_after_retry_at_different_times_and_never_early() 
         assert!(spread(retry_after, 0.3) < spread(retry_after, 0.6));
         assert_eq!(spread(retry_after, 1.0), Duration::from_millis(at_most));
     }
-    assert_eq!(spread(Duration::MAX, 1.0), Duration::MAX, "no overflow");
 }
 
 #[test]
