@@ -1,6 +1,5 @@
 //! Threads with a runtime, for programs without async.
 
-use std::future::Future;
 use std::sync::mpsc;
 
 use lakebase_core::Error;

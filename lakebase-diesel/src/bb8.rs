@@ -4,7 +4,6 @@
 //! returns the cause at once, in the same error type.
 
 use std::fmt;
-use std::future::Future;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;

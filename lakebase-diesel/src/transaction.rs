@@ -63,15 +63,17 @@ where
         let mut connection = connect().await.map_err(FailedAttempt::NotConnected)?;
         let begun = AnsiTransactionManager::begin_transaction(&mut *connection).await;
         begun.map_err(|error| FailedAttempt::NotCommitted(error.into()))?;
-        match work(&mut *connection).await {
+        match work(&mut connection).await {
             Ok(value) => {
-                let committed = AnsiTransactionManager::commit_transaction(&mut *connection).await;
-                committed
-                    .map(|()| value)
-                    .map_err(|error| match is_rejected(&error) {
-                        true => FailedAttempt::NotCommitted(error.into()),
-                        false => FailedAttempt::InDoubt(error.into()),
-                    })
+                let Err(error) = AnsiTransactionManager::commit_transaction(&mut *connection).await
+                else {
+                    return Ok(value);
+                };
+                let is_certain = is_rejected(&error);
+                Err(match is_certain {
+                    true => FailedAttempt::NotCommitted(error.into()),
+                    false => FailedAttempt::InDoubt(error.into()),
+                })
             }
             Err(error) => {
                 // If the connection was lost, the server rolls back.

@@ -29,11 +29,11 @@ pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
         return cause.is_transient();
     }
     #[cfg(feature = "bb8")]
-    if let Some(crate::bb8::RunError::TimedOut) = error.downcast_ref() {
+    if let Some(crate::bb8::RunError::TimedOut) = find_cause(error) {
         return true;
     }
     #[cfg(feature = "deadpool")]
-    if let Some(crate::deadpool::PoolError::Timeout(_)) = error.downcast_ref() {
+    if let Some(crate::deadpool::PoolError::Timeout(_)) = find_cause(error) {
         return true;
     }
     if let Some(error) = find(error) {
@@ -82,14 +82,14 @@ pub fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a lakebase_cor
 }
 
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    let found = find_cause(error);
     // diesel-async's error has no source.
     #[cfg(feature = "async")]
-    let found = found.or_else(|| match find_cause(error)? {
-        PoolError::ConnectionError(error) => find_cause(error),
-        PoolError::QueryError(error) => find_cause(error),
-    });
-    found
+    match find_cause(error) {
+        Some(PoolError::ConnectionError(inside)) => return find_cause(inside),
+        Some(PoolError::QueryError(inside)) => return find_cause(inside),
+        None => {}
+    }
+    find_cause(error)
 }
 
 #[cfg(test)]

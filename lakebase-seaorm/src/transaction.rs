@@ -62,13 +62,14 @@ where
         let transaction = begun.map_err(|error| FailedAttempt::NotCommitted(error.into()))?;
         match work(&transaction).await {
             Ok(value) => {
-                let committed = transaction.commit().await;
-                committed
-                    .map(|()| value)
-                    .map_err(|error| match is_rejected(&error) {
-                        true => FailedAttempt::NotCommitted(error.into()),
-                        false => FailedAttempt::InDoubt(error.into()),
-                    })
+                let Err(error) = transaction.commit().await else {
+                    return Ok(value);
+                };
+                let is_certain = is_rejected(&error);
+                Err(match is_certain {
+                    true => FailedAttempt::NotCommitted(error.into()),
+                    false => FailedAttempt::InDoubt(error.into()),
+                })
             }
             Err(error) => {
                 // If the connection was lost, the server rolls back.

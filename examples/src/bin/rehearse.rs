@@ -1,5 +1,5 @@
-//! Rehearses two pending migrations on a temporary branch with 100,000 orders, prints the report, and runs them if they block
-//! nobody for long.
+//! Rehearses two pending migrations on a temporary branch with 100,000 orders, prints the report, and runs them if their locks
+//! do not block other sessions for long.
 
 use std::time::Duration;
 

@@ -154,7 +154,7 @@ impl Session {
         }
     }
 
-    /// Runs or reverts a migration and writes the history, in one transaction unless the migration asks for none.
+    /// Runs or reverts a migration and writes the history, in one transaction unless the migration must not run in one.
     pub(super) fn apply(
         &mut self,
         migration: &dyn Migration<Pg>,

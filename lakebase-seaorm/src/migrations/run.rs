@@ -217,7 +217,7 @@ impl Run<'_> {
         Ok(done)
     }
 
-    /// Runs or reverts a migration and writes the history, in one transaction unless the migration asks for none.
+    /// Runs or reverts a migration and writes the history, in one transaction unless the migration must not run in one.
     async fn apply(
         &self,
         db: &DatabaseConnection,

@@ -15,7 +15,7 @@ const BEFORE: &str = "\
 
 /// Runs the pending migrations. Needs a runtime with several threads, as diesel-async's harness does.
 pub async fn migrate(pool: &Pool<AsyncPgConnection>) -> Result<()> {
-    // A connection of its own, which ends the lock and the search path.
+    // Outside of the pool, so that its end releases the lock and the search path.
     let mut connection = pool.dedicated_connection().await?;
     connection.batch_execute(BEFORE).await?;
     AsyncMigrationHarness::new(connection).run_pending_migrations(MIGRATIONS)?;
