@@ -155,7 +155,7 @@ async fn twenty_tests_write_the_same_keys_at_the_same_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rejected_logins_of_a_new_branch_are_never_visible() {
     let local = local().await;
-    local.set_fresh_branch_refusal(Some(Duration::from_secs(3)));
+    local.set_fresh_branch_refusal(Some(Duration::from_secs(6)));
     let production = lakebase(&local);
     soon(ask(&production, "SELECT ''")).await.expect("a login");
     let held = production.credential().await.expect("a credential");

@@ -9,7 +9,7 @@ use tokio::sync::Barrier;
 const BUSY: usize = 50;
 const CUTS: [Cut; 3] = [Cut::Message, Cut::Close, Cut::Reset];
 
-/// Longer than the test. The comment tells rounds apart, because Postgres notices late that a client has disconnected.
+/// Longer than the test. The comment is different in each round, because Postgres notices late that a client has disconnected.
 fn statement(cut: Cut) -> String {
     format!("SELECT pg_sleep(100) /* {cut:?} */")
 }

@@ -27,7 +27,7 @@ async fn local_with_pairs() -> LocalLakebase {
 }
 
 #[tokio::test]
-async fn tokio_postgres_reports_a_lost_transaction_as_transient_and_a_wrong_statement_not() {
+async fn with_tokio_postgres_lost_transactions_are_transient_and_wrong_statements_are_not() {
     let local = local_with_pairs().await;
     for cut in CUTS {
         let mut client = session(&lakebase(&local)).await;
@@ -62,7 +62,7 @@ async fn run(connection: &mut AsyncPgConnection, sql: &str) -> Result<(), Diesel
 }
 
 #[tokio::test]
-async fn diesel_reports_a_lost_transaction_as_transient_and_a_wrong_statement_not() {
+async fn with_diesel_lost_transactions_are_transient_and_wrong_statements_are_not() {
     let local = local_with_pairs().await;
     for cut in CUTS {
         let mut connection = diesel_connection(&local).await;
@@ -88,7 +88,7 @@ async fn diesel_reports_a_lost_transaction_as_transient_and_a_wrong_statement_no
 }
 
 #[test]
-fn synchronous_diesel_reports_a_lost_transaction_as_transient_and_a_wrong_statement_not() {
+fn with_synchronous_diesel_lost_transactions_are_transient_and_wrong_statements_are_not() {
     use diesel::Connection as _;
 
     let run = |connection: &mut diesel::PgConnection, sql: &str| {
@@ -116,7 +116,7 @@ fn synchronous_diesel_reports_a_lost_transaction_as_transient_and_a_wrong_statem
 }
 
 #[tokio::test]
-async fn diesel_reports_a_deadlock_as_transient() {
+async fn with_diesel_a_deadlock_is_transient() {
     let local = local_with_pairs().await;
     let (mut one, mut other) = (
         diesel_connection(&local).await,
@@ -136,7 +136,7 @@ async fn diesel_reports_a_deadlock_as_transient() {
 }
 
 #[tokio::test]
-async fn seaorm_reports_a_lost_transaction_and_a_deadlock_as_transient_and_a_wrong_statement_not() {
+async fn with_seaorm_lost_transactions_and_deadlocks_are_transient_and_wrong_statements_are_not() {
     let local = local_with_pairs().await;
     let db = soon(lakebase_seaorm::connect(&lakebase(&local)))
         .await

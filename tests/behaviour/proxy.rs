@@ -57,7 +57,7 @@ fn psql(proxy: &Proxy) -> tokio::process::Command {
 }
 
 #[tokio::test]
-async fn drivers_log_in_with_the_configured_role_and_database_whatever_their_url_has() {
+async fn drivers_log_in_with_the_configured_role_and_database_even_if_their_url_has_others() {
     let local = local().await;
     let proxy = proxy_of(&local).await;
     let (_, rest) = proxy.url().split_once('@').expect("a user");
@@ -279,8 +279,7 @@ async fn a_rejected_token_is_replaced_and_a_failed_login_reaches_the_driver_with
 }
 
 #[tokio::test]
-async fn at_the_connection_limit_the_login_is_retried_and_then_fails_with_a_code_that_sqlx_does_not_retry()
- {
+async fn a_login_at_the_connection_limit_fails_with_a_code_that_sqlx_does_not_retry() {
     let local = local().await;
     local.set_connection_limit(0);
     // Longer than the last pause, which is at most 1.5 s.

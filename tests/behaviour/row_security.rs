@@ -73,7 +73,7 @@ async fn a_role_reads_and_writes_its_own_rows_and_a_group_reads_all() {
 }
 
 #[tokio::test]
-async fn a_plan_with_policies_that_is_applied_again_changes_nothing_and_waits_for_no_query() {
+async fn applying_a_plan_with_policies_again_changes_nothing_and_waits_for_no_query() {
     let local = local().await;
     let (boss, [(_, principal), _]) = notes(&local).await;
     let owner = owner(&local);

@@ -197,7 +197,7 @@ pub async fn no_session(local: &LocalLakebase) {
     soon(local.wait_until(|_| local.counters().open_sessions == 0)).await;
 }
 
-/// Waits until so many statements with a text like `pattern` run.
+/// Waits until `count` statements with a text like `pattern` run.
 pub async fn statements_run(local: &LocalLakebase, pattern: &str, count: usize) {
     let sql = format!(
         "DO $$ BEGIN WHILE (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
