@@ -355,7 +355,7 @@ impl Migrations {
     }
 
     /// [Rehearses](Self::rehearse) the pending migrations, and runs them if none failed and `accept` returns true for the report.
-    /// Returns their names.
+    /// Returns their names. If none is pending, it creates no branch and does not call `accept`.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -392,6 +392,9 @@ impl Migrations {
     where
         S: MigrationSource<Pg> + Send + 'static,
     {
+        if self.pending(source()).await?.is_empty() {
+            return Ok(Vec::new());
+        }
         let report = self.rehearse(source()).await?;
         report.allows(accept(&report))?;
         let (me, source) = (self.clone(), source());

@@ -262,7 +262,7 @@ impl Migrations {
     }
 
     /// [Rehearses](Self::rehearse) the pending migrations, and runs them if none failed and `accept` returns true for the report.
-    /// Returns their names.
+    /// Returns their names. If none is pending, it creates no branch and does not call `accept`.
     ///
     /// # Errors
     ///
@@ -276,6 +276,13 @@ impl Migrations {
         &self,
         accept: impl FnOnce(&Rehearsal) -> bool,
     ) -> Result<Vec<String>, MigrationError> {
+        let status = self.status::<M>().await?;
+        if status
+            .iter()
+            .all(|(_, status)| *status != MigrationStatus::Pending)
+        {
+            return Ok(Vec::new());
+        }
         let report = self.rehearse::<M>().await?;
         report.allows(accept(&report))?;
         let run = Run {

@@ -31,7 +31,7 @@ pub(crate) fn endpoint_path(text: &str) -> Result<String, Error> {
     Err(Error::config(format!(
         "{shown} is not an endpoint path of the form {SHAPE}"
     ))
-    .with_hint("Copy the endpoint's path, for example from `databricks postgres list-endpoints`"))
+    .with_hint("Copy the endpoint's path, for example from `databricks postgres list-endpoints`, or set the path of a branch, projects/{project}/branches/{branch}"))
 }
 
 /// Accepts any id of the platform, and nothing that changes the path around it.

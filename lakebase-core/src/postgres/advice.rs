@@ -15,7 +15,7 @@ pub fn advice(sqlstate: &str, message: &str) -> Option<&'static str> {
     let has = |text: &str| message.contains(text);
     Some(match sqlstate {
         "42501" if has("schema public") => {
-            "An app's service principal has no privileges on public: set LAKEBASE_SCHEMA to another schema and let it create that"
+            "An app's service principal has no privileges on public: set LAKEBASE_SCHEMA to another schema, which the service principal creates and owns"
         }
         "42501"
             if has("must be owner") || has("must be member") || has("must be able to set role") =>

@@ -24,7 +24,7 @@ impl Failure {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        let is_transient = lakebase_diesel::bb8::is_transient(&error);
+        let is_transient = lakebase_diesel::is_transient(&error);
         Self::new(error, is_transient)
     }
 }

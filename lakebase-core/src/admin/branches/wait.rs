@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::Error;
 use crate::lakebase::LONGEST_TIMEOUT;
@@ -14,23 +14,35 @@ pub(super) struct Wait {
     /// The resource, for errors.
     what: String,
     limit: Duration,
-    deadline: Instant,
+    began: Instant,
+    /// Whether the workspace has replied, with any status.
+    has_replied: bool,
     pauses: u32,
 }
 
+/// Limit for the first reply, so that a wrong address fails before a slow operation would.
+const FIRST_REPLY_LIMIT: Duration = Duration::from_secs(30);
+
 impl Wait {
     pub(super) fn new(what: impl Into<String>, limit: Duration) -> Self {
-        let limit = limit.min(LONGEST_TIMEOUT);
         Self {
             what: what.into(),
-            limit,
-            deadline: Instant::now() + limit,
+            limit: limit.min(LONGEST_TIMEOUT),
+            began: Instant::now(),
+            has_replied: false,
             pauses: 0,
         }
     }
 
+    fn limit(&self) -> Duration {
+        match self.has_replied {
+            true => self.limit,
+            false => self.limit.min(FIRST_REPLY_LIMIT),
+        }
+    }
+
     pub(super) fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.limit().saturating_sub(self.began.elapsed())
     }
 
     /// Starts the next step with short pauses again.
@@ -57,13 +69,16 @@ impl Wait {
 
     /// Runs a call within the limit.
     pub(super) async fn within<T>(
-        &self,
+        &mut self,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        match timeout_at(self.deadline, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::timeout(self.timed_out())),
-        }
+        let Ok(outcome) = timeout(self.left(), call).await else {
+            return Err(Error::timeout(self.timed_out()));
+        };
+        self.has_replied |= outcome
+            .as_ref()
+            .map_or_else(|error| error.status().is_some(), |_| true);
+        outcome
     }
 
     /// Retries a call that only reads, until it succeeds or fails permanently.
@@ -85,7 +100,7 @@ impl Wait {
         format!(
             "{}: timed out after {} s",
             self.what,
-            self.limit.as_secs_f64()
+            self.limit().as_secs_f64()
         )
     }
 }
@@ -97,6 +112,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_ten_seconds_and_end_with_the_cause() {
         let mut wait = Wait::new("branch x", Duration::from_secs(120));
+        wait.within(async { Ok(()) }).await.expect("a reply");
         let began = Instant::now();
         for least in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10] {
             let before = Instant::now();
@@ -126,9 +142,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_longer_retry_after_of_the_workspace_is_kept() {
         let mut wait = Wait::new("x", Duration::from_secs(120));
+        wait.within(async { Ok(()) }).await.expect("a reply");
         let began = Instant::now();
         let limited = Error::network("slow down").with_retry_after(Some(Duration::from_secs(30)));
         wait.pause(limited).await.expect("time is left");
         assert!(began.elapsed() >= Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workspace_that_does_not_reply_is_an_error_after_half_a_minute() {
+        let mut wait = Wait::new("branch x", Duration::from_secs(600));
+        let began = Instant::now();
+        let outcome = wait.reading(|| async { Err::<(), _>(Error::network("refused")) });
+        let error = outcome.await.expect_err("no reply");
+        assert!(began.elapsed() <= Duration::from_secs(30));
+        assert!(
+            error.to_string().contains("timed out after 30 s: refused"),
+            "{error}"
+        );
+        let rejected = || Error::network("busy").with_response(503, None, None);
+        let mut wait = Wait::new("branch x", Duration::from_secs(600));
+        let began = Instant::now();
+        let outcome = wait.reading(|| async { Err::<(), _>(rejected()) });
+        outcome.await.expect_err("no success");
+        assert!(began.elapsed() > Duration::from_secs(500));
     }
 }
