@@ -7,7 +7,8 @@ for example in diesel_bb8 diesel_r2d2 seaorm_entities migrate_diesel rehearse sq
 done
 
 # Packages of their own, on one local Lakebase. The test of `branch-test` runs in tests.sh. No cargo runs inside of a program that
-# cargo started: ring's build script would run again, and all that depends on ring would be built again.
+# cargo started: cargo sets variables such as CARGO_PKG_NAME there, and ring's build script depends on them, so ring and all that
+# depends on it can be built again.
 cargo build --locked -q -p lakebase-examples -p report --features lakebase-examples/r2d2 --bin report
 cargo build --locked -q --bin lakebase --bin api --bin migration --bin service
 target=$(cargo metadata --locked --no-deps --format-version 1 | grep -oP '"target_directory":"\K[^"]+')
