@@ -20,7 +20,7 @@ use crate::is_transient;
 /// ```no_run
 /// # async fn run(pool: diesel_async::pooled_connection::bb8::Pool<diesel_async::AsyncPgConnection>) -> Result<(), Box<dyn std::error::Error>> {
 /// use diesel::result::Error;
-/// use diesel_async::RunQueryDsl as _;
+/// use diesel_async::RunQueryDsl;
 /// use lakebase_diesel::{Retry, transaction_with_retry};
 ///
 /// let connect = async || pool.get().await.map_err(|error| Error::QueryBuilderError(error.into()));
