@@ -8,7 +8,7 @@ check --workspace --all-targets --all-features
 for crate in lakebase-core lakebase-diesel lakebase-seaorm lakebase-local lakebase-cli; do
     check -p "$crate" --no-default-features
 done
-for feature in admin migrations opentelemetry proxy tokio-postgres; do
+for feature in admin opentelemetry proxy tokio-postgres; do
     check -p lakebase-core --no-default-features --features "$feature"
 done
 for feature in async bb8 deadpool migrations opentelemetry r2d2; do
