@@ -449,7 +449,7 @@ async fn wrong_arguments_exit_with_2() {
         (&["--schema", "app", "local", "true"], "no global options"),
         (
             &["--database", "postgresql://me:sekrit@h/db", "url"],
-            "holds a URL",
+            "contains a URL",
         ),
     ] {
         let ran = run(args.iter().copied(), &local.env(), &[]).await;

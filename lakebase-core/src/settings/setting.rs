@@ -68,7 +68,7 @@ impl Setting {
         if self.value.contains("://") {
             return Err(
                 Error::config(format!("{} contains a URL (not repeated)", self.from))
-                    .with_hint("Set LAKEBASE_PG_URL to a URL"),
+                    .with_hint("The variable for a URL is LAKEBASE_PG_URL"),
             );
         }
         Ok(self)
