@@ -15,19 +15,25 @@ target=$(cargo metadata --locked --no-deps --format-version 1 | grep -oP '"targe
 # Runs a program ($3..) until it prints a line that begins with $1, then the command $2 with the rest of the line, and ends the
 # program with SIGTERM.
 with() {
-    local begin=$1 command=$2 line pid
+    local begin=$1 command=$2 line= output pid status=0
     shift 2
-    coproc program { exec "$@"; }
-    pid=$program_PID
-    while read -r line && [[ $line != "$begin"* ]]; do :; done <&"${program[0]}"
-    [[ $line == "$begin"* ]] || { echo "$*: no line begins with: $begin" && return 1; }
-    "$command" "${line#"$begin"}"
-    kill "$pid"
-    wait "$pid"
+    exec {output}< <(exec "$@")
+    pid=$!
+    while read -r -t 60 line <&"$output" && [[ $line != "$begin"* ]]; do :; done
+    if [[ $line == "$begin"* ]]; then
+        "$command" "${line#"$begin"}" || status=$?
+    else
+        echo "$*: no line begins with: $begin"
+        status=1
+    fi
+    kill "$pid" && wait "$pid" || status=$?
+    exec {output}<&-
+    return "$status"
 }
 notes() {
     curl -sSf -H 'content-type: application/json' -d '{"text": "milk"}' "$1/notes" | grep milk
-    curl -sSf "$1/notes" "$1/health"
+    curl -sSf "$1/notes" | grep milk
+    curl -sSf "$1/health"
 }
 programs() {
     lakebase exec psql -qf examples/programs/report/orders.sql

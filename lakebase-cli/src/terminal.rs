@@ -28,8 +28,8 @@ fn print(style: Style, text: &str) {
     let _ = writeln!(anstream::stderr(), "{style}lakebase:{style:#}{text}");
 }
 
-/// Breaks lines between words where they would leave the terminal. Lines after the first one begin with `indent` spaces.
-/// Without a terminal, the text stays as it is.
+/// Breaks lines between words where they would leave the terminal, but not inside of a command in backticks, which can then be
+/// copied. Lines after the first one begin with `indent` spaces. Without a terminal, the text stays as it is.
 pub(crate) fn wrap<H>(text: &str, indent: usize, terminal: Option<(Width, H)>) -> String {
     let room = terminal.map_or(0, |(Width(width), _)| {
         usize::from(width).saturating_sub(indent)
@@ -39,7 +39,11 @@ pub(crate) fn wrap<H>(text: &str, indent: usize, terminal: Option<(Width, H)>) -
     }
     let mut wrapped = String::new();
     let mut used = 0;
-    for word in text.split_inclusive([' ', '\n']) {
+    let mut is_quoted = false;
+    for word in text.split_inclusive(|c| {
+        is_quoted ^= c == '`';
+        c == '\n' || (c == ' ' && !is_quoted)
+    }) {
         let length = word.trim_end().chars().count();
         if used > 0 && used + length > room {
             wrapped.truncate(wrapped.trim_end().len());
@@ -66,22 +70,38 @@ pub(crate) async fn progress<T>(text: &str, work: impl Future<Output = T>) -> T 
     let mut seconds = interval(Duration::from_secs(1));
     // Nothing is shown in the first second.
     seconds.tick().await;
-    let mut is_shown = false;
-    let outcome = loop {
+    let mut line = Line(false);
+    loop {
         tokio::select! {
             biased;
-            outcome = &mut work => break outcome,
-            _ = seconds.tick() => {
-                is_shown = true;
-                let elapsed = began.elapsed().as_secs();
-                let _ = write!(io::stderr(), "\r{text} .. {elapsed} s");
-            }
+            outcome = &mut work => return outcome,
+            _ = seconds.tick() => line.show(&format!("{text} .. {} s", began.elapsed().as_secs())),
         }
-    };
-    if is_shown {
-        let _ = write!(io::stderr(), "\r{}\r", " ".repeat(text.len() + 16));
     }
-    outcome
+}
+
+/// A line on the terminal that is cleared when this is dropped. Holds whether it is shown.
+struct Line(bool);
+
+impl Line {
+    fn show(&mut self, text: &str) {
+        self.0 = true;
+        let width = terminal_size_of(io::stderr()).map_or(80, |(Width(width), _)| width);
+        // A longer text would break the line, and only its last part would be cleared.
+        let text: String = text
+            .chars()
+            .take(usize::from(width).saturating_sub(1))
+            .collect();
+        let _ = write!(io::stderr(), "\r\x1b[2K{text}");
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = write!(io::stderr(), "\r\x1b[2K");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +109,13 @@ mod tests {
     use terminal_size::Height;
 
     use super::*;
+
+    #[test]
+    fn lines_do_not_break_inside_of_a_command() {
+        let text = "a long text: run `lakebase grant` now";
+        let wrapped = wrap(text, 2, Some((Width(24), Height(1))));
+        assert_eq!(wrapped, "a long text: run\n  `lakebase grant` now");
+    }
 
     #[test]
     fn lines_break_between_words_and_are_indented() {

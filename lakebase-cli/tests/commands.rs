@@ -256,11 +256,13 @@ async fn every_signal_that_a_program_may_handle_reaches_the_command() {
 async fn a_command_under_nohup_survives_the_end_of_the_terminal() {
     let local = local().await;
     let home = home();
-    // As nohup does.
-    let script = "trap '' HUP; exec \"$0\" exec sh -c 'echo up; read _; exit 5'";
+    // As nohup does. Waits for the end of its input, as signals do not end `read` in all shells.
+    let command = "trap 'echo USR1' USR1; exec 3<&0; cat <&3 >/dev/null 2>&1 & echo up; \
+                   until wait $!; do :; done; exit 5";
+    let script = "trap '' HUP; exec \"$0\" exec sh -c \"$1\"";
     let program = env!("CARGO_BIN_EXE_lakebase");
     let mut child = tokio::process::Command::new("sh")
-        .args(["-c", script, program])
+        .args(["-c", script, program, command])
         .env("HOME", home.path())
         .envs(local.env())
         .stdin(Stdio::piped())
@@ -268,13 +270,15 @@ async fn a_command_under_nohup_survives_the_end_of_the_terminal() {
         .kill_on_drop(true)
         .spawn()
         .expect("it runs");
+    let pid = pid_of(&child);
     let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
-    assert_eq!(
-        soon(lines.next_line()).await.expect("text").as_deref(),
-        Some("up")
-    );
-    kill(pid_of(&child), Signal::SIGHUP).expect("a signal");
-    // The end of its input ends the command; waiting closes it.
+    let mut next = async || soon(lines.next_line()).await.expect("text");
+    assert_eq!(next().await.as_deref(), Some("up"));
+    // A SIGHUP would be forwarded before the second signal.
+    kill(pid, Signal::SIGHUP).expect("a signal");
+    kill(pid, Signal::SIGUSR1).expect("a signal");
+    assert_eq!(next().await.as_deref(), Some("USR1"));
+    // Waiting closes its input, which ends the command.
     assert_eq!(soon(child.wait()).await.expect("an end").code(), Some(5));
 }
 

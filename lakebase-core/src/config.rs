@@ -18,13 +18,13 @@
 //! | `PGSSLROOTCERT` | PEM file with the roots to trust, or `system` | Mozilla's and the system's |
 //! | `PGAPPNAME` | `application_name` | `lakebase-rs_lakebase-core/{version}` |
 //! | `LAKEBASE_SCHEMA` | schema that comes first in the search path of every connection | none |
-//! | `PGCONNECT_TIMEOUT` | time limit of one connection in seconds, with all attempts | 30 |
+//! | `PGCONNECT_TIMEOUT` | time limit for opening one connection, in seconds, with all attempts | 30 |
 //! | `LAKEBASE_PG_URL` | Postgres URL; its parts take precedence over the variables above | none |
 //!
 //! # Authentication at the workspace
 //!
 //! Settings and strategies are those of the official Databricks clients: a program that works with their CLI, their SDKs
-//! or in Databricks Apps needs no other variables. The settings come from code, the environment or a profile in
+//! or in Databricks Apps needs only `LAKEBASE_ENDPOINT` besides. The settings come from code, the environment or a profile in
 //! `~/.databrickscfg`, in this order. [Authentication](https://github.com/lakebase-rs/lakebase/blob/main/docs/authentication.md)
 //! lists the strategies, their variables and the differences from the official clients.
 //!
@@ -61,6 +61,9 @@ use crate::settings::setting::Setting;
 use crate::sign_in::SignIn;
 use crate::sign_in::access::Access;
 use crate::tls::Roots;
+
+/// The longest time limit that a caller can set. With longer ones, `Instant + Duration` could overflow.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// A complete and valid configuration for [`Lakebase::new`](crate::Lakebase::new). Creating one does not use the network.
 ///
@@ -142,8 +145,8 @@ pub enum TlsMode {
 }
 
 impl Config {
-    /// Reads the [variables](self#variables) of the environment. No other function of these crates reads the environment,
-    /// except [`ConfigBuilder::env`], which this one calls.
+    /// Reads the [variables](self#variables) of the environment. Only this function and [`ConfigBuilder::env`] read settings
+    /// from the environment.
     ///
     /// # Errors
     ///
@@ -184,7 +187,8 @@ impl Config {
     }
 
     /// Returns the strategy of the authentication, for example `oauth-m2m`, or `None` without a workspace. If the
-    /// command-line tools of two strategies are installed, this is the first of them until one has authenticated.
+    /// command-line tools of two strategies are installed, this is the first of them until one has succeeded or
+    /// failed to authenticate.
     pub fn auth_type(&self) -> Option<&'static str> {
         Some(self.workspace.as_ref()?.sign_in.name())
     }

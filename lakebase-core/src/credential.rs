@@ -136,8 +136,8 @@ impl Credential {
         self.inner.expires_at
     }
 
-    /// Returns the number of this credential in its [`Lakebase`](crate::Lakebase), which counts them from 1. Each renewal
-    /// has the next number.
+    /// Returns the number of this credential in its [`Lakebase`](crate::Lakebase), which counts them from 1; 0 for a native
+    /// password. Each renewal has the next number.
     pub fn generation(&self) -> u64 {
         self.inner.generation
     }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::config::Config;
 use crate::config::LoginKind;
 #[cfg(feature = "admin")]
 use crate::config::endpoint::Compute;
+use crate::config::{Config, LONGEST_TIMEOUT};
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
 use crate::credential::clock::Watch;
@@ -30,9 +30,6 @@ use crate::target::Target;
 use crate::telemetry::{Counts, LoginStats, Outage, ProxyStats, Stats};
 use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
-
-/// The longest time limit that a caller can set. With longer ones, `Instant + Duration` could overflow.
-pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// After this many transport failures in a row, the host is looked up again.
 const MOST_TRANSPORT_FAILURES: u32 = 3;

@@ -40,9 +40,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::config::LONGEST_TIMEOUT;
 use crate::credential::single_flight::no_runtime;
 use crate::error::Error;
-use crate::lakebase::{LONGEST_TIMEOUT, Lakebase};
+use crate::lakebase::Lakebase;
 use crate::target::Target;
 use checks::Checks;
 use session::Sessions;

@@ -13,9 +13,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::config::LONGEST_TIMEOUT;
 use crate::credential::single_flight::no_runtime;
 use crate::error::{Error, Kind};
-use crate::lakebase::{LONGEST_TIMEOUT, Lakebase, User};
+use crate::lakebase::{Lakebase, User};
 use entry::Lease;
 use open::{Found, Shared, is_rejection};
 

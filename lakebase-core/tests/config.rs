@@ -79,7 +79,7 @@ fn an_invalid_target_names_its_variable_and_a_valid_value() {
                 "LAKEBASE_ENDPOINT",
                 "instance-0f3e.database.cloud.databricks.com",
             )],
-            &["LAKEBASE_ENDPOINT", "host name", "PGHOST"],
+            &["LAKEBASE_ENDPOINT", "host name", "LAKEBASE_INSTANCE_NAME"],
         ),
         (
             &[("PGPASSWORD", "secret")],

@@ -63,6 +63,8 @@ fn is_transient_statement(error: &Error) -> bool {
         // The connection was lost during the transaction, so diesel does not know the transaction's state.
         Error::BrokenTransactionManager => true,
         Error::RollbackErrorOnCommit { commit_error, .. } => is_transient_statement(commit_error),
+        // The application's error, for example of a pool.
+        Error::QueryBuilderError(inside) => is_transient(inside.as_ref()),
         _ => false,
     }
 }
@@ -82,14 +84,17 @@ pub fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a lakebase_cor
 }
 
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    // diesel-async's error has no source.
+    let outside = find_cause(error);
     #[cfg(feature = "async")]
-    match find_cause(error) {
-        Some(PoolError::ConnectionError(inside)) => return find_cause(inside),
-        Some(PoolError::QueryError(inside)) => return find_cause(inside),
-        None => {}
-    }
-    find_cause(error)
+    let outside = outside.or_else(|| {
+        // diesel-async's error has no source.
+        let inside: &(dyn StdError + 'static) = match find_cause(error)? {
+            PoolError::ConnectionError(inside) => inside,
+            PoolError::QueryError(inside) => inside,
+        };
+        find(inside)
+    });
+    outside
 }
 
 #[cfg(test)]

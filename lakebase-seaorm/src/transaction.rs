@@ -33,7 +33,8 @@ use crate::error::driver_error;
 /// # Errors
 ///
 /// The error of `work`, or of SeaORM for `BEGIN` and `COMMIT`. The transaction is retried if the [`DbErr`] in `E`, itself or
-/// one of its sources, is transient.
+/// one of its sources, is transient, and the
+/// connection was open: a login is retried by itself.
 ///
 /// # Cancel safety
 ///

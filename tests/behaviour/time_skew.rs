@@ -92,7 +92,7 @@ async fn a_clock_that_is_set_while_the_application_runs_has_no_effect() {
 
 #[tokio::test]
 async fn an_invalid_expiry_is_an_error_and_causes_no_request_storm() {
-    const ATTEMPTS: usize = 12;
+    const ATTEMPTS: usize = 20;
     through_every_adapter(async |adapter| {
         let local = local().await;
         for expiry in ["2001-01-01T00:00:00Z", "NaN"] {

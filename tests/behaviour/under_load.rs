@@ -153,10 +153,7 @@ async fn during_repeated_suspends_only_statements_in_flight_fail() {
         for task in tasks {
             task.await.expect("no panic");
         }
-        let events = local.events();
-        let is_rejection = |event: &&Event| matches!(&event.kind, EventKind::Refused { sqlstate, .. } if sqlstate.starts_with("28"));
-        let rejected = events.iter().filter(is_rejection).count();
-        too_slow_unless(rejected == 0, || format!("{rejected} expired tokens"))
+        no_expired_token_was_used(&local)
     })
     .await;
 }

@@ -175,7 +175,7 @@ async fn every_shape_of_an_error_reply_is_reported_with_its_code() {
         assert!(text.contains(detail), "{text}");
         assert_eq!(error.is_sign_in(), status == 403, "{text}");
         for part in [
-            "sign-in pat",
+            "authentication pat",
             "host from attribute host",
             "token from attribute token",
         ] {

@@ -12,6 +12,7 @@ use super::claim::Claim;
 use super::endpoint::{Compute, HostKind};
 use super::raw::{Field, Raw, variable};
 use super::{Config, LoginKind, Plaintext, TlsMode, url};
+use crate::config::LONGEST_TIMEOUT;
 use crate::credential::clock::{SystemClock, Watch};
 use crate::credential::provider::SharedProvider;
 use crate::error::Error;
@@ -25,7 +26,6 @@ use crate::tls::Roots;
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_DATABASE: &str = "databricks_postgres";
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Lifetimes that the platform accepts.
 const TTL_RANGE: RangeInclusive<Duration> = Duration::from_secs(300)..=Duration::from_secs(3600);
 /// Postgres truncates longer names, even in the middle of a character.
@@ -57,11 +57,11 @@ impl ConfigBuilder {
         let host = raw.parsed(Field::Host, |host| host_name(host, uses_token))?;
         if host.is_none() && workspace.is_none() {
             return Err(Error::config("no host: PGHOST is not set")
-                .with_hint("A native password and a credential provider need the Postgres host"));
+                .with_hint("A native password or a credential provider needs the Postgres host"));
         }
         if !is_minted && raw.get(Field::User).is_none() {
             return Err(Error::config("no user: PGUSER is not set")
-                .with_hint("A native password and a credential provider need the Postgres role"));
+                .with_hint("A native password or a credential provider needs the Postgres role"));
         }
         if matches!(compute, Some(Compute::Instance(_))) && self.token_ttl.is_some() {
             return Err(Error::config(
@@ -342,7 +342,7 @@ fn seconds(text: &Setting, given: Option<Duration>) -> Result<Duration, Error> {
         None => Duration::try_from_secs_f64(text.parse(EXPECTED)?).ok(),
     };
     limit
-        .filter(|limit| !limit.is_zero() && *limit <= LONGEST_CONNECT_TIMEOUT)
+        .filter(|limit| !limit.is_zero() && *limit <= LONGEST_TIMEOUT)
         .ok_or_else(|| text.wrong(EXPECTED))
 }
 

@@ -99,8 +99,8 @@ impl ConfigBuilder {
         self.with_attribute("workspace_id", id.into(), "workspace_id")
     }
 
-    /// Profile that fills unset settings. Its file is in `HOME`, which needs [`env`](Self::env), or has the path in the
-    /// [`attribute`](Self::attribute) `config_file`.
+    /// Profile that fills unset settings. Its file is `.databrickscfg` in the home directory, which the variables of
+    /// [`env`](Self::env) name, or the path in the [`attribute`](Self::attribute) `config_file`.
     pub fn profile(self, name: impl Into<String>) -> Self {
         self.with_attribute("profile", name.into(), "profile")
     }
@@ -119,7 +119,8 @@ impl ConfigBuilder {
         self.with_attribute(name, value.expose_secret().to_owned(), &from)
     }
 
-    /// Addresses of an Azure cloud. Default: the public, US government or China cloud, by the name of the host.
+    /// Addresses of an Azure cloud. Default: the public, US government or China cloud, by the name of the host, else
+    /// by the attribute `azure_environment`.
     pub fn azure_endpoints(mut self, endpoints: AzureEndpoints) -> Self {
         self.sign_in.azure_endpoints = Some(endpoints);
         self
@@ -224,7 +225,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Time limit of one connection with all attempts and renewals, at most a day. Default: 30 s.
+    /// Time limit for opening one connection, with all attempts and renewals, at most a day. Default: 30 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.typed.connect_timeout = Some(limit);
         let seconds = limit.as_secs_f64().to_string();

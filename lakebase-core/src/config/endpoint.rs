@@ -26,7 +26,7 @@ pub(crate) fn endpoint_path(text: &str) -> Result<String, Error> {
         return Err(Error::config(format!(
             "{shown} is a host name, not an endpoint path of the form {SHAPE}"
         ))
-        .with_hint("Set PGHOST to the host of a Provisioned instance. For an Autoscaling endpoint, copy its path, for example from `databricks postgres list-endpoints`"));
+        .with_hint("For a Provisioned instance, unset LAKEBASE_ENDPOINT and set LAKEBASE_INSTANCE_NAME to its name. For an Autoscaling endpoint, copy its path, for example from `databricks postgres list-endpoints`"));
     }
     Err(Error::config(format!(
         "{shown} is not an endpoint path of the form {SHAPE}"
@@ -105,7 +105,9 @@ impl Compute {
         if name.contains('.') && is_id(name) {
             return Err(setting
                 .wrong("the name of a Provisioned instance: it looks like a host")
-                .with_hint("Set PGHOST to a host"));
+                .with_hint(
+                    "A host belongs in PGHOST, the name of the instance in LAKEBASE_INSTANCE_NAME",
+                ));
         }
         if !is_id(name) {
             return Err(Error::config(format!(

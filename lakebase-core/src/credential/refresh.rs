@@ -40,7 +40,7 @@ const LONGEST_STALE: Duration = Duration::from_secs(20 * 60);
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Shortest and longest time for which callers with nothing valid share a failure.
 const CALLER_WAIT: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
-/// Callers wait no longer, whatever `Retry-After` says: a maintenance page may overstate it.
+/// Callers wait at most 10 % longer, whatever `Retry-After` says: a maintenance page may overstate it.
 pub(crate) const MAX_ASKED_WAIT: Duration = Duration::from_secs(60);
 
 /// How a held value may be used.
@@ -303,7 +303,7 @@ impl Backoff {
     }
 
     /// How long callers without a valid value still share the failure: half a second at most, so that they notice a
-    /// recovery at once, or as long as the server's `Retry-After`, a minute at most.
+    /// recovery at once, or as long as the server's `Retry-After`, about a minute at most.
     pub(crate) fn left_for_callers(&self, now: Now) -> Duration {
         self.left_of(self.for_callers, now)
     }

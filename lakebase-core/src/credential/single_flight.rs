@@ -135,9 +135,10 @@ impl<T: Aging> SingleFlight<T> {
         }))
     }
 
-    /// Returns the held value, or the one that `fetch` returns. Waits only if the held one is not fresh.
+    /// Returns the held value, or the one that `fetch` returns. Waits only if the held one is missing, expired, rejected or near
+    /// its end.
     ///
-    /// Cancel safe: the flight runs on a task of its own.
+    /// Cancel safe: the flight runs on a separate task.
     pub(crate) async fn get(&self, fetch: impl Fn() -> Fetch<T>) -> Result<T, Error> {
         let mut lost = 0;
         loop {
@@ -195,7 +196,8 @@ impl<T: Aging> SingleFlight<T> {
         self.0.landed.send_modify(|landings| *landings += 1);
     }
 
-    /// Starts a flight if the held value is due. Otherwise returns the time until it is due.
+    /// Starts a flight if the held value is due. Otherwise returns the time until the next flight, or `None` if nothing is
+    /// held or a flight is under way.
     pub(crate) fn renew(
         &self,
         due: impl Fn(&T, Now) -> Duration,
@@ -222,7 +224,7 @@ impl<T: Aging> SingleFlight<T> {
         read(state.held.as_ref(), failure)
     }
 
-    /// Drops the last failure, so that the next caller starts a flight.
+    /// Drops the last failure, so that no caller gets it.
     pub(crate) fn forget_failure(&self) {
         // Dropped outside of the lock, because the cause may be a type of the application.
         let failure = self.0.lock().failure.take();

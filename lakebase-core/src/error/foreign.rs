@@ -25,7 +25,7 @@ pub(crate) fn clean(text: &str, secrets: &[SecretString]) -> String {
 /// Cleans a text of a server, another program or a certificate before it is printed. It replaces control characters and characters
 /// that change the direction of text by spaces, masks words that look like tokens by `***`, and cuts the text to 500 characters.
 ///
-/// The texts of [`Error`](crate::error::Error) are clean already.
+/// The texts of [`Error`](crate::error::Error) are clean, except messages and sources that the application supplies.
 pub fn clean_text(text: &str) -> String {
     // Masks before it cuts, so that no part of a token remains.
     let masked = mask_tokens(text);

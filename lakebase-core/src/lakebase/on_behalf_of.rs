@@ -97,8 +97,8 @@ impl Lakebase {
     ///
     /// # Errors
     ///
-    /// [`Error::is_config`] if this handle does not mint in a workspace (it has a native password or a credential provider), or for an
-    /// invalid role or token.
+    /// [`Error::is_config`] if this handle has no workspace, as with a native password or a credential provider, or for an invalid
+    /// role or token.
     pub fn on_behalf_of(&self, user: &User) -> Result<Self, Error> {
         let role = user.postgres_role();
         if role.is_empty() || has_harmful(role) {

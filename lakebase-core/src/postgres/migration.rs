@@ -171,7 +171,7 @@ impl MigrationSession {
         );
         Err(match is_rejected {
             true => failed.with_hint(format!(
-                "The project's owner has to run: lakebase grant '{user}' --shared-owner '{owner}'"
+                "The project's owner has to run `lakebase grant '{user}' --shared-owner '{owner}'`"
             )),
             false => failed,
         })
@@ -290,8 +290,8 @@ impl MigrationSession {
             (true, false) => {
                 let hint = match (&self.owner, &self.schema) {
                     (Some(owner), Some(name)) => format!(
-                        "The schema does not belong to {owner:?}. Its owner, as a member, has to run: \
-                         lakebase --schema '{name}' grant ROLE --shared-owner '{owner}' (ROLE: itself)"
+                        "The schema does not belong to {owner:?}. Its owner, as a member, has to run \
+                         `lakebase --schema '{name}' grant ROLE --shared-owner '{owner}'` (ROLE: itself)"
                     ),
                     _ => format!(
                         "Its owner has to GRANT USAGE, CREATE ON SCHEMA {schema}; or set LAKEBASE_SCHEMA to another schema"

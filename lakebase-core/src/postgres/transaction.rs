@@ -81,7 +81,7 @@ pub enum FailedAttempt<E> {
     NotConnected(E),
     /// The transaction did not commit.
     NotCommitted(E),
-    /// The reply to `COMMIT` was lost.
+    /// `COMMIT` failed, so the transaction may have happened.
     InDoubt(E),
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn check_schema(field: &str, schema: &str) -> Result<(), Error> {
     if schema.trim() != schema || schema.starts_with(['"', '\'']) {
         return wrong(
             "begins or ends with a space or a quote",
-            "Write the name without quotes",
+            "Write the name without quotes and spaces around it",
         );
     }
     if schema == "$user" {

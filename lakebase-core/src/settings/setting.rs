@@ -54,7 +54,10 @@ impl Setting {
     /// Rejects a secret in a setting that errors and logs repeat.
     pub(crate) fn no_secret(&self) -> Result<&Self, Error> {
         if is_secret_like(&self.value) {
-            let text = format!("{} looks like a secret (not repeated)", self.from);
+            let text = format!(
+                "the value of {} looks like a secret (not repeated)",
+                self.from
+            );
             return Err(Error::config(text).with_hint(
                 "Set DATABRICKS_TOKEN to a personal access token, and DATABRICKS_CLIENT_SECRET to an OAuth secret",
             ));

@@ -81,18 +81,25 @@ impl AccessToken {
             reply.error(Kind::Platform, text)
         };
         let (secret, scheme) = secret(&answer, "access_token", "token_type", unusable)?;
-        let validity = match answer.get("expires_on") {
-            Some(at) => {
-                let at = epoch(at).ok_or_else(|| unusable("expires_on", "is not a time"))?;
-                Validity::measure(at, reply.date, reply.sent, reply.received)
-                    .ok_or_else(|| unusable("expires_on", "has passed already"))?
+        let lifetime = answer
+            .get("expires_in")
+            .and_then(seconds)
+            .filter(|lifetime| !lifetime.is_zero())
+            .map(|lifetime| Validity::starting(reply.sent, lifetime));
+        let expiry = answer.get("expires_on");
+        let validity = match (expiry.and_then(epoch), lifetime) {
+            (Some(at), _) => Validity::measure(at, reply.date, reply.sent, reply.received)
+                .ok_or_else(|| unusable("expires_on", "has passed already"))?,
+            (None, Some(lifetime)) => lifetime,
+            (None, None) if expiry.is_some() => {
+                return Err(unusable("expires_on", "is not a time"));
             }
-            None => answer
-                .get("expires_in")
-                .and_then(seconds)
-                .filter(|lifetime| !lifetime.is_zero())
-                .map(|lifetime| Validity::starting(reply.sent, lifetime))
-                .ok_or_else(|| unusable("expires_in", "is not a positive number of seconds"))?,
+            (None, None) => {
+                return Err(unusable(
+                    "expires_in",
+                    "is not a positive number of seconds",
+                ));
+            }
         };
         Ok(Self {
             scheme,

@@ -72,15 +72,15 @@ impl Client {
     pub(crate) fn name(&self, error: Error) -> Error {
         let strategy = self.sign_in.name();
         let sources = self.site.settings().sources(self.sign_in.attributes());
-        let sign_in = match sources.as_str() {
-            "" => format!("sign-in {strategy}"),
-            _ => format!("sign-in {strategy} with {sources}"),
+        let strategy_text = match sources.as_str() {
+            "" => format!("authentication {strategy}"),
+            _ => format!("authentication {strategy} with {sources}"),
         };
         let identity = self.sign_in.postgres_role().unwrap_or(match strategy {
             "pat" => "personal access token",
             other => other,
         });
-        error.with_identity(identity, sign_in)
+        error.with_identity(identity, strategy_text)
     }
 
     pub(super) fn clock(&self) -> Arc<Watch> {

@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(150);
 /// A longer `Retry-After` is returned to the caller.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// No attempt starts later than this, so that waiting callers get the cause.
+/// No retry is scheduled later than this after the first attempt, so that waiting callers get the cause.
 const LATEST_RETRY: Duration = Duration::from_secs(15);
 
 /// Runs `call` up to three times, while its error is transient.

@@ -94,7 +94,7 @@ async fn health(State(app): State<App>) -> Response {
 async fn stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("a handler for SIGTERM");
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
+        outcome = tokio::signal::ctrl_c() => outcome.expect("a handler for Ctrl-C"),
         _ = terminate.recv() => {}
     }
 }

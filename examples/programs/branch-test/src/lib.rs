@@ -19,11 +19,15 @@ pub async fn transfer(
     connection: &mut AsyncPgConnection,
     from: &str,
     to: &str,
-    cents: i64,
+    cents: u32,
 ) -> QueryResult<()> {
+    let cents = i64::from(cents);
+    let mut changes = [(from, -cents), (to, cents)];
+    // Two transfers lock the same rows in the same order, so that neither waits for the other one forever.
+    changes.sort_unstable();
     connection
         .transaction(async |connection| {
-            for (owner, change) in [(from, -cents), (to, cents)] {
+            for (owner, change) in changes {
                 let changed = diesel::update(accounts::table.find(owner))
                     .set(accounts::cents.eq(accounts::cents + change))
                     .execute(connection)

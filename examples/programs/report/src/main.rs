@@ -89,11 +89,8 @@ fn report() -> Result<(), Box<dyn Error>> {
 
     println!("{:<20} {:>6} {:>12}", "customer", "orders", "total");
     for row in rows {
-        let (whole, cents) = (row.cents / 100, row.cents % 100);
-        println!(
-            "{:<20} {:>6} {whole:>9}.{cents:02}",
-            row.customer, row.orders
-        );
+        let total = row.cents as f64 / 100.0;
+        println!("{:<20} {:>6} {total:>12.2}", row.customer, row.orders);
     }
     Ok(())
 }

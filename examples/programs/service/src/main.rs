@@ -24,6 +24,7 @@ use tokio::time::sleep;
 
 /// Longer than the suspend timeout of the compute, so that it is suspended in between.
 const PAUSE: Duration = Duration::from_secs(10 * 60);
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 async fn add(db: &DatabaseConnection, texts: Vec<String>) -> Result<(), DbErr> {
     let documents = texts.into_iter().map(|text| document::ActiveModel {
@@ -52,23 +53,25 @@ async fn work(db: &DatabaseConnection) -> Result<Option<document::Model>, DbErr>
     .await
 }
 
-/// Works until there is no work, and then again after a pause. An outage ends the round, not the program.
+/// Works until there is no work, and then again after a pause. After a transient error, it retries.
 async fn run(db: &DatabaseConnection) -> Result<(), DbErr> {
     loop {
         match work(db).await {
-            Ok(Some(document)) => {
-                println!(
-                    "document {} has {} words",
-                    document.id,
-                    document.words.unwrap_or_default()
-                );
-                continue;
+            Ok(Some(document)) => println!(
+                "document {} has {} words",
+                document.id,
+                document.words.unwrap_or_default()
+            ),
+            Ok(None) => {
+                println!("no more work");
+                sleep(PAUSE).await;
             }
-            Ok(None) => println!("no more work"),
-            Err(error) if is_transient(&error) => eprintln!("{error}"),
+            Err(error) if is_transient(&error) => {
+                eprintln!("{error}");
+                sleep(RETRY_PAUSE).await;
+            }
             Err(error) => return Err(error),
         }
-        sleep(PAUSE).await;
     }
 }
 

@@ -48,7 +48,12 @@ async fn main() -> Result<()> {
     with_seaorm::ship(&db, order).await?;
     println!("  {}", with_seaorm::shipped_orders(&db).await?);
 
-    println!("\nnew connections of both ORMs, until {ROTATIONS} tokens have followed the first");
+    match lakebase.uses_tokens() {
+        true => println!(
+            "\nnew connections of both ORMs, until {ROTATIONS} tokens have followed the first"
+        ),
+        false => println!("\n{WITHOUT_ROTATION} new connections of both ORMs"),
+    }
     let mut connections: BTreeMap<u64, u32> = BTreeMap::new();
     let mut longest_wait = Duration::ZERO;
     loop {

@@ -48,7 +48,7 @@ impl Branches {
     /// [`Error::is_config`] for settings that contradict each other. [`Error::is_sign_in`] if the identity lacks CAN MANAGE on
     /// the project. [`Error::is_platform`] with a hint for each rule of the platform: the id is in use (HTTP status 409), a deleted
     /// branch has it, the expiry is too late, the project has too many branches. [`Error::is_timeout`] after
-    /// [`NewBranch::timeout`]; the branch may exist then.
+    /// [`NewBranch::timeout`], or about a minute if the workspace never replies; the branch may exist then.
     ///
     /// # Cancel safety
     ///
@@ -75,7 +75,7 @@ impl Branches {
     async fn create_inner(&self, new: NewBranch, may_exist: &mut bool) -> Result<Branch, Error> {
         let api = api_of(&self.lakebase, format!("branch {}", self.path(&new.id)))?;
         let body = new.body(&self.project)?;
-        let mut wait = Wait::new(&api.resource, new.timeout);
+        let mut wait = Wait::new(&api.resource, new.timeout).unless_unreachable();
         let path = format!(
             "{}/branches?branch_id={}",
             self.project,

@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::config::LONGEST_TIMEOUT;
 use crate::error::Error;
-use crate::lakebase::LONGEST_TIMEOUT;
 use crate::workspace::retry::retrying;
 
 /// The limit and the pauses of all steps of one call.
@@ -14,35 +14,35 @@ pub(super) struct Wait {
     /// The resource, for errors.
     what: String,
     limit: Duration,
-    began: Instant,
-    /// Whether the workspace has replied, with any status.
-    has_replied: bool,
+    deadline: Instant,
     pauses: u32,
+    /// The first failure without a reply, as long as the workspace has not replied with any status. `None` if this does not count.
+    unreachable: Option<Option<Instant>>,
 }
 
-/// Limit for the first reply, so that a wrong address fails before a slow operation would.
-const FIRST_REPLY_LIMIT: Duration = Duration::from_secs(30);
+/// After this time without any reply, a workspace is unreachable: its address is probably wrong.
+const FIRST_REPLY_LIMIT: Duration = Duration::from_secs(60);
 
 impl Wait {
     pub(super) fn new(what: impl Into<String>, limit: Duration) -> Self {
+        let limit = limit.min(LONGEST_TIMEOUT);
         Self {
             what: what.into(),
-            limit: limit.min(LONGEST_TIMEOUT),
-            began: Instant::now(),
-            has_replied: false,
+            limit,
+            deadline: Instant::now() + limit,
             pauses: 0,
+            unreachable: None,
         }
     }
 
-    fn limit(&self) -> Duration {
-        match self.has_replied {
-            true => self.limit,
-            false => self.limit.min(FIRST_REPLY_LIMIT),
-        }
+    /// Gives up earlier if the workspace never replies. Not for deletions, which an outage must not end.
+    pub(super) fn unless_unreachable(mut self) -> Self {
+        self.unreachable = Some(None);
+        self
     }
 
     pub(super) fn left(&self) -> Duration {
-        self.limit().saturating_sub(self.began.elapsed())
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Starts the next step with short pauses again.
@@ -54,8 +54,14 @@ impl Wait {
     ///
     /// # Errors
     ///
-    /// `why`, as a timeout, if the pause exceeds the limit.
+    /// `why`, as a timeout, if the pause exceeds the limit or the workspace is unreachable.
     pub(super) async fn pause(&mut self, why: Error) -> Result<(), Error> {
+        if let Some(since) = &mut self.unreachable
+            && since.get_or_insert_with(Instant::now).elapsed() >= FIRST_REPLY_LIMIT
+        {
+            let what = format!("{}: the workspace does not reply", self.what);
+            return Err(why.given_up(&what));
+        }
         self.pauses += 1;
         let seconds = f64::from(self.pauses.min(10)) + 0.05 + 0.7 * fastrand::f64();
         let pause = Duration::from_secs_f64(seconds).max(why.retry_after().unwrap_or_default());
@@ -72,12 +78,16 @@ impl Wait {
         &mut self,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let Ok(outcome) = timeout(self.left(), call).await else {
+        let Ok(outcome) = timeout_at(self.deadline, call).await else {
             return Err(Error::timeout(self.timed_out()));
         };
-        self.has_replied |= outcome
+        if outcome
             .as_ref()
-            .map_or_else(|error| error.status().is_some(), |_| true);
+            .err()
+            .is_none_or(|error| error.status().is_some())
+        {
+            self.unreachable = None;
+        }
         outcome
     }
 
@@ -100,7 +110,7 @@ impl Wait {
         format!(
             "{}: timed out after {} s",
             self.what,
-            self.limit().as_secs_f64()
+            self.limit.as_secs_f64()
         )
     }
 }
@@ -112,7 +122,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_ten_seconds_and_end_with_the_cause() {
         let mut wait = Wait::new("branch x", Duration::from_secs(120));
-        wait.within(async { Ok(()) }).await.expect("a reply");
         let began = Instant::now();
         for least in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10] {
             let before = Instant::now();
@@ -142,29 +151,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_longer_retry_after_of_the_workspace_is_kept() {
         let mut wait = Wait::new("x", Duration::from_secs(120));
-        wait.within(async { Ok(()) }).await.expect("a reply");
         let began = Instant::now();
         let limited = Error::network("slow down").with_retry_after(Some(Duration::from_secs(30)));
         wait.pause(limited).await.expect("time is left");
         assert!(began.elapsed() >= Duration::from_secs(30));
     }
 
+    async fn reading_with(error: impl Fn() -> Error) -> (Duration, String) {
+        let mut wait = Wait::new("branch x", Duration::from_secs(600)).unless_unreachable();
+        let began = Instant::now();
+        let outcome = wait.reading(|| async { Err::<(), _>(error()) }).await;
+        let error = outcome.expect_err("no success");
+        (began.elapsed(), error.to_string())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_workspace_that_does_not_reply_is_an_error_after_half_a_minute() {
-        let mut wait = Wait::new("branch x", Duration::from_secs(600));
-        let began = Instant::now();
-        let outcome = wait.reading(|| async { Err::<(), _>(Error::network("refused")) });
-        let error = outcome.await.expect_err("no reply");
-        assert!(began.elapsed() <= Duration::from_secs(30));
+    async fn a_workspace_that_never_replies_is_an_error_after_about_a_minute() {
+        let (took, text) = reading_with(|| Error::network("refused")).await;
+        assert!(took < Duration::from_secs(80), "{took:?}");
         assert!(
-            error.to_string().contains("timed out after 30 s: refused"),
-            "{error}"
+            text.contains("branch x: the workspace does not reply: refused"),
+            "{text}"
         );
-        let rejected = || Error::network("busy").with_response(503, None, None);
-        let mut wait = Wait::new("branch x", Duration::from_secs(600));
-        let began = Instant::now();
-        let outcome = wait.reading(|| async { Err::<(), _>(rejected()) });
-        outcome.await.expect_err("no success");
-        assert!(began.elapsed() > Duration::from_secs(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_workspace_that_replies_has_the_whole_limit() {
+        let busy = || Error::network("busy").with_response(503, None, None);
+        let (took, text) = reading_with(busy).await;
+        assert!(took > Duration::from_secs(500), "{took:?}: {text}");
     }
 }
