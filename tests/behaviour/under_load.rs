@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, poll_immediate};
-use lakebase_local::{Cut, Event, EventKind, LocalLakebase, Wake};
+use lakebase_local::{Cut, LocalLakebase, Wake};
 use lakebase_tests::{
-    PATIENCE, in_time, lakebase, local, local_with_tokens_of, soon, too_slow_unless, until,
+    PATIENCE, in_time, lakebase, local, local_with_tokens_of, no_expired_token_was_used, soon,
+    until,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, RuntimeErr, Statement};
 use sqlx::PgPool;
