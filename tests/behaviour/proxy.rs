@@ -325,16 +325,21 @@ async fn the_end_of_a_session_reaches_the_driver_with_its_message() {
 #[tokio::test]
 async fn a_driver_that_disconnects_ends_its_session_or_its_login() {
     let local = local().await;
-    let proxy = proxy_of(&local).await;
+    let lakebase = lakebase(&local);
+    let proxy = lakebase.proxy().await.expect("a proxy");
     let first = client(&proxy).await;
     assert_eq!(ask(&first, "SELECT 1").await, "1");
     drop(first);
     no_session(&local).await;
+    until(|| lakebase.stats().proxy.sessions == 0).await;
 
     local.set_connection_limit(0);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
     let waiting = tokio_postgres::connect(proxy.url(), NoTls);
     let dropped = tokio::time::timeout(Duration::from_millis(300), waiting).await;
     assert!(dropped.is_err(), "it waits");
+    until(|| metrics.num_alive_tasks() <= before).await;
     local.set_connection_limit(10);
     let logins = local.counters().logins;
     client(&proxy).await;
