@@ -13,7 +13,7 @@ cd "$copy"
 sed -i -e '/^members = \[/,/^\]/c members = ["lakebase-core", "lakebase-diesel", "lakebase-seaorm"]' \
     -e '/^default-members = \[/,/^\]/d' \
     -e 's/^exclude = .*/exclude = ["examples", "lakebase-cli", "lakebase-local", "tests"]/' \
-    -e 's/^diesel = { version = "2\.2"/diesel = { version = "2.3.9"/' Cargo.toml
+    -e 's/^diesel = { version = ">=2\.2,/diesel = { version = ">=2.3.9,/' Cargo.toml
 # Cargo's option is unstable; the compiler's are the usual ones.
 RUSTC_BOOTSTRAP=1 cargo update -Z direct-minimal-versions
 cargo check --all-features -p lakebase-core -p lakebase-diesel -p lakebase-seaorm

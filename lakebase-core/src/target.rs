@@ -102,7 +102,8 @@ impl Target {
         Some(format!("-c search_path={path}"))
     }
 
-    /// Returns whether the host is the built-in PgBouncer, which pools by transaction: sessions keep no state, and no prepared statements.
+    /// Returns whether the host is the built-in PgBouncer, which pools by transaction: sessions keep no state but the statements
+    /// that a driver has prepared.
     pub fn is_pooled(&self) -> bool {
         is_pooled_host(&self.host)
     }

@@ -15,7 +15,7 @@ pub(crate) struct Activity {
     watch: Arc<Watch>,
     /// Time of the watch.
     last: Duration,
-    /// The last statement failed, and the connection may be lost.
+    /// The last statement got no answer, or an error of a connection that may be lost.
     doubtful: bool,
     /// The configured schema, quoted.
     schema: Option<String>,
@@ -66,6 +66,8 @@ impl Instrumentation for Activity {
         #[cfg(feature = "opentelemetry")]
         self.timer.note(&event);
         match event {
+            // Its future may be dropped before the answer.
+            InstrumentationEvent::StartQuery { .. } => self.doubtful = true,
             InstrumentationEvent::FinishQuery { error: None, .. } => {
                 self.last = self.watch.passed();
                 self.doubtful = false;
@@ -73,7 +75,7 @@ impl Instrumentation for Activity {
             InstrumentationEvent::FinishQuery {
                 error: Some(error), ..
             } => {
-                self.doubtful |= is_transient(error);
+                self.doubtful = is_transient(error);
                 self.explain(error);
             }
             _ => {}

@@ -1,6 +1,5 @@
 //! A single connection.
 
-use diesel::connection::CacheSize;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use lakebase_core::adapter::{LoginFailure, login};
 use lakebase_core::{Error, Lakebase};
@@ -22,9 +21,6 @@ pub async fn connect(lakebase: &Lakebase) -> Result<AsyncPgConnection, Error> {
         let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
             .await
             .map_err(LoginFailure::transport)?;
-        if login.target.is_pooled() {
-            connection.set_prepared_statement_cache_size(CacheSize::Disabled);
-        }
         connection.set_instrumentation(Activity::new(&login.target, lakebase));
         Ok(connection)
     })

@@ -87,7 +87,7 @@ pub fn user_pools(lakebase: &Lakebase) -> UserPoolsBuilder<Pool> {
 /// | setting | default |
 /// |---|---|
 /// | connections | at most 10, no minimum |
-/// | idle timeout | 4 minutes |
+/// | idle timeout | 4 minutes after the last checkout |
 /// | maximum lifetime | 45 minutes, 10 % more or less at random |
 /// | `get` waits | a second longer than the [`Lakebase`]'s connect timeout, which is 30 s by default |
 /// | order | the connection that was returned last comes first, so that the others become idle |
@@ -129,7 +129,8 @@ impl Builder {
         self.configure(move |inner| inner.wait_timeout(Some(timeout)))
     }
 
-    /// Sets how long a connection may be idle: 4 minutes by default. Checked every 30 s, or more often for a shorter time.
+    /// Sets how long after its last checkout a connection may be used again: 4 minutes by default. deadpool does not know when
+    /// a connection was returned. Checked every 30 s, or more often for a shorter time.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle = timeout;
         self

@@ -6,7 +6,7 @@ use std::ops::DerefMut;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager as _};
 use lakebase_core::Retry;
-use lakebase_core::adapter::{AsyncCall, FailedAttempt, find_cause, retry_transaction};
+use lakebase_core::adapter::{AsyncCall, FailedAttempt, retry_transaction};
 
 use crate::is_transient;
 
@@ -36,8 +36,9 @@ use crate::is_transient;
 ///
 /// # Errors
 ///
-/// The error of `work`, of `connect`, or of diesel for `BEGIN` and `COMMIT`. The transaction is retried if the diesel
-/// [`Error`] in `E`, itself or one of its sources, is transient.
+/// The error of `work`, of `connect`, or of diesel for `BEGIN` and `COMMIT`. The transaction is retried if the error
+/// [is transient](is_transient): `E` is diesel's [`Error`] or has it among its sources. `#[error(transparent)]` of thiserror
+/// hides it.
 ///
 /// # Cancel safety
 ///
@@ -56,8 +57,7 @@ where
     for<'c> Work: AsyncFn(&'c mut AsyncPgConnection) -> Result<T, E>
         + AsyncCall<&'c mut AsyncPgConnection, Result<T, E>, Future: Send>,
 {
-    let is_transient =
-        |error: &E| find_cause::<Error>(error).is_some_and(|error| is_transient(error));
+    let is_transient = |error: &E| is_transient(error);
     let (connect, work) = (&connect, &work);
     retry_transaction(retry, is_transient, || async move {
         let mut connection = connect().await.map_err(FailedAttempt::NotConnected)?;

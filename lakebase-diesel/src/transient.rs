@@ -1,12 +1,13 @@
 //! What errors mean: the cause inside them, and whether repeating a transaction can help.
 
 use std::error::Error as StdError;
+use std::io;
 
 use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error};
 #[cfg(feature = "async")]
 use diesel_async::pooled_connection::PoolError;
-use lakebase_core::adapter::{find_cause, is_transient_message, says_transient};
+use lakebase_core::adapter::{is_transient_message, says_transient};
 
 /// How the messages of a driver begin if a statement could not be sent because of the statement itself.
 const OWN_FAULTS: &[&str] = &[
@@ -29,21 +30,17 @@ pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
         return cause.is_transient();
     }
     #[cfg(feature = "bb8")]
-    if let Some(crate::bb8::RunError::TimedOut) = find_cause(error) {
+    if let Some(crate::bb8::RunError::TimedOut) = find(error) {
         return true;
     }
     #[cfg(feature = "deadpool")]
-    if let Some(crate::deadpool::PoolError::Timeout(_)) = find_cause(error) {
+    if let Some(crate::deadpool::PoolError::Timeout(_)) = find(error) {
         return true;
     }
     if let Some(error) = find(error) {
         return is_transient_statement(error);
     }
-    match find(error) {
-        Some(ConnectionError::BadConnection(text)) => says_transient(text),
-        Some(ConnectionError::CouldntSetupConfiguration(error)) => is_transient_statement(error),
-        _ => false,
-    }
+    matches!(find(error), Some(ConnectionError::BadConnection(text)) if says_transient(text))
 }
 
 fn is_transient_statement(error: &Error) -> bool {
@@ -63,8 +60,6 @@ fn is_transient_statement(error: &Error) -> bool {
         // The connection was lost during the transaction, so diesel does not know the transaction's state.
         Error::BrokenTransactionManager => true,
         Error::RollbackErrorOnCommit { commit_error, .. } => is_transient_statement(commit_error),
-        // The application's error, for example of a pool.
-        Error::QueryBuilderError(inside) => is_transient(inside.as_ref()),
         _ => false,
     }
 }
@@ -83,18 +78,39 @@ pub fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a lakebase_cor
     find(error)
 }
 
+/// The first error of type `E` among an error, the errors inside it and its sources.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    let outside = find_cause(error);
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = inside(error).or_else(|| error.source());
+    }
+    None
+}
+
+/// The error inside another one, which the `source` of the other one skips.
+fn inside<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return Some(error.get_ref()?);
+    }
     #[cfg(feature = "async")]
-    let outside = outside.or_else(|| {
-        // diesel-async's error has no source.
-        let inside: &(dyn StdError + 'static) = match find_cause(error)? {
+    if let Some(error) = error.downcast_ref() {
+        return Some(match error {
             PoolError::ConnectionError(inside) => inside,
             PoolError::QueryError(inside) => inside,
-        };
-        find(inside)
-    });
-    outside
+        });
+    }
+    if let Some(ConnectionError::CouldntSetupConfiguration(inside)) = error.downcast_ref() {
+        return Some(inside);
+    }
+    match error.downcast_ref()? {
+        Error::QueryBuilderError(inside)
+        | Error::DeserializationError(inside)
+        | Error::SerializationError(inside) => Some(&**inside),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -133,5 +149,27 @@ mod tests {
         }
         assert!(!is_transient(&Error::NotFound));
         assert!(is_transient(&Error::BrokenTransactionManager));
+    }
+
+    #[cfg(feature = "async")]
+    #[test]
+    fn the_cause_is_the_outermost_error_also_around_and_inside_an_error_of_an_async_pool() {
+        let inside = lakebase_core::Error::timeout("inside");
+        let failed =
+            ConnectionError::CouldntSetupConfiguration(Error::QueryBuilderError(Box::new(inside)));
+        let pool = PoolError::ConnectionError(failed);
+        assert!(cause(&pool).is_some_and(lakebase_core::Error::is_timeout));
+        assert!(is_transient(&pool));
+        let outside = lakebase_core::Error::config("outside").with_source(pool);
+        let wrapped = Error::QueryBuilderError(Box::new(outside));
+        assert!(cause(&wrapped).is_some_and(lakebase_core::Error::is_config));
+        assert!(!is_transient(&wrapped));
+    }
+
+    #[cfg(feature = "bb8")]
+    #[test]
+    fn a_full_pool_inside_an_error_of_the_application_is_transient() {
+        let full = crate::bb8::RunError::TimedOut;
+        assert!(is_transient(&Error::QueryBuilderError(Box::new(full))));
     }
 }

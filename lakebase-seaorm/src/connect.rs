@@ -1,19 +1,13 @@
 //! Opens SeaORM's connection.
 
-use std::time::Duration;
-
 use lakebase_core::adapter::check_runtime;
 use lakebase_core::proxy::{Builder, Proxy};
 use lakebase_core::users::UserPoolsBuilder;
 use lakebase_core::{Error, Lakebase};
 use sea_orm::{ConnectOptions, DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::options::{login_timeout, options, with_defaults};
-
-/// Between attempts to look the host up.
-const LOOK_UP_PAUSE: Duration = Duration::from_millis(500);
 
 /// Opens SeaORM's connection, which is a pool, after a first login.
 ///
@@ -98,12 +92,7 @@ pub async fn connect_with(
 ) -> Result<DatabaseConnection, Error> {
     check_runtime()?;
     let mut options = with_defaults(options, lakebase);
-    let mut driver = driver_options(&options).await?;
-    // Only native passwords can log in to pooled hosts.
-    if !lakebase.uses_tokens() && is_pooled(lakebase).await? {
-        // PgBouncer can run the next transaction on another session, without the prepared statements.
-        driver = driver.statement_cache_capacity(0);
-    }
+    let driver = driver_options(&options).await?;
     let proxy = start_proxy(lakebase, &options, &driver).await?;
     let driver = through(driver, &proxy, lakebase.database())?;
     options.map_sqlx_postgres_opts(move |_| driver.clone());
@@ -127,20 +116,6 @@ pub async fn connect_with(
         drop(proxy);
     });
     Ok(db)
-}
-
-/// Looks the host up, with retries like those of a login.
-async fn is_pooled(lakebase: &Lakebase) -> Result<bool, Error> {
-    let deadline = Instant::now() + lakebase.connect_timeout();
-    loop {
-        let outcome = timeout_at(deadline, lakebase.target()).await;
-        match outcome.map_err(|_| Error::timeout("the host was not found in time"))? {
-            Err(error) if error.is_transient() && Instant::now() + LOOK_UP_PAUSE < deadline => {
-                sleep(LOOK_UP_PAUSE).await;
-            }
-            outcome => return Ok(outcome?.is_pooled()),
-        }
-    }
 }
 
 /// Returns sqlx's options as SeaORM and the application's hook set them. The hook is private in SeaORM, so this builds a pool

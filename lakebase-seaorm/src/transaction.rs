@@ -32,9 +32,9 @@ use crate::error::driver_error;
 ///
 /// # Errors
 ///
-/// The error of `work`, or of SeaORM for `BEGIN` and `COMMIT`. The transaction is retried if the [`DbErr`] in `E`, itself or
-/// one of its sources, is transient, and the
-/// connection was open: a login is retried by itself.
+/// The error of `work`, or of SeaORM for `BEGIN` and `COMMIT`. The transaction is retried if the error [is
+/// transient](crate::is_transient) and no failed login, which is retried by itself: `E` is [`DbErr`] or has it among its
+/// sources. `#[error(transparent)]` of thiserror hides it.
 ///
 /// # Cancel safety
 ///

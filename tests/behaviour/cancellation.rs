@@ -9,8 +9,8 @@ use lakebase_local::{Call, Event, EventKind, Fault, LocalLakebase};
 use lakebase_tests::{
     ADAPTERS, Adapter, App, PATIENCE, SENT_AGAIN, TooSlow, every_adapter_in_time, in_own_process,
     in_time_blocking, lakebase, local, local_with_tokens_of, logged_in, minted,
-    no_expired_token_was_used, no_session, proxy_threads, soon, through_every_adapter,
-    too_slow_unless, until,
+    no_expired_token_was_used, no_session, proxy_threads, soon, statements_run,
+    through_every_adapter, too_slow_unless, until,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -202,4 +202,19 @@ fn a_call_without_a_runtime_fails_at_once() {
     assert!(error.to_string().contains("runtime"), "{error}");
     // The same handle works on a runtime.
     servers.block_on(async { soon(lakebase.credential()).await.expect("a credential") });
+}
+
+#[tokio::test]
+async fn with_diesel_a_connection_whose_statement_was_dropped_before_its_end_serves_nobody_else() {
+    let prove = async |adapter: Adapter| {
+        let local = local().await;
+        let app = soon(App::start_with(adapter, &lakebase(&local), 1)).await;
+        let app = app.expect("started");
+        tokio::select! {
+            outcome = app.run("SELECT pg_sleep(1000) /* dropped */") => panic!("{outcome:?}"),
+            () = statements_run(&local, "%/* dropped */%", 1) => {}
+        }
+        soon(app.ask()).await.expect("an answer");
+    };
+    tokio::join!(prove(Adapter::DieselBb8), prove(Adapter::DieselDeadpool));
 }

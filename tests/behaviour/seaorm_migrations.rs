@@ -1,5 +1,6 @@
 //! SeaORM migrations: one replica runs them, in the chosen schema, with errors that name the migration.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -673,6 +674,90 @@ async fn a_transaction_that_a_migration_leaves_open_is_committed() {
     let outcome = MIGRATIONS.scope(pending, migrations.up::<Sql>(None)).await;
     outcome.expect("migrated");
     assert!(has_table(&local, "left_open").await);
+}
+
+#[tokio::test]
+async fn a_transaction_that_a_failed_migration_leaves_open_is_rolled_back() {
+    let local = local_with_schema().await;
+    let migrations = Migrations::new(&lakebase(&local));
+    let begin = Migration::new(BOOKS, "BEGIN; CREATE TABLE left_open (id int); -- give up");
+    let pending = vec![begin.in_transaction(false)];
+    let outcome = MIGRATIONS.scope(pending, migrations.up::<Sql>(None)).await;
+    outcome.expect_err("gave up");
+    no_session(&local).await;
+    assert!(!has_table(&local, "left_open").await);
+}
+
+#[tokio::test]
+async fn a_temporary_table_is_gone_before_the_next_migration() {
+    /// The pool has two sessions, and each migration may get either.
+    const PAIRS: u32 = 10;
+    let local = local_with_schema().await;
+    for (first, second) in [(true, false), (false, true), (false, false), (true, true)] {
+        let mut pending = vec![CREATE_BOOKS];
+        for number in 0..PAIRS {
+            let name = |what: &str| format!("m20260102_{number:06}_{what}").leak();
+            let hides = Migration::new(name("hides"), "CREATE TEMP TABLE books (id int)");
+            let inserts = Migration::new(name("inserts"), "INSERT INTO books VALUES (1)");
+            pending.push(hides.in_transaction(first));
+            pending.push(inserts.in_transaction(second));
+        }
+        let migrations = Migrations::new(&lakebase(&local)).schema(SCHEMA);
+        let outcome = MIGRATIONS.scope(pending, migrations.fresh::<Sql>()).await;
+        outcome.expect("migrated");
+        let all = format!("SELECT 1 / ((SELECT count(*) FROM {SCHEMA}.books) = {PAIRS})::int");
+        let found = local.sql(&all).await;
+        found.unwrap_or_else(|error| panic!("{first} {second}: {error}"));
+    }
+}
+
+tokio::task_local! {
+    /// The local Lakebase of [`BlocksLogins`].
+    static LOCAL: Arc<LocalLakebase>;
+}
+
+/// A migration during which the token is revoked and the workspace fails.
+struct BlocksLogins;
+
+impl MigrationName for BlocksLogins {
+    fn name(&self) -> &str {
+        BOOKS
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for BlocksLogins {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        LOCAL.with(|local| {
+            local.set_api_down(true);
+            local.revoke_tokens();
+        });
+        let sql = "CREATE TABLE books (id int)";
+        manager.get_connection().execute_unprepared(sql).await?;
+        Ok(())
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(false)
+    }
+}
+
+impl MigratorTrait for BlocksLogins {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(BlocksLogins)]
+    }
+}
+
+#[tokio::test]
+async fn a_migration_without_a_transaction_is_recorded_without_another_login() {
+    let local = Arc::new(local_with_schema().await);
+    let migrations = Migrations::new(&lakebase(&local));
+    let up = migrations.up::<BlocksLogins>(None);
+    let ran = soon(LOCAL.scope(Arc::clone(&local), up)).await;
+    assert_eq!(ran.expect("migrated"), [BOOKS]);
+    local.set_api_down(false);
+    let ran = soon(migrations.up::<BlocksLogins>(None)).await;
+    assert_eq!(ran.expect("nothing to do"), [""; 0]);
 }
 
 #[tokio::test]

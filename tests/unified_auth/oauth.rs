@@ -49,6 +49,30 @@ async fn client_credentials_are_sent_in_the_header_and_the_token_type_is_kept() 
 }
 
 #[tokio::test]
+async fn without_a_usable_expires_on_the_lifetime_of_a_token_is_its_expires_in() {
+    let rejected = "the authentication reply is unusable: `expires_on` is not a time";
+    for (expiry, problem) in [
+        (r#""expires_on":null,"expires_in":3600"#, None),
+        (r#""expires_on":"soon","expires_in":3600"#, None),
+        (r#""expires_on":"soon","expires_in":0"#, Some(rejected)),
+        (r#""expires_on":"soon""#, Some(rejected)),
+    ] {
+        let reply = format!("{{\"access_token\":\"cde\",\"token_type\":\"Bearer\",{expiry}}}");
+        let stub =
+            Stub::start(move |seen| (seen.path == TOKEN).then(|| Answer::json(reply.clone())))
+                .await;
+        let outcome = outcome(&stub, M2M, &[]).await;
+        match problem {
+            None => outcome.expect(expiry),
+            Some(problem) => {
+                let error = outcome.expect_err(expiry);
+                assert!(error.contains(problem), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_group_role_and_authorization_details_are_sent_in_the_form() {
     let stub = Stub::workspace().await;
     let mut explicit = M2M.to_vec();

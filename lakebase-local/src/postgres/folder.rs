@@ -104,7 +104,8 @@ impl Folder {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut supervisor = owner.prepare(&mut command).spawn().map_err(failed)?;
+        let spawned = owner.prepare(&mut command).spawn();
+        let mut supervisor = spawned.map_err(|error| Error::because("cannot run `sh`", error))?;
         let mut word = String::new();
         if let Some(stdout) = supervisor.stdout.take() {
             BufReader::new(stdout)

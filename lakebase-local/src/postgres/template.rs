@@ -26,6 +26,8 @@ full_page_writes = off
 wal_level = replica
 wal_keep_size = 64MB
 max_wal_senders = 0
+# Otherwise, a server that is killed leaves files in /dev/shm.
+dynamic_shared_memory_type = mmap
 logging_collector = off
 log_statement = none
 ";

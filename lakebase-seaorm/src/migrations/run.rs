@@ -7,12 +7,13 @@ use lakebase_core::adapter::migration::{
     DISCARD_TEMPORARY, MigrationError, MigrationSession, Observer, RESET_SESSION, Rehearsal,
 };
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, Statement,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, DynIden, RuntimeErr, Statement,
     TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationStatus, MigrationTrait, MigratorTraitSelf, SchemaManager};
-use sqlx::PgPool;
-use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
+use sqlx::AssertSqlSafe;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgErrorPosition, PgPool, Postgres};
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
@@ -143,7 +144,7 @@ impl Run<'_> {
             .map_sqlx_postgres_pool_opts(move |pool| {
                 let setup = Arc::clone(&setup);
                 pool.after_connect(move |connection, _| {
-                    let setup = sqlx::AssertSqlSafe(setup.to_string());
+                    let setup = AssertSqlSafe(setup.to_string());
                     Box::pin(async move {
                         sqlx::raw_sql(setup).execute(connection).await?;
                         Ok(())
@@ -228,13 +229,37 @@ impl Run<'_> {
             Direction::Up => migration.up(manager).await,
             Direction::Down => migration.down(manager).await,
         };
+        let (record, name) = (self.record(direction), migration.name());
         if migration.use_transaction() == Some(false) {
-            let manager = SchemaManager::new(db);
-            let changed = change(&manager).await;
-            // It may have changed any session of the pool.
-            close_sessions(db.get_postgres_connection_pool()).await;
+            let pool = db.get_postgres_connection_pool();
+            for mut session in sessions(pool).await {
+                execute(&mut session, DISCARD_TEMPORARY).await?;
+            }
+            let changed = change(&SchemaManager::new(db)).await;
+            // It may have changed any of them. One stays, so that the history needs no login.
+            let mut used = sessions(pool).await;
+            let kept = match changed {
+                Ok(()) => used.pop(),
+                Err(_) => None,
+            };
+            for mut session in used {
+                // If its SQL has left a transaction open, the end of the session would roll it back.
+                if changed.is_ok() {
+                    execute(&mut session, "COMMIT").await?;
+                }
+                let _ = session.close().await;
+            }
             changed?;
-            return self.record(&manager, migration, direction).await;
+            let mut session = match kept {
+                Some(session) => session,
+                None => pool.acquire().await.map_err(exec_error)?,
+            };
+            for sql in ["COMMIT", RESET_SESSION, &self.session.worker_sql()] {
+                execute(&mut session, sql).await?;
+            }
+            let record = sqlx::query(AssertSqlSafe(record)).bind(name);
+            let recorded = record.execute(&mut *session).await;
+            return recorded.map(drop).map_err(exec_error);
         }
         let transaction = db.begin().await?;
         transaction.execute_unprepared(DISCARD_TEMPORARY).await?;
@@ -243,37 +268,29 @@ impl Run<'_> {
         transaction.execute_unprepared(RESET_SESSION).await?;
         let setup = self.session.worker_sql();
         transaction.execute_unprepared(&setup).await?;
-        self.record(&manager, migration, direction).await?;
+        let record = Statement::from_sql_and_values(DbBackend::Postgres, record, [name.into()]);
+        transaction.execute_raw(record).await?;
         if let Some(observer) = self.observer {
             observer.before_commit().await;
         }
         transaction.commit().await
     }
 
-    async fn record(
-        &self,
-        manager: &SchemaManager<'_>,
-        migration: &dyn MigrationTrait,
-        direction: Direction,
-    ) -> Result<(), DbErr> {
+    /// The statement that writes the history, for the name of a migration.
+    fn record(&self, direction: Direction) -> String {
         let history = self.history.to_string().replace('"', "\"\"");
-        let sql = match direction {
+        match direction {
             Direction::Up => format!(
                 "INSERT INTO \"{history}\" (version, applied_at) \
                  VALUES ($1, extract(epoch FROM clock_timestamp())::bigint)"
             ),
             Direction::Down => format!("DELETE FROM \"{history}\" WHERE version = $1"),
-        };
-        let name = migration.name().into();
-        let record = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name]);
-        let connection = manager.get_connection();
-        connection.execute_raw(record).await.map(drop)
+        }
     }
 }
 
-/// Closes all sessions, including those that are still on their way back to the pool. Commits a transaction that the migration
-/// left open, because the migration runs without a transaction of ours.
-async fn close_sessions(pool: &PgPool) {
+/// Takes all sessions, including those that are still on their way back to the pool.
+async fn sessions(pool: &PgPool) -> Vec<PoolConnection<Postgres>> {
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {
         match pool.acquire().await {
@@ -281,10 +298,16 @@ async fn close_sessions(pool: &PgPool) {
             Err(_) => break,
         }
     }
-    for mut session in sessions {
-        let _ = sqlx::raw_sql("COMMIT").execute(&mut *session).await;
-        let _ = session.close().await;
-    }
+    sessions
+}
+
+async fn execute(session: &mut PgConnection, sql: &str) -> Result<(), DbErr> {
+    let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+    sql.execute(session).await.map(drop).map_err(exec_error)
+}
+
+fn exec_error(error: sqlx::Error) -> DbErr {
+    DbErr::Exec(RuntimeErr::SqlxError(error.into()))
 }
 
 fn failed(what: &str, error: DbErr) -> MigrationError {
