@@ -6,6 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use diesel::IntoSql as _;
+use diesel::sql_types::Integer;
+use diesel_async::RunQueryDsl as _;
+use futures_util::future::join_all;
 use lakebase_core::admin::Plan;
 use lakebase_core::config::TlsMode;
 use lakebase_core::{Config, Lakebase};
@@ -14,6 +18,7 @@ use lakebase_tests::{
     ADAPTERS, Adapter, App, NATIVE_LOGIN, NATIVE_PASSWORD, lakebase_with, local, native, session,
     soon, through_every_adapter,
 };
+use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -83,10 +88,7 @@ async fn the_error_of_a_pooled_host_names_the_statement_that_sets_the_search_pat
     let direct = pooled(&local, "").direct();
     let client = session(&direct).await;
     client.batch_execute(statement).await.expect("allowed");
-    for adapter in ADAPTERS
-        .into_iter()
-        .filter(|&adapter| adapter != Adapter::SeaOrm)
-    {
+    for adapter in ADAPTERS {
         let lakebase = pooled(&local, "Shop One");
         let app = App::start(adapter, &lakebase)
             .await
@@ -148,6 +150,7 @@ struct PgBouncer {
     _process: Child,
     _folder: TempDir,
     port: u16,
+    keeps_prepared_statements: bool,
 }
 
 impl PgBouncer {
@@ -168,6 +171,16 @@ impl PgBouncer {
             path
         };
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("set");
+        let version = Command::new(program).arg("--version").output().await;
+        let version = String::from_utf8(version.expect("it runs").stdout).expect("text");
+        // `PgBouncer 1.24.1` and a line for each library.
+        let mut numbers = version.split([' ', '.', '\n']).skip(1);
+        let mut next = || numbers.next()?.parse::<u32>().ok();
+        let keeps_prepared_statements = (next(), next()) >= (Some(1), Some(21));
+        let prepared = match keeps_prepared_statements {
+            true => "max_prepared_statements = 100\n",
+            false => "",
+        };
         let users = write("users", format!("\"native\" \"{NATIVE_PASSWORD}\"\n"));
         let settings = write(
             "settings",
@@ -175,7 +188,7 @@ impl PgBouncer {
                 "[databases]\ndatabricks_postgres = host=127.0.0.1 port={}\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
                  auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\n\
-                 server_tls_sslmode = require\n",
+                 server_tls_sslmode = require\ndefault_pool_size = 2\n{prepared}",
                 local.postgres_port(),
                 users.display()
             ),
@@ -206,6 +219,7 @@ impl PgBouncer {
             _process: process,
             _folder: folder,
             port,
+            keeps_prepared_statements,
         })
     }
 
@@ -269,4 +283,47 @@ async fn behind_pgbouncer_an_older_session_with_another_search_path_is_an_error(
                 .unwrap_or_else(|failure| panic!("{adapter:?}: {failure}"));
         }
     }
+}
+
+#[tokio::test]
+async fn behind_pgbouncer_statements_that_an_orm_has_prepared_run_on_any_session() {
+    /// More than the pooler has sessions.
+    const AT_ONCE: i32 = 8;
+    const REPEATS: usize = 20;
+    let local = local().await;
+    native(&local, &[]).await;
+    let Some(bouncer) = PgBouncer::start(&local).await else {
+        return;
+    };
+    if !bouncer.keeps_prepared_statements {
+        lakebase_tests::tell("SKIPPED schema: pgbouncer is older than 1.21");
+        return;
+    }
+    let lakebase = bouncer.lakebase(None);
+
+    let pool = lakebase_diesel::bb8::connect(&lakebase).await;
+    let pool = pool.expect("a pool");
+    let ask = async |number: i32| {
+        for _ in 0..REPEATS {
+            let mut connection = pool.get().await.expect("a connection");
+            let statement = diesel::select(number.into_sql::<Integer>());
+            let answer = statement.get_result::<i32>(&mut connection).await;
+            assert_eq!(answer.expect("an answer"), number);
+        }
+    };
+    soon(join_all((0..AT_ONCE).map(ask))).await;
+
+    let db = lakebase_seaorm::connect(&lakebase).await;
+    let db = db.expect("connected");
+    let ask = async |number: i32| {
+        for _ in 0..REPEATS {
+            let sql = "SELECT $1::int4";
+            let statement =
+                Statement::from_sql_and_values(DbBackend::Postgres, sql, [number.into()]);
+            let row = db.query_one_raw(statement).await.expect("an answer");
+            let answer = row.expect("a row").try_get_by_index::<i32>(0);
+            assert_eq!(answer.expect("a number"), number);
+        }
+    };
+    soon(join_all((0..AT_ONCE).map(ask))).await;
 }
