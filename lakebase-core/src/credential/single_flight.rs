@@ -297,6 +297,8 @@ impl<T: Aging> Shared<T> {
         };
         Ok(match served {
             Some(served) => Answer::Now(Ok(served)),
+            // The login that tries the rejected value may succeed with it.
+            None if age == Age::LastResort => Answer::Wait(outcome, whole.min(PREFERENCE), None),
             None => Answer::Wait(outcome, whole, None),
         })
     }

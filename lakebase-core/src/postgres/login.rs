@@ -17,13 +17,13 @@ use crate::credential::Credential;
 use crate::credential::cache::{Cause, Rejection};
 use crate::credential::refresh::MAX_ASKED_WAIT;
 use crate::credential::single_flight::no_runtime;
-use crate::error::chain::find_cause;
 use crate::error::foreign::clean_text;
 use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
 use crate::postgres::classify::{Verdict, classify, hint};
 use crate::target::Target;
 use crate::telemetry::Running;
+use crate::tls::is_untrusted;
 
 /// Target of spans and events.
 pub(crate) const TARGET: &str = "lakebase::login";
@@ -297,7 +297,6 @@ impl Lakebase {
     ) -> (Verdict, Error) {
         let compute = self.config().compute.as_ref().map(ToString::to_string);
         let network = |text: String, hint: &str| Error::new(Kind::Network, text).with_hint(hint);
-        let is_untrusted = find_cause::<rustls::Error>(&*failure.source).is_some();
         let (verdict, error) = match &failure.kind {
             FailureKind::Postgres { sqlstate, message } => {
                 let verdict = match classify(sqlstate, message) {
@@ -318,7 +317,7 @@ impl Lakebase {
                     None => (verdict, error),
                 }
             }
-            FailureKind::Transport if is_untrusted => {
+            FailureKind::Transport if is_untrusted(&*failure.source) => {
                 let error = network(
                     format!("no trusted TLS connection to {target}"),
                     "The certificate must match the host name and chain to a trusted root: check PGHOST and PGSSLROOTCERT",
