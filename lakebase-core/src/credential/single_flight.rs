@@ -466,7 +466,7 @@ impl<T: Aging> State<T> {
                     error: error.clone(),
                     count,
                     backoff: Backoff::new(
-                        now.monotonic,
+                        now.passed,
                         count,
                         left,
                         error.retry_after(),
