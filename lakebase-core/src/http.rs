@@ -5,8 +5,7 @@ mod proxy;
 mod reply;
 mod user_agent;
 
-use std::future::{Future, ready};
-use std::pin::pin;
+use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Method, Proxy, Request, RequestBuilder, redirect};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 pub(crate) use reply::{Reply, timestamp};
@@ -23,12 +22,11 @@ pub(crate) use user_agent::UserAgent;
 use self::pace::Pace;
 use self::proxy::Proxies;
 use crate::credential::clock::{Now, Watch};
-use crate::error::chain::find_cause;
 use crate::error::{Error, Kind};
 use crate::settings::attributes::Vars;
 use crate::settings::host_name::is_loopback;
 use crate::telemetry::Outage;
-use crate::tls::Roots;
+use crate::tls::{Roots, is_untrusted};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -155,7 +153,7 @@ impl Http {
             self.execute(client, &origin, copy).await
         };
         let outcome = match is_repeatable {
-            true => first_reply(attempt).await,
+            true => first_reply(attempt, |reply| reply.is_outage() || reply.status == 429).await,
             false => attempt().await,
         };
         let outcome = outcome.map(|reply| reply.scrubbed(secrets));
@@ -192,23 +190,30 @@ impl Http {
     }
 }
 
-/// Repeats the attempt until one of them succeeds or the first one fails, which has had the full time.
-async fn first_reply<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
+/// Repeats the attempt until one of them succeeds or the first one fails, which has had the full time. An outage that a repeated
+/// attempt reports counts only then: the first one may succeed.
+async fn first_reply<T, F>(
+    attempt: impl Fn() -> F,
+    is_outage: impl Fn(&T) -> bool,
+) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let mut under_way = FuturesUnordered::new();
-    let mut number = 0;
+    let (mut number, mut outage) = (0, None);
     loop {
         let attempt = attempt();
         under_way.push(async move { (number, attempt.await) });
-        let outcomes = under_way
-            .by_ref()
-            .filter(|(number, outcome)| ready(*number == 0 || outcome.is_ok()));
-        if let Ok(Some((_, outcome))) = timeout(REPEAT_INTERVAL, pin!(outcomes).next()).await {
-            return outcome;
-        }
         number += 1;
+        let next = Instant::now() + REPEAT_INTERVAL;
+        while let Ok(Some(ended)) = timeout_at(next, under_way.next()).await {
+            match ended {
+                (0, Err(error)) => return outage.ok_or(error),
+                (1.., Ok(reply)) if is_outage(&reply) => outage = Some(reply),
+                (_, Ok(reply)) => return Ok(reply),
+                (_, Err(_)) => {}
+            }
+        }
     }
 }
 
@@ -217,7 +222,7 @@ fn unreachable(to: &str, error: reqwest::Error) -> Error {
     if error.is_builder() {
         return Error::config(format!("cannot build a request for {to}")).caused_by(&error, &[]);
     }
-    if find_cause::<rustls::Error>(&error).is_some() {
+    if is_untrusted(&error) {
         return Error::new(Kind::Network, format!("no trusted TLS connection to {to}"))
             .with_hint("The certificate is checked against the bundled and the system roots; a proxy that inspects TLS needs its root in the system store")
             .with_transient(false)
@@ -254,7 +259,7 @@ mod tests {
     async fn attempts(answering: usize, after: Duration) -> (usize, Duration) {
         let made = AtomicUsize::new(0);
         let began = Instant::now();
-        let outcome = first_reply(|| {
+        let attempt = || {
             let number = made.fetch_add(1, Ordering::Relaxed);
             async move {
                 if number != answering {
@@ -263,7 +268,8 @@ mod tests {
                 sleep(after).await;
                 Ok::<_, Error>(())
             }
-        });
+        };
+        let outcome = first_reply(attempt, |()| false);
         outcome.await.expect("a reply");
         (made.load(Ordering::Relaxed), began.elapsed())
     }
@@ -273,6 +279,30 @@ mod tests {
         let almost = REPEAT_INTERVAL - Duration::from_millis(1);
         assert_eq!(attempts(0, almost).await, (1, almost));
         assert_eq!(attempts(2, Duration::ZERO).await, (3, 2 * REPEAT_INTERVAL));
+    }
+
+    /// Which request is answered: the first one after 4 s, or one that is repeated at once with an outage.
+    async fn answered(first: Result<u16, Error>) -> Result<u16, Error> {
+        let made = AtomicUsize::new(0);
+        let attempt = || {
+            let (number, first) = (made.fetch_add(1, Ordering::Relaxed), first.clone());
+            async move {
+                match number {
+                    0 => sleep(Duration::from_secs(4)).await,
+                    _ => return Ok(503),
+                }
+                first
+            }
+        };
+        first_reply(attempt, |status| *status == 503).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_a_repeated_request_counts_only_if_the_first_one_fails() {
+        let answer = answered(Ok(200)).await;
+        assert_eq!(answer.expect("the first reply"), 200);
+        let answer = answered(Err(Error::timeout("no reply"))).await;
+        assert_eq!(answer.expect("the reply to the repeated one"), 503);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use crate::config::{Config, LONGEST_TIMEOUT};
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, CredentialCache, Rejection};
 use crate::credential::clock::Watch;
-use crate::credential::single_flight::{Fetch, Found, SingleFlight, no_runtime};
+use crate::credential::single_flight::{Fetch, Found, SUSPICION_FLOOR, SingleFlight, no_runtime};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::foreign::has_harmful;
@@ -31,8 +31,8 @@ use crate::telemetry::{Counts, LoginStats, Outage, ProxyStats, Stats};
 use crate::workspace::retry::retrying;
 use crate::workspace::{Client, LOOKUP_LIMIT, Workspace, WorkspaceProvider};
 
-/// After this many transport failures in a row, the host is looked up again.
-const MOST_TRANSPORT_FAILURES: u32 = 3;
+/// After this many failed logins in a row that may have reached another server, the host is looked up again.
+const MOST_DOUBTS: u32 = 3;
 
 /// A handle of one Lakebase database and one identity.
 ///
@@ -82,7 +82,7 @@ struct Inner {
     counts: Arc<Counts>,
     /// The last resolved target.
     target: Mutex<Option<Arc<Target>>>,
-    transport_failures: AtomicU32,
+    host_doubts: AtomicU32,
 }
 
 /// Look-ups of values that are not configured. The handles of one endpoint share them.
@@ -193,7 +193,7 @@ impl Inner {
             lookups,
             counts,
             target: Mutex::default(),
-            transport_failures: AtomicU32::new(0),
+            host_doubts: AtomicU32::new(0),
         })
     }
 }
@@ -212,12 +212,17 @@ impl Lakebase {
     pub async fn credential(&self) -> Result<Credential, Error> {
         match &self.inner.source {
             Source::Native(credential) => Ok(credential.clone()),
-            Source::Minted(cache) => cache.get().await,
+            Source::Minted(cache) => cache.get().await.inspect_err(|error| {
+                // The endpoint may be created again, with another host.
+                if error.status() == Some(404) {
+                    self.inner.lookups.host.suspect(SUSPICION_FLOOR);
+                }
+            }),
         }
     }
 
     /// Returns host, port, database and user. If the host or the user is not configured, it looks them up in the workspace, once. After
-    /// three failed connections in a row, it looks the host up again.
+    /// three failures in a row that may have reached another server, it looks the host up again.
     ///
     /// # Errors
     ///
@@ -301,16 +306,19 @@ impl Lakebase {
         slot.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts transport failures in a row, after which the endpoint may have another host.
-    pub(crate) fn note_transport(&self, has_failed: bool) {
-        let failures = &self.inner.transport_failures;
-        if !has_failed {
-            failures.store(0, Ordering::Relaxed);
-        } else if failures.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_TRANSPORT_FAILURES {
-            failures.store(0, Ordering::Relaxed);
-            self.inner.lookups.host.suspect();
+    /// Counts failures in a row that leave a doubt about the host, which is looked up again after `MOST_DOUBTS`, unless the last look-up
+    /// is younger than `doubt`.
+    pub(crate) fn note_host(&self, doubt: Option<Duration>) {
+        let doubts = &self.inner.host_doubts;
+        let Some(floor) = doubt else {
+            doubts.store(0, Ordering::Relaxed);
+            return;
+        };
+        if doubts.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_DOUBTS {
+            doubts.store(0, Ordering::Relaxed);
+            self.inner.lookups.host.suspect(floor);
             if let Some(workspace) = &self.inner.workspace {
-                workspace.suspect_endpoints();
+                workspace.suspect_endpoints(floor);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Verified TLS on rustls with the crypto provider ring.
 
+use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +9,42 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::Error;
+use crate::error::chain::find_cause;
+
+/// Whether a TLS error in the chain is about certificates, names or the configuration, so that a retry cannot help. Others, such as
+/// an internal error of the peer, are transient like a lost connection.
+pub(crate) fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+    use rustls::AlertDescription as Alert;
+    use rustls::Error as Tls;
+
+    match find_cause(error) {
+        Some(
+            Tls::InvalidCertificate(_)
+            | Tls::InvalidCertRevocationList(_)
+            | Tls::NoCertificatesPresented
+            | Tls::UnsupportedNameType
+            | Tls::PeerIncompatible(_)
+            | Tls::NoApplicationProtocol,
+        ) => true,
+        Some(Tls::AlertReceived(alert)) => matches!(
+            alert,
+            Alert::HandshakeFailure
+                | Alert::NoCertificate
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::ProtocolVersion
+                | Alert::InsufficientSecurity
+                | Alert::CertificateRequired
+                | Alert::NoApplicationProtocol
+        ),
+        _ => false,
+    }
+}
 
 /// The trusted root certificates.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lakebase_core::adapter::Clock;
 use lakebase_core::{Config, Credential, CredentialProvider, Error, Lakebase, Refresh};
-use support::{Provider, TestClock, lakebase_with};
+use support::{Provider, Script, TestClock, lakebase_with};
 
 const MINUTE: i64 = 60;
 
@@ -59,6 +59,21 @@ async fn every_forward_step_of_the_wall_clock_counts_once() {
         !lakebase_core::adapter::is_valid(&lakebase, &held),
         "an hour in all"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pause_after_a_failed_mint_goes_on_during_a_suspend() {
+    let clock = TestClock::new();
+    let provider = Provider::new(&clock);
+    let lakebase = lakebase_with(&provider, Refresh::Lazy);
+    let busy = Error::provider("too many requests", true);
+    let busy = busy.with_retry_after(Some(Duration::from_secs(60)));
+    provider.play(Script::Fail(busy));
+    lakebase.credential().await.expect_err("busy");
+    provider.play(Script::Mint);
+    lakebase.credential().await.expect_err("within the pause");
+    clock.step_wall(2 * MINUTE);
+    lakebase.credential().await.expect("after the pause");
 }
 
 /// The machine is suspended for two hours during each of this many first mints.

@@ -277,6 +277,72 @@ async fn a_rejected_token_is_used_again_after_three_seconds_without_a_reply_to_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_login_with_the_rejected_token_the_waiting_logins_use_it_too() {
+    let provider = Provider::gated(&TestClock::new());
+    provider.open();
+    let lakebase = lakebase(&provider);
+    accepted(&lakebase).await.expect("the first");
+    provider.close();
+    let attempts = AtomicUsize::new(0);
+    let log_in = || {
+        lakebase_core::adapter::login(&lakebase, |_| {
+            let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if is_first {
+                    return Err(LoginFailure::postgres("28P01", "a mistake", "no"));
+                }
+                sleep(SECOND / 10).await;
+                Ok(())
+            }
+        })
+    };
+    let began = Instant::now();
+    for login in join_all((0..10).map(|_| log_in())).await {
+        login.expect("a login with the rejected token");
+    }
+    assert!(began.elapsed() <= 5 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tls_error_ends_a_login_only_if_it_is_about_certificates_or_the_configuration() {
+    use rustls::{AlertDescription, CertificateError, Error as Tls};
+
+    let lakebase = lakebase(&Provider::new(&TestClock::new()));
+    for (tls, is_permanent) in [
+        (Tls::AlertReceived(AlertDescription::InternalError), false),
+        (Tls::AlertReceived(AlertDescription::UserCanceled), false),
+        (
+            Tls::AlertReceived(AlertDescription::UnrecognisedName),
+            false,
+        ),
+        (Tls::DecryptError, false),
+        (
+            Tls::InvalidMessage(rustls::InvalidMessage::MessageTooShort),
+            false,
+        ),
+        (Tls::AlertReceived(AlertDescription::UnknownCA), true),
+        (Tls::AlertReceived(AlertDescription::ProtocolVersion), true),
+        (Tls::InvalidCertificate(CertificateError::Expired), true),
+        (Tls::NoCertificatesPresented, true),
+    ] {
+        let attempts = AtomicUsize::new(0);
+        let login = lakebase_core::adapter::login(&lakebase, |_| {
+            let is_first = attempts.fetch_add(1, Ordering::SeqCst) == 0;
+            let failure = LoginFailure::transport(std::io::Error::other(tls.clone()));
+            async move { if is_first { Err(failure) } else { Ok(()) } }
+        });
+        match login.await {
+            Ok(()) => assert!(!is_permanent, "{tls}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(is_permanent && !error.is_transient(), "{tls}: {text}");
+                assert!(text.contains("no trusted TLS connection"), "{tls}: {text}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn alternating_rejections_and_successes_mint_at_most_one_token_a_second() {
     let provider = Provider::new(&TestClock::new());
     let lakebase = lakebase(&provider);

@@ -16,6 +16,7 @@ mod hosts;
 mod http;
 mod laptop;
 mod mistakes;
+mod moved_host;
 mod oauth;
 mod selection;
 mod strategies;

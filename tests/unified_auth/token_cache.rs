@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::join_all;
 use lakebase_core::adapter::{Clock, SystemClock};
 use lakebase_core::{Lakebase, Refresh};
 use lakebase_tests::soon;
 use tokio::sync::Semaphore;
 
 use crate::builder;
-use crate::stub::{Answer, CREDENTIALS, ME, Stub, TOKEN, token};
+use crate::stub::{Answer, CREDENTIALS, ME, Seen, Stub, TOKEN, token};
 
 /// Both clocks; they move only by [`advance`](Self::advance).
 #[derive(Clone, Debug)]
@@ -68,6 +69,10 @@ impl Bench {
             _ => None,
         })
         .await;
+        Self::of(stub, explicit)
+    }
+
+    fn of(stub: Stub, explicit: &[(&str, &str)]) -> Self {
         let mut all = stub.service_principal().to_vec();
         all.extend(explicit);
         let clock = Ahead::new();
@@ -361,4 +366,70 @@ async fn a_token_that_the_workspace_rejects_is_replaced_once_per_call() {
             (outcome, _) => panic!("{outcome:?}"),
         }
     }
+}
+
+const EXPIRED: &str = "{\"error_code\":\"BAD_REQUEST\",\"message\":\"io.jsonwebtoken.ExpiredJwtException: JWT expired\"}";
+const MISSING: &str =
+    "{\"error_code\":\"INVALID_PARAMETER_VALUE\",\"message\":\"Field 'endpoint' is required\"}";
+
+#[tokio::test]
+async fn a_token_that_may_be_revoked_is_replaced_if_it_is_older_than_a_minute() {
+    for (status, body, is_replaced) in [
+        (403, "{\"message\":\"Invalid access token\"}", true),
+        (400, EXPIRED, true),
+        (400, MISSING, false),
+        (404, "", false),
+    ] {
+        let is_rejected = move |seen: &Seen| {
+            seen.path == ME
+                && seen.count > 1
+                && seen.header("authorization") == "Bearer workspace-1"
+        };
+        let rejection = move |seen: &Seen| is_rejected(seen).then(|| Answer::new(status, body));
+        let bench = Bench::of(Stub::start(rejection).await, &[]);
+        bench.call().await;
+        let error = bench
+            .try_call()
+            .await
+            .expect_err("a new token is not revoked");
+        assert_eq!(error.status(), Some(status), "{error}");
+        assert_eq!(bench.stub.seen(ME).len(), 2, "{body}");
+        bench.clock.advance(61);
+        for called in join_all((0..10).map(|_| bench.try_call())).await {
+            assert_eq!(called.is_ok(), is_replaced, "{body}: {called:?}");
+        }
+        assert_eq!(
+            bench.authentications(),
+            1 + usize::from(is_replaced),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_permission_error_costs_one_authentication_a_minute_and_no_valid_token() {
+    let stub = Stub::start(|seen| match (seen.path.as_str(), seen.count) {
+        (ME, 2..) => Some(Answer::new(403, "{\"message\":\"no permission\"}")),
+        (TOKEN, 3) => Some(Answer::new(400, "{}")),
+        _ => None,
+    })
+    .await;
+    let bench = Bench::of(stub, &[]);
+    let denied = async || {
+        let error = bench.try_call().await.expect_err("no permission");
+        assert_eq!(error.status(), Some(403), "{error}");
+        assert!(error.to_string().contains("no permission"), "{error}");
+    };
+    bench.call().await;
+    bench.clock.advance(61);
+    for _ in 0..5 {
+        denied().await;
+    }
+    assert_eq!(bench.authentications(), 2);
+    bench.clock.advance(61);
+    denied().await;
+    assert_eq!(bench.authentications(), 3, "it fails");
+    bench.lakebase.credential().await.expect("a credential");
+    let sent = bench.stub.last(CREDENTIALS);
+    assert_eq!(sent.header("authorization"), "Bearer workspace-2");
 }

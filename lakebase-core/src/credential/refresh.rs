@@ -249,7 +249,8 @@ pub(crate) fn spread(retry_after: Duration, random: f64) -> Duration {
 /// the pause doubles from a minimum. It scales with short lifetimes and is at least the server's `Retry-After`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
-    since: Instant,
+    /// By [`Now::passed`].
+    since: Duration,
     pause: Duration,
     for_callers: Duration,
 }
@@ -257,7 +258,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// `held` is the remaining time and the lifetime of the held value.
     pub(crate) fn new(
-        since: Instant,
+        since: Duration,
         failures: u32,
         held: Option<(Duration, Duration)>,
         retry_after: Option<Duration>,
@@ -309,7 +310,7 @@ impl Backoff {
     }
 
     fn left_of(&self, pause: Duration, now: Now) -> Duration {
-        pause.saturating_sub(now.monotonic.saturating_duration_since(self.since))
+        pause.saturating_sub(now.passed.saturating_sub(self.since))
     }
 }
 

@@ -28,7 +28,7 @@ const PREFERENCE: Duration = Duration::from_millis(750);
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
 
 /// The shortest time between two look-ups of the same value.
-const SUSPICION_FLOOR: Duration = Duration::from_secs(5);
+pub(crate) const SUSPICION_FLOOR: Duration = Duration::from_secs(5);
 
 /// The request of a flight. It must not own the `SingleFlight`.
 pub(crate) type Fetch<T> = BoxFuture<'static, Result<T, Error>>;
@@ -297,6 +297,8 @@ impl<T: Aging> Shared<T> {
         };
         Ok(match served {
             Some(served) => Answer::Now(Ok(served)),
+            // The login that tries the rejected value may succeed with it.
+            None if age == Age::LastResort => Answer::Wait(outcome, whole.min(PREFERENCE), None),
             None => Answer::Wait(outcome, whole, None),
         })
     }
@@ -464,7 +466,7 @@ impl<T: Aging> State<T> {
                     error: error.clone(),
                     count,
                     backoff: Backoff::new(
-                        now.monotonic,
+                        now.passed,
                         count,
                         left,
                         error.retry_after(),
@@ -507,8 +509,8 @@ impl<T> Found<T> {
         }
     }
 
-    fn suspect(&self) {
-        if self.at.elapsed() >= SUSPICION_FLOOR {
+    fn suspect(&self, floor: Duration) {
+        if self.at.elapsed() >= floor {
             self.suspect.store(true, Ordering::Relaxed);
         }
     }
@@ -524,9 +526,9 @@ impl<T: Clone + Send + Sync + 'static> Aging for Found<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<Found<T>> {
-    /// Marks the held value as outdated.
-    pub(crate) fn suspect(&self) {
-        self.inspect(|held, _| held.map(Found::suspect));
+    /// Marks the held value as outdated, unless its look-up is younger than `floor`.
+    pub(crate) fn suspect(&self, floor: Duration) {
+        self.inspect(|held, _| held.map(|held| held.suspect(floor)));
     }
 }
 

@@ -93,6 +93,17 @@ impl Reply {
         matches!(self.status, 408 | 500 | 502 | 503 | 504)
     }
 
+    /// Whether the token of the request may have expired or been revoked, although the status is not 401. The workspace also answers
+    /// 403 if the identity lacks a permission.
+    pub(crate) fn doubts_token(&self) -> bool {
+        let names_token = || {
+            let text = String::from_utf8_lossy(&self.body).to_lowercase();
+            let has = |words: [&str; 2]| words.iter().any(|word| text.contains(word));
+            has(["token", "jwt"]) && has(["expired", "invalid"])
+        };
+        self.status == 403 || self.status == 400 && names_token()
+    }
+
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -377,6 +388,28 @@ mod tests {
                 (code, detail),
                 "{body}"
             );
+        }
+    }
+
+    #[test]
+    fn a_403_and_a_400_about_an_invalid_token_cast_doubt_on_the_token() {
+        for (status, body, expected) in [
+            (403, "Invalid access token.", true),
+            (403, "", true),
+            (
+                400,
+                r#"{"message":"io.jsonwebtoken.ExpiredJwtException: ..."}"#,
+                true,
+            ),
+            (400, "Access token is INVALID", true),
+            (400, r#"{"message":"the token is required"}"#, false),
+            (400, r#"{"message":"invalid name"}"#, false),
+            (404, "Invalid token", false),
+            (500, "JWT expired", false),
+            (200, "token expired", false),
+        ] {
+            let reply = reply(status, body.into());
+            assert_eq!(reply.doubts_token(), expected, "{status} {body}");
         }
     }
 

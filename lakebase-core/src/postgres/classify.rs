@@ -50,6 +50,14 @@ pub(super) fn classify(sqlstate: &str, message: &str) -> Verdict {
     }
 }
 
+/// SQLSTATEs, or their classes, that the Postgres of the endpoint sends and a gateway that does not know the endpoint does not.
+const FROM_ENDPOINT: &[&str] = &["22", "3D000", "42", "53", "55", "57"];
+
+/// Whether the error shows that the login has reached the endpoint, and not a host that was once the endpoint's.
+pub(super) fn is_from_endpoint(sqlstate: &str) -> bool {
+    FROM_ENDPOINT.iter().any(|code| sqlstate.starts_with(code))
+}
+
 /// Quotes a name, which may come from a request, for SQL that a person copies.
 fn quoted(name: &str, quote: char) -> String {
     let doubled = name.replace(quote, &format!("{quote}{quote}"));
@@ -115,6 +123,24 @@ pub(super) fn hint(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_about_a_token_or_from_a_gateway_leaves_a_doubt_about_the_host() {
+        for (sqlstate, expected) in [
+            ("3D000", true),
+            ("42501", true),
+            ("53300", true),
+            ("57P03", true),
+            ("28P01", false),
+            ("28000", false),
+            ("08006", false),
+            ("58000", false),
+            ("XX000", false),
+            ("", false),
+        ] {
+            assert_eq!(is_from_endpoint(sqlstate), expected, "{sqlstate}");
+        }
+    }
 
     #[test]
     fn class_28_and_known_texts_are_rejections_and_other_codes_transient_or_permanent() {

@@ -16,14 +16,14 @@ use tracing::{Instrument as _, Span};
 use crate::credential::Credential;
 use crate::credential::cache::{Cause, Rejection};
 use crate::credential::refresh::MAX_ASKED_WAIT;
-use crate::credential::single_flight::no_runtime;
-use crate::error::chain::find_cause;
+use crate::credential::single_flight::{SUSPICION_FLOOR, no_runtime};
 use crate::error::foreign::clean_text;
 use crate::error::{Error, Kind};
 use crate::lakebase::Lakebase;
-use crate::postgres::classify::{Verdict, classify, hint};
+use crate::postgres::classify::{Verdict, classify, hint, is_from_endpoint};
 use crate::target::Target;
 use crate::telemetry::Running;
+use crate::tls::is_untrusted;
 
 /// Target of spans and events.
 pub(crate) const TARGET: &str = "lakebase::login";
@@ -56,6 +56,9 @@ static BRANCH: Obstacle = Obstacle {
 /// An endpoint without native login closes the connection without an error. A resuming compute may do so, too, but not as often
 /// in a row.
 const MOST_CLOSED: u32 = 3;
+
+/// The shortest time between look-ups of a host that answers: a role that can never log in causes no more than that.
+const ANSWERED_FLOOR: Duration = Duration::from_secs(60);
 
 /// The target and the credential of one attempt to log in.
 ///
@@ -106,6 +109,16 @@ impl LoginFailure {
     ) -> Self {
         let (sqlstate, message) = (sqlstate.into(), message.into());
         Self::new(FailureKind::Postgres { sqlstate, message }, source)
+    }
+
+    /// `None` if the endpoint has answered. Otherwise it may have another host now: the shortest time between look-ups.
+    fn host_doubt(&self) -> Option<Duration> {
+        match &self.kind {
+            FailureKind::Transport => Some(SUSPICION_FLOOR),
+            FailureKind::Postgres { sqlstate, .. } if is_from_endpoint(sqlstate) => None,
+            FailureKind::Postgres { .. } | FailureKind::Closed => Some(ANSWERED_FLOOR),
+            FailureKind::Permanent => None,
+        }
     }
 
     /// The connection failed: refused, reset, no TLS. Retried.
@@ -247,7 +260,7 @@ impl Lakebase {
         let failure = match timeout_at(until, whole).await {
             Ok(Ok(connection)) => {
                 credential.mark_accepted();
-                self.note_transport(false);
+                self.note_host(None);
                 return Ok(Some(connection));
             }
             Ok(Err(failure)) => failure,
@@ -257,13 +270,16 @@ impl Lakebase {
             FailureKind::Closed if !self.uses_tokens() => progress.closed + 1,
             _ => 0,
         };
-        self.note_transport(matches!(failure.kind, FailureKind::Transport));
+        let doubt = failure.host_doubt();
         let secrets = [SecretString::from(credential.expose())];
         let (verdict, error) = self.explain(failure, &target, &secrets);
         let cause = match verdict {
             Verdict::Rejected => Cause::Rejected,
             Verdict::Unready => Cause::Unready,
-            Verdict::Transient | Verdict::Permanent => return Err(error),
+            Verdict::Transient | Verdict::Permanent => {
+                self.note_host(doubt);
+                return Err(error);
+            }
         };
         match self.reject_because(&credential, cause) {
             // The login waits until a new credential can be minted.
@@ -284,7 +300,10 @@ impl Lakebase {
                 progress.waiting_for = &BRANCH;
                 Err(error)
             }
-            _ => Err(error),
+            _ => {
+                self.note_host(doubt);
+                Err(error)
+            }
         }
     }
 
@@ -297,7 +316,6 @@ impl Lakebase {
     ) -> (Verdict, Error) {
         let compute = self.config().compute.as_ref().map(ToString::to_string);
         let network = |text: String, hint: &str| Error::new(Kind::Network, text).with_hint(hint);
-        let is_untrusted = find_cause::<rustls::Error>(&*failure.source).is_some();
         let (verdict, error) = match &failure.kind {
             FailureKind::Postgres { sqlstate, message } => {
                 let verdict = match classify(sqlstate, message) {
@@ -318,7 +336,7 @@ impl Lakebase {
                     None => (verdict, error),
                 }
             }
-            FailureKind::Transport if is_untrusted => {
+            FailureKind::Transport if is_untrusted(&*failure.source) => {
                 let error = network(
                     format!("no trusted TLS connection to {target}"),
                     "The certificate must match the host name and chain to a trusted root: check PGHOST and PGSSLROOTCERT",

@@ -9,6 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::session::Sessions;
 use super::socket::Listener;
+use crate::error::Error;
+use crate::telemetry::Outage;
 
 /// Most connections that have not logged in yet.
 const MOST_LOGINS: usize = 1000;
@@ -43,6 +45,7 @@ async fn accept(
 ) -> Option<Instant> {
     let sessions = Arc::new(sessions);
     let logins = Arc::new(Semaphore::new(MOST_LOGINS));
+    let outage = Outage::default();
     let mut has_handles = true;
     let mut socket_checks = interval(SOCKET_CHECK);
     socket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,6 +53,10 @@ async fn accept(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, peer)) => {
+                    if let Some(ended) = outage.recovered() {
+                        let (lasted, failures) = (ended.lasted.as_secs_f64(), ended.failures);
+                        tracing::info!(name: "lakebase.proxy.accept_recovered", target: "lakebase::proxy", lasted, failures, "the proxy takes connections again");
+                    }
                     // Above the limit, the connection is closed.
                     let Ok(permit) = Arc::clone(&logins).try_acquire_owned() else {
                         continue;
@@ -62,7 +69,11 @@ async fn accept(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(name: "lakebase.proxy.accept_failed", target: "lakebase::proxy", %error, "the proxy cannot take a connection");
+                    if outage.failed(&Error::network(error.to_string()), false) {
+                        tracing::warn!(name: "lakebase.proxy.accept_failed", target: "lakebase::proxy", %error, "the proxy cannot take a connection");
+                    } else {
+                        tracing::debug!(name: "lakebase.proxy.accept_failed_again", target: "lakebase::proxy", %error, "the proxy cannot take a connection");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -16,6 +16,10 @@ use crate::sign_in::{SignIn, Site, Token};
 /// Time limit of one authentication. It is shorter than that of a mint, so that the mint reports the cause.
 const FETCH_LIMIT: Duration = Duration::from_secs(36);
 
+/// A token of this age may have been revoked. After a rejection that may have another cause, younger ones are kept, so that a
+/// lack of permissions costs one authentication a minute.
+const OLD: Duration = Duration::from_secs(60);
+
 pub(crate) struct TokenCache {
     site: Arc<Site>,
     sign_in: Arc<SignIn>,
@@ -65,6 +69,17 @@ impl TokenCache {
         self.flight.get(|| self.fetch()).await
     }
 
+    /// Returns a token that was fetched later. If that fails, `doubted` is kept: it may be valid.
+    ///
+    /// Cancel safe, like [`get`](Self::get).
+    pub(crate) async fn newer_than(&self, doubted: &Held) -> Result<Held, Error> {
+        let is_other = |held: &Held| !Arc::ptr_eq(&held.token, &doubted.token);
+        match self.flight.inspect(|held, _| held.is_some_and(is_other)) {
+            true => self.get(None).await,
+            false => self.flight.fetch(|| self.fetch()).await,
+        }
+    }
+
     /// Drops the held token and the last failure: the identity has another token.
     pub(crate) fn forget(&self) {
         self.flight.inspect(|held, _| {
@@ -88,6 +103,13 @@ impl TokenCache {
                 rejected: Arc::default(),
             })
         })
+    }
+}
+
+impl Held {
+    pub(crate) fn is_old(&self, now: Now) -> bool {
+        let validity = self.token.validity;
+        validity.is_some_and(|validity| validity.elapsed(now) >= OLD)
     }
 }
 

@@ -19,9 +19,8 @@ use crate::lakebase::User;
 
 /// A rejected token gets the same error for this long, without a request.
 const REJECTION_PAUSE: Duration = Duration::from_secs(5);
-/// Pause after a transient failure, doubled with each failure in a row.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same after any other failure, which may end at any time.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Most running logins, remembered failures, and users remembered without a pool. It limits a flood of invalid tokens.
 const MOST: usize = 1000;
 /// Limit for closing a pool.
@@ -233,10 +232,9 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let before = state.failed.remove(&id);
         let mut outdated = HashMap::new();
         if let Some(error) = error {
-            let pause = match (is_rejection(error), &before) {
-                (true, _) => REJECTION_PAUSE,
-                (false, None) => FIRST_PAUSE,
-                (false, Some(before)) => (before.pause * 2).min(LONGEST_PAUSE),
+            let pause = match is_rejection(error) {
+                true => REJECTION_PAUSE,
+                false => FAILURE_PAUSE,
             };
             if let Some(identity) = state.identities.get(&id.0)
                 && is_rejection(error)
@@ -467,7 +465,7 @@ async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: D
         let limit = pools.opening_limit();
         let mut state = pools.lock();
         state.opening.retain(|_, one| one.is_running(limit));
-        let is_past = |failed: &Failed| failed.at.elapsed() > failed.pause + LONGEST_PAUSE;
+        let is_past = |failed: &Failed| failed.at.elapsed() > failed.pause;
         let past = state.failed.extract_if(|_, failed| is_past(failed));
         let past: Vec<_> = past.collect();
         let State {

@@ -111,7 +111,7 @@ impl Client {
         self.call(method, path, body, false).await
     }
 
-    /// Sends an authenticated request. A rejected token is replaced once.
+    /// Sends an authenticated request. A token that is rejected, or may be, is replaced once.
     async fn call(
         &self,
         method: &Method,
@@ -119,22 +119,32 @@ impl Client {
         body: Option<&Value>,
         is_repeatable: bool,
     ) -> Result<Reply, Error> {
-        let mut rejected: Option<Held> = None;
+        // Looks up the host as well if it is not configured.
+        let mut held = self.tokens.get(None).await?;
+        let mut may_renew = true;
         loop {
-            // Looks up the host as well if it is not configured.
-            let held = self.tokens.get(rejected.as_ref()).await?;
             let (request, secrets) = self.signed(method, path, body, &held).await?;
             let http = &self.site.http;
             let reply = match is_repeatable {
                 true => http.send(request, &secrets).await?,
                 false => http.send_once(request, &secrets).await?,
             };
-            return match reply.status {
-                200..=299 => Ok(reply),
-                401 if rejected.is_none() && self.sign_in.can_renew(&held.token) => {
-                    rejected = Some(held);
+            if may_renew && self.sign_in.can_renew(&held.token) {
+                may_renew = false;
+                let newer = match reply.status {
+                    401 => Some(self.tokens.get(Some(&held)).await?),
+                    _ if reply.doubts_token() && held.is_old(http.now()) => {
+                        self.tokens.newer_than(&held).await.ok()
+                    }
+                    _ => None,
+                };
+                if let Some(newer) = newer {
+                    held = newer;
                     continue;
                 }
+            }
+            return match reply.status {
+                200..=299 => Ok(reply),
                 401 => Err(reply
                     .failure("the workspace rejected the authentication")
                     .with_hint(self.sign_in.advice())),

@@ -1,6 +1,7 @@
 //! The endpoints of a branch, and the hosts of an endpoint or instance.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use url::form_urlencoded;
@@ -53,8 +54,8 @@ impl Workspace {
     }
 
     /// The next look-up lists the endpoints of the branch again: they may have been replaced.
-    pub(crate) fn suspect_endpoints(&self) {
-        self.endpoints.suspect();
+    pub(crate) fn suspect_endpoints(&self, floor: Duration) {
+        self.endpoints.suspect(floor);
     }
 
     async fn endpoints_of(&self, branch: &str) -> Result<Endpoints, Error> {

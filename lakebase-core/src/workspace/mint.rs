@@ -13,6 +13,7 @@ use crate::config::endpoint::Compute;
 use crate::credential::Credential;
 use crate::credential::provider::CredentialProvider;
 use crate::credential::refresh::Validity;
+use crate::credential::single_flight::SUSPICION_FLOOR;
 use crate::error::Error;
 use crate::http::timestamp;
 use crate::sign_in::is_header_safe;
@@ -64,7 +65,7 @@ impl WorkspaceProvider {
         let minted = workspace.client.post(path, &body).await;
         let reply = minted.inspect_err(|error| {
             if error.status() == Some(404) {
-                workspace.suspect_endpoints();
+                workspace.suspect_endpoints(SUSPICION_FLOOR);
             }
         })?;
         let answer = reply.json()?;
