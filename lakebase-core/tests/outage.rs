@@ -402,6 +402,31 @@ async fn a_login_to_a_fresh_branch_that_rejects_valid_tokens_is_retried_with_new
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gateway_that_cannot_authorize_after_a_login_costs_at_most_one_token_a_minute() {
+    let provider = Provider::new(&TestClock::new());
+    let lakebase = lakebase(&provider).with_connect_timeout(600 * SECOND);
+    accepted(&lakebase).await.expect("the first");
+    let ready = Instant::now() + 300 * SECOND;
+    let logins = (0..10).map(|_| {
+        lakebase_core::adapter::login(&lakebase, |_| async move {
+            match Instant::now() >= ready {
+                true => Ok(()),
+                false => Err(LoginFailure::postgres(
+                    "XX000",
+                    "External authorization failed",
+                    "no",
+                )),
+            }
+        })
+    });
+    for login in join_all(logins).await {
+        login.expect("a login");
+    }
+    let mints = provider.calls();
+    assert!(mints <= 1 + 6, "{mints} mints in 5 minutes");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_failure_of_a_handle_is_not_that_of_another_database() {
     let lakebase = lakebase(&Provider::new(&TestClock::new()));
     let missing = lakebase.with_database("missing").expect("a name");

@@ -275,6 +275,8 @@ impl Lakebase {
         let (verdict, error) = self.explain(failure, &target, &secrets);
         let cause = match verdict {
             Verdict::Rejected => Cause::Rejected,
+            // The branch is not a new one.
+            Verdict::Unready if self.counts().logins.stats().count > 0 => Cause::Rejected,
             Verdict::Unready => Cause::Unready,
             Verdict::Transient | Verdict::Permanent => {
                 self.note_host(doubt);
