@@ -190,8 +190,8 @@ impl Http {
     }
 }
 
-/// Repeats the attempt until one of them succeeds or the first one fails, which has had the full time. An outage that a repeated
-/// attempt reports counts only then: the first one may succeed.
+/// Repeats the attempt until one of them succeeds or the first one fails, which has had the full time. If a repeated attempt reports
+/// an outage, no other follows, and the outage counts if the first one fails: it may succeed.
 async fn first_reply<T, F>(
     attempt: impl Fn() -> F,
     is_outage: impl Fn(&T) -> bool,
@@ -202,9 +202,11 @@ where
     let mut under_way = FuturesUnordered::new();
     let (mut number, mut outage) = (0, None);
     loop {
-        let attempt = attempt();
-        under_way.push(async move { (number, attempt.await) });
-        number += 1;
+        if outage.is_none() {
+            let attempt = attempt();
+            under_way.push(async move { (number, attempt.await) });
+            number += 1;
+        }
         let next = Instant::now() + REPEAT_INTERVAL;
         while let Ok(Some(ended)) = timeout_at(next, under_way.next()).await {
             match ended {

@@ -213,8 +213,8 @@ impl Lakebase {
         match &self.inner.source {
             Source::Native(credential) => Ok(credential.clone()),
             Source::Minted(cache) => cache.get().await.inspect_err(|error| {
-                // The endpoint may be created again, with another host.
-                if error.status() == Some(404) {
+                // The endpoint may be created again, with another host. A user may just not see it.
+                if error.status() == Some(404) && self.inner.forwarded.is_none() {
                     self.inner.lookups.host.suspect(SUSPICION_FLOOR);
                 }
             }),

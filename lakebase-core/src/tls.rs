@@ -24,7 +24,9 @@ pub(crate) fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
             | Tls::NoCertificatesPresented
             | Tls::UnsupportedNameType
             | Tls::PeerIncompatible(_)
-            | Tls::NoApplicationProtocol,
+            | Tls::NoApplicationProtocol
+            // The server does not speak TLS.
+            | Tls::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
         ) => true,
         Some(Tls::AlertReceived(alert)) => matches!(
             alert,

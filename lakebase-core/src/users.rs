@@ -182,8 +182,8 @@ impl<P: Clone + Send + Sync + 'static> UserPools<P> {
     /// # Errors
     ///
     /// [`Error::is_login`] or [`Error::is_sign_in`]: Postgres or the workspace rejected the user, because the token has expired or
-    /// belongs to another user, for example. The same error is returned for 5 s, and that of another failed login for 1 s.
-    /// [`Error::is_timeout`]: all pools are in use. SQLSTATE `53300`: the compute has reached its connection limit.
+    /// belongs to another user, for example. The same error is returned for 5 s, after any other
+    /// failure for 1 s. [`Error::is_timeout`]: all pools are in use. SQLSTATE `53300`: the compute has reached its connection limit.
     ///
     /// # Cancel safety
     ///

@@ -419,7 +419,14 @@ async fn a_gateway_that_cannot_authorize_after_a_login_costs_at_most_one_token_a
             }
         })
     });
-    for login in join_all(logins).await {
+    let sometimes = async {
+        while Instant::now() < ready {
+            accepted(&lakebase).await.expect("a login");
+            sleep(10 * SECOND).await;
+        }
+    };
+    let (logins, ()) = tokio::join!(join_all(logins), sometimes);
+    for login in logins {
         login.expect("a login");
     }
     let mints = provider.calls();

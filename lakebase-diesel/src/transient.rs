@@ -60,6 +60,7 @@ fn is_transient_statement(error: &Error) -> bool {
         // The connection was lost during the transaction, so diesel does not know the transaction's state.
         Error::BrokenTransactionManager => true,
         Error::RollbackErrorOnCommit { commit_error, .. } => is_transient_statement(commit_error),
+        Error::QueryBuilderError(inside) => is_transient(inside.as_ref()),
         _ => false,
     }
 }
@@ -166,10 +167,16 @@ mod tests {
         assert!(!is_transient(&wrapped));
     }
 
-    #[cfg(feature = "bb8")]
     #[test]
-    fn a_full_pool_inside_an_error_of_the_application_is_transient() {
-        let full = crate::bb8::RunError::TimedOut;
-        assert!(is_transient(&Error::QueryBuilderError(Box::new(full))));
+    fn an_error_inside_an_error_of_the_application_decides() {
+        let wrapped = |error: Error| Error::QueryBuilderError(Box::new(error));
+        let conflict = error(DatabaseErrorKind::SerializationFailure, "conflict");
+        assert!(is_transient(&wrapped(conflict)));
+        assert!(!is_transient(&wrapped(Error::NotFound)));
+        #[cfg(feature = "bb8")]
+        {
+            let full = crate::bb8::RunError::TimedOut;
+            assert!(is_transient(&Error::QueryBuilderError(Box::new(full))));
+        }
     }
 }

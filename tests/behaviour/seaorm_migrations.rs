@@ -711,6 +711,22 @@ async fn a_temporary_table_is_gone_before_the_next_migration() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_without_a_transaction_can_discard_the_state_of_its_session() {
+    let local = local_with_schema().await;
+    let migrations = Migrations::new(&lakebase(&local));
+    // The pool has two sessions, and each migration may get either.
+    let discards = ["DISCARD ALL", "DEALLOCATE ALL"].repeat(10).into_iter();
+    let discards = discards.enumerate().map(|(number, sql)| {
+        let name = format!("m20260102_{number:06}_discards").leak();
+        Migration::new(name, sql).in_transaction(false)
+    });
+    let pending: Vec<_> = std::iter::once(CREATE_BOOKS).chain(discards).collect();
+    let count = pending.len();
+    let outcome = MIGRATIONS.scope(pending, migrations.up::<Sql>(None)).await;
+    assert_eq!(outcome.expect("migrated").len(), count);
+}
+
 tokio::task_local! {
     /// The local Lakebase of [`BlocksLogins`].
     static LOCAL: Arc<LocalLakebase>;

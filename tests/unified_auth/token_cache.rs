@@ -429,6 +429,8 @@ async fn a_permission_error_costs_one_authentication_a_minute_and_no_valid_token
     bench.clock.advance(61);
     denied().await;
     assert_eq!(bench.authentications(), 3, "it fails");
+    denied().await;
+    assert_eq!(bench.authentications(), 3, "after a pause only");
     bench.lakebase.credential().await.expect("a credential");
     let sent = bench.stub.last(CREDENTIALS);
     assert_eq!(sent.header("authorization"), "Bearer workspace-2");

@@ -31,9 +31,9 @@ const MEMO: Duration = Duration::from_secs(1);
 const MEMOS: usize = 8;
 /// The shortest time between two replacements of a credential that replaced a rejected one and was never accepted: then the
 /// credential is not the cause.
-const REJECTION_FLOOR: Duration = Duration::from_secs(60);
+pub(crate) const REJECTION_FLOOR: Duration = Duration::from_secs(60);
 /// While a fresh branch rejects every login, credentials older than this are replaced.
-const UNREADY_FLOOR: Duration = Duration::from_secs(2);
+pub(crate) const UNREADY_FLOOR: Duration = Duration::from_secs(2);
 
 /// Needs a runtime from the first `get` on.
 pub(crate) struct CredentialCache {
@@ -99,8 +99,8 @@ impl Memo {
 pub(crate) enum Cause {
     /// The credential was rejected.
     Rejected,
-    /// The branch is fresh and still rejects valid credentials.
-    Unready,
+    /// The branch is fresh, or its gateway fails, and rejects valid credentials. Those older than this are replaced.
+    Unready(Duration),
 }
 
 /// What to do about a rejected credential.
@@ -264,7 +264,7 @@ impl CredentialCache {
             }
             let is_final = match cause {
                 Cause::Rejected => held.is_not_the_cause(now),
-                Cause::Unready => held.is_younger_than(UNREADY_FLOOR, now),
+                Cause::Unready(floor) => held.is_younger_than(floor, now),
             };
             if is_final {
                 return Rejection::Final;

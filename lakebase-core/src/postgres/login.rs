@@ -14,7 +14,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::credential::Credential;
-use crate::credential::cache::{Cause, Rejection};
+use crate::credential::cache::{Cause, REJECTION_FLOOR, Rejection, UNREADY_FLOOR};
 use crate::credential::refresh::MAX_ASKED_WAIT;
 use crate::credential::single_flight::{SUSPICION_FLOOR, no_runtime};
 use crate::error::foreign::clean_text;
@@ -275,9 +275,11 @@ impl Lakebase {
         let (verdict, error) = self.explain(failure, &target, &secrets);
         let cause = match verdict {
             Verdict::Rejected => Cause::Rejected,
-            // The branch is not a new one.
-            Verdict::Unready if self.counts().logins.stats().count > 0 => Cause::Rejected,
-            Verdict::Unready => Cause::Unready,
+            // After a login, the branch is not a new one.
+            Verdict::Unready if self.counts().logins.stats().count > 0 => {
+                Cause::Unready(REJECTION_FLOOR)
+            }
+            Verdict::Unready => Cause::Unready(UNREADY_FLOOR),
             Verdict::Transient | Verdict::Permanent => {
                 self.note_host(doubt);
                 return Err(error);

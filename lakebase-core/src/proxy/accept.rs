@@ -55,7 +55,7 @@ async fn accept(
                 Ok((client, peer)) => {
                     if let Some(ended) = outage.recovered() {
                         let (lasted, failures) = (ended.lasted.as_secs_f64(), ended.failures);
-                        tracing::info!(name: "lakebase.proxy.accept_recovered", target: "lakebase::proxy", lasted, failures, "the proxy takes connections again");
+                        tracing::info!(name: "lakebase.proxy.accept_recovered", target: "lakebase::proxy", lasted, failures, "the proxy accepts connections again");
                     }
                     // Above the limit, the connection is closed.
                     let Ok(permit) = Arc::clone(&logins).try_acquire_owned() else {
@@ -70,9 +70,9 @@ async fn accept(
                 }
                 Err(error) => {
                     if outage.failed(&Error::network(error.to_string()), false) {
-                        tracing::warn!(name: "lakebase.proxy.accept_failed", target: "lakebase::proxy", %error, "the proxy cannot take a connection");
+                        tracing::warn!(name: "lakebase.proxy.accept_failed", target: "lakebase::proxy", %error, "the proxy cannot accept connections");
                     } else {
-                        tracing::debug!(name: "lakebase.proxy.accept_failed_again", target: "lakebase::proxy", %error, "the proxy cannot take a connection");
+                        tracing::debug!(name: "lakebase.proxy.accept_failed_again", target: "lakebase::proxy", %error, "the proxy cannot accept connections");
                     }
                     sleep(ACCEPT_PAUSE).await;
                 }

@@ -69,14 +69,19 @@ impl TokenCache {
         self.flight.get(|| self.fetch()).await
     }
 
-    /// Returns a token that was fetched later. If that fails, `doubted` is kept: it may be valid.
+    /// Returns a token that was fetched later. `None` if authentication fails, or failed a moment ago: then `doubted` is kept,
+    /// because it may be valid.
     ///
     /// Cancel safe, like [`get`](Self::get).
-    pub(crate) async fn newer_than(&self, doubted: &Held) -> Result<Held, Error> {
+    pub(crate) async fn newer_than(&self, doubted: &Held) -> Option<Held> {
         let is_other = |held: &Held| !Arc::ptr_eq(&held.token, &doubted.token);
-        match self.flight.inspect(|held, _| held.is_some_and(is_other)) {
-            true => self.get(None).await,
-            false => self.flight.fetch(|| self.fetch()).await,
+        if self.flight.inspect(|held, _| held.is_some_and(is_other)) {
+            return self.get(None).await.ok();
+        }
+        let pause = self.flight.renew(|_, _| Duration::ZERO, || self.fetch());
+        match pause {
+            Some(_) => None,
+            None => self.flight.fetch(|| self.fetch()).await.ok(),
         }
     }
 

@@ -71,7 +71,16 @@ impl<P: Clone + Send + Sync + 'static> Opening<P> {
 struct Failed {
     error: Error,
     at: Instant,
-    pause: Duration,
+}
+
+impl Failed {
+    fn is_past(&self) -> bool {
+        let pause = match is_rejection(&self.error) {
+            true => REJECTION_PAUSE,
+            false => FAILURE_PAUSE,
+        };
+        self.at.elapsed() > pause
+    }
 }
 
 /// Why a pool was not opened.
@@ -181,7 +190,7 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
     ) -> Result<Outcome<P>, Error> {
         let id = (key, token);
         if let Some(failed) = state.failed.get(&id)
-            && failed.at.elapsed() < failed.pause
+            && !failed.is_past()
         {
             return Err(failed.error.clone());
         }
@@ -232,10 +241,6 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
         let before = state.failed.remove(&id);
         let mut outdated = HashMap::new();
         if let Some(error) = error {
-            let pause = match is_rejection(error) {
-                true => REJECTION_PAUSE,
-                false => FAILURE_PAUSE,
-            };
             if let Some(identity) = state.identities.get(&id.0)
                 && is_rejection(error)
             {
@@ -247,7 +252,6 @@ impl<P: Clone + Send + Sync + 'static> Shared<P> {
             let failed = Failed {
                 error: error.clone(),
                 at: Instant::now(),
-                pause,
             };
             state.failed.insert(id, failed);
         }
@@ -465,8 +469,7 @@ async fn sweep<P: Clone + Send + Sync + 'static>(pools: Weak<Shared<P>>, idle: D
         let limit = pools.opening_limit();
         let mut state = pools.lock();
         state.opening.retain(|_, one| one.is_running(limit));
-        let is_past = |failed: &Failed| failed.at.elapsed() > failed.pause;
-        let past = state.failed.extract_if(|_, failed| is_past(failed));
+        let past = state.failed.extract_if(|_, failed| failed.is_past());
         let past: Vec<_> = past.collect();
         let State {
             identities, open, ..

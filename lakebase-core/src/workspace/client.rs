@@ -111,7 +111,7 @@ impl Client {
         self.call(method, path, body, false).await
     }
 
-    /// Sends an authenticated request. A token that is rejected, or may be, is replaced once.
+    /// Sends an authenticated request. Replaces the token once if the workspace rejected it, or may have.
     async fn call(
         &self,
         method: &Method,
@@ -134,7 +134,7 @@ impl Client {
                 let newer = match reply.status {
                     401 => Some(self.tokens.get(Some(&held)).await?),
                     _ if reply.doubts_token() && held.is_old(http.now()) => {
-                        self.tokens.newer_than(&held).await.ok()
+                        self.tokens.newer_than(&held).await
                     }
                     _ => None,
                 };

@@ -12,6 +12,7 @@ use sea_orm::{
 };
 use sea_orm_migration::{MigrationStatus, MigrationTrait, MigratorTraitSelf, SchemaManager};
 use sqlx::AssertSqlSafe;
+use sqlx::Connection as _;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgErrorPosition, PgPool, Postgres};
 use tracing::Instrument as _;
@@ -254,7 +255,10 @@ impl Run<'_> {
                 Some(session) => session,
                 None => pool.acquire().await.map_err(exec_error)?,
             };
-            for sql in ["COMMIT", RESET_SESSION, &self.session.worker_sql()] {
+            // The server may have discarded them.
+            let forgotten = session.clear_cached_statements().await;
+            forgotten.map_err(exec_error)?;
+            for sql in ["COMMIT", "DISCARD ALL", &self.session.worker_sql()] {
                 execute(&mut session, sql).await?;
             }
             let record = sqlx::query(AssertSqlSafe(record)).bind(name);
