@@ -20,6 +20,7 @@ mod client;
 mod follow;
 mod login;
 mod parameters;
+mod peer;
 mod pipe;
 mod relay;
 mod report;

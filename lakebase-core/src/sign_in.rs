@@ -72,7 +72,9 @@ enum Source {
     Fixed(&'static str, SecretString),
     ServicePrincipal(oauth::ServicePrincipal),
     Federation(oidc::Federation),
-    Entra(azure::Entra),
+    AzureClientSecret(azure::Entra<azure_client_secret::EntraPrincipal>),
+    AzureMsi(azure::Entra<azure_msi::ManagedIdentity>),
+    AzureCli(azure::Entra<azure_cli::AzureCli>),
     MetadataService(metadata_service::MetadataService),
     DatabricksCli(databricks_cli::DatabricksCli),
     Forwarded(forwarded::ForwardedToken),
@@ -104,7 +106,9 @@ impl Candidate {
             Source::Fixed(scheme, secret) => Token::new(scheme, secret.expose_secret(), None),
             Source::ServicePrincipal(principal) => principal.token(site).await?.into(),
             Source::Federation(federation) => federation.token(site).await?.into(),
-            Source::Entra(entra) => entra.token(site).await?,
+            Source::AzureClientSecret(entra) => entra.token(site).await?,
+            Source::AzureMsi(entra) => entra.token(site).await?,
+            Source::AzureCli(entra) => entra.token(site).await?,
             Source::MetadataService(service) => service.token(site).await?.into(),
             Source::DatabricksCli(cli) => cli.token(site).await?.into(),
             Source::Forwarded(token) => token.token(),
@@ -113,7 +117,9 @@ impl Candidate {
 
     async fn find_host(&self, site: &Site) -> Result<Url, Failure> {
         match &self.source {
-            Source::Entra(entra) => entra.find_host(site).await,
+            Source::AzureClientSecret(entra) => entra.find_host(site).await,
+            Source::AzureMsi(entra) => entra.find_host(site).await,
+            Source::AzureCli(entra) => entra.find_host(site).await,
             _ => Err(Error::config("DATABRICKS_HOST is not set").into()),
         }
     }

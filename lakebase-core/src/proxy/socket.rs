@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::task::spawn_blocking;
 
+use super::peer::Peer;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
 use crate::postgres::tcp::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES};
@@ -26,17 +27,6 @@ pub(super) enum Listener {
     #[cfg(unix)]
     Unix(UnixSocket),
     Tcp(TcpListener),
-}
-
-/// The connecting process, as the kernel reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(unix), allow(dead_code))]
-pub(super) enum Peer {
-    ThisProcess,
-    ThisUser,
-    OtherUser,
-    /// On TCP.
-    Unknown,
 }
 
 /// An open connection.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::socket::Peer;
+use super::peer::Peer;
 
 /// The name that Postgres and its drivers use.
 const SOCKET: &str = ".s.PGSQL.5432";

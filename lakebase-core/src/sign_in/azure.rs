@@ -3,70 +3,33 @@
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::azure_cli::AzureCli;
-use super::azure_client_secret::EntraPrincipal;
 use super::azure_cloud::{Cloud, is_azure};
-use super::azure_msi::ManagedIdentity;
 use super::token::{AccessToken, Token, is_header_safe};
-use super::{Configured, Failure, NotConfigured, Settings, Site, Source, jwt};
+use super::{Failure, NotConfigured, Settings, Site, jwt};
 use crate::error::Error;
 use crate::error::Kind;
 use crate::http::protects_secrets;
 use crate::settings::attributes::Attribute::{AzureWorkspaceResourceId, Host};
 
 /// Authenticates with tokens of Entra ID.
-pub(super) struct Entra {
-    identity: Identity,
+pub(super) struct Entra<I> {
+    identity: I,
     cloud: Cloud,
     resource_id: Option<String>,
 }
 
 /// The identity that the tokens are for.
-pub(super) enum Identity {
-    Principal(EntraPrincipal),
-    Machine(ManagedIdentity),
-    Cli(AzureCli),
-}
+pub(super) trait Identity {
+    /// Whether it may be a person, or lack privileges in Azure.
+    const IS_CLI: bool = false;
 
-impl Identity {
     /// Fetches a token for a resource.
     async fn token(
         &self,
         site: &Site,
         cloud: &Cloud,
         resource: &str,
-    ) -> Result<AccessToken, Failure> {
-        match self {
-            Self::Principal(principal) => {
-                let login = &cloud.endpoints.login;
-                Ok(principal.token(site, login, resource).await?)
-            }
-            Self::Machine(machine) => Ok(machine.token(site, resource).await?),
-            Self::Cli(cli) => cli.token(site, resource).await,
-        }
-    }
-
-    /// Fetches the token that makes Azure's own privileges count in the workspace. A person has none, and an identity of
-    /// the Azure CLI may do without.
-    async fn management_token(
-        &self,
-        site: &Site,
-        cloud: &Cloud,
-        first: &AccessToken,
-    ) -> Result<Option<AccessToken>, Failure> {
-        let is_cli = matches!(self, Self::Cli(_));
-        if is_cli && is_person(first) {
-            return Ok(None);
-        }
-        let resource = &cloud.endpoints.service_management;
-        match self.token(site, cloud, resource).await {
-            Err(failure) if is_cli => {
-                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?failure, "no service-management token");
-                Ok(None)
-            }
-            token => token.map(Some),
-        }
-    }
+    ) -> Result<AccessToken, Failure>;
 }
 
 /// Whether a token is for a person.
@@ -88,25 +51,25 @@ pub(super) fn check(settings: &Settings, strategy: &str) -> Result<(), NotConfig
     settings.reject_group(strategy)
 }
 
-impl Entra {
-    pub(super) fn source(identity: Identity, settings: &Settings) -> Configured {
+impl<I: Identity> Entra<I> {
+    pub(super) fn new(identity: I, settings: &Settings) -> Result<Self, NotConfigured> {
         let resource_id = settings.get(AzureWorkspaceResourceId);
         // A header contains it.
         if let Some(id) = resource_id.filter(|id| !is_header_safe(&id.value)) {
             let expected = "a resource id such as /subscriptions/../workspaces/..";
             return Err(id.wrong(expected).into());
         }
-        Ok(Source::Entra(Self {
+        Ok(Self {
             identity,
             resource_id: resource_id.map(|id| id.value.clone()),
             cloud: Cloud::of(settings)?,
-        }))
+        })
     }
 
     pub(super) async fn token(&self, site: &Site) -> Result<Token, Failure> {
         let (identity, cloud) = (&self.identity, &self.cloud);
         let first = identity.token(site, cloud, cloud.application).await?;
-        let second = identity.management_token(site, cloud, &first).await?;
+        let second = self.management_token(site, &first).await?;
         let mut token = Token::from(first);
         if let Some(second) = second {
             token.validity = token
@@ -120,6 +83,26 @@ impl Entra {
             token.headers.push((header, id.as_str().into()));
         }
         Ok(token)
+    }
+
+    /// Fetches the token that makes Azure's own privileges count in the workspace. A person has none, and an identity of
+    /// the Azure CLI may do without.
+    async fn management_token(
+        &self,
+        site: &Site,
+        first: &AccessToken,
+    ) -> Result<Option<AccessToken>, Failure> {
+        if I::IS_CLI && is_person(first) {
+            return Ok(None);
+        }
+        let resource = &self.cloud.endpoints.service_management;
+        match self.identity.token(site, &self.cloud, resource).await {
+            Err(failure) if I::IS_CLI => {
+                tracing::debug!(name: "lakebase.sign_in.no_management_token", target: "lakebase::sign_in", ?failure, "no service-management token");
+                Ok(None)
+            }
+            token => token.map(Some),
+        }
     }
 
     /// Looks up the workspace of the resource id in Azure Resource Manager.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::azure::{self, Entra, Identity};
-use super::azure_cloud::is_azure;
+use super::azure_cloud::{Cloud, is_azure};
 use super::command::{Output, Program, on_path};
 use super::token::{AccessToken, CliFormat};
-use super::{Configured, Failure, NotConfigured, Settings, Site, Strategy};
+use super::{Configured, Failure, NotConfigured, Settings, Site, Source, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{AzureTenantId, AzureWorkspaceResourceId, Host};
 
@@ -56,11 +56,13 @@ fn configure(settings: &Settings) -> Configured {
         names_subscription: OnceLock::new(),
         is_machine: OnceLock::new(),
     };
-    Entra::source(Identity::Cli(cli), settings)
+    Ok(Source::AzureCli(Entra::new(cli, settings)?))
 }
 
-impl AzureCli {
-    pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Failure> {
+impl Identity for AzureCli {
+    const IS_CLI: bool = true;
+
+    async fn token(&self, site: &Site, _: &Cloud, resource: &str) -> Result<AccessToken, Failure> {
         let settings = site.settings();
         let tenant = self.tenant(settings).await;
         let id = settings.value(AzureWorkspaceResourceId);
@@ -85,7 +87,9 @@ impl AzureCli {
         let token = AccessToken::from_cli(&FORMAT, &output.stdout, started, site.http.now());
         Ok(token?)
     }
+}
 
+impl AzureCli {
     /// The configured tenant, except for a managed identity, for which the tool rejects it.
     async fn tenant<'a>(&self, settings: &'a Settings) -> Option<&'a str> {
         let tenant = settings.value(AzureTenantId)?;

@@ -6,8 +6,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::azure::{self, Entra, Identity};
+use super::azure_cloud::Cloud;
 use super::token::AccessToken;
-use super::{Configured, Settings, Site, Strategy};
+use super::{Configured, Failure, Settings, Site, Source, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{
     AzureClientId, AzureClientSecret, AzureTenantId, AzureUseMsi, AzureWorkspaceResourceId, Host,
@@ -53,18 +54,18 @@ fn configure(settings: &Settings) -> Configured {
         client_secret: SecretString::from(secret.value.as_str()),
         tenant: tenant.map(OnceLock::from).unwrap_or_default(),
     };
-    Entra::source(Identity::Principal(principal), settings)
+    let entra = Entra::new(principal, settings)?;
+    Ok(Source::AzureClientSecret(entra))
 }
 
-impl EntraPrincipal {
-    /// Fetches a token from Entra ID at `login`.
-    pub(super) async fn token(
+impl Identity for EntraPrincipal {
+    async fn token(
         &self,
         site: &Site,
-        login: &str,
+        cloud: &Cloud,
         resource: &str,
-    ) -> Result<AccessToken, Error> {
-        let login = login.trim_end_matches('/');
+    ) -> Result<AccessToken, Failure> {
+        let login = cloud.endpoints.login.trim_end_matches('/');
         let tenant = match self.tenant.get() {
             Some(tenant) => tenant,
             None => {
@@ -84,7 +85,7 @@ impl EntraPrincipal {
         let request = site.http.post(url).await?.form(&form);
         let what = "Entra ID rejected the service principal";
         let reply = site.send(request, &[secret], what, STRATEGY.advice).await?;
-        AccessToken::from_reply(&reply)
+        Ok(AccessToken::from_reply(&reply)?)
     }
 }
 

@@ -7,7 +7,7 @@ use url::Url;
 use super::azure::{self, Entra, Identity};
 use super::azure_cloud::Cloud;
 use super::token::AccessToken;
-use super::{Configured, Settings, Site, Strategy};
+use super::{Configured, Failure, Settings, Site, Source, Strategy};
 use crate::error::Error;
 use crate::settings::attributes::Attribute::{
     AzureClientId, AzureUseMsi, AzureWorkspaceResourceId, Host,
@@ -37,11 +37,12 @@ fn configure(settings: &Settings) -> Configured {
         .map_err(|error| {
             Error::config(format!("azure_endpoints: {address:?} is not a URL")).with_source(error)
         })?;
-    Entra::source(Identity::Machine(ManagedIdentity { service }), settings)
+    let machine = ManagedIdentity { service };
+    Ok(Source::AzureMsi(Entra::new(machine, settings)?))
 }
 
-impl ManagedIdentity {
-    pub(super) async fn token(&self, site: &Site, resource: &str) -> Result<AccessToken, Error> {
+impl Identity for ManagedIdentity {
+    async fn token(&self, site: &Site, _: &Cloud, resource: &str) -> Result<AccessToken, Failure> {
         let mut url = self.service.clone();
         url.query_pairs_mut()
             .append_pair("api-version", "2018-02-01")
@@ -53,9 +54,10 @@ impl ManagedIdentity {
         let request = get.header("Metadata", "true").timeout(LIMIT);
         let what = "the instance metadata service rejected the request";
         let reply = site.send(request, &[], what, STRATEGY.advice).await;
-        AccessToken::from_reply(&reply.map_err(|error| match error.status() {
+        let reply = reply.map_err(|error| match error.status() {
             Some(_) => error,
             None => error.with_hint("Only Azure machines have managed identities"),
-        })?)
+        })?;
+        Ok(AccessToken::from_reply(&reply)?)
     }
 }

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::listener::Listener;
-use super::stats::seconds;
 
 const BUCKETS: usize = DurationStats::BOUNDS.len() + 1;
 
@@ -70,4 +69,8 @@ pub struct DurationStats {
 impl DurationStats {
     /// The upper bounds of the buckets in seconds, as in OpenTelemetry's conventions for databases.
     pub const BOUNDS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+}
+
+fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(duration.as_secs_f64())
 }

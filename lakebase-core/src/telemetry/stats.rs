@@ -94,10 +94,6 @@ impl PoolStats {
     }
 }
 
-pub(super) fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(duration.as_secs_f64())
-}
-
 fn optional_seconds<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     duration
         .map(|duration| duration.as_secs_f64())
