@@ -11,6 +11,8 @@ use std::sync::Arc;
 use lakebase_core::config::TlsMode;
 use lakebase_core::{Config, Lakebase};
 use lakebase_tests::soon;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -135,12 +137,13 @@ impl Server {
     }
 }
 
-/// Ends the server when it is dropped.
+/// Ends the server when it is dropped, so that it removes its shared memory.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let pid = i32::try_from(self.0.id()).map(Pid::from_raw);
+        let _ = pid.map(|pid| kill(pid, Signal::SIGQUIT));
         let _ = self.0.wait();
     }
 }
